@@ -1,0 +1,34 @@
+"""collapse_jax: model collapse as one pure function of a key.
+
+Names load on first use, so that ``collapse-jax --help`` need not import JAX.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "run": "sweep",
+    "sweep": "sweep",
+    "make_chain": "chain",
+    "simulate": "chain",
+    "chain_keys": "keys",
+    "open": "results",
+    **{name: "types" for name in ("Batch", "Chain", "Curator", "Metric", "Policy", "Setting", "Source", "World")},
+}
+_MODULES = ("batch", "curators", "data", "policies", "results", "settings", "types")
+
+__all__ = sorted((*_HOMES, *_MODULES, "__version__"))  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"collapse_jax.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"collapse_jax.{name}")
+    raise AttributeError(f"module 'collapse_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

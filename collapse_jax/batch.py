@@ -1,0 +1,129 @@
+"""Weighted rows in blocks: the few words that pools are built from. Each serves rows and rows of statistics alike."""
+
+import jax
+import jax.numpy as jnp
+
+from collapse_jax.types import Array, Batch, Key, Tree
+
+
+def unit(items: Tree, weight: Array | float = 1.0) -> Batch:
+    """One block of rows, ``[rows, ...] -> [1, rows, ...]``, each there `weight` times (a scalar or ``[rows]``)."""
+    weight = jnp.asarray(weight, jnp.result_type(float)).reshape(1, -1)
+    return Batch(jax.tree.map(lambda x: x[None], items), weight)
+
+
+def scale(batch: Batch, factor: Array | float) -> Batch:
+    """Every weight times `factor`."""
+    return batch._replace(weight=batch.weight * factor)
+
+
+def stack(*batches: Batch) -> Batch:
+    """The batches as further blocks of one; they must have as many rows a block."""
+    rows = num_rows(batches[0])
+    width = max(b.weight.shape[1] for b in batches)
+    weights = [jnp.broadcast_to(b.weight, (b.weight.shape[0], rows if width > 1 else 1)) for b in batches]
+    items = jax.tree.map(lambda *x: jnp.concatenate(x), *(b.items for b in batches))
+    return Batch(items, jnp.concatenate(weights))
+
+
+def num_rows(batch: Batch) -> int:
+    """Rows a block."""
+    return jax.tree.leaves(batch.items)[0].shape[1]
+
+
+def full_weight(batch: Batch) -> Array:
+    """Weights as ``[blocks, rows]``."""
+    return jnp.broadcast_to(batch.weight, (batch.weight.shape[0], num_rows(batch)))
+
+
+def rows(batch: Batch) -> tuple[Tree, Array]:
+    """Items as leaves ``[m, ...]`` and weights ``[m]``, m = blocks * rows."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch.items), full_weight(batch).reshape(-1)
+
+
+def total(batch: Batch) -> Array:
+    """Sum of all weights: how many rows there are, by multiplicity."""
+    per_row = 1 if batch.weight.shape[1] > 1 else num_rows(batch)
+    return batch.weight.sum() * per_row
+
+
+def take(items: Tree, index: Array) -> Tree:
+    """Rows `index` of leaves ``[m, ...]``."""
+    return jax.tree.map(lambda x: jnp.take(x, index, axis=0, mode="clip"), items)
+
+
+def choose(key: Key, batch: Batch, num: int) -> Tree:
+    """`num` independent rows in proportion to weight, leaves ``[num, ...]``: the inverse CDF, block first.
+
+    Where all rows of a block weigh the same, the cost is O(num log blocks + blocks), whatever the pool's size;
+    otherwise O(blocks * rows).
+    """
+    items, _ = rows(batch)
+    if batch.weight.shape[1] > 1:
+        return take(items, _inverse_cdf(batch.weight.reshape(-1), jax.random.uniform(key, (num,))))
+    if batch.weight.shape[0] == 1:
+        return take(items, jax.random.randint(key, (num,), 0, num_rows(batch)))
+    key_block, key_row = jax.random.split(key)
+    block = _inverse_cdf(batch.weight[:, 0], jax.random.uniform(key_block, (num,)))
+    return take(items, block * num_rows(batch) + jax.random.randint(key_row, (num,), 0, num_rows(batch)))
+
+
+def _inverse_cdf(weight_m: Array, uniform: Array) -> Array:
+    """Index i with probability ``weight_m[i] / sum``; never one of weight 0."""
+    cdf = jnp.cumsum(weight_m)
+    # u < 1 keeps u * cdf[-1] at or below cdf[-1]; rounding up to it must not reach the zero-weight rows at the end.
+    last = jnp.max(jnp.where(weight_m > 0, jnp.arange(weight_m.shape[0]), 0))
+    return jnp.minimum(jnp.searchsorted(cdf, uniform * cdf[-1], side="right"), last)
+
+
+def redraw(key: Key, batch: Batch, num: int, replacement: bool) -> Batch:
+    """`num` rows drawn uniformly from those of positive weight, which keep their weights.
+
+    Without replacement, a pool of no more than `num` rows is taken whole.
+    """
+    alive = batch.weight > 0
+    blocks, width = batch.weight.shape
+    block_rows = num_rows(batch)
+    per_block = alive.sum(1) if width > 1 else alive[:, 0] * block_rows
+    count = per_block.sum()
+    if replacement:
+        number, present = jax.random.randint(key, (num,), 0, count), jnp.ones(num, bool)
+    else:
+        number, present = distinct(key, num, count, blocks * block_rows)
+    if width > 1:
+        index = jnp.searchsorted(jnp.cumsum(alive.reshape(-1)), number, side="right")
+    else:
+        block = jnp.searchsorted(jnp.cumsum(per_block), number, side="right")
+        index = block * block_rows + (number - (jnp.cumsum(per_block) - per_block)[block])
+    items, _ = rows(batch)
+    weight = batch.weight.reshape(-1)[index if width > 1 else index // block_rows] * present
+    return unit(take(items, index), weight)
+
+
+def distinct(key: Key, num: int, count: Array, capacity: int) -> tuple[Array, Array]:
+    """`num` distinct numbers below `count` (traced, <= `capacity`), uniform over all such sets.
+
+    Returns the numbers ``[num]`` and which of them are real: where `count` < `num`, only the first `count` are.
+    The first distinct values of a sequence of independent draws are a uniform set. Where fewer than half of the
+    numbers stay out, those that stay out are drawn instead. The sequence has ``1.6 num + 64`` draws, which fall
+    short of `num` distinct values with probability below 1e-12; numbers then repeat.
+    """
+    order = jnp.arange(num)
+    few = count < 2 * num
+    wanted = jnp.clip(jnp.where(few, count - num, num), 0, num)
+    length = (8 * num) // 5 + 64
+    drawn = jax.random.randint(key, (length,), 0, jnp.maximum(count, 1))
+    sequence = jnp.arange(length)
+    first = jnp.full(capacity, length).at[drawn].min(sequence)
+    is_first = first[drawn] == sequence
+    rank = jnp.cumsum(is_first) - 1
+    slot = jnp.where(is_first & (rank < wanted), rank, num)
+    chosen = jnp.zeros(num, drawn.dtype).at[slot].set(drawn, mode="drop")
+    if capacity <= num:
+        return order, order < count
+    bound = min(2 * num, capacity)
+    left_out = jnp.zeros(bound, bool).at[jnp.where(order < wanted, chosen, bound)].set(True, mode="drop")
+    stays = ~left_out & (jnp.arange(bound) < count)
+    position = jnp.where(stays, jnp.cumsum(stays) - 1, num)
+    complement = jnp.zeros(num, drawn.dtype).at[position].set(jnp.arange(bound, dtype=drawn.dtype), mode="drop")
+    return jnp.where(few, complement, chosen), order < count

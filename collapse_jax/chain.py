@@ -1,0 +1,209 @@
+"""One chain of generations as pure functions; it knows no setting and no policy by name."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from collapse_jax import batch as B
+from collapse_jax.check import check_at_least, check_choice
+from collapse_jax.keys import stream
+from collapse_jax.memory import Memory, memory_for, side_by_side
+from collapse_jax.types import Array, Batch, Chain, Curator, Key, Policy, Setting, Tree, World
+
+BACKENDS = ("auto", "rows", "law")
+FOLDS = ("auto", "blocks")
+
+
+class State(NamedTuple):
+    """A chain between two generations.
+
+    Attributes:
+      key: of the chain; generations fold their number into it.
+      pool: rows, or statistics where fits can do with them.
+      summary: what ``Setting.summarise`` made of the pool, block by block, or None.
+      first: the first real rows (or their statistics), where the policy goes on using them, or None.
+      params: the last fit, where fits may start from it, or None.
+    """
+
+    key: Key
+    pool: Batch
+    summary: Batch | None
+    first: Batch | None
+    params: Tree
+
+
+class Plan(NamedTuple):
+    """Which forms of the data a pair of setting and policy needs; all static."""
+
+    law: bool  # statistics are drawn from their law
+    fold: bool  # fits see statistics, rows are not kept
+    summarise: bool  # evaluations are made at birth and merged
+
+
+def plan(setting: Setting, policy: Policy, curator: Curator | None = None, backend: str = "auto", fold: str = "auto") -> Plan:
+    """The cheapest forms that `setting` and `policy` allow.
+
+    Raises:
+      ValueError: the law of the statistics is asked for, and rows are needed or no law is known.
+    """
+    check_choice("backend", backend, BACKENDS)
+    check_choice("fold", fold, FOLDS)
+    statistics = setting.sample_compressed is not None and policy.redraw is None and curator is None
+    folds = statistics and fold == "auto"
+    if backend == "law" and not folds:
+        why = (
+            f"setting {setting.name} knows no law of its statistics"
+            if setting.sample_compressed is None
+            else f"policy {policy.name} draws rows from its pool" if policy.redraw else "rows are curated or kept"
+        )
+        raise ValueError(f"backend 'law' is not possible here: {why}; use 'auto' or 'rows'")
+    return Plan(
+        law=folds and backend != "rows",
+        fold=folds,
+        summarise=setting.summarise is not None and policy.redraw is None and not folds,
+    )
+
+
+def make_chain(
+    setting: Setting,
+    policy: Policy,
+    *,
+    num_samples: int,
+    num_generations: int,
+    curator: Curator | None = None,
+    backend: str = "auto",
+    fold: str = "auto",
+) -> Chain:
+    """One chain of `num_generations` fits, as pure functions of a key and of a world (``setting.world()``).
+
+    Args:
+      setting: what is fitted.
+      policy: which data are kept.
+      num_samples: n, rows of the first real batch and of every synthetic one.
+      num_generations: the horizon T; it bounds the memory of policies that keep everything.
+      curator: what is done to each batch at its birth.
+      backend: ``"law"`` draws the exact law of the sufficient statistics, ``"rows"`` draws rows, ``"auto"`` takes the
+        law where the pair allows it.
+      fold: ``"blocks"`` keeps every generation's rows even where statistics would do (slower; a check of the others).
+
+    Raises:
+      ValueError: a number below 1, or a backend that the pair does not allow.
+    """
+    check_at_least("num_samples", num_samples, max(1, setting.min_samples))
+    check_at_least("num_generations", num_generations, 1)
+    made = _Maker(setting, policy, curator, plan(setting, policy, curator, backend, fold), num_samples, num_generations)
+    return Chain(made.init, made.emit, made.absorb)
+
+
+def simulate(chain: Chain, key: Key, world: World, num_generations: int) -> dict[str, Array]:
+    """Runs one chain by ``lax.scan``: ``{metric: [num_generations]}``."""
+
+    def step(state: Tree, generation: Array) -> tuple[Tree, dict[str, Array]]:
+        state, new, observations = chain.emit(world, state, generation)
+        return chain.absorb(world, state, new, generation), observations
+
+    return jax.lax.scan(step, chain.init(key, world), jnp.arange(1, num_generations + 1))[1]
+
+
+class _Maker(NamedTuple):
+    """The functions of a chain; the fields are what they close over."""
+
+    setting: Setting
+    policy: Policy
+    curator: Curator | None
+    plan: Plan
+    n: int
+    horizon: int
+
+    def init(self, key: Key, world: World) -> State:
+        real = B.unit(self.setting.real(stream(key, "real"), world, self.n))
+        first = self._real(world, real)
+        batch = self._compressed(real)
+        template = jax.eval_shape(self._joined, batch, first)
+        if template.weight.shape[1] == 1 and B.num_rows(template) != B.num_rows(batch):
+            raise ValueError(f"policy {self.policy.name}: join must stack blocks of n rows, or weigh each row")
+        pool = self._memory(self.setting.compress).start(batch, template)
+        summary = self._summarised(world, real)
+        if summary is not None:
+            summary = self._memory(partial(self.setting.summarise, world)).start(summary, summary)
+        params = None if self.setting.init is None else self.setting.init(stream(key, "init"))
+        return State(key, pool, summary, first if self.policy.real == "first" else None, params)
+
+    def emit(self, world: World, state: State, generation: Array) -> tuple[State, Batch, dict[str, Array]]:
+        key = jax.random.fold_in(state.key, generation)
+        train, policy = state.pool, self.policy
+        if policy.redraw is not None:
+            train = B.redraw(stream(key, "redraw"), train, policy.redraw(self.n), policy.replacement)
+        params = self.setting.fit(stream(key, "fit"), train, state.params)
+        new = self._sample(stream(key, "sample"), world, params)
+        observations = self.setting.observe(
+            stream(key, "observe"),
+            world,
+            params,
+            self._summary(world, state.summary, train),
+            None if self.plan.fold else B.rows(new)[0],
+        )
+        return state._replace(params=None if self.setting.init is None else params), new, observations
+
+    def absorb(self, world: World, state: State, new: Batch, generation: Array) -> State:
+        real = state.first
+        if self.policy.real == "fresh":
+            key = stream(jax.random.fold_in(state.key, generation), "real")
+            real = self._real(world, B.unit(self.setting.real(key, world, self.n)))
+        joined = self._joined(new, real)
+        pool = self._memory(self.setting.compress).add(state.pool, joined, self.policy.fade, generation)
+        summary = self._summarised(world, joined)
+        if summary is not None:
+            memory = self._memory(partial(self.setting.summarise, world))
+            summary = memory.add(state.summary, summary, self.policy.fade, generation)
+        return state._replace(pool=pool, summary=summary)
+
+    def _memory(self, merge: Callable[[Batch], Batch] | None) -> Memory:
+        return memory_for(self.policy, merge if self.plan.fold or self.plan.summarise else None, self.horizon)
+
+    def _compressed(self, batch: Batch) -> Batch:
+        return self.setting.compress(batch) if self.plan.fold else batch
+
+    def _summarised(self, world: World, batch: Batch) -> Batch | None:
+        return self.setting.summarise(world, batch) if self.plan.summarise else None
+
+    def _summary(self, world: World, pool: Batch | None, train: Batch) -> Tree:
+        """The evaluation of what this generation trained on, leaves without the block and row axes, or None."""
+        if self.setting.summarise is None:
+            return None
+        merged = self.setting.summarise(world, train if pool is None else pool)
+        return jax.tree.map(lambda x: x[0, 0], merged.items)
+
+    def _real(self, world: World, real: Batch) -> Batch:
+        """The real rows that go with a batch: all n, or where they take the place of others, the statistics of those."""
+        if self.plan.fold and self.policy.real_rows is not None:
+            real = real._replace(weight=(jnp.arange(self.n) < self.policy.real_rows(self.n)) * B.full_weight(real))
+        return self._compressed(real)
+
+    def _joined(self, new: Batch, real: Batch | None) -> Batch:
+        """What a new batch and its real rows add to the pool."""
+        if self.policy.real_rows is not None:
+            new = side_by_side(real, new) if self.plan.fold else self._mixed(new, real)
+        if self.policy.join is not None:
+            new = self.policy.join(new, real)
+        return self._compressed(new)
+
+    def _mixed(self, new: Batch, real: Batch) -> Batch:
+        """`new` with its first rows taken from `real`."""
+        head = jnp.arange(self.n) < self.policy.real_rows(self.n)
+        pick = lambda a, b: jnp.where(head.reshape(1, -1, *[1] * (a.ndim - 2)), a, b)  # noqa: E731
+        alike = new.weight.shape[1] == 1  # both are unit weights: nobody has curated the new rows
+        return Batch(jax.tree.map(pick, real.items, new.items), new.weight if alike else pick(B.full_weight(real), new.weight))
+
+    def _sample(self, key: Key, world: World, params: Tree) -> Batch:
+        if self.plan.fold:
+            count = self.n if self.policy.real_rows is None else self.n - self.policy.real_rows(self.n)
+            items = self.setting.sample_compressed(key, params, self.n, count, self.plan.law)
+            return B.unit(items, count)
+        if self.curator is None:
+            return B.unit(self.setting.sample(key, params, self.n))
+        candidates = B.unit(self.setting.sample(key, params, self.n * self.curator.oversample))
+        return self.curator.apply(stream(key, "curate"), world, params, candidates, self.n)

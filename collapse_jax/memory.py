@@ -1,0 +1,75 @@
+"""Growing data under fixed shapes: a ring of generations, or one row of statistics that everything is merged into."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from collapse_jax import batch as B
+from collapse_jax.types import Array, Batch, Policy
+
+
+class Memory(NamedTuple):
+    """How a pool is kept.
+
+    Attributes:
+      start: ``(first, template) -> pool``: a pool of the first batch alone; `template` has the shape of what will join.
+      add: ``(pool, joined, fade, generation) -> pool``.
+    """
+
+    start: Callable[[Batch, Batch], Batch]
+    add: Callable[[Batch, Batch, Array | float, Array], Batch]
+
+
+def memory_for(policy: Policy, compress: Callable[[Batch], Batch] | None, num_generations: int) -> Memory:
+    """Fold where everything is kept and statistics merge: O(1) in the horizon. A ring of generations elsewhere."""
+    if policy.keep is None and compress is not None:
+        return fold_memory(compress)
+    keep = num_generations if policy.keep is None else min(policy.keep, num_generations)
+    return block_memory(keep)
+
+
+def fold_memory(compress: Callable[[Batch], Batch]) -> Memory:
+    """One row of statistics."""
+    return Memory(
+        start=lambda first, template: compress(first),
+        add=lambda pool, joined, fade, generation: compress(side_by_side(B.scale(pool, fade), compress(joined))),
+    )
+
+
+def block_memory(keep: int) -> Memory:
+    """A ring of `keep` generations, empty slots at weight 0; batch g lies in slot g mod `keep`, written in place."""
+
+    def start(first: Batch, template: Batch) -> Batch:
+        first = _pad(first, template)
+        blocks = first.weight.shape[0]
+        pad = lambda x: jnp.concatenate([x, jnp.zeros(((keep - 1) * blocks, *x.shape[1:]), x.dtype)])  # noqa: E731
+        return jax.tree.map(pad, first)
+
+    def add(pool: Batch, joined: Batch, fade: Array | float, generation: Array) -> Batch:
+        if keep == 1:
+            return joined
+        slot = (generation % keep) * joined.weight.shape[0]
+        write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, slot, 0)  # noqa: E731
+        return jax.tree.map(write, B.scale(pool, fade), joined)
+
+    return Memory(start, add)
+
+
+def side_by_side(a: Batch, b: Batch) -> Batch:
+    """Two blocks of one row each as one block of two."""
+    return jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=1), a, b)
+
+
+def _pad(first: Batch, template: Batch) -> Batch:
+    """`first` with rows of weight 0 added until it has the template's blocks, rows and weights."""
+
+    def pad(x: Array, like: Array) -> Array:
+        grow = [(0, like.shape[axis] - x.shape[axis]) for axis in (0, 1)] + [(0, 0)] * (x.ndim - 2)
+        return jnp.pad(x, grow).astype(like.dtype)
+
+    items = jax.tree.map(pad, first.items, template.items)
+    rows_alike = B.num_rows(first) == B.num_rows(template)
+    weight = first.weight if rows_alike and template.weight.shape[1] == 1 else B.full_weight(first)
+    return Batch(items, pad(weight, template.weight))

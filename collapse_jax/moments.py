@@ -1,0 +1,169 @@
+"""Means and covariances that outlast float32: a covariance is kept as M diag(exp(2 s)) M^T.
+
+M is unit lower triangular and s the logarithms of the Cholesky factor's diagonal. A product of factors (one
+generation after another) then only adds to s, and the ratio of variances may pass exp(-1000) without underflow. Sums of
+covariances are formed at a common scale: there the smallest direction is resolved down to float precision of the
+largest, and means down to float precision of the mean.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import batch as B
+from collapse_jax.gamma import log_gamma
+from collapse_jax.types import Array, Batch, Key
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Moments(NamedTuple):
+    """Mean ``[..., d]``, unit lower-triangular factor ``[..., d, d]`` and log scales ``[..., d]`` of a covariance.
+
+    A log scale of -inf marks a direction without spread, whose column of the factor is a unit vector.
+    """
+
+    mean: Array
+    factor: Array
+    log_scale: Array
+
+
+def from_covariance(mean: Array, covariance: Array) -> Moments:
+    """Moments of a given mean ``[d]`` and covariance ``[d, d]``."""
+    return Moments(jnp.asarray(mean), *factorise(jnp.asarray(covariance)))
+
+
+def cholesky(moments: Moments, log_unit: Array | float = 0.0) -> Array:
+    """The lower-triangular L / exp(log_unit) with L L^T = covariance."""
+    return moments.factor * jnp.exp(moments.log_scale - log_unit)[..., None, :]
+
+
+def log_trace(moments: Moments) -> Array:
+    """Logarithm of the covariance's trace; -inf where there is no spread."""
+    return _log_sum_exp(2 * moments.log_scale + jnp.log((moments.factor**2).sum(-2)))
+
+
+def log_det(moments: Moments) -> Array:
+    """Logarithm of the covariance's determinant; -inf where it is singular."""
+    return 2 * moments.log_scale.sum(-1)
+
+
+def log_unit(moments: Moments) -> Array:
+    """A log scale by which the covariance may be divided: its largest, or 0 where there is no spread."""
+    largest = moments.log_scale.max(-1)
+    return jnp.where(jnp.isfinite(largest), largest, 0.0)
+
+
+def factorise(covariance: Array) -> tuple[Array, Array]:
+    """Unit lower-triangular factor and log scales of a positive semidefinite matrix ``[d, d]``.
+
+    Pivots below ``4 d eps`` of their variance count as 0: their directions carry no spread.
+    """
+    d = covariance.shape[-1]
+    variance = jnp.diagonal(covariance)
+    if d == 1:
+        return jnp.ones_like(covariance), 0.5 * jnp.log(variance)
+    spread = jnp.sqrt(jnp.where(variance > 0, variance, 1.0))
+    correlation = covariance / spread / spread[:, None]
+    tolerance = 4 * d * jnp.finfo(covariance.dtype).eps
+    # A singular matrix makes the first factorisation NaN; lifted by the tolerance it passes, and low pivots tell where.
+    lower = jnp.linalg.cholesky(correlation, symmetrize_input=False)
+    lifted = jnp.linalg.cholesky(correlation + tolerance * jnp.eye(d), symmetrize_input=False)
+    lower = jnp.where(jnp.isnan(lower).any(), lifted, lower)
+    pivot = jnp.diagonal(lower)
+    alive = (variance > 0) & (pivot**2 > 2 * tolerance)
+    unit = jnp.where(alive, lower / jnp.where(alive, pivot, 1.0), 0.0)
+    unit = jnp.where(jnp.eye(d, dtype=bool), 1.0, unit * spread[:, None] / spread)
+    return jnp.tril(unit), jnp.where(alive, jnp.log(jnp.where(alive, pivot * spread, 1.0)), -jnp.inf)
+
+
+def compose(outer: Moments, inner: Moments) -> Moments:
+    """Moments of mean + L x where x has the moments `inner` and L is the Cholesky factor of `outer`."""
+    d = outer.mean.shape[-1]
+    log_scale = outer.log_scale + inner.log_scale
+    # exp(s_i) M_ij exp(-s_j): only i > j matters, and there s_i falls faster than s_j as generations pass.
+    alive = jnp.isfinite(outer.log_scale)
+    s = jnp.where(alive, outer.log_scale, 0.0)
+    graded = jnp.where(alive[:, None] & alive, inner.factor * jnp.exp(jnp.tril(s[:, None] - s)), 0.0)
+    graded = jnp.where(jnp.eye(d, dtype=bool), 1.0, graded)
+    mean = outer.mean + jnp.matmul(cholesky(outer), inner.mean, precision=_HIGHEST)
+    factor = outer.factor if d == 1 else jnp.matmul(outer.factor, graded, precision=_HIGHEST)
+    return Moments(mean, factor, log_scale)
+
+
+def compress(batch: Batch) -> Batch:
+    """One row of moments (MLE: divided by the total weight) for rows ``[..., d]``, rows of moments, or both merged."""
+    items, weight = B.rows(batch)
+    if isinstance(items, Moments) and weight.shape[0] == 1:
+        return Batch(jax.tree.map(lambda x: x[:, None], items), batch.weight)
+    mass = weight.sum()
+    share = weight / jnp.where(mass > 0, mass, 1.0)
+    mean, covariance, unit = _pooled(items, share) if isinstance(items, Moments) else _of_rows(items, share)
+    factor, log_scale = factorise(covariance)
+    return B.unit(jax.tree.map(lambda x: x[None], Moments(mean, factor, log_scale + unit)), mass)
+
+
+def _of_rows(x_mxd: Array, share: Array) -> tuple[Array, Array, Array]:
+    """Mean, covariance / exp(2 unit), and unit, of weighted rows."""
+    # A row of weight 0 may hold anything, NaN too.
+    x_mxd = jnp.where(share[:, None] > 0, x_mxd, 0.0)
+    mean = jnp.matmul(share, x_mxd, precision=_HIGHEST)
+    centred = jnp.where(share[:, None] > 0, x_mxd - mean, 0.0)
+    correction = jnp.matmul(share, centred, precision=_HIGHEST)
+    largest = jnp.abs(centred).max()
+    scaled = centred / jnp.where(largest > 0, largest, 1.0) * jnp.sqrt(share)[:, None]
+    covariance = jnp.matmul(scaled.T, scaled, precision=_HIGHEST)
+    return mean + correction, covariance, jnp.where(largest > 0, jnp.log(largest), 0.0)
+
+
+def _pooled(parts: Moments, share: Array) -> tuple[Array, Array, Array]:
+    """The same of weighted parts, by the law of total covariance."""
+    present = share > 0
+    means = jnp.where(present[:, None], parts.mean, 0.0)
+    mean = jnp.matmul(share, means, precision=_HIGHEST)
+    between = jnp.where(present[:, None], means - mean, 0.0)
+    log_scale = jnp.where(present[:, None], parts.log_scale, -jnp.inf)
+    largest = jnp.maximum(jnp.log(jnp.abs(between)).max(), log_scale.max())
+    unit = jnp.where(jnp.isfinite(largest), largest, 0.0)
+    scaled = between * jnp.exp(-unit)
+    lower = jnp.where(present[:, None, None], cholesky(parts._replace(log_scale=log_scale), unit), 0.0)
+    columns = jnp.concatenate([lower, scaled[:, :, None]], axis=2) * jnp.sqrt(share)[:, None, None]
+    columns = columns.transpose(1, 0, 2).reshape(columns.shape[1], -1)
+    return mean, jnp.matmul(columns, columns.T, precision=_HIGHEST), unit
+
+
+def of_normal_rows(key: Key, dim: int, num: int, count: Array | int) -> Moments:
+    """Moments (MLE) of the first `count` of `num` standard normal rows, which are drawn."""
+    z = jax.random.normal(key, (num, dim))
+    weight = (jnp.arange(num) < count).astype(z.dtype)
+    return jax.tree.map(lambda x: x[0, 0], compress(B.unit(z, weight)).items)
+
+
+def of_normal_law(key: Key, dim: int, count: Array | int) -> Moments:
+    """The same, drawn from their law: mean N(0, I / count) and, independent of it, a scatter by Bartlett's theorem.
+
+    The scatter's factor is lower triangular with independent entries: standard normal below the diagonal, chi with
+    count - 1 - j degrees of freedom at place j of it; places at or beyond count - 1 are empty (a singular scatter).
+    """
+    key_mean, key_scale, key_factor = jax.random.split(key, 3)
+    xp = np if isinstance(count, int) else jnp  # a count known now lets the chi draws be fast
+    freedom = count - 1.0 - xp.arange(dim)
+    alive = freedom > 0.5
+    count = jnp.maximum(jnp.asarray(count, jnp.result_type(float)), 1.0)
+    mean = jax.random.normal(key_mean, (dim,)) / jnp.sqrt(count)
+    # chi^2_k / 2 is gamma with shape k / 2.
+    log_chi = 0.5 * (log_gamma(key_scale, 0.5 * xp.where(alive, freedom, 2.0)) + jnp.log(2.0))
+    log_scale = jnp.where(alive, log_chi - 0.5 * jnp.log(count), -jnp.inf)
+    eye = jnp.eye(dim)
+    if dim == 1:
+        return Moments(mean, eye, log_scale)
+    below = jnp.tril(jax.random.normal(key_factor, (dim, dim)), -1)
+    return Moments(mean, eye + jnp.where(alive, below * jnp.exp(-log_chi), 0.0), log_scale)
+
+
+def _log_sum_exp(x: Array) -> Array:
+    largest = x.max(-1)
+    safe = jnp.where(jnp.isfinite(largest), largest, 0.0)
+    return jnp.log(jnp.exp(x - safe[..., None]).sum(-1)) + safe

@@ -1,0 +1,172 @@
+"""The parts an experiment is made of: NamedTuples of arrays and of pure functions, and nothing else.
+
+    pool_0  = {real}
+    theta_g = fit(view(pool_{g-1}))          g = 1 .. T        (fit 1 sees real data only)
+    x_g     = curate(sample(theta_g))
+    pool_g  = push(pool_{g-1}, x_g)
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import chex
+
+Array = chex.Array
+Key = chex.PRNGKey
+Tree = Any  # a pytree of arrays
+
+
+class Batch(NamedTuple):
+    """Rows with multiplicities, kept as blocks (one block a generation).
+
+    Attributes:
+      items: pytree with leaves ``[blocks, rows, ...]``: data rows, or rows of statistics that each stand
+        for ``weight`` data rows.
+      weight: ``[blocks, rows]``, or ``[blocks, 1]`` where all rows of a block weigh the same; >= 0. A weight is a
+        multiplicity: 0 = absent, 2 = there twice. Every fit obeys it.
+    """
+
+    items: Tree
+    weight: Array
+
+
+class World(NamedTuple):
+    """What is fixed for all chains of a run; a fit never sees it.
+
+    Attributes:
+      real: pytree of arrays that the law of the real data reads (a table, the centres of blobs, or nothing).
+      truth: pytree of arrays that metrics compare with (the mean and covariance of the real law, say).
+      test: held-out real rows, ``[num_test, ...]``, or None.
+    """
+
+    real: Tree
+    truth: Tree
+    test: Tree
+
+
+class Source(NamedTuple):
+    """Where real rows come from.
+
+    Attributes:
+      name: as in the registry.
+      dim: number of columns.
+      arrays: pytree of arrays that ``draw`` reads. It travels to compiled code as an argument, never closed over.
+      draw: ``(key, arrays, num) -> [num, dim]``, pure, `num` static: independent rows of the real law.
+      held_out: ``(num) -> [num, dim]``, run once on the host: test rows, the same at every call; raises ``ValueError``
+        where fewer than `num` exist.
+      mean: ``[dim]``, of the real law. For a table: of its train split, which *is* the real law.
+      covariance: ``[dim, dim]``, of the real law (of a table's train split: divided by the number of rows).
+    """
+
+    name: str
+    dim: int
+    arrays: Tree
+    draw: Callable[[Key, Tree, int], Array]
+    held_out: Callable[[int], Array]
+    mean: Array
+    covariance: Array
+
+
+class Metric(NamedTuple):
+    """What one number a generation means. `scale` is how its axis should be drawn: linear or log."""
+
+    name: str
+    long_name: str
+    units: str
+    source: str
+    scale: str = "linear"
+
+
+class Setting(NamedTuple):
+    """What is fitted, and how the fit generates. Made by a factory; its floats may be tracers, its ints are shapes.
+
+    Attributes:
+      name: as in the registry.
+      world: ``() -> World``, on the host, once a run.
+      real: ``(key, world, num) -> items``, leaves ``[num, ...]``: rows of the real law.
+      fit: ``(key, train, start) -> params``. `train` is a ``Batch`` of rows (or of statistics, where ``compress``
+        exists); `start` is what ``init`` gave, or the last fit's parameters, or None.
+      sample: ``(key, params, num) -> items``, leaves ``[num, ...]``.
+      observe: ``(key, world, params, summary, generated) -> {metric: scalar}``, once a generation. Whatever the run
+        does not ask for is dead code. `summary` is what ``summarise`` made of the training rows (or None); `generated`
+        the new rows, leaves ``[n, ...]`` (None where only statistics are drawn).
+      metrics: what ``observe`` returns.
+      init: ``(key) -> params``, for settings trained by gradients, or None.
+      compress: ``(Batch) -> Batch`` of one row of sufficient statistics: ``fit(compress(b)) == fit(b)``. It takes rows
+        and rows of statistics alike, so it also merges. None where no finite statistic is sufficient.
+      sample_compressed: ``(key, params, num, count, exact) -> items``, leaves ``[1, ...]``: the statistics
+        of `count` sampled rows (`count` may be traced, `num` is its static bound). `exact` draws them from their law,
+        at a cost that does not depend on `num`; otherwise rows are drawn and compressed. Comes with ``compress``.
+      summarise: ``(world, Batch) -> Batch`` of one row: an additive evaluation made once, at a batch's birth, and merged
+        by mass like ``compress``; only ``observe`` sees it. None where there is none, or where ``compress`` exists.
+      min_samples: fewest rows a fit is defined for.
+      block_hint: chains to run side by side where no better number is known; None lets memory decide.
+    """
+
+    name: str
+    world: Callable[[], World]
+    real: Callable[[Key, World, int], Tree]
+    fit: Callable[[Key, Batch, Tree], Tree]
+    sample: Callable[[Key, Tree, int], Tree]
+    observe: Callable[..., dict[str, Array]]
+    metrics: tuple[Metric, ...]
+    init: Callable[[Key], Tree] | None = None
+    compress: Callable[[Batch], Batch] | None = None
+    sample_compressed: Callable[..., Tree] | None = None
+    summarise: Callable[[World, Batch], Batch] | None = None
+    min_samples: int = 1
+    block_hint: int | None = None
+
+
+class Policy(NamedTuple):
+    """Which data are kept: ``pool <- last keep of (fade * pool) + join(new, real)``. Floats may be tracers.
+
+    Attributes:
+      name: as in the registry.
+      keep: generations kept (static); None keeps all.
+      fade: what each generation multiplies the weights of the pool by before the new batch joins it.
+      real: the real rows that accompany each new batch: ``"first"`` (a chain's first real batch), ``"fresh"`` (n
+        new ones), or None.
+      real_rows: ``(n) -> count``: this many of a batch's n rows are the first rows of ``real`` in place of new ones.
+      join: ``(new, real) -> Batch``: what joins the pool; default: `new` (after ``real_rows`` took their share).
+      redraw: ``(n) -> num`` (static): each fit sees `num` rows drawn anew from the whole pool; None: it sees the pool.
+      replacement: whether ``redraw`` draws with replacement.
+    """
+
+    name: str
+    keep: int | None = None
+    fade: Array | float = 1.0
+    real: str | None = None
+    real_rows: Callable[[int], Array | int] | None = None
+    join: Callable[[Batch, Batch | None], Batch] | None = None
+    redraw: Callable[[int], int] | None = None
+    replacement: bool = False
+
+
+class Curator(NamedTuple):
+    """What is done to a batch at its birth.
+
+    Attributes:
+      name: as in the registry.
+      oversample: candidates sampled for each row kept (static).
+      apply: ``(key, world, params, candidates, num) -> Batch`` of `num` rows, leaves ``[1, num, ...]``.
+    """
+
+    name: str
+    oversample: int
+    apply: Callable[[Key, World, Tree, Batch, int], Batch]
+
+
+class Chain(NamedTuple):
+    """One chain as pure functions, for ``jax.vmap``, ``jax.lax.scan`` and ``jax.grad`` of your own.
+
+    Attributes:
+      init: ``(key, world) -> state``.
+      emit: ``(world, state, generation) -> (state, new, observations)``: fit, sample, curate, observe.
+      absorb: ``(world, state, new, generation) -> state``: the pool after this generation. `generation` counts from 1
+        and must not be batched by a vmap: the pool is written in place.
+    """
+
+    init: Callable[[Key, World], Tree]
+    emit: Callable[[World, Tree, Array], tuple[Tree, Tree, dict[str, Array]]]
+    absorb: Callable[[World, Tree, Tree, Array], Tree]
