@@ -61,11 +61,13 @@ def choose(key: Key, batch: Batch, num: int) -> Tree:
     items, _ = rows(batch)
     if batch.weight.shape[1] > 1:
         return take(items, _inverse_cdf(batch.weight.reshape(-1), jax.random.uniform(key, (num,))))
-    if batch.weight.shape[0] == 1:
-        return take(items, jax.random.randint(key, (num,), 0, num_rows(batch)))
+    # Split first, so that one block and the first of several give the same rows.
     key_block, key_row = jax.random.split(key)
+    row = jax.random.randint(key_row, (num,), 0, num_rows(batch))
+    if batch.weight.shape[0] == 1:
+        return take(items, row)
     block = _inverse_cdf(batch.weight[:, 0], jax.random.uniform(key_block, (num,)))
-    return take(items, block * num_rows(batch) + jax.random.randint(key_row, (num,), 0, num_rows(batch)))
+    return take(items, block * num_rows(batch) + row)
 
 
 def _inverse_cdf(weight_m: Array, uniform: Array) -> Array:

@@ -9,10 +9,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import chex
+import jax
 
-Array = chex.Array
-Key = chex.PRNGKey
+Array = jax.Array
+Key = jax.Array
 Tree = Any  # a pytree of arrays
 
 

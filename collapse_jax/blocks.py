@@ -1,0 +1,125 @@
+"""Blocks of chains side by side: one compiled program advances a block by a stretch of generations."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax.types import Array, Chain, Key, Tree, World
+
+# Rows of one generation that a block keeps moving through the cache, and pools that it holds at once, in bytes.
+_WORKING_SET = {"cpu": 4 << 20, "gpu": 256 << 20, "tpu": 256 << 20}
+_POOLS = {"cpu": 1 << 30, "gpu": 16 << 30, "tpu": 4 << 30}
+_WIDEST = 1024
+
+
+class Timing(NamedTuple):
+    """Seconds spent in tracing, compiling and running."""
+
+    trace: float
+    compile: float
+    run: float
+
+
+def run_blocks(
+    chain_of: Callable[[dict[str, Array]], Chain],
+    world: World,
+    points: dict[str, np.ndarray],
+    keys: Key,
+    *,
+    num_generations: int,
+    metrics: tuple[str, ...],
+    width: int,
+    progress: Callable[[int], None],
+) -> tuple[dict[str, np.ndarray], Timing]:
+    """Runs one chain a lane, ``width`` lanes at a time; lanes are padded to whole blocks.
+
+    Args:
+      chain_of: the chain of one lane's values (tracers).
+      world: shared by all lanes.
+      points: ``{name: [lanes]}``, the values by which lanes differ.
+      keys: ``[lanes]``.
+      num_generations: T.
+      metrics: which observations to keep.
+      width: lanes a block.
+      progress: called with the number of chain-generations just done.
+
+    Returns:
+      ``{metric: [lanes, T]}`` and the seconds it took.
+    """
+    lanes, stretch = keys.shape[0], _stretch(num_generations)
+    start, advance = _programs(chain_of, metrics, stretch)
+    padded = np.minimum(np.arange(-(-lanes // width) * width), lanes - 1)
+    first = _lanes(points, keys, padded[:width])
+    clock = time.perf_counter()
+    traced_start = jax.jit(start).trace(world, *first)
+    state = jax.eval_shape(start, world, *first)
+    traced_advance = jax.jit(advance, donate_argnums=2).trace(world, first[0], state, jnp.int32(1))
+    trace_seconds, clock = time.perf_counter() - clock, time.perf_counter()
+    start, advance = traced_start.lower().compile(), traced_advance.lower().compile()
+    compile_seconds, clock = time.perf_counter() - clock, time.perf_counter()
+    out = {name: np.empty((lanes, num_generations), np.result_type(float)) for name in metrics}
+    for begin in range(0, lanes, width):
+        values, block_keys = _lanes(points, keys, padded[begin : begin + width])
+        state, here = start(world, values, block_keys), min(width, lanes - begin)
+        for done in range(0, num_generations, stretch):
+            state, seen = advance(world, values, state, jnp.int32(done + 1))
+            now = min(stretch, num_generations - done)
+            for name, value in jax.device_get(seen).items():
+                out[name][begin : begin + here, done : done + now] = value[:now, :here].T
+            progress(here * now)
+    return out, Timing(trace_seconds, compile_seconds, time.perf_counter() - clock)
+
+
+def _programs(chain_of: Callable[..., Chain], metrics: tuple[str, ...], stretch: int) -> tuple[Callable, Callable]:
+    """The two functions that are compiled: a block's first state, and its next `stretch` generations."""
+
+    def start(world: World, values: dict[str, Array], keys: Key) -> Tree:
+        return jax.vmap(lambda v, k: chain_of(v).init(k, world))(values, keys)
+
+    def advance(world: World, values: dict[str, Array], state: Tree, generation: Array) -> tuple[Tree, dict[str, Array]]:
+        def lane(v: dict[str, Array], s: Tree, g: Array) -> tuple[Tree, dict[str, Array]]:
+            chain = chain_of(v)
+            s, new, observations = chain.emit(world, s, g)
+            return chain.absorb(world, s, new, g), {name: observations[name] for name in metrics}
+
+        # The generation stays outside the vmap, so that pools are written in place rather than scattered into.
+        step = lambda s, g: jax.vmap(lane, (0, 0, None))(values, s, g)  # noqa: E731
+        return jax.lax.scan(step, state, generation + jnp.arange(stretch))
+
+    return start, advance
+
+
+def _lanes(points: dict[str, np.ndarray], keys: Key, index: np.ndarray) -> tuple[dict[str, Array], Key]:
+    return {name: jnp.asarray(value[index]) for name, value in points.items()}, keys[index]
+
+
+def _stretch(num_generations: int) -> int:
+    """Generations between two looks at the host: a divisor of the horizon where there is one of a useful size."""
+    divisors = [s for s in range(8, 33) if num_generations % s == 0]
+    if divisors or num_generations < 8:
+        return max(divisors, default=num_generations)
+    return -(-num_generations // -(-num_generations // 24))
+
+
+def block_width(chain: Chain, world: World, key: Key, hint: int | None) -> int:
+    """Chains to run side by side: a power of two set by sizes alone, never by how many chains were asked for."""
+    platform = jax.default_backend()
+    state = jax.eval_shape(chain.init, key, world)
+    _, new, _ = jax.eval_shape(chain.emit, world, state, jnp.int32(1))
+    fits = min(_WORKING_SET.get(platform, 4 << 20) // _bytes(new), _POOLS.get(platform, 1 << 30) // _bytes(state))
+    width = 2 ** int(np.log2(max(fits, 8)))
+    return min(width, _WIDEST, hint or _WIDEST)
+
+
+def _bytes(tree: Any) -> int:
+    return max(1, sum(np.prod(x.shape, dtype=int) * 4 for x in jax.tree.leaves(tree)))
+
+
+def grid(axes: dict[str, list]) -> Iterator[tuple[tuple[int, ...], dict[str, Any]]]:
+    """All points of a product of axes, as (indices, values)."""
+    for index in np.ndindex(*(len(v) for v in axes.values())):
+        yield index, {name: values[i] for (name, values), i in zip(axes.items(), index, strict=True)}

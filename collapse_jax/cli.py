@@ -1,0 +1,227 @@
+"""The command line. Nothing heavy is imported before a command needs it: `--help` answers at once."""
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from collapse_jax import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_OVERRIDES = """\
+Every key of CONFIG can be given as a flag with its dotted path; list items are numbered from 0:
+
+  --num-chains 100 --setting.source.pca 4 --policies.1 '{kind: window, k: 5}'
+
+`collapse-jax run CONFIG --options` prints all flags of a config, `collapse-jax list` what it may name.
+"""
+_NEWS_EVERY = 5.0  # seconds between lines of progress where there is no terminal
+
+
+class UsageError(ValueError):
+    """A command line that cannot be obeyed."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises where argparse prints its usage and leaves, so that every mistake is told in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+      The exit status: 0, 2 after a user's mistake (one line on stderr), 130 after Ctrl-C.
+    """
+    try:
+        arguments, rest = _parser().parse_known_args(argv)
+        if rest and not arguments.takes_overrides:
+            raise UsageError(f"unrecognized arguments: {' '.join(rest)}")
+        arguments.command(arguments, rest)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `collapse-jax list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except ValueError as error:
+        if "\n" in str(error):  # what this package tells a user fits on a line; a bug keeps its traceback
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser("collapse-jax", description="A laboratory for model collapse.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"collapse-jax {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, function: Callable[..., None], line: str, **options: Any) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=line, description=line, allow_abbrev=False, **options)
+        made.set_defaults(command=function, takes_overrides=False)
+        return made
+
+    raw = argparse.RawDescriptionHelpFormatter
+    run = command("run", _run, "run the experiment of a config file", epilog=_OVERRIDES, formatter_class=raw)
+    run.usage = "collapse-jax run CONFIG [--out DIR] [--options] [--KEY VALUE ...]"
+    run.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file")
+    run.add_argument("--out", metavar="DIR", type=Path, help="an absent or empty folder (default: results/<name>)")
+    run.add_argument("--options", action="store_true", help="print every flag that CONFIG can be changed by, and leave")
+    run.set_defaults(takes_overrides=True)
+    command("list", _list, "list settings, policies, sources and metrics")
+    show = command("show", _show, "print the config, the origin and the table of a run")
+    plot = command("plot", _plot, "draw the picture of a run")
+    for reader in (show, plot):
+        reader.add_argument("dir", metavar="DIR", type=Path, help="a results folder")
+    plot.add_argument("--out", metavar="FILE", type=Path, help="the picture (default: DIR/metrics.png)")
+    return parser
+
+
+def _run(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from collapse_jax import config
+
+    experiment = config.load(arguments.config, overrides)
+    if arguments.options:
+        _print_options(experiment, arguments.config)
+        return
+    from collapse_jax import plots, results
+
+    out = arguments.out or Path("results") / arguments.config.stem
+    results.check_free(out)
+    _cache_compiled_programs()
+    with _progress() as progress:
+        ds = experiment.run(progress)
+    results.save(ds, out, config.dumps(experiment))
+    picture = plots.plot(ds, out / results.PICTURE)
+    console = _console()
+    console.print(results.table(ds))
+    console.print(f"results: {out / results.STORE}\npicture: {picture}", soft_wrap=True)
+
+
+def _list(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from rich.text import Text
+
+    from collapse_jax import config
+
+    console = _console()
+    for group, heading in (("setting", "settings"), ("policy", "policies"), ("source", "sources")):
+        console.print(heading, style="bold")
+        for spec in config.spec_types(group):
+            line = (spec.__doc__ or "").partition("\n")[0]
+            console.print(Text.assemble("  ", (config.usage(spec), "cyan"), f"  {line}"), soft_wrap=True)
+            for metric in config.metrics_of(spec) if group == "setting" else ():
+                words = f"{metric.name}  {metric.long_name} ({metric.units}; {metric.source})"
+                console.print(Text(f"      {words}"), soft_wrap=True)
+
+
+def _show(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from collapse_jax import results
+
+    ds = results.open(arguments.dir)
+    console = _console()
+    console.print(str(ds.attrs.pop("config", "")), markup=False, highlight=False, soft_wrap=True)
+    width = max(map(len, ds.attrs), default=0)
+    for name, value in ds.attrs.items():
+        console.print(f"{name:<{width}}  {value}", markup=False, highlight=False, soft_wrap=True)
+    console.print(results.table(ds))
+
+
+def _plot(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from collapse_jax import plots, results
+
+    ds = results.open(arguments.dir)
+    folder = arguments.dir.parent if arguments.dir.suffix == ".zarr" else arguments.dir
+    picture = arguments.out or folder / results.PICTURE
+    try:
+        plots.plot(ds, picture)
+    except OSError as error:
+        raise UsageError(f"{picture}: cannot be written: {(error.strerror or str(error)).lower()}") from error
+    print(f"picture: {picture}")
+
+
+def _print_options(experiment: Any, path: Path) -> None:
+    import tyro
+
+    with contextlib.suppress(SystemExit):  # how tyro ends its help
+        tyro.cli(
+            type(experiment),
+            prog=f"collapse-jax run {path}",
+            description="",
+            default=experiment,
+            args=["--help"],
+            config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+        )
+
+
+def _console() -> "Console":
+    """Standard output; as wide as its lines where no terminal limits it."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=200)
+
+
+def _cache_compiled_programs() -> None:
+    """Keeps XLA's programs between runs in the user's cache folder, unless the user chose a place for them."""
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "collapse_jax" / "xla"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if not os.access(folder, os.W_OK):
+        return
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A function of (done, total) that draws a bar, or prints a line now and then where there is no terminal."""
+    from rich import progress as p
+    from rich.console import Console
+
+    if not sys.stderr.isatty():
+        yield _lines()
+        return
+    speed = p.TextColumn("{task.fields[speed]}")
+    shown = (p.TextColumn("{task.description}"), p.BarColumn(), p.TaskProgressColumn(), speed, p.TimeRemainingColumn())
+    with p.Progress(*shown, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("compiling", total=None, speed="")
+
+        def update(done: int, total: int) -> None:
+            rate = bar.tasks[0].speed
+            words = f"{rate:,.0f} chain-generations/s" if rate else ""
+            bar.update(task, description="running", completed=done, total=total, speed=words)
+
+        yield update
+
+
+def _lines() -> Callable[[int, int], None]:
+    start = last = time.monotonic()
+
+    def update(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done < total and now - last < _NEWS_EVERY:
+            return
+        last, rate = now, done / max(now - start, 1e-9)
+        left = f"{(total - done) / rate:,.0f} s left" if rate else "starting"
+        print(f"{done / total:4.0%}  {rate:,.0f} chain-generations/s  {left}", file=sys.stderr, flush=True)
+
+    return update
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,392 @@
+"""From a YAML file to an experiment: strict, and the only file that knows names.
+
+What a config may say of a setting, a policy or a source is read off the signature of its factory, so whatever is
+registered can be configured, and an argument is never listed twice.
+"""
+
+import collections.abc
+import copy
+import dataclasses
+import difflib
+import functools
+import importlib
+import inspect
+import math
+import operator
+import re
+import reprlib
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union
+
+import yaml
+
+if TYPE_CHECKING:  # at run time these cost the import of JAX, and `--help` must not
+    import xarray as xr
+
+    from collapse_jax.types import Metric, Policy, Setting
+
+_HOMES = {"setting": "settings", "policy": "policies", "source": "data"}
+_WORDS = {float: "a number", int: "a whole number", str: "text", bool: "true or false", type(None): "null"}
+
+
+class ConfigError(ValueError):
+    """A mistake in a config, told in one line that begins with the dotted path of the value."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """A call of a registered factory, written down but not made."""
+
+    kind: ClassVar[str]
+    factory: ClassVar[Callable[..., Any]]
+
+    def build(self, path: str = "") -> Any:
+        """Calls the factory; what it refuses is told with `path` before it."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        arguments = {
+            name: value.build(f"{path}.{name}") if isinstance(value, Spec) else value for name, value in values.items()
+        }
+        try:
+            return self.factory(**arguments)
+        except (ValueError, OSError, ImportError) as error:
+            raise ConfigError(f"{path or self.kind}: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One setting under some policies: everything that decides the numbers of a run.
+
+    Attributes:
+      setting: what is fitted.
+      policies: which data are kept, one after the other on common random numbers.
+      num_samples: rows that a fit sees of one generation's batch.
+      num_generations: generations; the first is the fit to real data.
+      num_chains: independent repetitions.
+      seed: chain c's key depends on (seed, c) alone.
+      metrics: those to record; null records all that the setting has.
+      precision: of the arithmetic.
+      rng: the random-number implementation.
+      backend: draw rows, or the law of their sufficient statistics; "auto" draws statistics where every policy can.
+      chains_per_block: chains that run side by side; null lets memory decide.
+    """
+
+    setting: Spec
+    policies: tuple[Spec, ...]
+    num_samples: int
+    num_generations: int
+    num_chains: int
+    seed: int = 0
+    metrics: tuple[str, ...] | None = None
+    precision: Literal["float32", "float64"] = "float32"
+    rng: Literal["threefry2x32", "rbg", "unsafe_rbg"] = "threefry2x32"
+    backend: Literal["auto", "rows", "law"] = "auto"
+    chains_per_block: int | None = None
+
+    def __post_init__(self):
+        for name in ("num_samples", "num_generations", "num_chains", "chains_per_block"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}: must be at least 1, got {value}")
+        for name in ("policies", "metrics"):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            if not values:
+                raise ConfigError(f"{name}: the list is empty")
+            for i, value in enumerate(values):
+                if value in values[:i]:
+                    raise ConfigError(f"{name}.{i}: the same as {name}.{values.index(value)}")
+
+    @property
+    def policy_labels(self) -> tuple[str, ...]:
+        """One unique name a policy: its kind, with the arguments that tell it from others of that kind."""
+        return tuple(_label(spec, self.policies) for spec in self.policies)
+
+    def build(self) -> "tuple[Setting, list[Policy]]":
+        """Makes the parts; raises `ConfigError` where one of them refuses its arguments."""
+        setting = self.setting.build("setting")
+        names = [metric.name for metric in setting.metrics]
+        for i, name in enumerate(self.metrics or ()):
+            if name not in names:
+                raise ConfigError(f"metrics.{i}: {setting.name} has no metric {name!r}; {_perhaps(name, names)}")
+        policies = [
+            spec.build(f"policies.{i}")._replace(name=label)
+            for i, (spec, label) in enumerate(zip(self.policies, self.policy_labels, strict=True))
+        ]
+        return setting, policies
+
+    def run(self, progress: Callable[[int, int], None] | None = None) -> "xr.Dataset":
+        """Builds the parts and runs them; `progress(done, total)` counts chain-generations."""
+        setting, policies = self.build()
+        engine = importlib.import_module("collapse_jax.sweep")
+        rest = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in ("setting", "policies")
+        }
+        return engine.sweep(setting, policies, progress=progress, **rest)
+
+
+def load(path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
+    """Reads a YAML file, with the words of a command line (``--num-chains 10 --setting.source.pca 4``) put over it."""
+    return from_dict(apply_overrides(read_yaml(path), overrides))
+
+
+def from_dict(raw: Any) -> Experiment:
+    """The experiment that a mapping describes; raises `ConfigError` at the first thing that is not as it should be."""
+    hints = typing.get_type_hints(Experiment)
+    hints |= {"setting": _union("setting"), "policies": tuple[_union("policy"), ...]}  # type: ignore[misc]
+    return _parse_fields(raw, Experiment, hints, "")
+
+
+def to_dict(value: Any) -> Any:
+    """The reverse of `from_dict`, with every default written out."""
+    if isinstance(value, tuple | list):
+        return [to_dict(item) for item in value]
+    if not dataclasses.is_dataclass(value):
+        return value
+    fields = {field.name: to_dict(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return {"kind": value.kind, **fields} if isinstance(value, Spec) else fields
+
+
+def dumps(experiment: Experiment) -> str:
+    """The experiment as YAML that `load` reads back."""
+    return yaml.safe_dump(to_dict(experiment), sort_keys=False)
+
+
+def spec_types(group: str) -> tuple[type[Spec], ...]:
+    """One spec class for each factory of ``"setting"``, ``"policy"`` or ``"source"`` that a config can call."""
+    registry = importlib.import_module(f"collapse_jax.{_HOMES[group]}").REGISTRY
+    specs = (_spec_type(kind, factory) for kind, factory in registry.items())
+    return tuple(spec for spec in specs if spec is not None)
+
+
+def usage(spec: type[Spec]) -> str:
+    """The call in short: ``window(k=5)``, ``table(path, ...)``."""
+    words = (f.name + ("" if f.default is dataclasses.MISSING else f"={f.default!r}") for f in dataclasses.fields(spec))
+    return f"{spec.kind}({', '.join(words)})"
+
+
+def metrics_of(spec: type[Spec]) -> "tuple[Metric, ...]":
+    """The metrics of a setting with default arguments; none where it needs some."""
+    needs = any(field.default is dataclasses.MISSING for field in dataclasses.fields(spec))
+    return () if needs else spec().build().metrics
+
+
+@functools.cache  # one class a factory, so that equal configs are equal
+def _spec_type(kind: str, factory: Callable[..., Any]) -> type[Spec] | None:
+    """The factory's signature as a dataclass; None where it needs an argument that YAML cannot write."""
+    hints = typing.get_type_hints(factory)
+    fields: list[Any] = []
+    for name, parameter in inspect.signature(factory).parameters.items():
+        annotation = _configurable(hints.get(name))
+        required = parameter.default is parameter.empty
+        if annotation is None and required:
+            return None
+        if annotation is not None:
+            fields.append((name, annotation) if required else (name, annotation, _frozen(parameter.default)))
+    namespace = {"kind": kind, "factory": staticmethod(factory), "__doc__": factory.__doc__}
+    return dataclasses.make_dataclass(kind, fields, bases=(Spec,), namespace=namespace, frozen=True, kw_only=True)
+
+
+def _configurable(hint: Any) -> Any:
+    """The part of a type hint that YAML can write (of ``Array | float``: float), or None."""
+    parts = importlib.import_module("collapse_jax.types")
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is parts.Source:
+        return _union("source")
+    if hint is Path:
+        return str
+    if hint in _WORDS or origin is Literal:
+        return hint
+    if origin in (Union, types.UnionType):
+        members = tuple(member for member in map(_configurable, args) if member is not None)
+        return _either(members) if set(members) - {type(None)} else None
+    if origin in (tuple, list, collections.abc.Sequence):
+        items = tuple(item for item in map(_configurable, args) if item is not None)
+        return tuple[_either(items), ...] if items else None  # type: ignore[misc]
+    return None
+
+
+def _union(group: str) -> Any:
+    return _either(spec_types(group))
+
+
+def _either(members: Sequence[Any]) -> Any:
+    return functools.reduce(operator.or_, members)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def _label(spec: Spec, specs: Sequence[Spec]) -> str:
+    kin = [other for other in specs if other.kind == spec.kind]
+    differing = [
+        (field.name, getattr(spec, field.name))
+        for field in dataclasses.fields(spec)
+        if any(getattr(other, field.name) != getattr(spec, field.name) for other in kin)
+    ]
+    return spec.kind + (f"({', '.join(f'{name}={value}' for name, value in differing)})" if differing else "")
+
+
+# --- the strict loader ------------------------------------------------------------------------------------------------
+
+
+def _parse(value: Any, hint: Any, path: str) -> Any:
+    """`value` as the type `hint`, or a `ConfigError` that says what would have been right."""
+    members = _members(hint)
+    specs = {member.kind: member for member in members if isinstance(member, type) and issubclass(member, Spec)}
+    if specs and isinstance(value, Mapping | str):
+        return _parse_spec(value, specs, path)
+    for member in members:
+        if typing.get_origin(member) is tuple and isinstance(value, list | tuple):
+            return tuple(_parse(item, typing.get_args(member)[0], f"{path}.{i}") for i, item in enumerate(value))
+        if _fits(value, member):
+            return float(value) if member is float else value
+    choices = [choice for member in members for choice in typing.get_args(member) if isinstance(choice, str)]
+    close = _closest(value, choices)
+    suffix = f"; {close}" if close else ""
+    raise ConfigError(f"{path}: expected {_describe(hint)}, got {reprlib.repr(value)}{suffix}")
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _fits(value: Any, member: Any) -> bool:
+    if typing.get_origin(member) is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in typing.get_args(member))
+    if member is float:  # NaN would pass every check of a bound
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is member
+
+
+def _parse_spec(value: Mapping[str, Any] | str, specs: dict[str, type[Spec]], path: str) -> Spec:
+    """``{kind: window, k: 5}``, or ``window`` where its defaults will do."""
+    raw = {"kind": value} if isinstance(value, str) else dict(value)
+    if "kind" not in raw:
+        raise ConfigError(f"{path}.kind: missing; one of {', '.join(specs)}")
+    kind = raw.pop("kind")
+    if kind not in specs:
+        raise ConfigError(f"{path}.kind: unknown {reprlib.repr(kind)}; {_perhaps(kind, specs)}")
+    return _parse_fields(raw, specs[kind], typing.get_type_hints(specs[kind]), path)
+
+
+def _parse_fields(raw: Any, cls: type, hints: dict[str, Any], path: str) -> Any:
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{path or 'config'}: expected keys and values, got {reprlib.repr(raw)}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in raw:
+        if key not in fields:
+            owner = f" of {cls.kind}" if issubclass(cls, Spec) else ""
+            raise ConfigError(f"{_join(path, key)}: unknown key{owner}; {_perhaps(key, fields)}")
+    for name, field in fields.items():
+        if name not in raw and field.default is dataclasses.MISSING:
+            raise ConfigError(f"{_join(path, name)}: missing; expected {_describe(hints[name])}")
+    return cls(**{name: _parse(value, hints[name], _join(path, name)) for name, value in raw.items()})
+
+
+def _describe(hint: Any) -> str:
+    """A type hint in words: "a number or one of 'scott', 'silverman'"."""
+    members = _members(hint)
+    kinds = [member.kind for member in members if isinstance(member, type) and issubclass(member, Spec)]
+    words = [f"a kind among {', '.join(kinds)}"] if kinds else []
+    for member in members:
+        if member in _WORDS:
+            words.append(_WORDS[member])
+        elif typing.get_origin(member) is Literal:
+            words.append("one of " + ", ".join(map(repr, typing.get_args(member))))
+        elif typing.get_origin(member) is tuple:
+            words.append(f"a list (items: {_describe(typing.get_args(member)[0])})")
+    return " or ".join(words)
+
+
+def _closest(word: Any, known: Iterable[str]) -> str | None:
+    close = difflib.get_close_matches(str(word), list(known), n=1)
+    return f"perhaps you meant {close[0]!r}" if close else None
+
+
+def _perhaps(word: Any, known: Iterable[str]) -> str:
+    return _closest(word, known) or (f"one of {', '.join(known)}" if known else "it has none")
+
+
+def _join(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+# --- YAML and the command line ----------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads ``1e-3`` as a number (YAML 1.2 does, 1.1 does not) and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def read_yaml(path: Path | str) -> Any:
+    """What a YAML file holds; a file that cannot be read is a `ConfigError` of one line."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from error
+    raw = _parse_yaml(text, str(path))
+    if raw is None:
+        raise ConfigError(f"{path}: the file is empty")
+    return raw
+
+
+def _parse_yaml(text: str, origin: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError) as error:  # PyYAML lets a date such as 2026-13-01 escape as ValueError
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise ConfigError(f"{origin}: {line}{' '.join(problem.split())}") from error
+
+
+def apply_overrides(raw: Any, words: Sequence[str]) -> Any:
+    """A copy of `raw` with ``--a.b value`` and ``--a.b=value`` put over it; values are YAML, items numbered."""
+    raw, remaining = copy.deepcopy(raw), iter(words)
+    for word in remaining:
+        if not word.startswith("--") or word == "--":
+            raise ConfigError(f"{word}: unexpected; an override is written --key value")
+        flag, equals, text = word[2:].partition("=")
+        if not equals and (text := next(remaining, "--")).startswith("--"):
+            raise ConfigError(f"--{flag}: a value is missing")
+        path = flag.replace("-", "_")
+        raw = _put(raw, path.split("."), _parse_yaml(text, f"--{flag}"), path)
+    return raw
+
+
+def _put(node: Any, keys: list[str], value: Any, path: str) -> Any:
+    """`node` with `value` at ``keys``; what is absent on the way becomes a mapping."""
+    if not keys:
+        return value
+    if isinstance(node, list):
+        if not keys[0].isdecimal() or int(keys[0]) >= len(node):
+            raise ConfigError(f"{path}: {keys[0]!r} is not one of the {len(node)} items, which count from 0")
+        node[int(keys[0])] = _put(node[int(keys[0])], keys[1:], value, path)
+        return node
+    if isinstance(node, str):  # the short form of a spec
+        node = {"kind": node}
+    if not isinstance(node or {}, Mapping):
+        raise ConfigError(f"{path}: there is no key under {reprlib.repr(node)}")
+    node = dict(node or {})
+    return node | {keys[0]: _put(node.get(keys[0]), keys[1:], value, path)}

@@ -1,0 +1,31 @@
+"""Where real rows come from: one factory a source, each returns a ``Source``."""
+
+from collections.abc import Callable
+
+from collapse_jax.data.images import digits, load_digits
+from collapse_jax.data.tables import array, table
+from collapse_jax.data.toy import blobs, circles, moons, normal, swiss_roll
+from collapse_jax.types import Source
+
+REGISTRY: dict[str, Callable[..., Source]] = {
+    "normal": normal,
+    "blobs": blobs,
+    "circles": circles,
+    "moons": moons,
+    "swiss_roll": swiss_roll,
+    "digits": digits,
+    "table": table,
+}
+
+__all__ = [
+    "REGISTRY",
+    "array",
+    "blobs",
+    "circles",
+    "digits",
+    "load_digits",
+    "moons",
+    "normal",
+    "swiss_roll",
+    "table",
+]

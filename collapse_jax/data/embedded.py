@@ -1,0 +1,20 @@
+"""Data that the package carries, frozen to ``files/``; see the README there and DATA_LICENSES.md."""
+
+from importlib import resources
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Digits(NamedTuple):
+    """Images ``[1797, 8, 8]`` of pixels 0..16, and labels ``[1797]`` of 0..9; both uint8."""
+
+    image: np.ndarray
+    label: np.ndarray
+
+
+def read_digits() -> Digits:
+    """The digits, from the package's own file."""
+    file = resources.files("collapse_jax.data") / "files" / "digits.npz"
+    with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+        return Digits(image=arrays["image"], label=arrays["label"])

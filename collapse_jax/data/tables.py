@@ -1,0 +1,125 @@
+"""Tables of real rows: a train split that is the real law itself, and held-out rows."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax.data import checks, readers
+from collapse_jax.types import Array, Key, Source, Tree
+
+
+class Split(NamedTuple):
+    """Rows in two disjoint parts, ``[rows, columns]`` each."""
+
+    train: np.ndarray
+    test: np.ndarray
+
+
+def table(
+    path: str,
+    standardize: bool = False,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    columns: int | None = None,
+) -> Source:
+    """Rows of your own file: .npy (2-D), .csv (with or without a header) or .parquet.
+
+    The real law is the train split: real rows are drawn from it with replacement.
+
+    Args:
+      path: the file.
+      standardize: subtract the train split's mean and divide by its standard deviation, column by column.
+      test_fraction: share of the rows that is held out.
+      seed: draws the split.
+      columns: how many columns you expect; another number is an error.
+    """
+    options = _options("table", standardize, test_fraction, seed, columns)
+    return _source("table", readers.read(path), str(path), *options)
+
+
+def array(
+    values: Any,
+    standardize: bool = False,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    columns: int | None = None,
+) -> Source:
+    """Rows of an array in memory, ``[rows, columns]``; all else as in `table`.
+
+    Args:
+      values: a 2-D array of numbers, or what ``numpy.asarray`` makes one of.
+      standardize: subtract the train split's mean and divide by its standard deviation, column by column.
+      test_fraction: share of the rows that is held out.
+      seed: draws the split.
+      columns: how many columns you expect; another number is an error.
+    """
+    options = _options("array", standardize, test_fraction, seed, columns)
+    return _source("array", readers.from_values(values, "array"), "array", *options)
+
+
+def split_rows(rows: np.ndarray, test_fraction: float, seed: int, where: str) -> Split:
+    """A random split: the held-out rows are the first ``test_fraction`` (rounded half up) of a permutation."""
+    num_test = math.floor(len(rows) * test_fraction + 0.5)
+    num_train = len(rows) - num_test
+    if min(num_test, num_train) < 2:
+        found = (
+            f"{len(rows)} rows leave {num_train} to train on and {num_test} held out at test_fraction={test_fraction:g}"
+        )
+        raise ValueError(f"{where}: {found}; at least 2 of each are needed: give more rows or another test_fraction")
+    order = np.random.default_rng(seed).permutation(len(rows))
+    return Split(train=rows[order[num_test:]], test=rows[order[:num_test]])
+
+
+def standardized(split: Split) -> Split:
+    """`split` in units of the train split's standard deviations; columns that never vary there become 0."""
+    train = split.train
+    constant = train.min(0) == train.max(0)  # rounding gives their standard deviation a value above 0
+    shift = np.where(constant, train[0], train.mean(0))
+    scale = np.where(constant, 1.0, train.std(0))
+    scale = np.where(scale > 0, scale, 1.0)  # columns of less spread than float64 can square
+    return Split(*((part - shift) / scale for part in split))
+
+
+def empirical(name: str, split: Split) -> Source:
+    """The source whose law is: a row of ``split.train``, each with the same probability."""
+    train, test = split
+
+    def draw(key: Key, arrays: Tree, num: int) -> Array:
+        rows = jnp.asarray(arrays, dtype=float)
+        return rows[jax.random.randint(key, (num,), 0, rows.shape[0])]
+
+    def held_out(num: int) -> np.ndarray:
+        num = checks.integer(f"{name}.held_out", "num", num, 0)
+        if num > len(test):
+            raise ValueError(f"{name}: {num} held-out rows asked for, {len(test)} exist; ask for at most {len(test)}")
+        return test[:num].copy()
+
+    mean = train.mean(0)
+    centred = train - mean
+    covariance = centred.T @ centred / len(train)
+    return Source(name, train.shape[1], train, draw, held_out, mean, covariance)
+
+
+def _options(where: str, standardize: bool, test_fraction: float, seed: int, columns: int | None):
+    """The checked arguments, before a large file is read for nothing."""
+    return (
+        checks.flag(where, "standardize", standardize),
+        checks.fraction(where, "test_fraction", test_fraction),
+        checks.seed_number(where, seed),
+        None if columns is None else checks.integer(where, "columns", columns, 1),
+    )
+
+
+def _source(
+    name: str, rows: readers.Table, where: str, standardize: bool, test_fraction: float, seed: int, columns: int | None
+) -> Source:
+    found = rows.values.shape[1]
+    if columns is not None and found != columns:
+        raise ValueError(
+            f"{where}: {found} columns where columns={columns}; give a table of {columns}, or columns={found}"
+        )
+    split = split_rows(rows.values, test_fraction, seed, where)
+    return empirical(name, standardized(split) if standardize else split)

@@ -1,0 +1,203 @@
+"""Laws with closed forms: every mean and covariance below is exact, derived next to it."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax.data import checks
+from collapse_jax.types import Array, Key, Source, Tree
+
+HELD_OUT_SEED = 0x5EED_7E57  # far from the small seeds that chains are given
+
+
+def held_out_of(where: str, draw: Callable[[Key, Tree, int], Array], arrays: Tree, seed: int = 0):
+    """``held_out`` of a law: its draws at a fixed key that no chain uses."""
+
+    def held_out(num: int) -> np.ndarray:
+        num = checks.integer(f"{where}.held_out", "num", num, 0)
+        # the generator is named, so that jax_default_prng_impl does not change the test rows
+        key = jax.random.fold_in(jax.random.key(HELD_OUT_SEED, impl="threefry2x32"), seed)
+        return np.asarray(draw(key, arrays, num))
+
+    return held_out
+
+
+def normal(dim: int = 2, mean: float = 0.0, scale: float = 1.0) -> Source:
+    """Isotropic normal rows: N(mean, scale^2) in each of dim columns.
+
+    Args:
+      dim: number of columns.
+      mean: mean of every column.
+      scale: standard deviation of every column.
+    """
+    dim = checks.integer("normal", "dim", dim, 1)
+    mean = checks.number("normal", "mean", mean, "a finite number", lambda _: True)
+    scale = checks.positive("normal", "scale", scale)
+
+    def draw(key: Key, arrays: Tree, num: int) -> Array:
+        del arrays
+        return mean + scale * jax.random.normal(key, (num, dim))
+
+    return Source(
+        name="normal",
+        dim=dim,
+        arrays=(),
+        draw=draw,
+        held_out=held_out_of("normal", draw, ()),
+        mean=np.full(dim, mean),
+        covariance=scale**2 * np.eye(dim),
+    )
+
+
+def blobs(
+    num_centers: int = 3,
+    dim: int = 2,
+    std: float = 1.0,
+    box: float = 10.0,
+    seed: int = 0,
+    shared_centers: bool = True,
+) -> Source:
+    """Gaussian blobs of equal weight around centres drawn uniformly in a box.
+
+    The mean and covariance are those of the mixture that the training rows come from, given its centres c_k:
+    the mean of the c_k, and std^2 I plus the covariance (divided by the number of centres) of the c_k.
+
+    Args:
+      num_centers: number of blobs.
+      dim: number of columns.
+      std: standard deviation of a blob, in every direction.
+      box: the centres are uniform in [-box, box] in every column.
+      seed: draws the centres and the held-out rows.
+      shared_centers: False gives the held-out rows other random centres, as in the code published with
+        arXiv 2410.16713; True gives them those of the training rows.
+    """
+    num_centers = checks.integer("blobs", "num_centers", num_centers, 1)
+    dim = checks.integer("blobs", "dim", dim, 1)
+    std = checks.positive("blobs", "std", std)
+    box = checks.positive("blobs", "box", box)
+    seed = checks.seed_number("blobs", seed)
+    shared_centers = checks.flag("blobs", "shared_centers", shared_centers)
+
+    def centers_of(stream: int) -> np.ndarray:
+        return np.random.default_rng([seed, stream]).uniform(-box, box, (num_centers, dim))
+
+    def draw(key: Key, arrays: Tree, num: int) -> Array:
+        key_center, key_noise = jax.random.split(key)
+        centers = jnp.asarray(arrays, dtype=float)
+        which = jax.random.randint(key_center, (num,), 0, centers.shape[0])
+        return centers[which] + std * jax.random.normal(key_noise, (num, dim))
+
+    centers = centers_of(0)
+    centred = centers - centers.mean(0)
+    return Source(
+        name="blobs",
+        dim=dim,
+        arrays=centers,
+        draw=draw,
+        held_out=held_out_of("blobs", draw, centers if shared_centers else centers_of(1), seed),
+        mean=centers.mean(0),
+        covariance=std**2 * np.eye(dim) + centred.T @ centred / num_centers,
+    )
+
+
+def circles(noise: float = 0.05, factor: float = 0.8) -> Source:
+    """Two concentric circles with normal noise, as scikit-learn's make_circles with independent rows.
+
+    By symmetry the mean is 0 and the columns are uncorrelated; with r^2 = 1 or factor^2 at equal odds,
+    E x^2 = E r^2 E cos^2 = (1 + factor^2) / 4, plus noise^2.
+
+    Args:
+      noise: standard deviation of the noise on each column.
+      factor: radius of the inner circle; the outer radius is 1.
+    """
+    noise = checks.not_negative("circles", "noise", noise)
+    factor = checks.number("circles", "factor", factor, "a number of at least 0 and below 1", lambda x: 0 <= x < 1)
+
+    def draw(key: Key, arrays: Tree, num: int) -> Array:
+        del arrays
+        key_half, key_angle, key_noise = jax.random.split(key, 3)
+        radius = jnp.where(jax.random.bernoulli(key_half, shape=(num,)), 1.0, factor)
+        angle = 2 * math.pi * jax.random.uniform(key_angle, (num,))
+        rows = jnp.stack([radius * jnp.cos(angle), radius * jnp.sin(angle)], axis=-1)
+        return rows + noise * jax.random.normal(key_noise, (num, 2))
+
+    return Source(
+        name="circles",
+        dim=2,
+        arrays=(),
+        draw=draw,
+        held_out=held_out_of("circles", draw, ()),
+        mean=np.zeros(2),
+        covariance=((1 + factor**2) / 4 + noise**2) * np.eye(2),
+    )
+
+
+def moons(noise: float = 0.05) -> Source:
+    """Two interleaving half circles with normal noise, as scikit-learn's make_moons with independent rows.
+
+    With c = cos t, s = sin t and t uniform on [0, pi]: E c = E cs = 0, E s = 2/pi, E c^2 = E s^2 = 1/2. At equal
+    odds a row is (c, s) or (1 - c, 1/2 - s), so E x = 1/2, E y = 1/4, E x^2 = (1/2 + 3/2) / 2,
+    E y^2 = (1/2 + 3/4 - 2/pi) / 2 and E xy = (0 + 1/2 - 2/pi) / 2.
+
+    Args:
+      noise: standard deviation of the noise on each column.
+    """
+    noise = checks.not_negative("moons", "noise", noise)
+
+    def draw(key: Key, arrays: Tree, num: int) -> Array:
+        del arrays
+        key_half, key_angle, key_noise = jax.random.split(key, 3)
+        upper = jax.random.bernoulli(key_half, shape=(num,))
+        angle = math.pi * jax.random.uniform(key_angle, (num,))
+        x, y = jnp.cos(angle), jnp.sin(angle)
+        rows = jnp.stack([jnp.where(upper, x, 1 - x), jnp.where(upper, y, 0.5 - y)], axis=-1)
+        return rows + noise * jax.random.normal(key_noise, (num, 2))
+
+    cross = 1 / 8 - 1 / math.pi
+    return Source(
+        name="moons",
+        dim=2,
+        arrays=(),
+        draw=draw,
+        held_out=held_out_of("moons", draw, ()),
+        mean=np.array([0.5, 0.25]),
+        covariance=np.array([[3 / 4, cross], [cross, 9 / 16 - 1 / math.pi]]) + noise**2 * np.eye(2),
+    )
+
+
+def swiss_roll(noise: float = 0.05) -> Source:
+    """A rolled-up sheet in three columns with normal noise, as scikit-learn's make_swiss_roll.
+
+    A row is (t cos t, 21 u, t sin t) with t uniform on [a, b] = [3 pi/2, 9 pi/2] and u on [0, 1]. Integrating by parts
+    over t: E x = 2, E z = 2 / (3 pi), E x^2 = (b^3 - a^3) / (18 pi) - 1/4, E z^2 = (b^3 - a^3) / (18 pi) + 1/4 and
+    E xz = (b^2 - a^2) / (12 pi), where b^3 - a^3 = 87.75 pi^3 and b^2 - a^2 = 18 pi^2; 21 u has variance 21^2 / 12.
+
+    Args:
+      noise: standard deviation of the noise on each column.
+    """
+    noise = checks.not_negative("swiss_roll", "noise", noise)
+
+    def draw(key: Key, arrays: Tree, num: int) -> Array:
+        del arrays
+        key_angle, key_height, key_noise = jax.random.split(key, 3)
+        angle = 1.5 * math.pi * (1 + 2 * jax.random.uniform(key_angle, (num,)))
+        height = 21 * jax.random.uniform(key_height, (num,))
+        rows = jnp.stack([angle * jnp.cos(angle), height, angle * jnp.sin(angle)], axis=-1)
+        return rows + noise * jax.random.normal(key_noise, (num, 3))
+
+    mean = np.array([2, 21 / 2, 2 / (3 * math.pi)])
+    square = 87.75 * math.pi**2 / 18
+    covariance = np.diag([square - 1 / 4 - mean[0] ** 2, 21**2 / 12, square + 1 / 4 - mean[2] ** 2])
+    covariance[0, 2] = covariance[2, 0] = 1.5 * math.pi - mean[0] * mean[2]
+    return Source(
+        name="swiss_roll",
+        dim=3,
+        arrays=(),
+        draw=draw,
+        held_out=held_out_of("swiss_roll", draw, ()),
+        mean=mean,
+        covariance=covariance + noise**2 * np.eye(3),
+    )

@@ -1,0 +1,40 @@
+"""The one seam to flax nnx: a module becomes two pure functions of a plain pytree of arrays.
+
+Above it there are only ``init``, ``apply`` and JAX's own transformations, so that what nnx redefines is redefined here.
+"""
+
+from collections.abc import Callable
+
+from flax import nnx
+
+from collapse_jax.types import Key, Tree
+
+
+def functional(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Callable[[Key], Tree], Callable[..., Tree]]:
+    """``build(rngs)`` as ``(init, apply)``.
+
+    Args:
+      build: makes the module. All its state must be ``nnx.Param``: no batch statistics, no stored random streams
+        (dropout); whatever is random or running is an argument of the module's call.
+
+    Returns:
+      ``init(key) -> params``, nested dicts of arrays, and ``apply(params, *args)``, which calls the module.
+
+    Raises:
+      ValueError: the module holds state that is no parameter.
+    """
+    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    for path, leaf in nnx.to_flat_state(abstract):
+        if not isinstance(leaf, nnx.Param):
+            name = ".".join(map(str, path))
+            raise ValueError(
+                f"functional() takes modules whose state is all nnx.Param; {name} is {type(leaf).__name__}"
+            )
+
+    def init(key: Key) -> Tree:
+        return nnx.to_pure_dict(nnx.split(build(nnx.Rngs(key)))[1])
+
+    def apply(params: Tree, *args: Tree) -> Tree:
+        return nnx.merge(graphdef, params)(*args)
+
+    return init, apply

@@ -1,0 +1,73 @@
+"""Fits by stochastic gradients, at a cost that does not depend on how much data a pool has gathered."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from collapse_jax import batch as B
+from collapse_jax.check import check_at_least, check_choice
+from collapse_jax.keys import stream
+from collapse_jax.types import Array, Batch, Key, Tree
+
+STARTS = ("init", "previous")
+
+
+def fit_sgd(
+    loss: Callable[[Tree, Key, Tree], Array],
+    optimizer: optax.GradientTransformation,
+    *,
+    init: Callable[[Key], Tree],
+    steps: int,
+    batch_size: int,
+    start: str = "init",
+) -> Callable[[Key, Batch, Tree], Tree]:
+    """A ``Setting.fit`` that takes `steps` steps of `optimizer` on minibatches of the pool.
+
+    **Steps are held fixed, not epochs**: a pool that accumulates is seen fewer times a row as it grows, and a
+    generation costs ``steps * batch_size`` rows under every policy. The papers mix both; more epochs on less data
+    overfit, so the two can order policies differently.
+
+    A minibatch is `batch_size` independent rows in proportion to weight (with replacement): its gradient is unbiased
+    for the weighted mean of the loss over the pool, and a row of weight 0 is never read.
+
+    Args:
+      loss: ``(params, key, items) -> scalar``, items with leaves ``[batch_size, ...]``: a mean over rows. Its value is
+        taken in float32, whatever the parameters are.
+      optimizer: its state starts anew at each fit, and with it its schedule.
+      init: ``(key) -> params``.
+      steps: of the optimizer, per fit.
+      batch_size: rows a step.
+      start: ``"init"`` fits fresh parameters each generation; ``"previous"`` goes on from the last fit's.
+
+    Raises:
+      ValueError: `steps` or `batch_size` below 1, or another `start`.
+    """
+    check_at_least("steps", steps, 1)
+    check_at_least("batch_size", batch_size, 1)
+    check_choice("start", start, STARTS)
+
+    def fit(key: Key, train: Batch, previous: Tree) -> Tree:
+        items, _ = B.rows(train)
+        row_SxB = _row_numbers(stream(key, "minibatch"), train, steps, batch_size)
+
+        def step(carry: tuple[Tree, Tree], scanned: tuple[Key, Array]) -> tuple[tuple[Tree, Tree], None]:
+            params, state = carry
+            key_step, row_B = scanned
+            value = lambda p: loss(p, key_step, B.take(items, row_B)).astype(jnp.float32)  # noqa: E731
+            updates, state = optimizer.update(jax.grad(value)(params), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        params = previous if start == "previous" else init(stream(key, "init"))
+        keys = jax.random.split(stream(key, "loss"), steps)
+        return jax.lax.scan(step, (params, optimizer.init(params)), (keys, row_SxB))[0][0]
+
+    return fit
+
+
+def _row_numbers(key: Key, train: Batch, steps: int, batch_size: int) -> Array:
+    """Row numbers of all minibatches, ``[steps, batch_size]``: the pool's weights are summed once a fit, not a step."""
+    blocks, block_rows = train.weight.shape[0], B.num_rows(train)
+    numbered = train._replace(items=jnp.arange(blocks * block_rows).reshape(blocks, block_rows))
+    return B.choose(key, numbered, steps * batch_size).reshape(steps, batch_size)

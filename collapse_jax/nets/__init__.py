@@ -1,0 +1,1 @@
+"""Networks as flax nnx modules; ``collapse_jax.functional`` makes pure functions of them."""

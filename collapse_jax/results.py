@@ -1,0 +1,217 @@
+"""What a run leaves behind: a labelled dataset, where it came from, its store on disk and its table."""
+
+import datetime
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+STORE, CONFIG, PICTURE = "results.zarr", "config.yaml", "metrics.png"
+_PACKAGES = ("collapse-jax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray", "zarr")
+_LEVEL = 0.95
+_RESAMPLES = 10_000  # of the median: each costs two random numbers, whatever the number of chains
+
+
+class ResultsError(ValueError):
+    """A results folder that cannot be written or read, told in one line."""
+
+
+class Summary(NamedTuple):
+    """One cell of the table: a metric of one policy, over chains. Low and high are NaN where there is one chain."""
+
+    metric: str
+    column: str
+    median: float
+    low: float
+    high: float
+
+
+def provenance() -> dict[str, str]:
+    """Versions, machine, device and time: what one needs to run the same thing again."""
+    jax = importlib.import_module("jax")
+    device = jax.devices()[0]
+    return {
+        **{f"version_{name.replace('-', '_')}": _version(name) for name in _PACKAGES},
+        "version_python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": f"{len(jax.devices())} x {device.device_kind} ({device.platform})",
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def check_free(path: Path | str) -> None:
+    """Raises `ResultsError` unless results could be written at `path`: it must be absent, or an empty folder."""
+    path = Path(path)
+    nearest = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not nearest.is_dir():
+        raise ResultsError(f"{nearest}: is a file, not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ResultsError(f"{nearest}: no permission to write there")
+    if nearest == path and any(path.iterdir()):
+        what = "already holds another run" if (path / STORE).exists() else "is not empty"
+        raise ResultsError(f"{path}: {what}; choose another folder with --out")
+
+
+def save(ds: xr.Dataset, path: Path | str, config_text: str) -> Path:
+    """Writes the store and the config into the folder `path`, which appears complete or not at all.
+
+    Args:
+      ds: what ``sweep`` returned.
+      path: a folder that is absent or empty.
+      config_text: YAML of the experiment; it goes into the store too.
+
+    Returns:
+      The folder.
+
+    Raises:
+      ResultsError: `path` holds something, or cannot be written.
+    """
+    path = Path(path)
+    check_free(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.absolute().parent / f".{path.name}.{os.getpid()}.partial"
+    try:
+        partial.mkdir()
+        record = {**provenance(), **ds.attrs, "config": config_text, "variables": list(map(str, ds.data_vars))}
+        _write(ds.assign_attrs(record), partial / STORE)
+        (partial / CONFIG).write_text(config_text, encoding="utf-8")
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    try:
+        partial.rename(path)  # over an empty folder too, and in one step
+    except OSError as error:
+        raise ResultsError(f"{path}: was filled during the run; the results are in {partial}") from error
+    return path
+
+
+def open(path: Path | str) -> xr.Dataset:
+    """Reads the dataset back from a results folder, or from the store inside it."""
+    path = Path(path)
+    store = path if path.suffix == ".zarr" else path / STORE
+    if not store.is_dir():
+        raise ResultsError(f"{path}: not a results folder (there is no {STORE} in it)")
+    try:
+        with xr.open_dataset(store, engine="zarr", consolidated=False, chunks=None) as ds:
+            order = ds.attrs.pop("variables")  # a folder does not remember the order of what is in it
+            return _with_text(ds.load()[order], "T", str)
+    except Exception as error:  # zarr and its codecs raise errors of many kinds at a damaged store
+        raise ResultsError(f"{store}: unreadable ({type(error).__name__}: {' '.join(str(error).split())})") from error
+
+
+def columns(ds: xr.Dataset) -> dict[str, dict[str, int]]:
+    """Label -> position of each curve: one a policy, and one a point of the grid where other axes were swept."""
+    found = (str(dim) for name in ds.data_vars for dim in ds[name].dims)
+    dims = [dim for dim in dict.fromkeys(found) if dim not in ("chain", "generation")]
+    labels = {}
+    for index in np.ndindex(*(ds.sizes[dim] for dim in dims)):
+        words = [_word(ds, dim, i) for dim, i in zip(dims, index, strict=True)]
+        labels[" ".join(words)] = dict(zip(dims, index, strict=True))
+    return labels
+
+
+def summary(ds: xr.Dataset, generation: int = -1) -> list[Summary]:
+    """Median over chains, and its 95% interval, of every metric and policy at one position of the generation axis."""
+    last = ds.isel(generation=generation)
+    rows = []
+    for name in map(str, ds.data_vars):
+        for label, position in columns(ds).items():
+            values = last[name].isel({dim: i for dim, i in position.items() if dim in last[name].dims})
+            rows.append(Summary(name, label, *median_interval(values.to_numpy())))
+    return rows
+
+
+def median_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Median and 95% percentile-bootstrap interval; NaNs are left out, infinities are values like any other.
+
+    The median of a resample is one or two order statistics of `values`, whose ranks have a known law (David and
+    Nagaraja, Order Statistics, 2003, 2.1): drawing the ranks is the bootstrap, at a cost that does not grow with
+    the number of chains.
+    """
+    values = np.sort(np.asarray(values, float).ravel())
+    values = values[~np.isnan(values)]
+    n, half = len(values), (len(values) + 1) // 2
+    if n < 2:
+        return (values[0] if n else np.nan), np.nan, np.nan
+    rng = np.random.default_rng(0)
+    lower = rng.beta(half, n - half + 1, _RESAMPLES)
+    upper = lower if n % 2 else 1 - (1 - lower) * rng.beta(n - half, 1, _RESAMPLES)
+    ranks = np.minimum((np.stack([lower, upper]) * n).astype(int), n - 1)
+    medians = _middle(values[ranks[0]], values[ranks[1]])
+    tail = (1 - _LEVEL) / 2
+    low, high = np.quantile(medians, [tail, 1 - tail], method="inverted_cdf")
+    return float(_middle(values[half - 1], values[n // 2])), float(low), float(high)
+
+
+def table(ds: xr.Dataset, generation: int = -1) -> "Table":
+    """`summary` for a terminal: one row a metric, one column a policy."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = summary(ds, generation)
+    number, chains = int(ds["generation"].to_numpy()[generation]), ds.sizes["chain"]
+    over = f"median over {chains:,} chains, 95% interval in parentheses" if chains > 1 else "one chain"
+    title = f"Generation {number:,}: {over}"
+    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 1, 0))
+    result.add_column("metric", no_wrap=True)
+    for label in columns(ds):
+        result.add_column(Text(label), justify="right", overflow="fold")
+    for name in map(str, ds.data_vars):
+        cells = [Text(_cell(row)) for row in rows if row.metric == name]
+        result.add_row(Text(name + _units(ds[name].attrs)), *cells)
+    return result
+
+
+def _write(ds: xr.Dataset, store: Path) -> None:
+    # zarr 3 specifies strings of variable length, not NumPy's fixed ones
+    _with_text(ds, "U", object).to_zarr(store, zarr_format=3, consolidated=False, mode="w-")
+
+
+def _with_text(ds: xr.Dataset, kind: str, dtype: type) -> xr.Dataset:
+    """`ds` with its coordinates of one kind of text as another."""
+    found = {name: coord for name, coord in ds.coords.items() if coord.dtype.kind == kind}
+    return ds.assign_coords(
+        {name: (c.dims, c.to_numpy().astype(object).astype(dtype), c.attrs) for name, c in found.items()}
+    )
+
+
+def _middle(low: Any, high: Any) -> Any:
+    with np.errstate(invalid="ignore"):  # between -inf and inf: NaN
+        return (low + high) / 2
+
+
+def _word(ds: xr.Dataset, dim: str, index: int) -> str:
+    value = ds[dim].to_numpy()[index] if dim in ds.coords else index
+    return str(value) if dim == "policy" else f"{dim}={value}"
+
+
+def _units(attrs: Mapping[str, Any]) -> str:
+    units = str(attrs.get("units", ""))
+    return f"\n({units})" if units not in ("", "1") else ""
+
+
+def _cell(row: Summary) -> str:
+    if np.isnan(row.low) and np.isnan(row.high):
+        return f"{row.median:.3g}"
+    return f"{row.median:.3g}\n({row.low:.3g}, {row.high:.3g})"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+__all__ = ["ResultsError", "Summary", "check_free", "columns", "open", "provenance", "save", "summary", "table"]

@@ -1,0 +1,226 @@
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from collapse_jax import cli, results
+
+CONFIG = """
+setting: {kind: gaussian, source: {kind: normal, dim: 2}}
+policies: [replace, accumulate]
+num_samples: 10
+num_generations: 3
+num_chains: 4
+"""
+
+
+def fake_sweep(setting, policies, *, num_chains, num_generations, num_samples, metrics, progress, **_):
+    """What the engine returns, without its compile time."""
+    progress(0, num_chains * num_generations)
+    progress(num_chains * num_generations, num_chains * num_generations)
+    dims, rng = ("policy", "chain", "generation"), np.random.default_rng(0)
+    shape = (len(policies), num_chains, num_generations)
+    return xr.Dataset(
+        {
+            m.name: (dims, rng.lognormal(size=shape), m._asdict())
+            for m in setting.metrics
+            if m.name in (metrics or m.name)
+        },
+        {"policy": [p.name for p in policies], "chain": range(num_chains), "generation": range(1, num_generations + 1)},
+        {"setting": setting.name, "num_samples": num_samples},
+    )
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "xla"))
+    (tmp_path / "small.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+@pytest.fixture
+def engine(folder, monkeypatch):
+    """A folder with a config, and an engine that takes no time."""
+    monkeypatch.setitem(sys.modules, "collapse_jax.sweep", types.SimpleNamespace(sweep=fake_sweep))
+    return folder
+
+
+def error_of(capsys, *argv):
+    assert cli.main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_run_writes_prints_and_draws(engine, capsys):
+    assert cli.main(["run", "small.yaml", "--num-chains", "6"]) == 0
+    out, err = capsys.readouterr()
+    assert "Generation 3: median over 6 chains" in out
+    assert "trace_ratio" in out
+    assert "results/small/results.zarr" in out
+    assert "100%" in err
+    assert "chain-generations/s" in err
+    ds = results.open("results/small")
+    assert ds.sizes == {"policy": 2, "chain": 6, "generation": 3}
+    assert "num_chains: 6" in ds.attrs["config"]
+    assert (engine / "results/small/metrics.png").stat().st_size > 1000
+
+
+def test_run_with_the_engine_itself(folder, capsys):
+    assert cli.main(["run", "small.yaml", "--out", "out", "--metrics", "[trace_ratio]"]) == 0
+    ds = results.open("out")
+    assert ds["trace_ratio"].dims == ("policy", "chain", "generation")
+    assert np.isfinite(ds["trace_ratio"]).all()
+    assert {"precision", "seed", "backend", "seconds_compile", "seconds_run"} <= set(ds.attrs)
+
+
+def test_the_stored_config_runs_again(engine, capsys):
+    assert cli.main(["run", "small.yaml", "--out", "a", "--seed", "3"]) == 0
+    assert cli.main(["run", "a/config.yaml", "--out", "b"]) == 0
+    assert (engine / "a/config.yaml").read_text() == (engine / "b/config.yaml").read_text()
+    xr.testing.assert_equal(results.open("a"), results.open("b"))
+
+
+def test_show_and_plot(engine, capsys):
+    cli.main(["run", "small.yaml", "--out", "out"])
+    capsys.readouterr()
+    assert cli.main(["show", "out"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("num_chains: 4", "version_jax", "Generation 3", "accumulate"):
+        assert word in shown
+    (engine / "out/metrics.png").unlink()
+    assert cli.main(["plot", "out"]) == 0
+    assert (engine / "out/metrics.png").exists()
+    assert cli.main(["plot", "out/results.zarr", "--out", "picture.pdf"]) == 0
+    assert (engine / "picture.pdf").exists()
+
+
+def test_plot_mistakes(engine, capsys):
+    cli.main(["run", "small.yaml", "--out", "out"])
+    capsys.readouterr()
+    assert "not a results folder" in error_of(capsys, "plot", "absent")
+    assert "not a results folder" in error_of(capsys, "show", ".")
+    assert "xyz" in error_of(capsys, "plot", "out", "--out", "a.xyz")
+    assert "cannot be written" in error_of(capsys, "plot", "out", "--out", "absent/a.png")
+
+
+def test_list_names_everything(folder, capsys):
+    from collapse_jax import data, policies, settings
+
+    assert cli.main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for registry in (settings.REGISTRY, policies.REGISTRY, data.REGISTRY):
+        for name, factory in registry.items():
+            line = next(line for line in lines if line.startswith(f"  {name}("))
+            assert factory.__doc__.partition("\n")[0] in line
+    assert any("log_det_ratio" in line and "nats" in line for line in lines)
+
+
+def test_options_are_those_of_the_config(folder, capsys):
+    assert cli.main(["run", "small.yaml", "--options", "--policies.1", "{kind: window, k: 3}"]) == 0
+    out = capsys.readouterr().out
+    for flag in ("--num-chains", "--setting.source.dim", "--policies.1.k"):
+        assert flag in out
+
+
+@pytest.mark.parametrize(
+    ("words", "fragment"),
+    [
+        ("", "COMMAND"),
+        ("rnu", "invalid choice: 'rnu'"),
+        ("run", "required: CONFIG"),
+        ("list --all", "unrecognized arguments: --all"),
+        ("show", "required: DIR"),
+        ("run absent.yaml", "absent.yaml: cannot be read: no such file"),
+        ("run .", "is a directory"),
+        ("run small.yaml extra", "extra: unexpected"),
+        ("run small.yaml --ou x", "ou: unknown key"),
+        ("run small.yaml --num-chian 5", "perhaps you meant 'num_chains'"),
+        ("run small.yaml --num-samples 0", "num_samples: must be at least 1"),
+        ("run small.yaml --policies.0 {kind: decay, gamma: -1}", "policies.0: gamma must be"),
+        ("run small.yaml --out small.yaml", "is a file"),
+        ("run small.yaml --setting.source {kind: table, path: absent.csv}", "absent.csv"),
+    ],
+)
+def test_mistakes(engine, capsys, words, fragment):
+    head, brace, tail = words.partition(" {")
+    argv = [*head.split(), *([brace.strip() + tail] if brace else [])]
+    assert fragment in error_of(capsys, *argv)
+    assert sorted(path.name for path in engine.iterdir()) == ["small.yaml"]
+
+
+def test_another_run_is_refused_before_any_compute(engine, capsys, monkeypatch):
+    assert cli.main(["run", "small.yaml"]) == 0
+    capsys.readouterr()
+    monkeypatch.setitem(sys.modules, "collapse_jax.sweep", None)  # importing the engine now would fail
+    assert "results/small: already holds another run; choose another folder with --out" in error_of(
+        capsys, "run", "small.yaml"
+    )
+
+
+def test_the_engine_refuses_in_one_line(engine, capsys, monkeypatch):
+    def refuse(*_, **__):
+        raise ValueError("num_samples must be >= 2, not 1")
+
+    monkeypatch.setattr(sys.modules["collapse_jax.sweep"], "sweep", refuse)
+    assert error_of(capsys, "run", "small.yaml") == "error: num_samples must be >= 2, not 1\n"
+
+
+def test_interrupt(engine, capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["collapse_jax.sweep"], "sweep", interrupt)
+    assert cli.main(["run", "small.yaml"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert not (engine / "results").exists()
+
+
+def test_the_compilation_cache_is_the_users(folder, monkeypatch):
+    import jax
+
+    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    try:
+        cli._cache_compiled_programs()
+        assert jax.config.jax_compilation_cache_dir == before[0]  # the variable is set: the user chose
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+        cli._cache_compiled_programs()
+        assert jax.config.jax_compilation_cache_dir == str(folder / "collapse_jax" / "xla")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before[0])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
+
+
+def python(code, cwd):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, check=False)
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["run", "--help"], ["--version"], ["rnu"], ["run", "absent.yaml"]])
+def test_help_and_usage_import_nothing_heavy(argv, tmp_path):
+    code = f"""
+import sys
+from collapse_jax.cli import main
+try:
+    main({argv!r})
+except SystemExit:
+    pass
+heavy = {{"jax", "flax", "xarray", "matplotlib", "zarr", "scipy", "numpy"}} & set(sys.modules)
+print("imported:", sorted(heavy))
+"""
+    assert python(code, tmp_path).stdout.endswith("imported: []\n")
+
+
+def test_a_mistake_in_a_shell(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "collapse_jax.cli", "run", "absent.yaml"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: absent.yaml: cannot be read: no such file or directory\n"
+    assert done.stdout == ""

@@ -1,0 +1,242 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import scipy.stats
+import xarray as xr
+
+from collapse_jax import plots, results
+
+
+def dataset(chains=20, generations=6, policies=("replace", "accumulate"), seed=0):
+    shape = (len(policies), chains, generations)
+    dims = ("policy", "chain", "generation")
+    values = np.random.default_rng(seed).lognormal(size=shape).astype("float32")
+    return xr.Dataset(
+        {
+            "zeta": (dims, values, {"long_name": "zeta", "units": "nats", "source": "here", "scale": "log"}),
+            "alpha": (dims, -values, {"long_name": "alpha", "units": "1", "source": "here", "scale": "linear"}),
+        },
+        {"policy": list(policies), "chain": np.arange(chains), "generation": np.arange(1, generations + 1)},
+        {"setting": "gaussian", "num_samples": 10, "seconds_run": 1.5},
+    )
+
+
+def test_save_and_open(tmp_path):
+    ds = dataset()
+    folder = results.save(ds, tmp_path / "deep" / "out", "seed: 1\n")
+    back = results.open(folder)
+    xr.testing.assert_equal(back, ds)
+    assert list(back.data_vars) == ["zeta", "alpha"]
+    assert back["zeta"].attrs == ds["zeta"].attrs
+    assert back.sel(policy="replace").sizes == {"chain": 20, "generation": 6}
+    assert back.attrs["config"] == "seed: 1\n" == (folder / "config.yaml").read_text()
+    assert back.attrs["seconds_run"] == 1.5
+    assert {"version_jax", "version_collapse_jax", "version_python", "platform", "device", "time"} <= set(back.attrs)
+    xr.testing.assert_identical(results.open(folder / "results.zarr"), back)
+    assert json.loads((folder / "results.zarr" / "zarr.json").read_text())["zarr_format"] == 3
+
+
+def test_no_number_is_changed_on_disk(tmp_path):
+    ds = dataset()
+    ds["zeta"].values[0, 0, :3] = [np.inf, -np.inf, np.nan]
+    ds["alpha"].values[:] = 0.0
+    back = results.open(results.save(ds, tmp_path / "out", ""))
+    np.testing.assert_array_equal(back["zeta"], ds["zeta"])
+    np.testing.assert_array_equal(back["alpha"], ds["alpha"])
+
+
+def test_a_run_is_never_overwritten(tmp_path):
+    folder = results.save(dataset(), tmp_path / "out", "")
+    for write in (results.check_free, lambda path: results.save(dataset(), path, "")):
+        with pytest.raises(results.ResultsError, match=r"already holds another run.*--out"):
+            write(folder)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
+    with pytest.raises(results.ResultsError, match="is not empty"):
+        results.check_free(tmp_path / "other")
+    with pytest.raises(results.ResultsError, match="is a file"):
+        results.check_free(tmp_path / "other" / "notes.txt" / "out")
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "out").mkdir()
+    assert results.open(results.save(dataset(), tmp_path / "out", "")).sizes["chain"] == 20
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_death_while_writing_leaves_nothing_that_looks_complete(tmp_path, monkeypatch):
+    def write_half(ds, store):
+        store.mkdir()
+        (store / "zarr.json").write_text("{}")
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "_write", write_half)
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a killed process cleans nothing up
+        with pytest.raises(Killed):
+            results.save(dataset(), tmp_path / "out", "")
+    with pytest.raises(results.ResultsError, match="not a results folder"):
+        results.open(tmp_path / "out")
+    results.check_free(tmp_path / "out")
+
+
+def test_results_survive_a_folder_that_was_filled_meanwhile(tmp_path, monkeypatch):
+    def write(ds, store, write=results._write):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "file").touch()
+        write(ds, store)
+
+    monkeypatch.setattr(results, "_write", write)
+    with pytest.raises(results.ResultsError, match="the results are in") as caught:
+        results.save(dataset(), tmp_path / "out", "")
+    assert results.open(str(caught.value).rpartition(" ")[2]).sizes["chain"] == 20
+
+
+def test_unreadable_results_are_told_in_one_line(tmp_path):
+    with pytest.raises(results.ResultsError, match="not a results folder"):
+        results.open(tmp_path / "absent")
+    folder = results.save(dataset(), tmp_path / "out", "")
+    (folder / "results.zarr" / "zarr.json").write_text("{")
+    with pytest.raises(results.ResultsError, match="unreadable") as caught:
+        results.open(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("n", [2, 7, 8, 51, 200])
+def test_the_interval_of_the_median_is_the_bootstrap_one(n):
+    values = np.random.default_rng(n).exponential(size=n)
+    median, low, high = results.median_interval(values)
+    expected = scipy.stats.bootstrap(
+        (values,), np.median, method="percentile", n_resamples=20_000, rng=np.random.default_rng(1), batch=1000
+    ).confidence_interval
+    ranks = scipy.stats.rankdata(np.concatenate([[low, expected.low, high, expected.high], values]), "dense")
+    assert median == pytest.approx(np.median(values))
+    assert abs(ranks[0] - ranks[1]) <= 2  # neighbours at most: both are Monte Carlo
+    assert abs(ranks[2] - ranks[3]) <= 2
+
+
+def test_the_interval_covers():
+    rng = np.random.default_rng(0)
+    intervals = [results.median_interval(rng.normal(size=101))[1:] for _ in range(400)]
+    assert 0.92 < np.mean([low <= 0 <= high for low, high in intervals]) < 0.98
+
+
+@pytest.mark.parametrize(
+    ("values", "median"),
+    [
+        ([np.nan, 1, 2, 3], 2),
+        ([-np.inf, -np.inf, 1], -np.inf),
+        ([1, 2, np.inf, np.inf], np.inf),
+        ([np.inf] * 4, np.inf),
+    ],
+)
+def test_infinities_are_values_and_nan_is_none(values, median):
+    found, low, high = results.median_interval(np.array(values))
+    assert found == median
+    assert low <= found <= high
+
+
+@pytest.mark.parametrize("values", [[3.0], [3.0, np.nan]])
+def test_one_chain_has_no_interval(values):
+    median, low, high = results.median_interval(np.array(values))
+    assert median == 3
+    assert np.isnan([low, high]).all()
+    assert np.isnan(results.median_interval(np.array([np.nan]))).all()
+
+
+def test_summary_has_a_cell_for_each_metric_and_policy():
+    ds = dataset()
+    rows = {(row.metric, row.column): row for row in results.summary(ds)}
+    assert list(rows) == [(m, p) for m in ("zeta", "alpha") for p in ("replace", "accumulate")]
+    values = ds["zeta"].sel(policy="accumulate").isel(generation=-1)
+    assert rows["zeta", "accumulate"].median == pytest.approx(float(np.median(values)))
+    assert results.summary(ds, generation=0)[0].median == pytest.approx(float(ds["zeta"][0, :, 0].median()))
+
+
+def swept():
+    return xr.concat([dataset(), dataset(seed=1)], xr.Variable("num_samples", [10, 20]))
+
+
+def test_swept_axes_have_their_columns():
+    labels = results.columns(swept())
+    assert len(labels) == 4
+    assert {"policy": 1, "num_samples": 0} in labels.values()
+    assert any("num_samples=20" in label and "accumulate" in label for label in labels)
+
+
+def rendered(ds):
+    import io
+
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=120)
+    console.print(results.table(ds))
+    return console.file.getvalue()
+
+
+def test_table():
+    text = rendered(dataset())
+    for word in ("Generation 6", "20 chains", "zeta", "(nats)", "replace", "accumulate"):
+        assert word in text
+    assert "(1)" not in text
+    single = rendered(dataset(chains=1))
+    assert "one chain" in single
+    assert "," not in single.split("metric")[1]
+
+
+def test_labels_and_units_are_not_markup():
+    ds = dataset(policies=("[red]", "b"))
+    ds["zeta"].attrs["units"] = "[/oops]"
+    assert "[red]" in rendered(ds)
+    assert "[/oops]" in rendered(ds)
+
+
+def spoilt():
+    ds = dataset()
+    ds["zeta"].values[0, :3, 2:] = np.inf
+    ds["zeta"].values[1] = np.nan
+    ds["alpha"].values[0, :, 1] = -np.inf
+    return ds
+
+
+@pytest.mark.parametrize(
+    "ds",
+    [dataset(), spoilt(), dataset(chains=1), dataset(generations=1), swept(), dataset()[["alpha"]]],
+    ids=["plain", "not finite", "one chain", "one generation", "swept", "one metric"],
+)
+def test_plot_writes_a_picture(ds, tmp_path, recwarn):
+    path = plots.plot(ds, tmp_path / "a.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert not [str(w.message) for w in recwarn if issubclass(w.category, RuntimeWarning | UserWarning)]
+
+
+def test_the_panels_say_what_they_show():
+    figure = plots.draw(spoilt())
+    zeta, alpha = figure.axes
+    assert (zeta.get_yscale(), alpha.get_yscale()) == ("log", "linear")
+    assert zeta.get_title() == "zeta"
+    assert (zeta.get_ylabel(), alpha.get_ylabel()) == ("nats", "")
+    assert "replace: 3 of 20 chains" in zeta.texts[0].get_text()
+    assert "n = 10" in figure.get_suptitle()
+    assert len(figure.legends) == 1
+
+
+def test_the_line_is_the_mean_and_the_band_its_bootstrap():
+    rows = np.random.default_rng(0).normal(size=(200, 3))
+    mean, low, high = plots._mean_band(rows, plots._resamples(200))
+    np.testing.assert_allclose(mean, rows.mean(0))
+    half = 1.96 * rows.std(0) / np.sqrt(200)
+    np.testing.assert_allclose(low, mean - half, atol=0.03)
+    np.testing.assert_allclose(high, mean + half, atol=0.03)
+
+
+def test_heavy_tails_are_drawn_by_their_median():
+    ds = dataset()
+    ds["zeta"].attrs["summary"] = "median"
+    line = plots.draw(ds).axes[0].lines[0]
+    np.testing.assert_allclose(line.get_ydata(), np.median(ds["zeta"][0], axis=0))
