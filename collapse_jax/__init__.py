@@ -17,9 +17,9 @@ _HOMES = {
     "open": "results",
     **{name: "types" for name in ("Batch", "Chain", "Curator", "Metric", "Policy", "Setting", "Source", "World")},
 }
-_MODULES = ("batch", "curators", "data", "policies", "results", "settings", "types")
+_MODULES = ("batch", "data", "policies", "results", "settings", "types")
 
-__all__ = sorted((*_HOMES, *_MODULES, "__version__"))  # noqa: PLE0605
+__all__ = sorted((*_HOMES, *_MODULES, "__version__"))
 
 
 def __getattr__(name: str) -> Any:

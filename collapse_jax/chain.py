@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,9 @@ class Plan(NamedTuple):
     summarise: bool  # evaluations are made at birth and merged
 
 
-def plan(setting: Setting, policy: Policy, curator: Curator | None = None, backend: str = "auto", fold: str = "auto") -> Plan:
+def plan(
+    setting: Setting, policy: Policy, curator: Curator | None = None, backend: str = "auto", fold: str = "auto"
+) -> Plan:
     """The cheapest forms that `setting` and `policy` allow.
 
     Raises:
@@ -57,7 +59,9 @@ def plan(setting: Setting, policy: Policy, curator: Curator | None = None, backe
         why = (
             f"setting {setting.name} knows no law of its statistics"
             if setting.sample_compressed is None
-            else f"policy {policy.name} draws rows from its pool" if policy.redraw else "rows are curated or kept"
+            else f"policy {policy.name} draws rows from its pool"
+            if policy.redraw
+            else "rows are curated or kept"
         )
         raise ValueError(f"backend 'law' is not possible here: {why}; use 'auto' or 'rows'")
     return Plan(
@@ -125,10 +129,13 @@ class _Maker(NamedTuple):
         template = jax.eval_shape(self._joined, batch, first)
         if template.weight.shape[1] == 1 and B.num_rows(template) != B.num_rows(batch):
             raise ValueError(f"policy {self.policy.name}: join must stack blocks of n rows, or weigh each row")
-        pool = self._memory(self.setting.compress).start(batch, template)
-        summary = self._summarised(world, real)
-        if summary is not None:
-            summary = self._memory(partial(self.setting.summarise, world)).start(summary, summary)
+        pool = self._memory(self._compress).start(batch, template)
+        summarise = self._summarise(world)
+        if summarise is None:
+            summary = None
+        else:
+            evaluated = summarise(real)
+            summary = self._memory(summarise).start(evaluated, evaluated)
         params = None if self.setting.init is None else self.setting.init(stream(key, "init"))
         return State(key, pool, summary, first if self.policy.real == "first" else None, params)
 
@@ -143,7 +150,7 @@ class _Maker(NamedTuple):
             stream(key, "observe"),
             world,
             params,
-            self._summary(world, state.summary, train),
+            self._summary(world, train if state.summary is None else state.summary),
             None if self.plan.fold else B.rows(new)[0],
         )
         return state._replace(params=None if self.setting.init is None else params), new, observations
@@ -154,37 +161,45 @@ class _Maker(NamedTuple):
             key = stream(jax.random.fold_in(state.key, generation), "real")
             real = self._real(world, B.unit(self.setting.real(key, world, self.n)))
         joined = self._joined(new, real)
-        pool = self._memory(self.setting.compress).add(state.pool, joined, self.policy.fade, generation)
-        summary = self._summarised(world, joined)
-        if summary is not None:
-            memory = self._memory(partial(self.setting.summarise, world))
-            summary = memory.add(state.summary, summary, self.policy.fade, generation)
+        pool = self._memory(self._compress).add(state.pool, joined, self.policy.fade, generation)
+        summary, summarise = state.summary, self._summarise(world)
+        if summary is not None and summarise is not None:
+            summary = self._memory(summarise).add(summary, summarise(joined), self.policy.fade, generation)
         return state._replace(pool=pool, summary=summary)
 
+    @property
+    def _compress(self) -> Callable[[Batch], Batch] | None:
+        return self.setting.compress if self.plan.fold else None
+
+    def _summarise(self, world: World) -> Callable[[Batch], Batch] | None:
+        summarise = self.setting.summarise
+        return partial(summarise, world) if summarise is not None and self.plan.summarise else None
+
     def _memory(self, merge: Callable[[Batch], Batch] | None) -> Memory:
-        return memory_for(self.policy, merge if self.plan.fold or self.plan.summarise else None, self.horizon)
+        return memory_for(self.policy, merge, self.horizon)
 
     def _compressed(self, batch: Batch) -> Batch:
-        return self.setting.compress(batch) if self.plan.fold else batch
+        return batch if self._compress is None else self._compress(batch)
 
-    def _summarised(self, world: World, batch: Batch) -> Batch | None:
-        return self.setting.summarise(world, batch) if self.plan.summarise else None
-
-    def _summary(self, world: World, pool: Batch | None, train: Batch) -> Tree:
+    def _summary(self, world: World, train: Batch) -> Tree:
         """The evaluation of what this generation trained on, leaves without the block and row axes, or None."""
         if self.setting.summarise is None:
             return None
-        merged = self.setting.summarise(world, train if pool is None else pool)
-        return jax.tree.map(lambda x: x[0, 0], merged.items)
+        return jax.tree.map(lambda x: x[0, 0], self.setting.summarise(world, train).items)
 
     def _real(self, world: World, real: Batch) -> Batch:
-        """The real rows that go with a batch: all n, or where they take the place of others, the statistics of those."""
+        """The real rows that go with a batch; of statistics, those of the rows that take the place of others."""
         if self.plan.fold and self.policy.real_rows is not None:
-            real = real._replace(weight=(jnp.arange(self.n) < self.policy.real_rows(self.n)) * B.full_weight(real))
+            real = real._replace(weight=self._is_real() * B.full_weight(real))
         return self._compressed(real)
 
-    def _joined(self, new: Batch, real: Batch | None) -> Batch:
-        """What a new batch and its real rows add to the pool."""
+    def _is_real(self) -> Array:
+        """Which of a batch's n rows are real, for policies that mix them in."""
+        count = 0 if self.policy.real_rows is None else self.policy.real_rows(self.n)
+        return jnp.arange(self.n) < count
+
+    def _joined(self, new: Batch, real: Any) -> Batch:
+        """What a new batch and its real rows (None where the policy wants none) add to the pool."""
         if self.policy.real_rows is not None:
             new = side_by_side(real, new) if self.plan.fold else self._mixed(new, real)
         if self.policy.join is not None:
@@ -193,13 +208,15 @@ class _Maker(NamedTuple):
 
     def _mixed(self, new: Batch, real: Batch) -> Batch:
         """`new` with its first rows taken from `real`."""
-        head = jnp.arange(self.n) < self.policy.real_rows(self.n)
+        head = self._is_real()
         pick = lambda a, b: jnp.where(head.reshape(1, -1, *[1] * (a.ndim - 2)), a, b)  # noqa: E731
         alike = new.weight.shape[1] == 1  # both are unit weights: nobody has curated the new rows
-        return Batch(jax.tree.map(pick, real.items, new.items), new.weight if alike else pick(B.full_weight(real), new.weight))
+        return Batch(
+            jax.tree.map(pick, real.items, new.items), new.weight if alike else pick(B.full_weight(real), new.weight)
+        )
 
     def _sample(self, key: Key, world: World, params: Tree) -> Batch:
-        if self.plan.fold:
+        if self.plan.fold and self.setting.sample_compressed is not None:
             count = self.n if self.policy.real_rows is None else self.n - self.policy.real_rows(self.n)
             items = self.setting.sample_compressed(key, params, self.n, count, self.plan.law)
             return B.unit(items, count)

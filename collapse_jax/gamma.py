@@ -15,7 +15,7 @@ _DEGREES = (6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
 
 
 def log_gamma(key: Key, shape: Array) -> Array:
-    """log X, X ~ Gamma(`shape`, 1), one for each entry of `shape` (``[d]``, > 0).
+    """Log X, X ~ Gamma(`shape`, 1), one for each entry of `shape` (``[d]``, > 0).
 
     A NumPy array takes the quantile of a normal variate, log X = q(z), through a Chebyshev interpolant of q that is
     exact to 1e-7 over all values that z can take: no rejection, five times faster than ``jax.random.loggamma``

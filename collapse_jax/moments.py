@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from collapse_jax import batch as B
 from collapse_jax.gamma import log_gamma
@@ -30,7 +31,7 @@ class Moments(NamedTuple):
     log_scale: Array
 
 
-def from_covariance(mean: Array, covariance: Array) -> Moments:
+def from_covariance(mean: ArrayLike, covariance: ArrayLike) -> Moments:
     """Moments of a given mean ``[d]`` and covariance ``[d, d]``."""
     return Moments(jnp.asarray(mean), *factorise(jnp.asarray(covariance)))
 
@@ -68,7 +69,7 @@ def factorise(covariance: Array) -> tuple[Array, Array]:
     if d == 1:
         return jnp.ones_like(covariance), 0.5 * jnp.log(variance)
     spread = jnp.sqrt(jnp.where(variance > 0, variance, 1.0))
-    unit, pivot = _ldl(covariance / spread / spread[:, None], 8 * d * jnp.finfo(covariance.dtype).eps)
+    unit, pivot = _ldl(covariance / spread / spread[:, None], float(8 * d * jnp.finfo(covariance.dtype).eps))
     alive = pivot > 0
     log_scale = jnp.where(alive, 0.5 * jnp.log(jnp.where(alive, pivot, 1.0)) + jnp.log(spread), -jnp.inf)
     return jnp.where(jnp.eye(d, dtype=bool), 1.0, unit * spread[:, None] / spread), log_scale

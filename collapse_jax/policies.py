@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from collapse_jax import batch as B
 from collapse_jax.check import check_at_least, check_share, is_traced
-from collapse_jax.types import Array, Policy
+from collapse_jax.types import Array, Batch, Policy
 
 
 def replace() -> Policy:
@@ -31,7 +31,7 @@ def accumulate_subsample(num: int | None = None, replacement: bool = False) -> P
 
 
 def fixed_real(share: float = 0.5) -> Policy:
-    """n rows: `share` of them from the chain's first real batch, chosen once, the rest the latest synthetic ones.
+    """Of n rows, `share` are from the chain's first real batch, chosen once, the rest the latest synthetic ones.
 
     "Synthetic augmentation loop" of arXiv 2307.01850; 2310.00429.
     """
@@ -39,22 +39,21 @@ def fixed_real(share: float = 0.5) -> Policy:
 
 
 def fresh_real(share: float = 0.5) -> Policy:
-    """n rows: `share` of them new real rows, the rest the latest synthetic ones ("fresh data loop", arXiv 2307.01850)."""
+    """Of n rows, `share` are new real ones, the rest the latest synthetic ("fresh data loop", arXiv 2307.01850)."""
     return Policy("fresh_real", keep=1, real="fresh", real_rows=_count(share))
 
 
 def weighted_fresh(weight: float = 0.5) -> Policy:
-    """n new real rows at total weight `weight` and n synthetic ones at 1 - `weight` (arXiv 2502.18049).
+    """N new real rows at total weight `weight` and n synthetic ones at 1 - `weight` (arXiv 2502.18049).
 
     Multiplicities 2w and 2(1 - w), so that w = 1/2 is pooling.
     """
     check_share("weight", weight)
-    return Policy(
-        "weighted_fresh",
-        keep=1,
-        real="fresh",
-        join=lambda new, real: B.stack(B.scale(new, 2 * (1 - weight)), B.scale(real, 2 * weight)),
-    )
+
+    def join(new: Batch, real: Batch) -> Batch:
+        return B.stack(B.scale(new, 2 * (1 - weight)), B.scale(real, 2 * weight))
+
+    return Policy("weighted_fresh", keep=1, real="fresh", join=join)
 
 
 def window(k: int = 5) -> Policy:
@@ -70,7 +69,7 @@ def decay(gamma: float = 0.5) -> Policy:
 
 
 def contaminated(share: float = 0.5) -> Policy:
-    """n rows a generation join a growing pool: `share` of them new real rows, the rest synthetic (arXiv 2602.16065)."""
+    """A pool grows by n rows a generation: `share` of them new real ones, the rest synthetic (arXiv 2602.16065)."""
     return Policy("contaminated", real="fresh", real_rows=_count(share))
 
 

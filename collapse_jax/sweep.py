@@ -138,7 +138,6 @@ class _Unit(NamedTuple):
     """One compiled program: a policy at a static point."""
 
     policy: int
-    index: tuple[int, ...]
     static: dict[str, Any]
     setting: Setting
     metrics: tuple[str, ...]
@@ -165,12 +164,14 @@ def _points(setting: Any, policy: Any, num_samples: int | None, axes: dict[str, 
         return (
             _build("setting", setting, Setting, given["setting"]),
             _build("policy", policies[number], Policy, given["policy"]),
-            given["num_samples"].get("", num_samples),
+            given["num_samples"].get("", num_samples or 0),
         )
 
-    traced = {n: [float(x) for x in v] for n, v in axes.items() if _is_float(factories.get(homes[n][0]), homes[n][1], v)}
+    traced = {
+        n: [float(x) for x in v] for n, v in axes.items() if _is_float(factories.get(homes[n][0]), homes[n][1], v)
+    }
     static = {n: [_plain(x) for x in v] for n, v in axes.items() if n not in traced}
-    grid_points = [values for _, values in grid(traced)]
+    grid_points = list(grid(traced))
     names = [make(i, {n: (traced | static)[n][0] for n in axes})[1].name for i in range(len(policies))]
     return _Points(
         names=tuple(axes),
@@ -189,25 +190,35 @@ def _units(
     """Every program of the sweep, with all of its values checked by the factories before anything is compiled."""
     units = []
     for number in range(len(points.policies)):
-        for index, static in grid(points.static):
+        for static in grid(points.static):
             for i in range(points.num_traced):
                 values = static | {n: float(v[i]) for n, v in points.traced.items()}
                 setting, policy, n = points.make(number, values)
-                make_chain(setting, policy, num_samples=n, num_generations=num_generations, curator=curator, backend=backend)
+                make_chain(
+                    setting, policy, num_samples=n, num_generations=num_generations, curator=curator, backend=backend
+                )
             law = plan(setting, policy, curator, backend).law
-            units.append(_Unit(number, index, static, setting, _metrics(setting, metrics), law))
+            units.append(_Unit(number, static, setting, _metrics(setting, metrics), law))
     if backend == "auto" and not all(u.law for u in units):
         units = [u._replace(law=False) for u in units]
     return units
 
 
 def _run_unit(
-    unit: _Unit, points: _Points, keys: Any, curator: Curator | None, num_generations: int, width: int | None, tick: Callable
+    unit: _Unit,
+    points: _Points,
+    keys: Any,
+    curator: Curator | None,
+    num_generations: int,
+    width: int | None,
+    tick: Callable,
 ) -> tuple[dict[str, np.ndarray], Any]:
     def chain_of(values: dict[str, Any]) -> Any:
         setting, policy, n = points.make(unit.policy, unit.static | values)
-        options = {"num_samples": n, "num_generations": num_generations, "curator": curator}
-        return make_chain(setting, policy, backend="law" if unit.law else "rows", **options)
+        backend = "law" if unit.law else "rows"
+        return make_chain(
+            setting, policy, num_samples=n, num_generations=num_generations, curator=curator, backend=backend
+        )
 
     world = unit.setting.world()
     first = {name: value[0] for name, value in points.traced.items()}
@@ -237,7 +248,7 @@ def _dataset(points: _Points, units: list[_Unit], parts: list, num_chains: int, 
         stacked = np.stack([part.get(name, missing) for part, _ in parts])
         shape = (len(points.policies), *lengths[0], *lengths[1], num_chains, num_generations)
         variables[name] = (dims, stacked.reshape(shape), {k: v for k, v in metric._asdict().items() if k != "name"})
-    coords = {n: [_plain(x) for x in points.values[n]] for n in points.names}
+    coords: dict[str, Any] = {n: [_plain(x) for x in points.values[n]] for n in points.names}
     coords |= {"policy": list(points.policies), "chain": range(num_chains), "generation": range(1, num_generations + 1)}
     return xr.Dataset(variables, coords).transpose("policy", *points.names, "chain", "generation")
 

@@ -1,15 +1,16 @@
 """The parts an experiment is made of: NamedTuples of arrays and of pure functions, and nothing else.
 
-    pool_0  = {real}
-    theta_g = fit(view(pool_{g-1}))          g = 1 .. T        (fit 1 sees real data only)
-    x_g     = curate(sample(theta_g))
-    pool_g  = push(pool_{g-1}, x_g)
+- ``pool_0  = {real}``
+- ``theta_g = fit(view(pool_{g-1}))``, g = 1 .. T (fit 1 sees real data only)
+- ``x_g     = curate(sample(theta_g))``
+- ``pool_g  = fade * pool_{g-1} + join(x_g, real)``
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+from jax.typing import ArrayLike
 
 Array = jax.Array
 Key = jax.Array
@@ -62,9 +63,9 @@ class Source(NamedTuple):
     dim: int
     arrays: Tree
     draw: Callable[[Key, Tree, int], Array]
-    held_out: Callable[[int], Array]
-    mean: Array
-    covariance: Array
+    held_out: Callable[[int], ArrayLike]
+    mean: ArrayLike
+    covariance: ArrayLike
 
 
 class Metric(NamedTuple):
@@ -97,8 +98,8 @@ class Setting(NamedTuple):
       sample_compressed: ``(key, params, num, count, exact) -> items``, leaves ``[1, ...]``: the statistics
         of `count` sampled rows (`count` may be traced, `num` is its static bound). `exact` draws them from their law,
         at a cost that does not depend on `num`; otherwise rows are drawn and compressed. Comes with ``compress``.
-      summarise: ``(world, Batch) -> Batch`` of one row: an additive evaluation made once, at a batch's birth, and merged
-        by mass like ``compress``; only ``observe`` sees it. None where there is none, or where ``compress`` exists.
+      summarise: ``(world, Batch) -> Batch`` of one row: an additive evaluation made once, at a batch's birth, and
+        merged by mass like ``compress``; only ``observe`` sees it. None where there is none, or ``compress`` exists.
       min_samples: fewest rows a fit is defined for.
       block_hint: chains to run side by side where no better number is known; None lets memory decide.
     """
@@ -138,7 +139,7 @@ class Policy(NamedTuple):
     fade: Array | float = 1.0
     real: str | None = None
     real_rows: Callable[[int], Array | int] | None = None
-    join: Callable[[Batch, Batch | None], Batch] | None = None
+    join: Callable[[Batch, Any], Batch] | None = None
     redraw: Callable[[int], int] | None = None
     replacement: bool = False
 

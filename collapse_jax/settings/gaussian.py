@@ -94,10 +94,7 @@ def _sample(key: Key, params: Moments, num: int) -> Array:
 
 def _sample_compressed(key: Key, params: Moments, num: int, count: Array | int, exact: bool) -> Moments:
     dim = params.mean.shape[0]
-    if exact:
-        white = moments.of_normal_law(key, dim, count)
-    else:
-        white = moments.of_normal_rows(key, dim, num, count)
+    white = moments.of_normal_law(key, dim, count) if exact else moments.of_normal_rows(key, dim, num, count)
     return jax.tree.map(lambda x: x[None], moments.compose(params, white))
 
 
@@ -118,7 +115,7 @@ def _observe(key: Key, world: World, params: Moments, summary: Tree, generated: 
 
 
 def _bures(a: Moments, b: Moments) -> Array:
-    """tr A + tr B - 2 tr (B^1/2 A B^1/2)^1/2; the last is the nuclear norm of L_b^T L_a."""
+    """Tr A + tr B - 2 tr (B^1/2 A B^1/2)^1/2; the last is the nuclear norm of L_b^T L_a."""
     product = jnp.matmul(moments.cholesky(b).T, moments.cholesky(a), precision=jax.lax.Precision.HIGHEST)
     nuclear = jnp.abs(product).sum() if product.shape[0] == 1 else jnp.linalg.svd(product, compute_uv=False).sum()
     return jnp.maximum(jnp.exp(moments.log_trace(a)) + jnp.exp(moments.log_trace(b)) - 2 * nuclear, 0.0)

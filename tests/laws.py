@@ -1,0 +1,170 @@
+"""What the laws are tried on: small instances of all that is registered, and a setting that records what a fit sees."""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import batch as B
+from collapse_jax import policies, settings
+from collapse_jax.chain import make_chain, simulate
+from collapse_jax.keys import chain_keys, stream
+from collapse_jax.sweep import run
+from collapse_jax.types import Batch, Policy, Setting, World
+
+# Small instances that compile in seconds. What is registered and not named here is tried with its defaults.
+TINY_SETTINGS: dict[str, dict[str, Any]] = {
+    "gaussian": {"dim": 2, "num_test": 16},
+    "kde": {"num_test": 16},
+    "flow_matching": {"width": 8, "depth": 1, "steps": 5, "batch_size": 8, "sampler_steps": 4, "num_test": 16},
+}
+MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gaussian-unbiased": ("gaussian", {"dim": 3, "ddof": 1}),
+    "gaussian-d1": ("gaussian", {"dim": 1}),
+    "kde-scott": ("kde", {"bandwidth": "scott"}),
+    "kde-silverman_scaled": ("kde", {"bandwidth": "silverman_scaled"}),
+    "flow_matching-previous": ("flow_matching", {"start": "previous"}),
+}
+TINY_POLICIES: dict[str, dict[str, Any]] = {"window": {"k": 2}}
+MORE_POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "accumulate_subsample-replacement": ("accumulate_subsample", {"replacement": True}),
+    "accumulate_subsample-7": ("accumulate_subsample", {"num": 7}),
+    "window-1": ("window", {"k": 1}),
+    "window-3": ("window", {"k": 3}),
+    "fixed_real-0.2": ("fixed_real", {"share": 0.2}),
+    "weighted_fresh-0.9": ("weighted_fresh", {"weight": 0.9}),
+    "contaminated-0.2": ("contaminated", {"share": 0.2}),
+}
+
+
+def _table(registry: dict, tiny: dict, more: dict) -> dict[str, Callable]:
+    table = {name: partial(factory, **tiny.get(name, {})) for name, factory in registry.items()}
+    return table | {key: partial(table[name], **given) for key, (name, given) in more.items()}
+
+
+SETTINGS: dict[str, Callable[..., Setting]] = _table(settings.REGISTRY, TINY_SETTINGS, MORE_SETTINGS)
+POLICIES: dict[str, Callable[..., Policy]] = _table(policies.REGISTRY, TINY_POLICIES, MORE_POLICIES)
+
+NUM, HORIZON, CHAINS = 6, 4, 3
+
+
+@lru_cache(maxsize=None)
+def ran(setting: str, policy: str, **options: Any) -> Any:
+    """A tiny run of a pair, made once for all the tests that look at it."""
+    return run(
+        SETTINGS[setting](), POLICIES[policy](), num_samples=NUM, num_generations=HORIZON, num_chains=CHAINS, **options
+    )
+
+
+def chains(setting: Setting, policy: Policy, *, n: int, horizon: int, num: int, seed: int = 0, **options: Any) -> dict:
+    """``{observation: [num, horizon, ...]}`` of `num` chains by ``simulate``, as NumPy arrays."""
+    chain = make_chain(setting, policy, num_samples=n, num_generations=horizon, **options)
+    go = jax.jit(jax.vmap(lambda key, world: simulate(chain, key, world, horizon), (0, None)))
+    return jax.device_get(go(chain_keys(seed, num), setting.world()))
+
+
+def step_by_step(setting: Setting, policy: Policy, *, n: int, horizon: int, num: int, **options: Any) -> dict:
+    """The same one operation at a time: nothing is compiled anew for a policy, so it is faster for a few chains."""
+    chain = make_chain(setting, policy, num_samples=n, num_generations=horizon, **options)
+    world, seen = setting.world(), []
+
+    def step(state: Any, generation: jax.Array) -> tuple[Any, dict]:
+        state, new, observations = chain.emit(world, state, generation)
+        return chain.absorb(world, state, new, generation), observations
+
+    state = jax.vmap(chain.init, (0, None))(chain_keys(0, num), world)
+    for g in range(1, horizon + 1):
+        state, observations = jax.vmap(step, (0, None))(state, jnp.int32(g))
+        seen.append(jax.device_get(observations))
+    return jax.tree.map(lambda *x: np.stack(x, 1), *seen)
+
+
+def evaluate(setting: Setting, world: World, train: Batch, key: jax.Array, generated: Any = None) -> dict:
+    """The metrics of one fit to `train`; new rows are `generated`, or sampled."""
+    params = setting.fit(stream(key, "fit"), train, None if setting.init is None else setting.init(stream(key, "init")))
+    summary = None
+    if setting.summarise is not None:
+        summary = jax.tree.map(lambda x: x[0, 0], setting.summarise(world, train).items)
+    if generated is None:
+        generated = setting.sample(stream(key, "sample"), params, 8)
+    return setting.observe(stream(key, "observe"), world, params, summary, generated)
+
+
+class Row(NamedTuple):
+    """A row that knows where it comes from: the tag of its batch (0: no row), its number there, real (1) or not."""
+
+    tag: Any
+    number: Any
+    real: Any
+
+
+def recorder() -> Setting:
+    """A setting whose fit is what it was shown: ``observe`` returns the training batch and the tag of the new rows."""
+
+    def rows(real: int, key: jax.Array, num: int) -> Row:
+        tag = jax.random.randint(key, (), 1, 2**31 - 1)
+        return Row(jnp.full(num, tag), jnp.arange(num), jnp.full(num, real))
+
+    def observe(key: jax.Array, world: World, train: Batch, summary: None, generated: Row) -> dict:
+        items, weight = B.rows(train)
+        return {"rows": items, "weight": weight, "new": generated.tag[0]}
+
+    return Setting(
+        name="recorder",
+        world=lambda: World((), (), None),
+        real=lambda key, world, num: rows(1, key, num),
+        fit=lambda key, train, start: train,
+        sample=lambda key, params, num: rows(0, key, num),
+        observe=observe,
+        metrics=(),
+    )
+
+
+class Record(NamedTuple):
+    """What the fits of some chains saw: ``[chains, T, m]`` each, and the tags of the new rows ``[chains, T]``."""
+
+    tag: np.ndarray
+    number: np.ndarray
+    real: np.ndarray
+    weight: np.ndarray
+    new: np.ndarray
+
+    def birth(self) -> np.ndarray:
+        """Generation in which each row was made: 0 for real rows, -1 where the row is of no earlier generation."""
+        birth = np.where(self.real == 1, 0, -1)
+        for g in range(1, self.new.shape[1]):
+            birth[:, g:][self.tag[:, g:] == self.new[:, g - 1, None, None]] = g
+        return birth
+
+    def seen(self, generation: int, chain: int = 0) -> list[tuple]:
+        """(tag, number, real, weight) of the rows that fit `generation` saw, sorted."""
+        part = [x[chain, generation - 1] for x in self[:4]]
+        return sorted((int(t), int(i), int(r), float(w)) for t, i, r, w in zip(*part, strict=True) if w != 0)
+
+    def mass(self, generation: int, birth: int, chain: int = 0) -> float:
+        """Total weight at fit `generation` of the rows made in generation `birth`."""
+        rows = self.birth()[chain, generation - 1] == birth
+        return float(self.weight[chain, generation - 1][rows].sum())
+
+
+def record(
+    policy: Policy, n: int = 5, horizon: int = 4, num: int = 1, scan: bool | None = None, **options: Any
+) -> Record:
+    """What every fit of `num` chains under `policy` saw; `scan` says how they are run, by default the faster way."""
+    how = chains if (num > 1 or policy.redraw is not None if scan is None else scan) else step_by_step
+    seen = how(recorder(), policy, n=n, horizon=horizon, num=num, **options)
+    return Record(*seen["rows"], seen["weight"], seen["new"])
+
+
+@lru_cache(maxsize=None)
+def recorded(policy: str) -> Record:
+    """The record of a tabled policy, made once."""
+    return record(POLICIES[policy]())
+
+
+def z_score(sample: np.ndarray, expected: float) -> float:
+    """How many standard errors the mean of `sample` lies from `expected`."""
+    return float((sample.mean() - expected) / (sample.std(ddof=1) / np.sqrt(sample.size)))

@@ -1,0 +1,333 @@
+"""Gaussian chains against every exact law known of them, in z-scores over independent chains."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracle_helpers import (
+    POWER,
+    accumulate_variance,
+    assert_law,
+    c4,
+    golden,
+    log_variance_drift,
+    log_variance_spread,
+    policy_moments,
+    subsample_moments,
+    z_score_of_variance,
+)
+
+import collapse_jax
+from collapse_jax import moments, policies
+from collapse_jax.settings import gaussian
+from collapse_jax.types import Metric, Source
+
+MEAN = np.array([0.5, -1.0])
+COVARIANCE = np.array([[1.0, 0.6], [0.6, 2.0]])
+
+
+def correlated():
+    """A normal law whose columns differ in mean and spread, and are correlated."""
+    root = np.linalg.cholesky(COVARIANCE)
+    draw = lambda key, arrays, num: MEAN + jax.random.normal(key, (num, 2)) @ jnp.asarray(root, float).T  # noqa: E731
+    held_out = lambda num: np.random.default_rng(0).normal(size=(num, 2)) @ root.T + MEAN  # noqa: E731
+    return Source("correlated", 2, (), draw, held_out, MEAN, COVARIANCE)
+
+
+def observing(setting, **observables):
+    """`setting` with other metrics: each a function of the fit."""
+    observe = lambda key, world, params, summary, generated: {k: f(params) for k, f in observables.items()}  # noqa: E731
+    metrics = tuple(Metric(name, name, "1", "tests") for name in observables)
+    return setting._replace(observe=observe, metrics=metrics)
+
+
+def raw_moments():
+    """The correlated Gaussian, observed by its fit's mean and covariance themselves."""
+    covariance = lambda p, i, j: (moments.cholesky(p)[i] * moments.cholesky(p)[j]).sum()  # noqa: E731
+    return observing(
+        gaussian(source=correlated()),
+        m0=lambda p: p.mean[0],
+        m1=lambda p: p.mean[1],
+        s00=lambda p: covariance(p, 0, 0),
+        s01=lambda p: covariance(p, 0, 1),
+        s11=lambda p: covariance(p, 1, 1),
+    )
+
+
+N, T = 12, 6  # T / n = 0.5: means of variances are still fair statistics
+POLICIES = {
+    "replace": (policies.replace(), {}),
+    "accumulate": (policies.accumulate(), {}),
+    "accumulate_subsample": (policies.accumulate_subsample(), {}),
+    "fixed_real": (policies.fixed_real(0.25), {"share": 0.25}),
+    "fresh_real": (policies.fresh_real(0.25), {"share": 0.25}),
+    "weighted_fresh": (policies.weighted_fresh(0.3), {"weight": 0.3}),
+    "window": (policies.window(3), {"k": 3}),
+    "decay": (policies.decay(0.6), {"gamma": 0.6}),
+    "contaminated": (policies.contaminated(0.25), {"share": 0.25}),
+}
+CASES = [(name, "law") for name in POLICIES if name != "accumulate_subsample"]
+CASES += [(name, "rows") for name in ("accumulate_subsample", "accumulate", "fixed_real", "weighted_fresh")]
+EACH_POLICY = pytest.mark.parametrize(("name", "backend"), CASES, ids=lambda x: x)
+
+
+@cache
+def fits(name, backend, power):
+    """(squared errors of the mean, covariances), ``[chains, 3, T]``: entries 00, 01 and 11."""
+    options = {"num_samples": N, "num_generations": T, "seed": 11, "backend": backend}
+    data = collapse_jax.run(raw_moments(), POLICIES[name][0], num_chains=20_000 * power, **options)
+    a, b = data.m0.values.astype(float) - MEAN[0], data.m1.values.astype(float) - MEAN[1]
+    return np.stack([a * a, a * b, b * b], 1), np.stack([data.s00, data.s01, data.s11], 1).astype(float)
+
+
+def expected(name):
+    """(E mu^2, E V) at unit variance."""
+    return subsample_moments(N, T) if name == "accumulate_subsample" else policy_moments(name, N, T, **POLICIES[name][1])
+
+
+SIGMA = COVARIANCE[[0, 0, 1], [0, 1, 1]][:, None]
+
+
+@POWER
+@EACH_POLICY
+def test_mean_square_plus_variance_is_conserved(name, backend, power):
+    """E[(mu - m)(mu - m)^T + S] = Sigma at every T, under any mixture policy with MLE moments (derived here)."""
+    squares, covariances = fits(name, backend, power)
+    forgetting_the_mean = SIGMA * (1 + expected(name)[0])
+    assert_law(f"{name}/{backend} conserved", squares + covariances, SIGMA + np.zeros(T), forgetting_the_mean)
+
+
+@POWER
+@EACH_POLICY
+def test_error_of_mean_and_variance_of_every_policy(name, backend, power):
+    """E mu^2 and E V apart, exact for every n and T; they tell the policies from each other."""
+    squares, covariances = fits(name, backend, power)
+    square, variance = expected(name)
+    other = policy_moments("accumulate" if name == "replace" else "replace", N, T)
+    assert_law(f"{name}/{backend} E mu^2", squares, SIGMA * square, SIGMA * other[0])
+    unbiased = variance * N / (N - 1)
+    assert_law(f"{name}/{backend} E V", covariances, SIGMA * variance, SIGMA * other[1], SIGMA * unbiased)
+
+
+@cache
+def replace_column(ddof, backend, power):
+    options = {"num_samples": 20, "num_generations": 60, "seed": 21, "backend": backend}
+    names = ["squared_error_of_mean", "log_trace_ratio", "wasserstein2_squared"]
+    data = collapse_jax.run(gaussian(1, ddof), policies.replace(), num_chains=20_000 * power, metrics=names, **options)
+    # The table's T: logarithms to the end, means while T / n <= 0.5.
+    return {name: data[name].values.astype(float) for name in names}
+
+
+EARLY, LATE = np.array([1, 2, 5, 10]), np.array([1, 5, 20, 60])
+
+
+@POWER
+@pytest.mark.parametrize("backend", ["law", "rows"])
+def test_replace_unbiased(backend, power):
+    """ddof = 1: E s = c4^T, E mu^2 = T / n, E W2^2 = T / n + 2 (1 - c4^T) (arXiv 2305.17493, 2307.01850)."""
+    n, data = 20, replace_column(1, backend, power)
+    spread = np.exp(0.5 * data["log_trace_ratio"])[:, EARLY - 1]
+    assert_law("E s_T, ddof 1", spread, c4(n) ** EARLY, (c4(n) * np.sqrt(1 - 1 / n)) ** EARLY, np.ones(4))
+    squares = data["squared_error_of_mean"][:, EARLY - 1]
+    assert_law("E mu^2, ddof 1", squares, EARLY / n, 1 - (1 - 1 / n) ** EARLY, np.full(4, 1 / n))
+    distance = data["wasserstein2_squared"][:, EARLY - 1]
+    assert_law("E W2^2, ddof 1", distance, EARLY / n + 2 * (1 - c4(n) ** EARLY), EARLY / n)
+    second = squares + np.exp(data["log_trace_ratio"][:, EARLY - 1])
+    assert_law("E mu^2 + s^2, ddof 1, grows", second, 1 + EARLY / n, np.ones(4))
+
+
+@POWER
+@pytest.mark.parametrize("backend", ["law", "rows"])
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_replace_log_variance(ddof, backend, power):
+    """E log s^2 = T [psi((n-1)/2) - log((n - ddof)/2)] and Var log s^2 = T psi1((n-1)/2), far into collapse."""
+    n, log_variance = 20, replace_column(ddof, backend, power)["log_trace_ratio"][:, LATE - 1]
+    drift, other = log_variance_drift(n, ddof), log_variance_drift(n, 1 - ddof)
+    assert_law(f"E log s^2, ddof {ddof}, {backend}", log_variance, LATE * drift, LATE * other, (LATE - 1) * drift)
+    spread = log_variance_spread(n)
+    # One degree of freedom more, or one generation less, would be seen.
+    wrong = LATE * log_variance_spread(n + 2), LATE * 2 * spread
+    assert_law(f"Var log s^2, ddof {ddof}, {backend}", log_variance, LATE * spread, *wrong, z_of=z_score_of_variance)
+
+
+@POWER
+@pytest.mark.parametrize("backend", ["law", "rows"])
+def test_replace_maximum_likelihood(backend, power):
+    """MLE: E s^2 = (1 - 1/n)^T and, since the sum is conserved, E mu^2 = 1 - (1 - 1/n)^T."""
+    n, data = 20, replace_column(0, backend, power)
+    left = (1 - 1 / n) ** EARLY
+    assert_law(f"E s^2, {backend}", np.exp(data["log_trace_ratio"][:, EARLY - 1]), left, np.ones(4), (1 - 1 / n) ** (EARLY - 1))
+    assert_law(f"E mu^2, {backend}", data["squared_error_of_mean"][:, EARLY - 1], 1 - left, EARLY / n)
+
+
+@POWER
+@pytest.mark.parametrize("backend", ["law", "rows"])
+def test_replace_any_dimension(backend, power):
+    """E tr = (1 - 1/n)^T, E det = (prod (n - i)/n)^T, E log det = T sum [psi((n - i)/2) + log(2/n)] and its variance.
+
+    The i-th conditional variance (of a column given those before) is a product of independent chi^2_{n-i} / n: its
+    log has the drift psi((n - i)/2) + log(2/n), the exponent of the i-th eigenvalue, already at finite T.
+    """
+    n, d, T = 40, 3, np.array([1, 3, 8])  # noqa: N806
+    column = np.arange(1, d + 1)
+    pivots = {f"pivot{i}": lambda p, i=i: 2 * p.log_scale[i] for i in range(d)}
+    setting = observing(gaussian(d), log_trace=moments.log_trace, log_det=moments.log_det, **pivots)
+    options = {"num_samples": n, "num_generations": 30, "num_chains": 20_000 * power, "seed": 31, "backend": backend}
+    data = collapse_jax.run(setting, policies.replace(), **options).astype(float)
+    trace, det = (np.exp(data[k].values[:, T - 1]) for k in ("log_trace", "log_det"))
+    assert_law(f"E tr / d, {backend}", trace / d, (1 - 1 / n) ** T, np.ones(3))
+    product = np.prod((n - column) / n)
+    assert_law(f"E det, {backend}", det, product**T, ((1 - 1 / n) ** d) ** T, np.ones(3))
+    drift, spread = log_variance_drift(n, column=column), log_variance_spread(n, column=column)
+    late, wrong = np.array([1, 10, 30]), log_variance_drift(n, column=1)
+    log_det = data["log_det"].values[:, late - 1]
+    assert_law(f"E log det, {backend}", log_det, late * drift.sum(), late * d * wrong)
+    wrong_spread = 1.1 * late * spread.sum()
+    assert_law(f"Var log det, {backend}", log_det, late * spread.sum(), wrong_spread, z_of=z_score_of_variance)
+    logs = np.stack([data[k].values[:, 29] for k in pivots], 1)
+    assert_law(f"exponents, {backend}", logs, 30 * drift, 30 * wrong)
+    assert_law(f"their variances, {backend}", logs, 30 * spread, 30 * spread[::-1], z_of=z_score_of_variance)
+
+
+@pytest.mark.parametrize(
+    ("policy", "backend"),
+    [(policies.replace(), "law"), (policies.replace(), "rows"), (policies.accumulate(), "law"), (policies.accumulate(), "rows")],
+    ids=["replace-law", "replace-rows", "accumulate-law", "accumulate-rows"],
+)
+def test_rank_stays_below_n(policy, backend):
+    """n = 4 rows in 6 columns: rank n - 1 = 3 at the first fit and never more, also where batches of one support pool."""
+    n, d, names = 4, 6, ["log_det_ratio", "effective_rank", "trace_ratio", "squared_error_of_mean"]
+    options = {"num_samples": n, "num_generations": 20, "num_chains": 4_000, "seed": 41, "backend": backend}
+    data = collapse_jax.run(gaussian(d), policy, metrics=names, **options).astype(float)
+    assert (data.log_det_ratio == -np.inf).all()
+    assert (data.effective_rank <= (n - 1) * (1 + 1e-5)).all()
+    assert (data.effective_rank >= 1 - 1e-5).all()
+    assert_law("E tr / d, T = 1", data.trace_ratio.values[:, 0], 1 - 1 / n, 1.0)
+    # Conserved for singular fits too. Its squares' mean is heavy-tailed under replace: the first two generations.
+    until = 20 if policy.name == "accumulate" else 2
+    second = (data.squared_error_of_mean + d * data.trace_ratio).values[:, :until]
+    assert_law("conserved, singular", second, float(d), d + d / n)
+
+
+def test_rank_is_min_of_d_and_n_minus_1():
+    """Counted as columns with spread, for n from 1 to d + 2; effective rank is 0 where there is one row."""
+    d = 4
+    rank = lambda p: jnp.isfinite(p.log_scale).sum().astype(float)  # noqa: E731
+    setting = observing(gaussian(d), rank=rank, log_trace=moments.log_trace)
+    sizes = [1, 2, 4, 6]
+    options = {"num_generations": 5, "num_chains": 200, "axes": {"num_samples": sizes}, "seed": 42}
+    for backend in ("law", "rows"):
+        data = collapse_jax.sweep(setting, policies.replace(), backend=backend, **options)
+        expected_rank = np.minimum(d, np.array(sizes) - 1.0)[:, None, None]
+        np.testing.assert_array_equal(data["rank"].values[0], np.broadcast_to(expected_rank, (len(sizes), 200, 5)))
+        assert np.isneginf(data.log_trace.values[0, 0]).all()
+        assert np.isfinite(data.log_trace.values[0, 1:]).all()
+
+
+@POWER
+def test_accumulate_long_run(power):
+    """E S_T = prod (1 - 1/(n t^2)); E mu^2 = 1 - E S_T, exact; so n Var mu -> n (1 - sin(pi/sqrt n)/(pi/sqrt n)) < pi^2/6."""
+    n, T = 20, np.array([1, 2, 5, 20, 100, 200])  # noqa: N806
+    names = ["trace_ratio", "squared_error_of_mean"]
+    options = {"num_samples": n, "num_generations": 200, "num_chains": 20_000 * power, "seed": 51, "metrics": names}
+    data = collapse_jax.run(gaussian(1), policies.accumulate(), **options).astype(float)
+    left = accumulate_variance(n, 200)[T - 1]
+    assert_law("accumulate E S_T", data.trace_ratio.values[:, T - 1], left, np.full(6, left[0]), np.ones(6))
+    squares = n * data.squared_error_of_mean.values[:, T - 1]
+    sums = np.cumsum(1 / np.arange(1.0, 201) ** 2)[T - 1]
+    assert_law("accumulate n Var mu", squares, n * (1 - left), np.ones(6), T.astype(float))
+    # sum_{k<=T} 1/k^2 -> pi^2/6 takes S = 1 at all times: too large by less than its own square over 2 n.
+    assert (0 <= sums - n * (1 - left)).all()
+    assert (sums - n * (1 - left) <= sums**2 / (2 * n)).all()
+    limit = np.sin(np.pi / np.sqrt(n)) / (np.pi / np.sqrt(n))
+    np.testing.assert_allclose(accumulate_variance(n, 10**6)[-1], limit, rtol=1e-6)
+
+
+SUBSAMPLES = {
+    "n20": (20, {}),
+    "n100": (100, {}),
+    "replacement": (30, {"replacement": True}),
+    "num10": (30, {"num": 10}),
+    "num75": (30, {"num": 75}),
+}
+
+
+@POWER
+@pytest.mark.parametrize("case", SUBSAMPLES)
+def test_accumulate_subsample_recursion(case, power):
+    """The exact recursion of the pool's moments (derived here; policy of arXiv 2410.16713), at several T."""
+    n, options = SUBSAMPLES[case]
+    T, names = np.array([1, 2, 3, 10, 30]), ["trace_ratio", "squared_error_of_mean"]  # noqa: N806
+    run = {"num_samples": n, "num_generations": 30, "num_chains": 10_000 * power, "seed": 61, "metrics": names}
+    data = collapse_jax.run(gaussian(1), policies.accumulate_subsample(**options), **run).astype(float)
+    square, variance = subsample_moments(n, 30, **options)[:, T - 1]
+    # Wrong: the whole pool; and one draw taken for the other kind, which differ most at T = 1.
+    num = options.get("num") or n
+    other = subsample_moments(n, 30, num, not options.get("replacement", False))[:, T - 1]
+    accumulated = policy_moments("accumulate", n, 30)[:, T - 1]
+    assert_law(f"subsample {case} E m^2", data.squared_error_of_mean.values[:, T - 1], square, accumulated[0], other[0])
+    assert_law(f"subsample {case} E V", data.trace_ratio.values[:, T - 1], variance, accumulated[1] * n / (n - 1))
+
+
+def test_subsample_plateaus_of_large_samples():
+    """n E m^2 -> pi^2/2 - 2 without, pi^2/3 with replacement, as n and then T grow; from the recursion (derived here)."""
+    n, T = 10**7, 20_000  # noqa: N806
+    tail = 2 / T  # what generations after T add: at most 2 / t^2 each
+    assert abs(n * subsample_moments(n, T)[0, -1] - (np.pi**2 / 2 - 2)) < 2 * tail
+    assert abs(n * subsample_moments(n, T, replacement=True)[0, -1] - np.pi**2 / 3) < 2 * tail
+
+
+@POWER
+@pytest.mark.parametrize("replacement", [False, True])
+def test_subsample_plateaus_are_reached(replacement, power):
+    """The same in chains at n = 100, T = 100, where the plateau is 3% high: a sanity check with 6% allowed."""
+    n = 100
+    policy = policies.accumulate_subsample(replacement=replacement)
+    run = {"num_samples": n, "num_generations": 100, "num_chains": 4_000 * power, "seed": 62}
+    data = collapse_jax.run(gaussian(1), policy, metrics=["squared_error_of_mean"], **run).astype(float)
+    late = n * data.squared_error_of_mean.values[:, 60:].mean(1)
+    exact = n * subsample_moments(n, 100, replacement=replacement)[0, 60:].mean()
+    assert_law(f"plateau, replacement={replacement}", late, exact, np.pi**2 / 6)
+    plateau = np.pi**2 / 3 if replacement else np.pi**2 / 2 - 2
+    assert abs(exact / plateau - 1) < 0.06
+    assert abs(late.mean() / plateau - 1) < 0.06
+
+
+WEIGHTS = [0.2, 0.4, (np.sqrt(5) - 1) / 2, 0.8]
+
+
+@POWER
+def test_golden_ratio(power):
+    """Stationary n MSE(w) of the weighted fresh loop with its exact MLE correction (arXiv 2502.18049); k = 1, d = 1."""
+    n, T, names = 10, 40, ["squared_error_of_mean", "trace_ratio"]  # noqa: N806
+    run = {"num_samples": n, "num_generations": T, "num_chains": 20_000 * power, "seed": 71, "metrics": names}
+    data = collapse_jax.sweep(gaussian(1), policies.weighted_fresh, axes={"weight": WEIGHTS}, **run).isel(policy=0)
+    # The last 10 generations of a chain are one number; the mean forgets its past as (1 - w)^t, by T = 30 to 1e-3.
+    errors = n * data.squared_error_of_mean.values.astype(float)[:, :, -10:].mean(2).T
+    w = np.array(WEIGHTS)
+    exact = golden(w, n, n)
+    finite = n * np.array([policy_moments("weighted_fresh", n, T, weight=x)[0][-10:].mean() for x in w])
+    np.testing.assert_allclose(finite, exact, rtol=1e-5)
+    known_variance = (w**2 + (1 - w) ** 2) / (w * (2 - w))
+    assert_law("golden ratio n MSE(w)", errors, exact, known_variance, exact[::-1])
+    # w* beats its neighbours on common random numbers, and its value is w* itself up to the MLE correction.
+    assert_law("MSE(0.4) - MSE(w*)", errors[:, 1] - errors[:, 2], exact[1] - exact[2], 0.0)
+    assert_law("MSE(0.8) - MSE(w*)", errors[:, 3] - errors[:, 2], exact[3] - exact[2], 0.0)
+    assert_law("E V", data.trace_ratio.values[:, :, -1].T, 1 - exact / n, np.ones(4))
+
+
+@POWER
+def test_golden_ratio_of_unequal_batches(power):
+    """fresh_real(share) is the weighted fresh loop at w = share and k = share / (1 - share): the same formula."""
+    n, T, shares = 20, 60, [0.1, 0.25, 0.5, 0.75]  # noqa: N806
+    run = {"num_samples": n, "num_generations": T, "num_chains": 20_000 * power, "seed": 72}
+    run["metrics"] = ["squared_error_of_mean"]
+    data = collapse_jax.sweep(gaussian(1), policies.fresh_real, axes={"share": shares}, **run).isel(policy=0)
+    w = np.array(shares)
+    rows = n * w
+    exact = golden(w, rows, n - rows) / rows
+    finite = np.array([policy_moments("fresh_real", n, T, share=x)[0][-1] for x in w])
+    np.testing.assert_allclose(finite, exact, rtol=1e-4)
+    assert_law("fresh loop, k != 1", data.squared_error_of_mean.values[:, :, -1].T, exact, golden(w, n, n) / n)
