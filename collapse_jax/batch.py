@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from collapse_jax.keys import below
 from collapse_jax.types import Array, Batch, Key, Tree
 
 
@@ -63,7 +64,7 @@ def choose(key: Key, batch: Batch, num: int) -> Tree:
         return take(items, _inverse_cdf(batch.weight.reshape(-1), jax.random.uniform(key, (num,))))
     # Split first, so that one block and the first of several give the same rows.
     key_block, key_row = jax.random.split(key)
-    row = jax.random.randint(key_row, (num,), 0, num_rows(batch))
+    row = below(key_row, num, num_rows(batch))
     if batch.weight.shape[0] == 1:
         return take(items, row)
     block = _inverse_cdf(batch.weight[:, 0], jax.random.uniform(key_block, (num,)))
@@ -89,9 +90,11 @@ def redraw(key: Key, batch: Batch, num: int, replacement: bool) -> Batch:
     per_block = alive.sum(1) if width > 1 else alive[:, 0] * block_rows
     count = per_block.sum()
     if replacement:
-        number, present = jax.random.randint(key, (num,), 0, count), jnp.ones(num, bool)
+        number, present = below(key, num, count), jnp.ones(num, bool)
     else:
-        number, present = distinct(key, num, count, blocks * block_rows)
+        # Whole blocks come in multiples of their rows: then counts between num and 2 num may be ruled out.
+        counts = range(block_rows, (blocks + 1) * block_rows, block_rows) if width == 1 else range(2 * num)
+        number, present = distinct(key, num, count, blocks * block_rows, any(num < c < 2 * num for c in counts))
     if width > 1:
         index = jnp.searchsorted(jnp.cumsum(alive.reshape(-1)), number, side="right")
     else:
@@ -102,27 +105,29 @@ def redraw(key: Key, batch: Batch, num: int, replacement: bool) -> Batch:
     return unit(take(items, index), weight)
 
 
-def distinct(key: Key, num: int, count: Array, capacity: int) -> tuple[Array, Array]:
+def distinct(key: Key, num: int, count: Array, capacity: int, crowded: bool = True) -> tuple[Array, Array]:
     """`num` distinct numbers below `count` (traced, <= `capacity`), uniform over all such sets.
 
     Returns the numbers ``[num]`` and which of them are real: where `count` < `num`, only the first `count` are.
     The first distinct values of a sequence of independent draws are a uniform set. Where fewer than half of the
-    numbers stay out, those that stay out are drawn instead. The sequence has ``1.6 num + 64`` draws, which fall
-    short of `num` distinct values with probability below 1e-12; numbers then repeat.
+    numbers stay out, those that stay out are drawn instead; with `crowded` false the caller promises that `count` never
+    lies between `num` and ``2 num``, and this is left out. The sequence has ``1.6 num + 64`` draws, which fall short of
+    `num` distinct values with probability below 1e-12; numbers then repeat.
     """
     order = jnp.arange(num)
+    if capacity <= num:
+        return order, order < count
     few = count < 2 * num
     wanted = jnp.clip(jnp.where(few, count - num, num), 0, num)
     length = (8 * num) // 5 + 64
-    drawn = jax.random.randint(key, (length,), 0, jnp.maximum(count, 1))
+    drawn = below(key, length, count)
     sequence = jnp.arange(length)
-    first = jnp.full(capacity, length).at[drawn].min(sequence)
-    is_first = first[drawn] == sequence
+    is_first = jnp.full(capacity, length).at[drawn].min(sequence)[drawn] == sequence
     rank = jnp.cumsum(is_first) - 1
     slot = jnp.where(is_first & (rank < wanted), rank, num)
     chosen = jnp.zeros(num, drawn.dtype).at[slot].set(drawn, mode="drop")
-    if capacity <= num:
-        return order, order < count
+    if not crowded:
+        return jnp.where(few, order, chosen), order < count
     bound = min(2 * num, capacity)
     left_out = jnp.zeros(bound, bool).at[jnp.where(order < wanted, chosen, bound)].set(True, mode="drop")
     stays = ~left_out & (jnp.arange(bound) < count)

@@ -11,8 +11,8 @@ import numpy as np
 
 from collapse_jax.types import Array, Chain, Key, Tree, World
 
-# Rows of one generation that a block keeps moving through the cache, and pools that it holds at once, in bytes.
-_WORKING_SET = {"cpu": 4 << 20, "gpu": 256 << 20, "tpu": 256 << 20}
+# What a block draws in one generation should stay in cache (on CPU), and its pools in memory; bytes.
+_WORKING_SET = {"cpu": 256 << 10, "gpu": 256 << 20, "tpu": 256 << 20}
 _POOLS = {"cpu": 1 << 30, "gpu": 16 << 30, "tpu": 4 << 30}
 _WIDEST = 1024
 
@@ -108,12 +108,16 @@ def _stretch(num_generations: int) -> int:
     return -(-num_generations // -(-num_generations // 24))
 
 
-def block_width(chain: Chain, world: World, key: Key, hint: int | None) -> int:
-    """Chains to run side by side: a power of two set by sizes alone, never by how many chains were asked for."""
+def block_width(chain: Chain, world: World, key: Key, rows: Tree, hint: int | None) -> int:
+    """Chains to run side by side: a power of two set by sizes alone, never by how many chains were asked for.
+
+    `rows` has the shapes of what a generation draws.
+    """
     platform = jax.default_backend()
     state = jax.eval_shape(chain.init, key, world)
     _, new, _ = jax.eval_shape(chain.emit, world, state, jnp.int32(1))
-    fits = min(_WORKING_SET.get(platform, 4 << 20) // _bytes(new), _POOLS.get(platform, 1 << 30) // _bytes(state))
+    drawn = max(_bytes(rows), _bytes(new))
+    fits = min(_WORKING_SET.get(platform, 256 << 10) // drawn, _POOLS.get(platform, 1 << 30) // _bytes(state))
     width = 2 ** int(np.log2(max(fits, 8)))
     return min(width, _WIDEST, hint or _WIDEST)
 

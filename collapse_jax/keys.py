@@ -1,11 +1,12 @@
 """Random streams by name: a key never depends on how many were used before it."""
 
+import math
 import zlib
 
 import jax
 import jax.numpy as jnp
 
-from collapse_jax.types import Key
+from collapse_jax.types import Array, Key
 
 
 def stream(key: Key, name: str) -> Key:
@@ -19,3 +20,20 @@ def chain_keys(seed: int, num_chains: int, rng: str = "threefry2x32") -> Key:
     `rng` is a JAX random-number implementation: ``"threefry2x32"``, ``"rbg"`` or ``"unsafe_rbg"``.
     """
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed, impl=rng), jnp.arange(num_chains))
+
+
+def normal(key: Key, shape: tuple[int, ...]) -> Array:
+    """Standard normals. Drawn flat: JAX's counters of a shape like ``[n, 3]`` cost several times those of ``[3 n]``."""
+    return jax.random.normal(key, (math.prod(shape),)).reshape(shape)
+
+
+def below(key: Key, num: int, count: Array | int) -> Array:
+    """`num` whole numbers from 0 to `count` - 1 (may be traced, below 2^31), int32; 0 where `count` is 0.
+
+    The high word of a product of 32 random bits with `count`: no value's probability is off by more than 2^-32. A
+    quarter of the cost of ``jax.random.randint``, which takes remainders.
+    """
+    bits, count = jax.random.bits(key, (num,), jnp.uint32), jnp.asarray(count, jnp.uint32)
+    (high, low), (count_high, count_low) = ((x >> 16, x & 0xFFFF) for x in (bits, count))
+    middle = high * count_low + (low * count_low >> 16)
+    return (high * count_high + (middle >> 16) + (low * count_high + (middle & 0xFFFF) >> 16)).astype(jnp.int32)

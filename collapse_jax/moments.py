@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 
 from collapse_jax import batch as B
 from collapse_jax.gamma import log_gamma
+from collapse_jax.keys import normal
 from collapse_jax.types import Array, Batch, Key
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -146,13 +147,13 @@ def compress(batch: Batch) -> Batch:
 
 def _of_rows(x_mxd: Array, share: Array) -> tuple[Array, Array, Array]:
     """Mean, covariance / exp(2 unit), and unit, of weighted rows."""
-    # A row of weight 0 may hold anything, NaN too.
-    x_mxd = jnp.where(share[:, None] > 0, x_mxd, 0.0)
-    mean = jnp.matmul(share, x_mxd, precision=_HIGHEST)
-    centred = jnp.where(share[:, None] > 0, x_mxd - mean, 0.0)
-    correction = jnp.matmul(share, centred, precision=_HIGHEST)
+    column = share[:, None]
+    x_mxd = jnp.where(column > 0, x_mxd, 0.0)  # a row of weight 0 may hold anything, NaN too
+    mean = (column * x_mxd).sum(0)  # a sum, not a product: thousands of small matrix-vector products are slow on CPU
+    centred = jnp.where(column > 0, x_mxd - mean, 0.0)
+    correction = (column * centred).sum(0)
     largest = jnp.abs(centred).max()
-    scaled = centred / jnp.where(largest > 0, largest, 1.0) * jnp.sqrt(share)[:, None]
+    scaled = centred / jnp.where(largest > 0, largest, 1.0) * jnp.sqrt(column)
     covariance = jnp.matmul(scaled.T, scaled, precision=_HIGHEST)
     return mean + correction, covariance, jnp.where(largest > 0, jnp.log(largest), 0.0)
 
@@ -175,7 +176,7 @@ def _pooled(parts: Moments, share: Array) -> tuple[Array, Array, Array]:
 
 def of_normal_rows(key: Key, dim: int, num: int, count: Array | int) -> Moments:
     """Moments (MLE) of the first `count` of `num` standard normal rows, which are drawn."""
-    z = jax.random.normal(key, (num, dim))
+    z = normal(key, (num, dim))
     weight = (jnp.arange(num) < count).astype(z.dtype)
     return jax.tree.map(lambda x: x[0, 0], compress(B.unit(z, weight)).items)
 
@@ -195,11 +196,12 @@ def of_normal_law(key: Key, dim: int, count: Array | int) -> Moments:
     # chi^2_k / 2 is gamma with shape k / 2.
     log_chi = 0.5 * (log_gamma(key_scale, 0.5 * xp.where(alive, freedom, 2.0)) + jnp.log(2.0))
     log_scale = jnp.where(alive, log_chi - 0.5 * jnp.log(count), -jnp.inf)
-    eye = jnp.eye(dim)
     if dim == 1:
-        return Moments(mean, eye, log_scale)
-    below = jnp.tril(jax.random.normal(key_factor, (dim, dim)), -1)
-    return Moments(mean, eye + jnp.where(alive, below * jnp.exp(-log_chi), 0.0), log_scale)
+        return Moments(mean, jnp.eye(1), log_scale)
+    place = np.arange(dim * dim)
+    below = jax.random.normal(key_factor, (dim * dim,)) * jnp.tile(jnp.where(alive, jnp.exp(-log_chi), 0.0), dim)
+    flat = jnp.where(place // dim > place % dim, below, jnp.asarray(place // dim == place % dim, below.dtype))
+    return Moments(mean, flat.reshape(dim, dim), log_scale)
 
 
 def _log_sum_exp(x: Array) -> Array:

@@ -57,7 +57,7 @@ def c4(n):
 
 
 def log_variance_drift(n, ddof=0, column=1):
-    """E log of the `column`-th (from 1) conditional variance of a normal fit: chi^2 with n - column freedoms over n - ddof."""
+    """E log of the `column`-th (from 1) conditional variance of a normal fit: chi^2_{n - column} / (n - ddof)."""
     return digamma((n - column) / 2) + np.log(2 / (n - ddof))
 
 
@@ -75,10 +75,11 @@ def accumulate_variance(n, num_generations):
 def subsample_moments(n, num_generations, num=None, replacement=False, h=0.0, s2=1.0):
     """(E m_t^2, E V_t) of the fits under accumulate-subsample; exact, derived here.
 
-    The pool of N = n t rows has variance W and squared mean A; a fit sees num = n of its rows. Without replacement
-    E V = c W, c = N (n - 1) / ((N - 1) n), and the sample's mean has variance r W about the pool's, r = (N - n) / ((N - 1) n);
-    with replacement c = 1 - 1 / n and r = 1 / n. The next batch, normal (or a KDE of bandwidth h) about that fit, has a
-    mean of variance r W + (c W + h^2) / n about the pool's and an own variance of (1 - 1 / n)(c W + h^2).
+    The pool of N = n t rows has variance W and squared mean A; a fit sees m of its rows (default n). Without
+    replacement E V = c W, c = N (m - 1) / ((N - 1) m), and their mean has variance r W about the pool's,
+    r = (N - m) / ((N - 1) m); with replacement c = 1 - 1 / m and r = 1 / m. The next batch of n, normal (or a KDE of
+    bandwidth h) about that fit, has a mean of variance r W + (c W + h^2) / n about the pool's and an own variance of
+    (1 - 1 / n)(c W + h^2).
     """
     pool_variance, pool_square, fits = (1 - 1 / n) * s2, s2 / n, []
     for t in range(1, num_generations + 1):

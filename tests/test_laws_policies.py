@@ -1,6 +1,5 @@
 """Laws of policies, on rows that know where they come from."""
 
-import inspect
 import itertools
 import math
 
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from laws import POLICIES, record, recorded, recorder, z_score
+from laws import POLICIES, floats_of, record, recorded, recorder, z_score
 
 from collapse_jax import batch as B
 from collapse_jax import policies
@@ -19,14 +18,6 @@ from collapse_jax.types import Curator, Policy
 N, T = 5, 4  # as `recorded` has them
 GENERATIONS = range(1, T + 1)
 REDRAWS_WITH_REPLACEMENT = {name for name, make in POLICIES.items() if make().replacement}
-
-
-def floats_of(factory):
-    """Parameters that are annotated as floats: those that a sweep may trace."""
-    named = inspect.signature(factory).parameters.values()
-    return [p.name for p in named if p.annotation is float or "float" in str(p.annotation).split(" | ")]
-
-
 FLOATS = [(name, p) for name, factory in policies.REGISTRY.items() for p in floats_of(factory)]
 
 

@@ -1,14 +1,14 @@
 """Laws of settings: multiplicities, sufficient statistics, shapes, and what a fit must not see."""
 
 import inspect
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from laws import SETTINGS, evaluate
+from laws import EVERY_SETTING, HORIZON, NUM, SETTINGS, fitted, floats_of, observed, ran
 
 from collapse_jax import batch as B
 from collapse_jax import policies, settings
@@ -19,15 +19,10 @@ from collapse_jax.types import Batch
 KEY = jax.random.key(11)
 M = 9  # rows of a training batch
 CLOSED = [name for name, make in SETTINGS.items() if make().init is None]
-TRAINED = [name for name in SETTINGS if name not in CLOSED]
+TRAINED = [name for name in settings.REGISTRY if name not in CLOSED]
 COMPRESSED = [name for name, make in SETTINGS.items() if make().compress is not None]
 SUMMARISED = [name for name, make in SETTINGS.items() if make().summarise is not None]
-FLOATS = [
-    (name, p.name)
-    for name, factory in settings.REGISTRY.items()
-    for p in inspect.signature(factory).parameters.values()
-    if p.annotation is float or "float" in str(p.annotation).replace("[", " | ").split(" | ")
-]
+FLOATS = [(name, p) for name, factory in settings.REGISTRY.items() for p in floats_of(factory)]
 
 
 @lru_cache(maxsize=None)
@@ -42,7 +37,10 @@ def made(name):
 def metrics_of(name):
     """Metrics of a fit to a batch, compiled; the new rows of closed forms are given, so that only the fit differs."""
     setting, world, items = made(name)
-    return jax.jit(lambda train: evaluate(setting, world, train, KEY, items if setting.init is None else None))
+    fit = jax.jit(lambda train: fitted(setting, world, train, KEY))
+    given = items if setting.init is None else None
+    observe = jax.jit(lambda params, summary: observed(setting, world, params, summary, KEY, given))
+    return lambda train: observe(*fit(train))
 
 
 def rows_of(items, index):
@@ -61,16 +59,12 @@ def differ(a, b):
     assert any(not np.allclose(a[metric], b[metric], rtol=1e-3) for metric in a)
 
 
-def with_holes(items, junk):
-    """`items` in blocks of four slots, some of weight 0 that hold `junk`; twice the first row's weight."""
-    place, weight = [], []
-    for i in range(M):
-        place += [i, i] if i % 2 else [i]
-        weight += [1.0, 0.0] if i % 2 else [1.0]
-    place, weight = np.asarray([*place, 0, 0, 0]), np.asarray([*weight, 0.0, 0.0, 0.0], np.float32)
+def padded(items, weight, junk=lambda x: x[0] * 0 + 7):
+    """The rows at weights ``[M]`` (any length up to 12) in three blocks of four slots; `junk` where the weight is 0."""
+    weight = np.pad(np.asarray(weight, np.float32), (0, 12 - len(weight)))
+    place = np.minimum(np.arange(12), jax.tree.leaves(items)[0].shape[0] - 1)
     fill = lambda x: jnp.where(weight.reshape(-1, *[1] * (x.ndim - 1)) > 0, x[place], junk(x))  # noqa: E731
-    block = lambda x: x.reshape(-1, 4, *x.shape[1:])  # noqa: E731
-    return Batch(jax.tree.map(lambda x: block(fill(x)), items), jnp.asarray(block(weight)))
+    return jax.tree.map(lambda x: x.reshape(3, 4, *x.shape[1:]), Batch(jax.tree.map(fill, items), jnp.asarray(weight)))
 
 
 def nan(x):
@@ -78,21 +72,22 @@ def nan(x):
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", EVERY_SETTING)
 def test_rows_of_weight_zero_are_absent(name):
     _, _, items = made(name)
     fit = metrics_of(name)
-    poisoned = fit(with_holes(items, nan))
-    other = fit(with_holes(items, lambda x: x[0] * 0 + 7))
+    # Slots 1, 5 and the last ones are empty.
+    spread, weight = rows_of(items, [0, 0, 1, 2, 3, 3, 4, 5, 6, 7]), [1, 0, 1, 1, 1, 0, 1, 1, 1, 1]
+    poisoned, other = fit(padded(spread, weight, nan)), fit(padded(spread, weight))
     for metric in poisoned:
         np.testing.assert_array_equal(poisoned[metric], other[metric], err_msg=metric)
         assert not np.isnan(poisoned[metric]), metric
     if name in CLOSED:
-        alike(fit(B.unit(items)), poisoned)
-        differ(fit(B.unit(rows_of(items, range(M - 1)))), poisoned)
+        alike(fit(B.unit(rows_of(items, range(8)))), poisoned)
+        differ(fit(padded(items, np.ones(9))), poisoned)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", EVERY_SETTING)
 def test_empty_blocks_are_absent(name):
     _, _, items = made(name)
     block = B.unit(items)
@@ -110,13 +105,14 @@ def test_empty_blocks_are_absent(name):
 @pytest.mark.parametrize("name", CLOSED)
 def test_weight_two_is_the_row_twice(name):
     _, _, items = made(name)
+    fit = metrics_of(name)
     weight = np.asarray([2, 1, 3, 1, 1, 1, 1, 1, 1], np.float32)
-    weighted = metrics_of(name)(B.unit(items, weight))
-    alike(metrics_of(name)(B.unit(rows_of(items, np.repeat(np.arange(M), weight.astype(int))))), weighted)
-    differ(metrics_of(name)(B.unit(items)), weighted)
-    # All weights alike, one a block, are the same law.
-    blocks = B.stack(B.unit(items, 2.0), B.unit(items, 1.0))
-    alike(metrics_of(name)(B.unit(rows_of(items, [*range(M)] * 3))), metrics_of(name)(blocks))
+    weighted = fit(padded(items, weight))
+    alike(fit(padded(rows_of(items, np.repeat(np.arange(M), weight.astype(int))), np.ones(12))), weighted)
+    differ(fit(padded(items, np.ones(M))), weighted)
+    # The same where all rows of a block weigh alike: there five times, by two blocks and by one weight a row.
+    blocks = fit(B.stack(B.unit(items, 2.0), B.unit(items, 3.0)))
+    alike(fit(padded(items, np.full(M, 5.0))), blocks)
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -124,12 +120,17 @@ def test_weight_two_is_the_row_twice_in_distribution(name):
     setting, world, items = made(name)
     # A heavy first row, far from the light rest: what is generated tells how heavy.
     far = jax.tree.map(lambda x: jnp.concatenate([x[:1] + 6.0, x[1:4]]), items)
-    weight = np.asarray([6, 1, 1, 1], np.float32)
-    repeated = rows_of(far, np.repeat(np.arange(4), weight.astype(int)))
-    go = jax.jit(lambda keys, train: jax.vmap(lambda k: evaluate(setting, world, train, k))(keys))
-    keys = jax.random.split(KEY, 900)
-    weighted, twice = go(keys[:300], B.unit(far, weight)), go(keys[300:600], B.unit(repeated))
-    unweighted = go(keys[600:], B.unit(far))
+    far = rows_of(far, [0, 1, 2, 3, 0, 0, 0, 0, 0])
+
+    @jax.jit
+    def go(keys, weight):
+        one = lambda key: observed(setting, world, *fitted(setting, world, B.unit(far, weight), key), key)  # noqa: E731
+        return jax.vmap(one)(keys)
+
+    keys = jax.random.split(KEY, 600).reshape(3, 200)
+    weighted = go(keys[0], jnp.asarray([6.0, 1, 1, 1, 0, 0, 0, 0, 0]))
+    twice = go(keys[1], jnp.ones(9))
+    unweighted = go(keys[2], jnp.asarray([1.0, 1, 1, 1, 0, 0, 0, 0, 0]))
     p_values = lambda a, b: [scipy.stats.ks_2samp(a[m], b[m]).pvalue for m in a]  # noqa: E731
     assert min(p_values(weighted, twice)) > 1e-4
     assert min(p_values(weighted, unweighted)) < 1e-4  # the test would have noticed
@@ -139,25 +140,28 @@ def test_weight_two_is_the_row_twice_in_distribution(name):
 @pytest.mark.parametrize("name", COMPRESSED)
 def test_statistics_are_sufficient(name):
     setting, _, items = made(name)
-    weight = jnp.linspace(0, 2, M)
-    train = B.unit(items, weight)
-    compressed = setting.compress(train)
+    compress, fit = jax.jit(setting.compress), metrics_of(name)
+    weight = np.linspace(0, 2, M)
+    train = padded(items, weight)
+    compressed = compress(train)
     assert {x.shape[:2] for x in jax.tree.leaves(compressed.items)} == {(1, 1)}
     np.testing.assert_allclose(compressed.weight, weight.sum().reshape(1, 1), rtol=1e-6)
-    whole = metrics_of(name)(train)
-    alike(whole, metrics_of(name)(compressed))
-    again = setting.compress(compressed)
-    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(compressed), strict=True):
+    whole = fit(train)
+    alike(whole, fit(compressed))
+    for a, b in zip(jax.tree.leaves(compress(compressed)), jax.tree.leaves(compressed), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
-    # Statistics of parts merge to those of the whole, as blocks and as rows, at any weights, with empty ones beside.
-    parts = [setting.compress(B.unit(rows_of(items, p), weight[p])) for p in (np.arange(5), np.arange(5, M))]
+    # Statistics of parts merge to those of the whole, at any weights, with an empty row of statistics beside them.
+    early = np.arange(M) < 5
+    parts = [compress(padded(items, weight * here)) for here in (early, ~early)]
     hole = B.scale(jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), parts[0])._replace(weight=jnp.ones((1, 1))), 0.0)
     stacked = B.stack(parts[0], hole, parts[1])
-    alike(whole, metrics_of(name)(stacked))
-    alike(whole, metrics_of(name)(setting.compress(stacked)))
-    halved = setting.compress(B.stack(B.scale(parts[0], 0.5), parts[1]))
-    alike(metrics_of(name)(B.unit(items, weight * jnp.where(jnp.arange(M) < 5, 0.5, 1.0))), metrics_of(name)(halved))
-    differ(whole, metrics_of(name)(halved))
+    alike(whole, fit(stacked))
+    alike(whole, fit(compress(stacked)))
+    in_one_block = jax.tree.map(lambda x: x.reshape(1, 3, *x.shape[2:]), stacked)
+    alike(whole, fit(compress(in_one_block)))
+    halved = fit(compress(B.stack(B.scale(parts[0], 0.5), hole, parts[1])))
+    alike(fit(padded(items, weight * np.where(early, 0.5, 1.0))), halved)
+    differ(whole, halved)
 
 
 @pytest.mark.fast
@@ -165,24 +169,23 @@ def test_statistics_are_sufficient(name):
 def test_summaries_merge(name):
     setting, world, items = made(name)
     summarise = jax.jit(lambda batch: setting.summarise(world, batch))
-    weight = jnp.linspace(0.5, 2, 8)
-    parts = [B.unit(rows_of(items, p), weight[p]) for p in (np.arange(4), np.arange(4, 8))]
-    holes = Batch(jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), parts[0].items), jnp.zeros((1, 4)))
-    whole = summarise(B.stack(*parts))
-    merged = summarise(B.stack(*[summarise(b) for b in parts]))
-    beside = summarise(B.stack(summarise(parts[0]), B.scale(summarise(parts[0]), 0.0), summarise(parts[1])))
-    with_holes = summarise(B.stack(parts[0], holes, parts[1]))
-    for other in (merged, beside, with_holes):
+    weight = np.linspace(0.5, 2, M)
+    early = np.arange(M) < 5
+    parts = [summarise(padded(items, weight * here, nan)) for here in (early, ~early)]
+    whole = summarise(padded(items, weight))
+    merged = summarise(B.stack(*parts))
+    beside = summarise(B.stack(parts[0], B.scale(parts[0], 0.0), parts[1]))
+    for other in (merged, beside):
         for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(other), strict=True):
             assert np.isfinite(a).all()
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     assert float(whole.weight[0, 0]) == pytest.approx(float(weight.sum()))
-    one_sided = zip(jax.tree.leaves(whole.items), jax.tree.leaves(summarise(parts[0]).items), strict=True)
+    one_sided = zip(jax.tree.leaves(whole.items), jax.tree.leaves(parts[0].items), strict=True)
     assert any(not np.allclose(a, b, rtol=1e-3) for a, b in one_sided)
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", EVERY_SETTING)
 def test_new_rows_look_like_real_ones(name):
     setting, _, items = made(name)
     train = B.unit(items)
@@ -203,55 +206,54 @@ def test_new_rows_look_like_real_ones(name):
             assert shape(jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), drawn)) == shape(
                 statistics
             )
-    new = setting.sample(KEY, params_of(train), M)
+    new = jax.jit(lambda train: setting.sample(KEY, params_of(train), M))(train)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(new))
     assert not any(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(items), strict=True))
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", EVERY_SETTING)
 def test_a_fit_sees_neither_truth_nor_test_rows(name):
     setting, world, _ = made(name)
     assert len(inspect.signature(setting.fit).parameters) == 3  # key, train, start
     assert len(inspect.signature(setting.sample).parameters) == 3  # key, params, num
     chain = make_chain(setting, policies.accumulate(), num_samples=M, num_generations=2)
+    init, emit, absorb = map(jax.jit, chain)
 
-    @jax.jit
     def go(world):
-        state = chain.init(KEY, world)
+        state = init(KEY, world)
         for g in (1, 2):
-            state, new, observations = chain.emit(world, state, jnp.int32(g))
-            state = chain.absorb(world, state, new, jnp.int32(g))
+            state, new, observations = emit(world, state, jnp.int32(g))
+            state = absorb(world, state, new, jnp.int32(g))
         return (state.pool, state.params, new), observations
 
     poison = lambda tree: jax.tree.map(lambda x: jnp.full_like(x, nan(x)), tree)  # noqa: E731
-    clean, observed = go(world)
+    clean, metrics = go(world)
     blind, poisoned = go(world._replace(truth=poison(world.truth), test=poison(world.test)))
     for a, b in zip(jax.tree.leaves(clean), jax.tree.leaves(blind), strict=True):
         np.testing.assert_array_equal(a, b)
         assert not np.isnan(a).any()
-    assert not any(np.isnan(x) for x in observed.values())
+    assert not any(np.isnan(x) for x in metrics.values())
     assert any(np.isnan(x) for x in poisoned.values())  # the poison was there: metrics do look
 
 
 @pytest.mark.parametrize(("name", "parameter"), FLOATS)
 def test_float_arguments_vmap(name, parameter):
-    factory = partial(settings.REGISTRY[name], **SETTINGS[name].keywords)
+    factory = SETTINGS[name]
     default = inspect.signature(factory).parameters[parameter].default
-    values = np.asarray([default, 0.3 * default], np.float32)
     world = factory().world()
-    key = chain_keys(0, 1)[0]
 
-    def one(value):
-        chain = make_chain(factory(**{parameter: value}), policies.accumulate(), num_samples=M, num_generations=3)
-        return simulate(chain, key, world, 3)
+    @jax.jit
+    @jax.vmap
+    def go(value):
+        setting = factory(**{parameter: value})
+        chain = make_chain(setting, policies.accumulate(), num_samples=NUM, num_generations=HORIZON)
+        return simulate(chain, chain_keys(0, 1)[0], world, HORIZON)
 
-    traced = jax.jit(jax.vmap(one))(values)
-    for i, value in enumerate(values):
-        alone = jax.jit(one, static_argnums=0)(float(value))
-        for metric in traced:
-            assert np.isfinite(traced[metric][i]).all()
-            np.testing.assert_allclose(traced[metric][i], alone[metric], rtol=1e-3, atol=1e-5, err_msg=metric)
-    assert any(not np.allclose(x[0], x[1]) for x in traced.values())
+    traced, concrete = go(jnp.asarray([default, 0.3 * default])), ran(name, "accumulate").isel(chain=0)
+    for metric, values in traced.items():
+        assert np.isfinite(values).all()
+        np.testing.assert_allclose(values[0], concrete[metric], rtol=1e-3, atol=1e-4, err_msg=metric)
+        assert not np.allclose(values[0], values[1], rtol=1e-3), metric
 
 
 @pytest.mark.fast
@@ -261,12 +263,12 @@ def test_the_registered_floats_are_found():
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", EVERY_SETTING)
 def test_metrics_are_declared(name):
     setting, world, items = made(name)
-    observed = jax.eval_shape(lambda: evaluate(setting, world, B.unit(items), KEY))
-    assert list(observed) == [m.name for m in setting.metrics]
-    assert {x.shape for x in observed.values()} == {()}
+    seen = jax.eval_shape(lambda: observed(setting, world, *fitted(setting, world, B.unit(items), KEY), KEY))
+    assert sorted(seen) == sorted(m.name for m in setting.metrics)
+    assert {x.shape for x in seen.values()} == {()}
     for metric in setting.metrics:
         assert all(isinstance(text, str) and text.strip() for text in metric)
         assert metric.scale in ("linear", "log")

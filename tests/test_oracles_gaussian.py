@@ -20,6 +20,7 @@ from oracle_helpers import (
 )
 
 import collapse_jax
+from collapse_jax import batch as B
 from collapse_jax import moments, policies
 from collapse_jax.settings import gaussian
 from collapse_jax.types import Metric, Source
@@ -56,6 +57,8 @@ def raw_moments():
     )
 
 
+ROWS_NIGHTLY = pytest.param("rows", marks=pytest.mark.nightly)
+
 N, T = 12, 6  # T / n = 0.5: means of variances are still fair statistics
 POLICIES = {
     "replace": (policies.replace(), {}),
@@ -69,8 +72,10 @@ POLICIES = {
     "contaminated": (policies.contaminated(0.25), {"share": 0.25}),
 }
 CASES = [(name, "law") for name in POLICIES if name != "accumulate_subsample"]
-CASES += [(name, "rows") for name in ("accumulate_subsample", "accumulate", "fixed_real", "weighted_fresh")]
-EACH_POLICY = pytest.mark.parametrize(("name", "backend"), CASES, ids=lambda x: x)
+CASES += [("accumulate_subsample", "rows"), ("fixed_real", "rows")]
+OTHER_ROWS = [name for name in POLICIES if (name, "rows") not in CASES]
+CASES += [pytest.param(name, "rows", marks=pytest.mark.nightly) for name in OTHER_ROWS]
+EACH_POLICY = pytest.mark.parametrize(("name", "backend"), CASES)
 
 
 @cache
@@ -84,7 +89,9 @@ def fits(name, backend, power):
 
 def expected(name):
     """(E mu^2, E V) at unit variance."""
-    return subsample_moments(N, T) if name == "accumulate_subsample" else policy_moments(name, N, T, **POLICIES[name][1])
+    return (
+        subsample_moments(N, T) if name == "accumulate_subsample" else policy_moments(name, N, T, **POLICIES[name][1])
+    )
 
 
 SIGMA = COVARIANCE[[0, 0, 1], [0, 1, 1]][:, None]
@@ -124,7 +131,7 @@ EARLY, LATE = np.array([1, 2, 5, 10]), np.array([1, 5, 20, 60])
 
 
 @POWER
-@pytest.mark.parametrize("backend", ["law", "rows"])
+@pytest.mark.parametrize("backend", ["law", ROWS_NIGHTLY])
 def test_replace_unbiased(backend, power):
     """ddof = 1: E s = c4^T, E mu^2 = T / n, E W2^2 = T / n + 2 (1 - c4^T) (arXiv 2305.17493, 2307.01850)."""
     n, data = 20, replace_column(1, backend, power)
@@ -139,8 +146,9 @@ def test_replace_unbiased(backend, power):
 
 
 @POWER
-@pytest.mark.parametrize("backend", ["law", "rows"])
-@pytest.mark.parametrize("ddof", [0, 1])
+@pytest.mark.parametrize(
+    ("ddof", "backend"), [(0, "law"), (0, "rows"), (1, "law"), pytest.param(1, "rows", marks=pytest.mark.nightly)]
+)
 def test_replace_log_variance(ddof, backend, power):
     """E log s^2 = T [psi((n-1)/2) - log((n - ddof)/2)] and Var log s^2 = T psi1((n-1)/2), far into collapse."""
     n, log_variance = 20, replace_column(ddof, backend, power)["log_trace_ratio"][:, LATE - 1]
@@ -158,19 +166,21 @@ def test_replace_maximum_likelihood(backend, power):
     """MLE: E s^2 = (1 - 1/n)^T and, since the sum is conserved, E mu^2 = 1 - (1 - 1/n)^T."""
     n, data = 20, replace_column(0, backend, power)
     left = (1 - 1 / n) ** EARLY
-    assert_law(f"E s^2, {backend}", np.exp(data["log_trace_ratio"][:, EARLY - 1]), left, np.ones(4), (1 - 1 / n) ** (EARLY - 1))
+    assert_law(
+        f"E s^2, {backend}", np.exp(data["log_trace_ratio"][:, EARLY - 1]), left, np.ones(4), (1 - 1 / n) ** (EARLY - 1)
+    )
     assert_law(f"E mu^2, {backend}", data["squared_error_of_mean"][:, EARLY - 1], 1 - left, EARLY / n)
 
 
 @POWER
-@pytest.mark.parametrize("backend", ["law", "rows"])
+@pytest.mark.parametrize("backend", ["law", ROWS_NIGHTLY])
 def test_replace_any_dimension(backend, power):
     """E tr = (1 - 1/n)^T, E det = (prod (n - i)/n)^T, E log det = T sum [psi((n - i)/2) + log(2/n)] and its variance.
 
     The i-th conditional variance (of a column given those before) is a product of independent chi^2_{n-i} / n: its
     log has the drift psi((n - i)/2) + log(2/n), the exponent of the i-th eigenvalue, already at finite T.
     """
-    n, d, T = 40, 3, np.array([1, 3, 8])  # noqa: N806
+    n, d, T = 40, 3, np.array([1, 3, 8])
     column = np.arange(1, d + 1)
     pivots = {f"pivot{i}": lambda p, i=i: 2 * p.log_scale[i] for i in range(d)}
     setting = observing(gaussian(d), log_trace=moments.log_trace, log_det=moments.log_det, **pivots)
@@ -184,20 +194,24 @@ def test_replace_any_dimension(backend, power):
     late, wrong = np.array([1, 10, 30]), log_variance_drift(n, column=1)
     log_det = data["log_det"].values[:, late - 1]
     assert_law(f"E log det, {backend}", log_det, late * drift.sum(), late * d * wrong)
-    wrong_spread = 1.1 * late * spread.sum()
+    wrong_spread = 1.15 * late * spread.sum()
     assert_law(f"Var log det, {backend}", log_det, late * spread.sum(), wrong_spread, z_of=z_score_of_variance)
     logs = np.stack([data[k].values[:, 29] for k in pivots], 1)
     assert_law(f"exponents, {backend}", logs, 30 * drift, 30 * wrong)
-    assert_law(f"their variances, {backend}", logs, 30 * spread, 30 * spread[::-1], z_of=z_score_of_variance)
+    assert_law(f"their variances, {backend}", logs, 30 * spread, 35 * spread, z_of=z_score_of_variance)
 
 
 @pytest.mark.parametrize(
     ("policy", "backend"),
-    [(policies.replace(), "law"), (policies.replace(), "rows"), (policies.accumulate(), "law"), (policies.accumulate(), "rows")],
-    ids=["replace-law", "replace-rows", "accumulate-law", "accumulate-rows"],
+    [
+        pytest.param(policies.replace(), "law", id="replace-law"),
+        pytest.param(policies.accumulate(), "rows", id="accumulate-rows"),
+        pytest.param(policies.replace(), "rows", id="replace-rows", marks=pytest.mark.nightly),
+        pytest.param(policies.accumulate(), "law", id="accumulate-law", marks=pytest.mark.nightly),
+    ],
 )
 def test_rank_stays_below_n(policy, backend):
-    """n = 4 rows in 6 columns: rank n - 1 = 3 at the first fit and never more, also where batches of one support pool."""
+    """n = 4 rows in 6 columns: rank n - 1 = 3 at the first fit and never more, also where batches pool."""
     n, d, names = 4, 6, ["log_det_ratio", "effective_rank", "trace_ratio", "squared_error_of_mean"]
     options = {"num_samples": n, "num_generations": 20, "num_chains": 4_000, "seed": 41, "backend": backend}
     data = collapse_jax.run(gaussian(d), policy, metrics=names, **options).astype(float)
@@ -211,25 +225,42 @@ def test_rank_stays_below_n(policy, backend):
     assert_law("conserved, singular", second, float(d), d + d / n)
 
 
-def test_rank_is_min_of_d_and_n_minus_1():
-    """Counted as columns with spread, for n from 1 to d + 2; effective rank is 0 where there is one row."""
-    d = 4
-    rank = lambda p: jnp.isfinite(p.log_scale).sum().astype(float)  # noqa: E731
-    setting = observing(gaussian(d), rank=rank, log_trace=moments.log_trace)
-    sizes = [1, 2, 4, 6]
-    options = {"num_generations": 5, "num_chains": 200, "axes": {"num_samples": sizes}, "seed": 42}
-    for backend in ("law", "rows"):
-        data = collapse_jax.sweep(setting, policies.replace(), backend=backend, **options)
-        expected_rank = np.minimum(d, np.array(sizes) - 1.0)[:, None, None]
-        np.testing.assert_array_equal(data["rank"].values[0], np.broadcast_to(expected_rank, (len(sizes), 200, 5)))
-        assert np.isneginf(data.log_trace.values[0, 0]).all()
-        assert np.isfinite(data.log_trace.values[0, 1:]).all()
+@pytest.mark.parametrize("n", [1, 2, 4, 6])
+def test_rank_is_min_of_d_and_n_minus_1(n):
+    """Columns with spread, of fits to rows and of statistics drawn from their law, for n from 1 to d + 2."""
+    d, keys = 4, jax.random.split(jax.random.key(42), 100)
+    setting = gaussian(d)
+    of_rows = lambda key: setting.fit(key, B.unit(jax.random.normal(key, (n, d))), None)  # noqa: E731
+    for make in (of_rows, lambda key: moments.of_normal_law(key, d, n)):
+        fits = jax.jit(jax.vmap(make))(keys)
+        np.testing.assert_array_equal(np.isfinite(fits.log_scale).sum(1), min(d, n - 1))
+        assert np.isneginf(np.asarray(moments.log_trace(fits))).all() == (n == 1)
+        assert np.isneginf(np.asarray(moments.log_det(fits))).all() == (n <= d)
+
+
+@POWER
+@pytest.mark.parametrize("backend", ["law", ROWS_NIGHTLY])
+def test_a_constant_column_changes_nothing_for_the_others(backend, power):
+    """A column without spread, not the last: the others' variance still falls by 1 - 1/n a generation."""
+    n, T, spread = 10, np.arange(1, 6), np.array([1.0, 0.0, 2.0])
+    draw = lambda key, arrays, num: jax.random.normal(key, (num, 3)) * spread  # noqa: E731
+    held_out = lambda num: np.random.default_rng(0).normal(size=(num, 3)) * spread  # noqa: E731
+    source = Source("constant", 3, (), draw, held_out, np.zeros(3), np.diag(spread**2))
+    variance = lambda i: lambda p: (moments.cholesky(p)[i] ** 2).sum()  # noqa: E731
+    setting = observing(gaussian(source=source), v0=variance(0), v1=variance(1), v2=variance(2))
+    options = {"num_samples": n, "num_generations": 5, "num_chains": 20_000 * power, "seed": 43, "backend": backend}
+    data = collapse_jax.run(setting, policies.replace(), **options).astype(float)
+    assert (data.v1 == 0).all()
+    left = (1 - 1 / n) ** T
+    one_freedom_less = (1 - 1 / n) * (1 - 2 / n) ** (T - 1)
+    assert_law("E V before a constant column", data.v0.values, left, one_freedom_less)
+    assert_law("E V behind a constant column", data.v2.values, 4 * left, 4 * one_freedom_less)
 
 
 @POWER
 def test_accumulate_long_run(power):
-    """E S_T = prod (1 - 1/(n t^2)); E mu^2 = 1 - E S_T, exact; so n Var mu -> n (1 - sin(pi/sqrt n)/(pi/sqrt n)) < pi^2/6."""
-    n, T = 20, np.array([1, 2, 5, 20, 100, 200])  # noqa: N806
+    """E S_T = prod (1 - 1/(n t^2)) -> sin(pi/sqrt n)/(pi/sqrt n) and E mu^2 = 1 - E S_T, exact; n Var mu -> ~pi^2/6."""
+    n, T = 20, np.array([1, 2, 5, 20, 100, 200])
     names = ["trace_ratio", "squared_error_of_mean"]
     options = {"num_samples": n, "num_generations": 200, "num_chains": 20_000 * power, "seed": 51, "metrics": names}
     data = collapse_jax.run(gaussian(1), policies.accumulate(), **options).astype(float)
@@ -239,8 +270,9 @@ def test_accumulate_long_run(power):
     sums = np.cumsum(1 / np.arange(1.0, 201) ** 2)[T - 1]
     assert_law("accumulate n Var mu", squares, n * (1 - left), np.ones(6), T.astype(float))
     # sum_{k<=T} 1/k^2 -> pi^2/6 takes S = 1 at all times: too large by less than its own square over 2 n.
-    assert (0 <= sums - n * (1 - left)).all()
-    assert (sums - n * (1 - left) <= sums**2 / (2 * n)).all()
+    excess = sums - n * (1 - left)
+    assert (excess > -1e-12).all()
+    assert (excess <= sums**2 / (2 * n)).all()
     limit = np.sin(np.pi / np.sqrt(n)) / (np.pi / np.sqrt(n))
     np.testing.assert_allclose(accumulate_variance(n, 10**6)[-1], limit, rtol=1e-6)
 
@@ -249,18 +281,17 @@ SUBSAMPLES = {
     "n20": (20, {}),
     "n100": (100, {}),
     "replacement": (30, {"replacement": True}),
-    "num10": (30, {"num": 10}),
-    "num75": (30, {"num": 75}),
+    "num45": (30, {"num": 45}),
 }
 
 
 @POWER
-@pytest.mark.parametrize("case", SUBSAMPLES)
+@pytest.mark.parametrize("case", ["n20", "n100", "replacement", "num45"])
 def test_accumulate_subsample_recursion(case, power):
     """The exact recursion of the pool's moments (derived here; policy of arXiv 2410.16713), at several T."""
     n, options = SUBSAMPLES[case]
-    T, names = np.array([1, 2, 3, 10, 30]), ["trace_ratio", "squared_error_of_mean"]  # noqa: N806
-    run = {"num_samples": n, "num_generations": 30, "num_chains": 10_000 * power, "seed": 61, "metrics": names}
+    T, names = np.array([1, 2, 3, 10, 30]), ["trace_ratio", "squared_error_of_mean"]
+    run = {"num_samples": n, "num_generations": 30, "num_chains": 20_000 * power, "seed": 61, "metrics": names}
     data = collapse_jax.run(gaussian(1), policies.accumulate_subsample(**options), **run).astype(float)
     square, variance = subsample_moments(n, 30, **options)[:, T - 1]
     # Wrong: the whole pool; and one draw taken for the other kind, which differ most at T = 1.
@@ -272,20 +303,20 @@ def test_accumulate_subsample_recursion(case, power):
 
 
 def test_subsample_plateaus_of_large_samples():
-    """n E m^2 -> pi^2/2 - 2 without, pi^2/3 with replacement, as n and then T grow; from the recursion (derived here)."""
-    n, T = 10**7, 20_000  # noqa: N806
+    """n E m^2 -> pi^2/2 - 2 without, pi^2/3 with replacement, as n and then T grow; by the recursion (derived here)."""
+    n, T = 10**7, 20_000
     tail = 2 / T  # what generations after T add: at most 2 / t^2 each
     assert abs(n * subsample_moments(n, T)[0, -1] - (np.pi**2 / 2 - 2)) < 2 * tail
     assert abs(n * subsample_moments(n, T, replacement=True)[0, -1] - np.pi**2 / 3) < 2 * tail
 
 
-@POWER
+@pytest.mark.nightly
 @pytest.mark.parametrize("replacement", [False, True])
-def test_subsample_plateaus_are_reached(replacement, power):
+def test_subsample_plateaus_are_reached(replacement):
     """The same in chains at n = 100, T = 100, where the plateau is 3% high: a sanity check with 6% allowed."""
     n = 100
     policy = policies.accumulate_subsample(replacement=replacement)
-    run = {"num_samples": n, "num_generations": 100, "num_chains": 4_000 * power, "seed": 62}
+    run = {"num_samples": n, "num_generations": 100, "num_chains": 20_000, "seed": 62}
     data = collapse_jax.run(gaussian(1), policy, metrics=["squared_error_of_mean"], **run).astype(float)
     late = n * data.squared_error_of_mean.values[:, 60:].mean(1)
     exact = n * subsample_moments(n, 100, replacement=replacement)[0, 60:].mean()
@@ -301,7 +332,7 @@ WEIGHTS = [0.2, 0.4, (np.sqrt(5) - 1) / 2, 0.8]
 @POWER
 def test_golden_ratio(power):
     """Stationary n MSE(w) of the weighted fresh loop with its exact MLE correction (arXiv 2502.18049); k = 1, d = 1."""
-    n, T, names = 10, 40, ["squared_error_of_mean", "trace_ratio"]  # noqa: N806
+    n, T, names = 10, 40, ["squared_error_of_mean", "trace_ratio"]
     run = {"num_samples": n, "num_generations": T, "num_chains": 20_000 * power, "seed": 71, "metrics": names}
     data = collapse_jax.sweep(gaussian(1), policies.weighted_fresh, axes={"weight": WEIGHTS}, **run).isel(policy=0)
     # The last 10 generations of a chain are one number; the mean forgets its past as (1 - w)^t, by T = 30 to 1e-3.
@@ -321,13 +352,13 @@ def test_golden_ratio(power):
 @POWER
 def test_golden_ratio_of_unequal_batches(power):
     """fresh_real(share) is the weighted fresh loop at w = share and k = share / (1 - share): the same formula."""
-    n, T, shares = 20, 60, [0.1, 0.25, 0.5, 0.75]  # noqa: N806
-    run = {"num_samples": n, "num_generations": T, "num_chains": 20_000 * power, "seed": 72}
+    n, T, shares = 20, 24, [0.25, 0.5, 0.75]
+    run = {"num_samples": n, "num_generations": T, "num_chains": 8_000 * power, "seed": 72}
     run["metrics"] = ["squared_error_of_mean"]
     data = collapse_jax.sweep(gaussian(1), policies.fresh_real, axes={"share": shares}, **run).isel(policy=0)
     w = np.array(shares)
     rows = n * w
     exact = golden(w, rows, n - rows) / rows
     finite = np.array([policy_moments("fresh_real", n, T, share=x)[0][-1] for x in w])
-    np.testing.assert_allclose(finite, exact, rtol=1e-4)
+    np.testing.assert_allclose(finite, exact, rtol=1e-5)
     assert_law("fresh loop, k != 1", data.squared_error_of_mean.values[:, :, -1].T, exact, golden(w, n, n) / n)

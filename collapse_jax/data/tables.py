@@ -3,10 +3,10 @@
 import math
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax import keys
 from collapse_jax.data import checks, readers
 from collapse_jax.types import Array, Key, Source, Tree
 
@@ -89,7 +89,7 @@ def empirical(name: str, split: Split) -> Source:
 
     def draw(key: Key, arrays: Tree, num: int) -> Array:
         rows = jnp.asarray(arrays, dtype=float)
-        return rows[jax.random.randint(key, (num,), 0, rows.shape[0])]
+        return rows[keys.below(key, num, rows.shape[0])]
 
     def held_out(num: int) -> np.ndarray:
         num = checks.integer(f"{name}.held_out", "num", num, 0)

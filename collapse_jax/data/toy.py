@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax import keys
 from collapse_jax.data import checks
 from collapse_jax.types import Array, Key, Source, Tree
 
@@ -39,7 +40,7 @@ def normal(dim: int = 2, mean: float = 0.0, scale: float = 1.0) -> Source:
 
     def draw(key: Key, arrays: Tree, num: int) -> Array:
         del arrays
-        return mean + scale * jax.random.normal(key, (num, dim))
+        return mean + scale * keys.normal(key, (num, dim))
 
     return Source(
         name="normal",
@@ -87,8 +88,8 @@ def blobs(
     def draw(key: Key, arrays: Tree, num: int) -> Array:
         key_center, key_noise = jax.random.split(key)
         centers = jnp.asarray(arrays, dtype=float)
-        which = jax.random.randint(key_center, (num,), 0, centers.shape[0])
-        return centers[which] + std * jax.random.normal(key_noise, (num, dim))
+        which = keys.below(key_center, num, centers.shape[0])
+        return centers[which] + std * keys.normal(key_noise, (num, dim))
 
     centers = centers_of(0)
     centred = centers - centers.mean(0)
@@ -122,7 +123,7 @@ def circles(noise: float = 0.05, factor: float = 0.8) -> Source:
         radius = jnp.where(jax.random.bernoulli(key_half, shape=(num,)), 1.0, factor)
         angle = 2 * math.pi * jax.random.uniform(key_angle, (num,))
         rows = jnp.stack([radius * jnp.cos(angle), radius * jnp.sin(angle)], axis=-1)
-        return rows + noise * jax.random.normal(key_noise, (num, 2))
+        return rows + noise * keys.normal(key_noise, (num, 2))
 
     return Source(
         name="circles",
@@ -154,7 +155,7 @@ def moons(noise: float = 0.05) -> Source:
         angle = math.pi * jax.random.uniform(key_angle, (num,))
         x, y = jnp.cos(angle), jnp.sin(angle)
         rows = jnp.stack([jnp.where(upper, x, 1 - x), jnp.where(upper, y, 0.5 - y)], axis=-1)
-        return rows + noise * jax.random.normal(key_noise, (num, 2))
+        return rows + noise * keys.normal(key_noise, (num, 2))
 
     cross = 1 / 8 - 1 / math.pi
     return Source(
@@ -186,7 +187,7 @@ def swiss_roll(noise: float = 0.05) -> Source:
         angle = 1.5 * math.pi * (1 + 2 * jax.random.uniform(key_angle, (num,)))
         height = 21 * jax.random.uniform(key_height, (num,))
         rows = jnp.stack([angle * jnp.cos(angle), height, angle * jnp.sin(angle)], axis=-1)
-        return rows + noise * jax.random.normal(key_noise, (num, 3))
+        return rows + noise * keys.normal(key_noise, (num, 3))
 
     mean = np.array([2, 21 / 2, 2 / (3 * math.pi)])
     square = 87.75 * math.pi**2 / 18

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from collapse_jax import batch as B
 from collapse_jax import data, moments
 from collapse_jax.check import check_at_least
+from collapse_jax.keys import normal
 from collapse_jax.moments import Moments
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
 
@@ -88,7 +89,7 @@ def _fit(ddof: int, key: Key, train: Batch, start: Tree) -> Moments:
 
 
 def _sample(key: Key, params: Moments, num: int) -> Array:
-    z_nxd = jax.random.normal(key, (num, params.mean.shape[0]))
+    z_nxd = normal(key, (num, params.mean.shape[0]))
     return params.mean + jnp.matmul(z_nxd, moments.cholesky(params).T, precision=jax.lax.Precision.HIGHEST)
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from collapse_jax import batch as B
 from collapse_jax import data
 from collapse_jax.check import check_at_least, check_choice, check_positive
+from collapse_jax.keys import normal
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
 
 METRICS = (
@@ -102,7 +103,7 @@ def _fit(bandwidth: Array | float | str, key: Key, train: Batch, start: Tree) ->
 def _sample(key: Key, params: Estimate, num: int) -> Array:
     key_row, key_noise = jax.random.split(key)
     rows_nxd = B.choose(key_row, params.train, num)
-    return rows_nxd + params.bandwidth * jax.random.normal(key_noise, rows_nxd.shape)
+    return rows_nxd + params.bandwidth * normal(key_noise, rows_nxd.shape)
 
 
 def _observe(key: Key, world: World, params: Estimate, summary: Summary, generated: Tree) -> dict[str, Array]:

@@ -1,0 +1,474 @@
+"""Laws of chains and of runs: what may and what may not change a result."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from laws import (
+    CHAINS,
+    HORIZON,
+    NUM,
+    POLICIES,
+    SETTINGS,
+    chains,
+    floats_of,
+    ran,
+    recorder,
+    z_score,
+)
+
+from collapse_jax import batch as B
+from collapse_jax import data, moments, policies, settings
+from collapse_jax.chain import make_chain, plan, simulate
+from collapse_jax.keys import chain_keys, stream
+from collapse_jax.settings.gaussian import gaussian
+from collapse_jax.sweep import RNGS, run, sweep
+from collapse_jax.types import Batch, Curator, Policy
+
+ALWAYS = ("replace", "accumulate", "accumulate_subsample")
+PAIRS = list(
+    dict.fromkeys(
+        [(s, p) for s in ("gaussian", "kde") for p in policies.REGISTRY]
+        + [(s, p) for s in settings.REGISTRY for p in ALWAYS]
+    )
+)
+AT_NIGHT = [(s, p) for s in SETTINGS for p in POLICIES if (s, p) not in PAIRS]
+POLICY_FLOATS = [(name, p) for name, factory in policies.REGISTRY.items() for p in floats_of(factory)]
+SMALL = {"num_samples": NUM, "num_generations": HORIZON, "num_chains": CHAINS}
+
+
+def arrays(dataset):
+    return {name: np.asarray(variable) for name, variable in dataset.data_vars.items()}
+
+
+def same_bits(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def close(a, b, rtol=2e-3, atol=2e-4):
+    """Equal up to rounding, which a few generations may have amplified."""
+    assert set(a) == set(b)
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], rtol=rtol, atol=atol, err_msg=name)
+
+
+def check_run(setting, policy):
+    result = ran(setting, policy)
+    declared = SETTINGS[setting]().metrics
+    assert list(result.data_vars) == [m.name for m in declared]
+    for metric in declared:
+        values = result[metric.name]
+        assert values.dims == ("chain", "generation")
+        assert values.shape == (CHAINS, HORIZON)
+        assert np.isfinite(values).all(), metric.name
+        assert len(np.unique(values)) > HORIZON, metric.name
+        assert (values.attrs["units"], values.attrs["source"]) == (metric.units, metric.source)
+    assert result.generation.values.tolist() == list(range(1, HORIZON + 1))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("setting", "policy"), PAIRS)
+def test_every_pair_runs(setting, policy):
+    check_run(setting, policy)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("setting", "policy"), AT_NIGHT)
+def test_every_other_pair_runs(setting, policy):
+    check_run(setting, policy)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("setting", "policy"), [pair for pair in PAIRS if pair[1] != "replace"])
+def test_generation_one_is_the_same_under_all_policies(setting, policy):
+    first = lambda p: arrays(ran(setting, p).isel(generation=[0]))  # noqa: E731
+    close(first(policy), first("replace"))
+    last = lambda p: arrays(ran(setting, p).isel(generation=-1))  # noqa: E731
+    assert any(not np.allclose(last(policy)[m], last("replace")[m], rtol=1e-2) for m in last(policy))
+
+
+def loop(setting, policy, interrupt=False):
+    """A Python loop over generations; interrupted, the state makes a journey through NumPy between any two."""
+    chain = make_chain(setting, policy, num_samples=NUM, num_generations=HORIZON)
+    world, seen = setting.world(), []
+    state = jax.jit(jax.vmap(chain.init, (0, None)))(chain_keys(0, CHAINS), world)
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(None, 0, None))
+    def step(world, state, generation):
+        state, new, observations = chain.emit(world, state, generation)
+        return chain.absorb(world, state, new, generation), observations
+
+    def journey(state):
+        plain = jax.device_get(state._replace(key=jax.random.key_data(state.key)))
+        back = jax.tree.map(jnp.asarray, plain)
+        return back._replace(key=jax.random.wrap_key_data(back.key, impl=jax.random.key_impl(state.key)))
+
+    runs = []
+    for travel in (lambda s: s, journey):
+        now, seen = state, []
+        for g in range(1, HORIZON + 1):
+            now, observations = step(world, travel(now), jnp.int32(g))
+            seen.append(jax.device_get(observations))
+        runs.append(jax.tree.map(lambda *x: np.stack(x, 1), *seen))
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("setting", "policy"),
+    [(s, p) for s, p in PAIRS if s == "kde" or p == "accumulate" or (s, p) == ("gaussian", "fixed_real")],
+)
+def test_a_scan_is_a_loop_is_an_interrupted_loop(setting, policy):
+    looped, interrupted = loop(SETTINGS[setting](), POLICIES[policy]())
+    same_bits(looped, interrupted)
+    close(arrays(ran(setting, policy)), looped)
+
+
+@pytest.mark.parametrize(("setting", "policy"), [("gaussian", "accumulate"), ("kde", "accumulate_subsample")])
+def test_simulate_is_what_run_runs(setting, policy):
+    by_hand = chains(SETTINGS[setting](), POLICIES[policy](), n=NUM, horizon=HORIZON, num=CHAINS)
+    close(arrays(ran(setting, policy)), by_hand)
+
+
+@pytest.mark.fast
+def test_the_same_seed_gives_the_same_bits_and_another_does_not():
+    again = run(SETTINGS["gaussian"](), POLICIES["replace"](), **SMALL)
+    same_bits(arrays(again), arrays(ran("gaussian", "replace")))
+    other = run(SETTINGS["gaussian"](), POLICIES["replace"](), seed=1, **SMALL)
+    assert not set(np.ravel(other.trace_ratio)) & set(np.ravel(again.trace_ratio))
+    # Chains of one run differ, too, in every generation.
+    assert len(np.unique(again.trace_ratio)) == CHAINS * HORIZON
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("setting", "policy", "width", "few", "many"),
+    [("gaussian", "replace", 4, 10, 25), ("gaussian", "replace", None, 10, 1030),
+     ("kde", "accumulate_subsample", 4, 5, 9)],
+)  # fmt: skip
+def test_few_chains_are_the_first_of_many(setting, policy, width, few, many):
+    made = [
+        run(
+            SETTINGS[setting](),
+            POLICIES[policy](),
+            num_samples=NUM,
+            num_generations=3,
+            num_chains=c,
+            chains_per_block=width,
+        )
+        for c in (few, many)
+    ]
+    same_bits(arrays(made[0]), arrays(made[1].isel(chain=slice(few))))
+    assert len(np.unique(made[1].isel(generation=0)[next(iter(made[1]))])) == many  # no chain is another's padding
+
+
+def test_progress_counts_every_chain_generation_once():
+    seen = []
+    run(
+        SETTINGS["gaussian"](),
+        POLICIES["replace"](),
+        num_samples=NUM,
+        num_generations=50,
+        num_chains=10,
+        chains_per_block=4,
+        metrics=["trace_ratio"],
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert [total for _, total in seen] == [500] * len(seen)
+    assert seen[-1][0] == 500
+    assert all(a[0] < b[0] for a, b in zip(seen, seen[1:], strict=False))
+
+
+@pytest.mark.parametrize("others", [
+    (policies.replace, [policies.window(1), policies.decay(0.0), policies.fixed_real(0.0), policies.fresh_real(0.0),
+                        policies.weighted_fresh(0.0)]),
+    (policies.accumulate, [policies.window(HORIZON), policies.decay(1.0), policies.contaminated(0.0)]),
+], ids=["replace", "accumulate"])  # fmt: skip
+def test_policies_in_disguise_give_the_same_fits(others):
+    # On statistics drawn from their law; test_laws_policies does the same on rows.
+    result = sweep(gaussian(2, num_test=16), [others[0](), *others[1]], **SMALL)
+    assert result.attrs["backend"] == "law"
+    for other in result.policy.values[1:]:
+        close(arrays(result.sel(policy=other)), arrays(result.isel(policy=0)))
+
+
+@pytest.mark.parametrize(("policy", "parameter"), POLICY_FLOATS)
+def test_a_sweep_over_floats_is_separate_runs(policy, parameter):
+    swept = sweep(SETTINGS["kde"](), policies.REGISTRY[policy], axes={parameter: [0.1, 0.5]}, **SMALL)
+    assert swept.trace if "trace" in swept else swept[next(iter(swept))].dims == (
+        "policy", parameter, "chain", "generation"
+    )  # fmt: skip
+    at = lambda value: arrays(swept.isel(policy=0).sel({parameter: value}))  # noqa: E731
+    close(at(0.5), arrays(ran("kde", policy)))
+    assert not np.allclose(at(0.1)["training_variance"][:, -1], at(0.5)["training_variance"][:, -1], rtol=1e-3)
+
+
+def test_a_sweep_over_a_settings_float_and_over_static_axes_is_separate_runs():
+    swept = sweep(SETTINGS["kde"], POLICIES["accumulate"](), axes={"bandwidth": [0.1, 0.5]}, **SMALL)
+    close(arrays(swept.isel(policy=0).sel(bandwidth=0.5)), arrays(ran("kde", "accumulate")))
+    factory = partial(gaussian, num_test=16)
+    small = {k: v for k, v in SMALL.items() if k != "num_samples"}
+    axes = {"num_samples": [4, NUM], "gamma": [0.1, 0.5], "dim": [1, 2]}
+    swept = sweep(factory, policies.decay, axes=axes, metrics=["trace_ratio", "log_det_ratio"], **small)
+    assert swept.trace_ratio.dims == ("policy", "num_samples", "gamma", "dim", "chain", "generation")
+    for (n, dim), gamma in (((4, 1), 0.5), ((NUM, 2), 0.1)):
+        alone = run(
+            gaussian(dim, num_test=16),
+            policies.decay(gamma),
+            metrics=["trace_ratio", "log_det_ratio"],
+            **small,
+            num_samples=n,
+        )
+        close(arrays(swept.isel(policy=0).sel(num_samples=n, dim=dim, gamma=gamma)), arrays(alone))
+
+
+def test_precision():
+    def made(precision, n=20):
+        return run(
+            gaussian(1, num_test=16),
+            policies.replace(),
+            num_samples=n,
+            num_generations=8,
+            num_chains=1500,
+            precision=precision,
+            seed=precision == "float64",
+            metrics=["log_trace_ratio", "squared_error_of_mean"],
+        )
+
+    single, double = made("float32"), made("float64")
+    assert (single.log_trace_ratio.dtype, double.log_trace_ratio.dtype) == (np.float32, np.float64)
+    for metric in single:
+        for g in (0, -1):
+            assert scipy.stats.ks_2samp(single[metric][:, g], double[metric][:, g]).pvalue > 1e-4
+    # Generation 1 is NumPy's fit in float64 of chain 3's real rows.
+    with jax.enable_x64(True):
+        source = data.normal(1)
+        rows = np.asarray(source.draw(stream(chain_keys(1, 4)[3], "real"), source.arrays, 20))
+    assert rows.dtype == np.float64
+    np.testing.assert_allclose(double.log_trace_ratio[3, 0], np.log(rows.var()), rtol=1e-12)
+    np.testing.assert_allclose(double.squared_error_of_mean[3, 0], rows.mean() ** 2, rtol=1e-11)
+    assert jnp.zeros(()).dtype == jnp.float32  # the switch is undone
+
+
+def test_every_random_number_implementation_runs():
+    first = {}
+    for rng in RNGS:
+        result = run(
+            gaussian(1, num_test=16),
+            policies.replace(),
+            rng=rng,
+            num_samples=10,
+            num_generations=3,
+            num_chains=1500,
+            metrics=["trace_ratio"],
+        )
+        assert result.attrs["rng"] == rng
+        assert abs(z_score(result.trace_ratio.values[:, -1].astype(float), 0.9**3)) < 4
+        first[rng] = np.asarray(result.trace_ratio[:, 0])
+    assert not np.isin(first["rbg"], first["threefry2x32"]).all()
+
+
+def gauge(setting):
+    """The Gaussian setting, but one sees its fits bare."""
+
+    def observe(key, world, params, summary, generated):
+        return {
+            "mean": params.mean[0],
+            "log_trace": moments.log_trace(params),
+            "log_det": moments.log_det(params),
+        }
+
+    return setting._replace(observe=observe)
+
+
+def alike_in_law(a, b):
+    """Two-sample Kolmogorov-Smirnov at the last generation; as many fits must be singular."""
+    for name in a:
+        x, y = a[name][:, -1], b[name][:, -1]
+        assert not np.isnan(x).any(), name
+        assert not np.isnan(y).any(), name
+        # Singular directions come from the support alone: no chance is in their number.
+        assert np.isneginf(x).sum() == np.isneginf(y).sum(), name
+        if np.isfinite(x).any():
+            assert scipy.stats.ks_2samp(x[np.isfinite(x)], y[np.isfinite(y)]).pvalue > 1e-4, name
+
+
+@pytest.mark.parametrize(
+    ("dim", "n", "policy"),
+    [(1, 1, "replace"), (1, 5, "replace"), (3, 6, "replace"), (3, 3, "replace"), (3, 2, "accumulate"),
+     (3, 3, "accumulate"), (3, 3, "fresh_real")],
+)  # fmt: skip
+def test_drawing_statistics_is_drawing_rows_in_law(dim, n, policy):
+    setting = gauge(gaussian(dim, num_test=16))
+    go = partial(chains, setting, POLICIES[policy](), n=n, horizon=3, num=1500)
+    law = go(backend="law", seed=0)
+    alike_in_law(law, go(backend="rows", fold="blocks", seed=1))
+    singular = np.isneginf(law["log_det"][:, 0])
+    assert singular.all() if n <= dim else not singular.any()
+
+
+@pytest.mark.parametrize("policy", policies.REGISTRY)
+def test_folded_pools_are_blocks_are_rows(policy):
+    setting, made = gauge(gaussian(1, num_test=16)), POLICIES[policy]()
+    go = partial(chains, setting, made, n=5, horizon=3, num=1500)
+    if not plan(setting, made).law:
+        with pytest.raises(ValueError, match="backend 'law' is not possible"):
+            go(backend="law")
+        return
+    rows, law = go(backend="rows", seed=1), go(backend="law", seed=0)
+    blocks = go(backend="rows", fold="blocks", seed=1)
+    if made.real_rows is None:  # the same normals are drawn
+        close(rows, blocks, atol=1e-4)
+    else:
+        other = go(backend="rows", fold="blocks", seed=2)
+        alike_in_law(rows, other)
+    alike_in_law(law, blocks)
+
+
+def test_a_traced_share_draws_statistics_of_the_same_law():
+    # The number of rows is a tracer there, and gamma variates come from another sampler.
+    setting, key = gauge(gaussian(2, num_test=16)), chain_keys(3, 1500)
+
+    @partial(jax.jit, static_argnums=1)
+    @partial(jax.vmap, in_axes=(0, None, None))
+    def go(key, _, share):
+        chain = make_chain(setting, policies.fixed_real(share), num_samples=6, num_generations=3, backend="law")
+        return simulate(chain, key, setting.world(), 3)
+
+    alike_in_law(
+        jax.device_get(go(key, 0, 0.5)), chains(setting, policies.fixed_real(0.5), n=6, horizon=3, num=1500, seed=4)
+    )
+
+
+def best_of_two(key, world, params, candidates, num):
+    """Of each pair of candidates, the one with the larger first coordinate."""
+    pairs = candidates.items.reshape(1, num, 2, -1)
+    best = jnp.argmax(pairs[..., 0], axis=2)
+    return Batch(jnp.take_along_axis(pairs, best[:, :, None, None], axis=2)[:, :, 0], candidates.weight)
+
+
+def test_best_of_two_narrows_the_law_and_moves_its_mean():
+    n, horizon, curator = 100, 4, Curator("best_of_two", 2, best_of_two)
+    setting = gauge(gaussian(1, num_test=16))
+    go = partial(chains, setting, policies.replace(), n=n, horizon=horizon, num=3000)
+    seen, plain = go(curator=curator), go(backend="rows")
+    np.testing.assert_allclose(seen["mean"][:, 0], plain["mean"][:, 0], atol=1e-6)  # the real rows are not curated
+    np.testing.assert_allclose(seen["log_trace"][:, 0], plain["log_trace"][:, 0], atol=1e-5)
+    variance = np.exp(seen["log_trace"].astype(float))
+    for t in range(1, horizon + 1):
+        # Exact at every n: the variance of the larger of two is (1 - 1/pi) s^2, and the MLE has its factor 1 - 1/n.
+        expected = (1 - 1 / np.pi) ** (t - 1) * (1 - 1 / n) ** t
+        assert abs(z_score(variance[:, t - 1], expected)) < 4
+    for t in range(1, horizon):
+        step = seen["mean"][:, t] - seen["mean"][:, t - 1] - np.sqrt(variance[:, t - 1] / np.pi)
+        assert abs(z_score(step, 0.0)) < 4
+
+
+@pytest.mark.parametrize("policy", policies.REGISTRY)
+def test_a_curator_works_with_every_policy(policy):
+    result = run(SETTINGS["kde"](), POLICIES[policy](), curator=Curator("best", 2, best_of_two), **SMALL)
+    first = lambda x: arrays(x.isel(generation=[0]))  # noqa: E731
+    close(first(result), first(ran("kde", policy)))
+    assert np.isfinite(result.test_nll).all()
+    assert not np.allclose(result.test_nll[:, -1], ran("kde", policy).test_nll[:, -1], rtol=1e-3)
+
+
+def test_a_chain_can_be_differentiated():
+    with jax.enable_x64(True):
+        setting = gauge(gaussian(2, num_test=16))
+        world, key = setting.world(), chain_keys(0, 1)[0]
+
+        @jax.jit
+        @jax.value_and_grad
+        def last(gamma):
+            chain = make_chain(setting, policies.decay(gamma), num_samples=NUM, num_generations=3)
+            return simulate(chain, key, world, 3)["log_trace"][-1]
+
+        slope, step = last(0.5)[1], 1e-5
+        difference = (last(0.5 + step)[0] - last(0.5 - step)[0]) / (2 * step)
+    np.testing.assert_allclose(slope, difference, rtol=1e-5)
+    assert abs(slope) > 1e-3
+
+
+def shared(share: float = 0.5):
+    """A setting's factory with a parameter that policies have, too."""
+    return recorder()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("setting", "policy", "options", "message"),
+    [
+        (gaussian, policies.replace, {"num_samples": 0}, "num_samples must be >= 1, not 0"),
+        (partial(gaussian, ddof=2), policies.replace, {"num_samples": 2}, "num_samples must be >= 3, not 2"),
+        (gaussian, policies.replace, {"num_generations": 0}, "num_generations must be >= 1"),
+        (gaussian, policies.replace, {"num_chains": 2.5}, "num_chains must be a whole number >= 1, not 2.5"),
+        (gaussian, policies.replace, {"seed": -1}, "seed must be >= 0"),
+        (gaussian, policies.replace, {"precision": "float16"}, "precision must be one of"),
+        (gaussian, policies.replace, {"rng": "philox"}, "rng must be one of threefry2x32"),
+        (gaussian, policies.replace, {"backend": "exact"}, "backend must be one of auto, rows, law"),
+        (gaussian, policies.replace, {"chains_per_block": 0}, "chains_per_block must be >= 1"),
+        (gaussian, policies.accumulate_subsample, {"backend": "law"}, "accumulate_subsample draws rows from its pool"),
+        (SETTINGS["kde"], policies.replace, {"backend": "law"}, "setting kde knows no law"),
+        (
+            gaussian,
+            policies.replace,
+            {"backend": "law", "curator": Curator("best", 2, best_of_two)},
+            "rows are curated",
+        ),
+        (gaussian, policies.replace, {"metrics": ["trace_ration"]}, "perhaps you meant 'trace_ratio'"),
+        (gaussian, policies.replace, {"axes": {"gama": [0.1]}}, "axis 'gama' is no parameter"),
+        (gaussian, policies.decay, {"axes": {"gama": [0.1]}}, "perhaps you meant 'gamma'"),
+        (gaussian, policies.decay, {"axes": {"gamma": []}}, "must be a list of one or more values"),
+        (gaussian, policies.decay, {"axes": {"gamma": [0.5, 1.5]}}, "gamma must be a number from 0 to 1, not 1.5"),
+        (gaussian, policies.decay, {"axes": {"gamma": [0.5, float("nan")]}}, "gamma must be a number from 0 to 1"),
+        (gaussian, policies.window, {"axes": {"k": [1, 0]}}, "k must be >= 1, not 0"),
+        (shared, policies.fixed_real, {"axes": {"share": [0.1]}}, "'setting.share' or 'policy.share'"),
+        (gaussian, policies.replace, {"axes": {"num_samples": [2]}}, "both as an argument and as an axis"),
+        (gaussian, policies.replace, {"num_samples": None}, "num_samples is needed"),
+        (partial(gaussian, dim=0), policies.replace, {}, "dim must be >= 1"),
+        (partial(SETTINGS["kde"], bandwidth=0.0), policies.replace, {}, "bandwidth must be a number > 0"),
+        (gaussian, [], {}, "policy: an empty list"),
+    ],
+)
+def test_bad_input_is_one_line_before_any_compute(setting, policy, options, message, monkeypatch):
+    monkeypatch.setattr("collapse_jax.sweep.run_blocks", lambda *_, **__: pytest.fail("it computed"))
+    with pytest.raises(ValueError) as error:
+        sweep(setting, policy, **({**SMALL, **options}))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("factory", "arguments"),
+    [
+        (policies.fixed_real, {"share": -0.1}), (policies.fresh_real, {"share": 1.01}),
+        (policies.contaminated, {"share": "half"}), (policies.weighted_fresh, {"weight": float("nan")}),
+        (policies.decay, {"gamma": True}), (policies.window, {"k": 0}), (policies.window, {"k": 1.0}),
+        (policies.accumulate_subsample, {"num": 0}),
+    ],
+)  # fmt: skip
+def test_policies_check_their_arguments(factory, arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        factory(**arguments)
+
+
+@pytest.mark.fast
+def test_a_join_of_another_shape_is_refused():
+    double = Policy(
+        "double", keep=1, join=lambda new, real: Batch(jax.tree.map(lambda x: jnp.repeat(x, 2, 1), new.items), new.weight)
+    )
+    chain = make_chain(recorder(), double, num_samples=4, num_generations=2)
+    with pytest.raises(ValueError, match="policy double: join must stack blocks of n rows, or weigh each row"):
+        chain.init(chain_keys(0, 1)[0], recorder().world())
+    weighed = double._replace(join=lambda new, real: B.Batch(double.join(new, real).items, jnp.ones((1, 8))))
+    seen = chains(recorder(), weighed, n=4, horizon=2, num=1)
+    assert seen["weight"].sum(-1).tolist() == [[4.0, 8.0]]
+
+

@@ -1,0 +1,57 @@
+"""What the README shows is run: its code, its commands, and the extension it promises."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import collapse_jax as cj
+from collapse_jax import config, policies, settings
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture
+def registries(monkeypatch):
+    """Copies of the registries, so that what the README registers does not outlive its test."""
+    monkeypatch.setattr(policies, "REGISTRY", dict(policies.REGISTRY))
+    monkeypatch.setattr(settings, "REGISTRY", dict(settings.REGISTRY))
+
+
+@pytest.mark.fast
+def test_the_code_blocks_run_in_order(registries):
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 3
+    names: dict = {}
+    for block in blocks:
+        exec(block.replace("num_chains=1000", "num_chains=20").replace("num_generations=50", "num_generations=4")
+             .replace("generation=50", "generation=4"), names)  # fmt: skip
+    assert names["grid"].sizes == {"policy": 1, "weight": 9, "chain": 20, "generation": 4}
+    runs = cj.run(
+        names["exponential"](rate=2.0), policies.replace(), num_samples=50, num_generations=30, num_chains=500
+    )
+    spread = runs.log_rate_ratio.std("chain")
+    # The estimate's log has variance psi1(n) a generation, and generations add up.
+    assert float(spread[-1] / spread[0]) == pytest.approx(30**0.5, rel=0.2)
+
+
+@pytest.mark.fast
+def test_tables_name_every_setting_and_policy():
+    for name in (*policies.REGISTRY, *settings.REGISTRY):
+        assert f"| `{name}(" in README, name
+
+
+def test_commands_name_what_exists():
+    assert re.search(r"\.venv/bin/collapse-jax run (\S+)", README)[1] == "configs/quickstart.yaml"
+    for path in re.findall(r"`((?:configs|benchmarks|collapse_jax)/[\w/.]+)`", README):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_config_loads_and_says_what_it_is(path):
+    experiment = config.load(path)
+    assert experiment.num_chains >= 1
+    header = path.read_text().split("setting:")[0]
+    for word in ("Shows", "Source", "Command", "Run time", "Expected"):
+        assert word in header, word
