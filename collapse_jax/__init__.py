@@ -9,8 +9,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "run": "sweep",
-    "sweep": "sweep",
+    "run": "sweeps",
+    "sweep": "sweeps",
     "make_chain": "chain",
     "simulate": "chain",
     "chain_keys": "keys",

@@ -121,7 +121,7 @@ class Experiment:
     def run(self, progress: Callable[[int, int], None] | None = None) -> "xr.Dataset":
         """Builds the parts and runs them; `progress(done, total)` counts chain-generations."""
         setting, policies = self.build()
-        engine = importlib.import_module("collapse_jax.sweep")
+        engine = importlib.import_module("collapse_jax.sweeps")
         rest = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)

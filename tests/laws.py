@@ -15,7 +15,7 @@ from collapse_jax import batch as B
 from collapse_jax import policies, settings
 from collapse_jax.chain import make_chain, simulate
 from collapse_jax.keys import chain_keys, stream
-from collapse_jax.sweep import run
+from collapse_jax.sweeps import run
 from collapse_jax.types import Batch, Policy, Setting, World
 
 # Small instances that compile in seconds. What is registered and not named here is tried with its defaults.

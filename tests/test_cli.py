@@ -45,7 +45,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def engine(folder, monkeypatch):
     """A folder with a config, and an engine that takes no time."""
-    monkeypatch.setitem(sys.modules, "collapse_jax.sweep", types.SimpleNamespace(sweep=fake_sweep))
+    monkeypatch.setitem(sys.modules, "collapse_jax.sweeps", types.SimpleNamespace(sweep=fake_sweep))
     return folder
 
 
@@ -158,7 +158,7 @@ def test_mistakes(engine, capsys, words, fragment):
 def test_another_run_is_refused_before_any_compute(engine, capsys, monkeypatch):
     assert cli.main(["run", "small.yaml"]) == 0
     capsys.readouterr()
-    monkeypatch.setitem(sys.modules, "collapse_jax.sweep", None)  # importing the engine now would fail
+    monkeypatch.setitem(sys.modules, "collapse_jax.sweeps", None)  # importing the engine now would fail
     assert "results/small: already holds another run; choose another folder with --out" in error_of(
         capsys, "run", "small.yaml"
     )
@@ -168,7 +168,7 @@ def test_the_engine_refuses_in_one_line(engine, capsys, monkeypatch):
     def refuse(*_, **__):
         raise ValueError("num_samples must be >= 2, not 1")
 
-    monkeypatch.setattr(sys.modules["collapse_jax.sweep"], "sweep", refuse)
+    monkeypatch.setattr(sys.modules["collapse_jax.sweeps"], "sweep", refuse)
     assert error_of(capsys, "run", "small.yaml") == "error: num_samples must be >= 2, not 1\n"
 
 
@@ -176,7 +176,7 @@ def test_interrupt(engine, capsys, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["collapse_jax.sweep"], "sweep", interrupt)
+    monkeypatch.setattr(sys.modules["collapse_jax.sweeps"], "sweep", interrupt)
     assert cli.main(["run", "small.yaml"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
     assert not (engine / "results").exists()

@@ -25,7 +25,7 @@ from collapse_jax import data, moments, policies, settings
 from collapse_jax.chain import make_chain, plan, simulate
 from collapse_jax.keys import chain_keys, stream
 from collapse_jax.settings.gaussian import gaussian
-from collapse_jax.sweep import RNGS, run, sweep
+from collapse_jax.sweeps import RNGS, run, sweep
 from collapse_jax.types import Batch, Curator, Policy
 
 ALWAYS = ("replace", "accumulate", "accumulate_subsample")
@@ -437,7 +437,7 @@ def shared(share: float = 0.5):
     ],
 )
 def test_bad_input_is_one_line_before_any_compute(setting, policy, options, message, monkeypatch):
-    monkeypatch.setattr("collapse_jax.sweep.run_blocks", lambda *_, **__: pytest.fail("it computed"))
+    monkeypatch.setattr("collapse_jax.sweeps.run_blocks", lambda *_, **__: pytest.fail("it computed"))
     with pytest.raises(ValueError) as error:
         sweep(setting, policy, **({**SMALL, **options}))
     assert message in str(error.value)
