@@ -1,6 +1,8 @@
 """Blocks of chains side by side: one compiled program advances a block by a stretch of generations."""
 
 import itertools
+import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -108,22 +110,55 @@ def _stretch(num_generations: int) -> int:
     return -(-num_generations // -(-num_generations // 24))
 
 
-def block_width(chain: Chain, world: World, key: Key, rows: Tree, hint: int | None) -> int:
+def block_width(chain: Chain, world: World, key: Key, rows: Tree, hint: int | None, wanted: int | None = None) -> int:
     """Chains to run side by side: a power of two set by sizes alone, never by how many chains were asked for.
 
-    `rows` has the shapes of what a generation draws.
+    Args:
+      chain: one of them.
+      world: theirs.
+      key: any chain's.
+      rows: has the shapes of what a generation draws.
+      hint: at most so many.
+      wanted: exactly so many.
+
+    Raises:
+      ValueError: their pools do not fit into this machine's memory.
     """
     platform = jax.default_backend()
     state = jax.eval_shape(chain.init, key, world)
     _, new, _ = jax.eval_shape(chain.emit, world, state, jnp.int32(1))
-    drawn = max(_bytes(rows), _bytes(new))
-    fits = min(_WORKING_SET.get(platform, 256 << 10) // drawn, _POOLS.get(platform, 1 << 30) // _bytes(state))
+    pool, drawn, memory = _bytes(state), max(_bytes(rows), _bytes(new)), _memory()
+    if memory is not None and (pool + drawn) * (wanted or 1) > memory:
+        at_most = memory // (pool + drawn)
+        raise ValueError(
+            f"{wanted or 1} chains side by side need {(pool + drawn) * (wanted or 1) / 2**30:.1f} GiB, the device has "
+            f"{memory / 2**30:.1f}: "
+            + (f"set chains_per_block to {at_most} or less" if at_most else "lower num_samples or num_generations")
+        )
+    fits = min(_WORKING_SET.get(platform, 256 << 10) // drawn, _POOLS.get(platform, 1 << 30) // pool)
     width = 2 ** int(np.log2(max(fits, 8)))
-    return min(width, _WIDEST, hint or _WIDEST)
+    most = max(memory // (pool + drawn), 1) if memory is not None else _WIDEST
+    return wanted or min(width, most, _WIDEST, hint or _WIDEST)
+
+
+def _memory() -> int | None:
+    """Bytes of the device's memory, or None where it does not tell."""
+    if jax.default_backend() == "cpu":
+        names = os.sysconf_names if hasattr(os, "sysconf_names") else {}
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in names else None
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 def _bytes(tree: Any) -> int:
-    return max(1, sum(np.prod(x.shape, dtype=int) * 4 for x in jax.tree.leaves(tree)))
+    return max(
+        1, sum(math.prod(x.shape) * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(jax.eval_shape(_plain, tree)))
+    )
+
+
+def _plain(tree: Any) -> Any:
+    """Keys as the words they are made of."""
+    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
 
 
 def grid(axes: dict[str, list]) -> Iterator[dict[str, Any]]:

@@ -44,7 +44,7 @@ def fresh_real(share: float = 0.5) -> Policy:
 
 
 def weighted_fresh(weight: float = 0.5) -> Policy:
-    """N new real rows at total weight `weight` and n synthetic ones at 1 - `weight` (arXiv 2502.18049).
+    """Train on n new real rows at total weight `weight` and n synthetic ones at 1 - `weight` (arXiv 2502.18049).
 
     Multiplicities 2w and 2(1 - w), so that w = 1/2 is pooling.
     """

@@ -222,10 +222,9 @@ def _run_unit(
 
     world = unit.setting.world()
     first = {name: value[0] for name, value in points.traced.items()}
-    if width is None:
-        num = points.make(unit.policy, unit.static | first)[2]
-        rows = () if unit.law else jax.eval_shape(lambda: unit.setting.real(keys[0], world, num))
-        width = block_width(chain_of(first), world, keys[0], rows, unit.setting.block_hint)
+    num = points.make(unit.policy, unit.static | first)[2]
+    rows = () if unit.law else jax.eval_shape(lambda: unit.setting.real(keys[0], world, num))
+    width = block_width(chain_of(first), world, keys[0], rows, unit.setting.block_hint, width)
     num_chains = keys.shape[0]
     return run_blocks(
         chain_of,

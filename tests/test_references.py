@@ -1,5 +1,7 @@
 """Fits, metrics and whole chains against NumPy, SciPy and scikit-learn, which share no code with them."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import scipy.linalg
 import scipy.stats
 from oracle_helpers import nll_float64, z_score_of_two
-from sklearn.neighbors import KernelDensity
+from sklearn.neighbors import KernelDensity as KernelDensityTree
 
 import collapse_jax
 from collapse_jax import batch as B
@@ -15,6 +17,9 @@ from collapse_jax import data, policies
 from collapse_jax.settings import gaussian, kde
 from collapse_jax.settings.kde import log_mean_kernel
 from collapse_jax.types import Batch, Source
+
+# In one leaf, which is brute force: pruning its trees, scikit-learn 1.9 is off by hundreds of nats at far test points.
+KernelDensity = partial(KernelDensityTree, leaf_size=10_000)
 
 D = 4
 MEAN = np.array([1.0, -2.0, 0.5, 3.0])
@@ -188,8 +193,8 @@ def numpy_gaussian_chain(rng, n, d, num_generations, ddof, accumulate=False):
     ],
 )
 def test_a_gaussian_chain_is_a_numpy_loop(backend, accumulate):
-    """In distribution, whole: Kolmogorov and Smirnov's test of every metric after 12 generations; ddof = 1 would fail."""
-    n, d, T, chains = 10, 3, 12, 800
+    """In distribution, whole: Kolmogorov and Smirnov's test of every metric after 12 generations; ddof = 1 fails."""
+    n, d, T, chains = 10, 3, 12, 600
     rng = np.random.default_rng(11)
     loops = {ddof: [numpy_gaussian_chain(rng, n, d, T, ddof, accumulate) for _ in range(chains)] for ddof in (0, 1)}
     policy = policies.accumulate() if accumulate else policies.replace()
@@ -216,8 +221,8 @@ def numpy_moons(rng, num, noise=0.05):
 
 @pytest.mark.parametrize("policy", ["accumulate", pytest.param("replace", marks=pytest.mark.nightly)])
 def test_a_kde_chain_is_a_scikit_learn_loop(policy):
-    """Mean test NLL of every generation, two samples of chains; the first and the last generation differ by |z| > 10."""
-    n, h, T, chains = 30, 0.3, 6, 250
+    """Mean test NLL of every generation, two samples of chains; first and last generation differ by |z| > 10."""
+    n, h, T, chains = 30, 0.3, 5, 200
     setting = kde(h, num_test=100)
     test, rng = np.asarray(setting.world().test, float), np.random.default_rng(21)
     loops = np.empty((chains, T))
@@ -236,22 +241,22 @@ def test_a_kde_chain_is_a_scikit_learn_loop(policy):
     assert abs(z_score_of_two(result[:, 0], loops[:, -1])) > 10
 
 
+MERGED = [policies.accumulate(), policies.window(3), policies.decay(0.6), policies.weighted_fresh(0.3)]
+MERGED += [policies.contaminated(0.25), policies.fixed_real(0.25)]
+
+
 @pytest.mark.parametrize(
-    "policy",
+    ("policy", "h"),
     [
-        policies.accumulate(),
-        policies.window(3),
-        policies.decay(0.6),
-        policies.weighted_fresh(0.3),
-        policies.contaminated(0.25),
-        policies.fixed_real(0.25),
+        *((p, 0.3) for p in MERGED),
+        (MERGED[0], 0.01),
+        *(pytest.param(p, 0.01, marks=pytest.mark.nightly) for p in MERGED[1:]),
     ],
-    ids=lambda p: p.name,
+    ids=lambda x: getattr(x, "name", None),
 )
-@pytest.mark.parametrize("h", [0.3, 0.01])
 def test_kernels_merged_at_birth_are_those_of_the_whole_pool(policy, h):
     """A chain by hand: each generation's NLL, merged from batches, is that of all rows of its pool at once."""
-    n, generations = 12, 6
+    n, generations = 12, 5
     setting = kde(h, num_test=30)
     world = setting.world()
     chain = collapse_jax.make_chain(setting, policy, num_samples=n, num_generations=generations)
