@@ -1,4 +1,4 @@
-"""Nanoseconds a gamma variate: our quantile transform beside ``jax.random.loggamma``. ``python benchmarks/gamma.py``."""
+"""Nanoseconds a gamma variate: our quantile transform beside ``jax.random.loggamma``."""
 
 import time
 
@@ -25,9 +25,8 @@ def main() -> None:
     for shapes in (np.array([49.5]), 0.5 * np.arange(990.0, 1000.0), np.array([0.5, 1.0, 2.0])):
         ours = nanoseconds(lambda key, s=shapes: log_gamma(key, s), keys, len(shapes))
         library = nanoseconds(lambda key, s=shapes: jax.random.loggamma(key, jax.numpy.asarray(s)), keys, len(shapes))
-        print(
-            f"shapes {shapes.min():g} .. {shapes.max():g}: ours {ours:.0f}, library {library:.0f}, ratio {library / ours:.1f}"
-        )
+        figures = f"ours {ours:.0f}, library {library:.0f}, ratio {library / ours:.1f}"
+        print(f"shapes {shapes.min():g} .. {shapes.max():g}: {figures}")
 
 
 if __name__ == "__main__":
