@@ -73,7 +73,7 @@ def kde_job(generations: int = 20, n: int = 1000, chains: int = 128) -> Job:
 
 JOBS = (
     gaussian_job("Gaussian replace d=1 n=100", policies.replace(), 1, 100, 100, 16384, 150),
-    gaussian_job("Gaussian replace d=10 n=1000", policies.replace(), 10, 1000, 50, 4096, 60),
+    gaussian_job("Gaussian replace d=10 n=1000", policies.replace(), 10, 1000, 100, 4096, 60),
     gaussian_job("Gaussian accumulate d=10 n=1000, T=100", policies.accumulate(), 10, 1000, 100, 4096, 500),
     gaussian_job("Gaussian subsample d=10 n=1000, T=100", policies.accumulate_subsample(), 10, 1000, 100, 64, 1),
     kde_job(),

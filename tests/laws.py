@@ -3,7 +3,7 @@
 import inspect
 import typing
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -59,7 +59,7 @@ EVERY_SETTING = [
 ]
 
 
-@lru_cache(maxsize=None)
+@cache
 def ran(setting: str, policy: str, **options: Any) -> Any:
     """A tiny run of a pair, made once for all the tests that look at it."""
     return run(
@@ -177,7 +177,7 @@ def record(
     return Record(*seen["rows"], seen["weight"], seen["new"])
 
 
-@lru_cache(maxsize=None)
+@cache
 def recorded(policy: str) -> Record:
     """The record of a tabled policy, made once."""
     return record(POLICIES[policy]())

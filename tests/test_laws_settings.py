@@ -1,7 +1,7 @@
 """Laws of settings: multiplicities, sufficient statistics, shapes, and what a fit must not see."""
 
 import inspect
-from functools import lru_cache
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ SUMMARISED = [name for name, make in SETTINGS.items() if make().summarise is not
 FLOATS = [(name, p) for name, factory in settings.REGISTRY.items() for p in floats_of(factory)]
 
 
-@lru_cache(maxsize=None)
+@cache
 def made(name):
     """A setting, its world, and `M` real rows."""
     setting = SETTINGS[name]()
@@ -33,7 +33,7 @@ def made(name):
     return setting, world, setting.real(stream(KEY, "rows"), world, M)
 
 
-@lru_cache(maxsize=None)
+@cache
 def metrics_of(name):
     """Metrics of a fit to a batch, compiled; the new rows of closed forms are given, so that only the fit differs."""
     setting, world, items = made(name)

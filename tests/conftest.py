@@ -1,0 +1,20 @@
+"""Laws are about what a program computes: on every change they are tried on programs that compile in half the time."""
+
+import jax
+import pytest
+
+
+@pytest.fixture
+def optimised():
+    """For tests that look at bits: programs are compiled as users' are."""
+
+
+@pytest.fixture(autouse=True)
+def _quick_compiles(request):
+    """JAX's own switch, for the laws alone; the nightly tests compile as users do."""
+    quick = request.module.__name__.startswith(("test_laws", "test_compiles", "test_batch"))
+    quick &= "optimised" not in request.fixturenames and request.node.get_closest_marker("nightly") is None
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", quick or before)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
