@@ -1,4 +1,4 @@
-"""Microseconds a chain-generation, beside the loop a user would write instead. ``python benchmarks/core.py [--json OUT]``.
+"""Microseconds a chain-generation, beside the loop a user would write. ``python benchmarks/core.py [--json OUT]``.
 
 Ours and the peer run in turn; each figure is the median over rounds and each ratio the median of pairs. Tracing and
 compiling are told apart from running. The statistics of both sides are compared before anything is timed.

@@ -74,9 +74,10 @@ def choose(key: Key, batch: Batch, num: int) -> Tree:
 def _inverse_cdf(weight_m: Array, uniform: Array) -> Array:
     """Index i with probability ``weight_m[i] / sum``; never one of weight 0."""
     cdf = jnp.cumsum(weight_m)
-    # u < 1 keeps u * cdf[-1] at or below cdf[-1]; rounding up to it must not reach the zero-weight rows at the end.
-    last = jnp.max(jnp.where(weight_m > 0, jnp.arange(weight_m.shape[0]), 0))
-    return jnp.minimum(jnp.searchsorted(cdf, uniform * cdf[-1], side="right"), last)
+    index = jnp.searchsorted(cdf, uniform * cdf[-1], side="right")
+    # Sums round, so a row of weight 0 may seem to have some: its draws go to the last row before it that has.
+    present = jax.lax.cummax(jnp.where(weight_m > 0, jnp.arange(weight_m.shape[0]), -1))
+    return jnp.maximum(present[jnp.minimum(index, weight_m.shape[0] - 1)], jnp.argmax(weight_m > 0))
 
 
 def redraw(key: Key, batch: Batch, num: int, replacement: bool) -> Batch:

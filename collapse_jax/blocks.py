@@ -110,14 +110,17 @@ def _stretch(num_generations: int) -> int:
     return -(-num_generations // -(-num_generations // 24))
 
 
-def block_width(chain: Chain, world: World, key: Key, rows: Tree, hint: int | None, wanted: int | None = None) -> int:
+def block_width(
+    chain: Chain, world: World, key: Key, rows: Tree, law: bool, hint: int | None, wanted: int | None = None
+) -> int:
     """Chains to run side by side: a power of two set by sizes alone, never by how many chains were asked for.
 
     Args:
       chain: one of them.
       world: theirs.
       key: any chain's.
-      rows: has the shapes of what a generation draws.
+      rows: has the shapes of n real rows.
+      law: whether only the first batch is rows.
       hint: at most so many.
       wanted: exactly so many.
 
@@ -127,7 +130,8 @@ def block_width(chain: Chain, world: World, key: Key, rows: Tree, hint: int | No
     platform = jax.default_backend()
     state = jax.eval_shape(chain.init, key, world)
     _, new, _ = jax.eval_shape(chain.emit, world, state, jnp.int32(1))
-    pool, drawn, memory = _bytes(state), max(_bytes(rows), _bytes(new)), _memory()
+    pool, drawn, memory = _bytes(state), _bytes(new) if law else max(_bytes(rows), _bytes(new)), _memory()
+    pool += 4 * _bytes(rows)  # the first batch, and what drawing it takes
     if memory is not None and (pool + drawn) * (wanted or 1) > memory:
         at_most = memory // (pool + drawn)
         raise ValueError(

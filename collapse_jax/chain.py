@@ -98,6 +98,10 @@ def make_chain(
     """
     check_at_least("num_samples", num_samples, max(1, setting.min_samples))
     check_at_least("num_generations", num_generations, 1)
+    if policy.redraw is not None:
+        check_at_least("num", policy.redraw(num_samples), setting.min_samples)
+    if policy.real_rows is not None and policy.join is not None:
+        raise ValueError(f"policy {policy.name}: give real_rows or join, not both")
     made = _Maker(setting, policy, curator, plan(setting, policy, curator, backend, fold), num_samples, num_generations)
     return Chain(made.init, made.emit, made.absorb)
 
@@ -126,7 +130,7 @@ class _Maker(NamedTuple):
         real = B.unit(self.setting.real(stream(key, "real"), world, self.n))
         first = self._real(world, real)
         batch = self._compressed(real)
-        template = jax.eval_shape(self._joined, batch, first)
+        template = jax.eval_shape(self._template, key, world, batch, first)
         if template.weight.shape[1] == 1 and B.num_rows(template) != B.num_rows(batch):
             raise ValueError(f"policy {self.policy.name}: join must stack blocks of n rows, or weigh each row")
         pool = self._memory(self._compress).start(batch, template)
@@ -138,6 +142,13 @@ class _Maker(NamedTuple):
             summary = self._memory(summarise).start(evaluated, evaluated)
         params = None if self.setting.init is None else self.setting.init(stream(key, "init"))
         return State(key, pool, summary, first if self.policy.real == "first" else None, params)
+
+    def _template(self, key: Key, world: World, batch: Batch, real: Batch) -> Batch:
+        """Of what will join the pool; only its shape is used. A curator may weigh each row, which real rows are not."""
+        if self.curator is None:
+            return self._joined(batch, real)
+        params = self.setting.fit(key, batch, None if self.setting.init is None else self.setting.init(key))
+        return self._joined(self._sample(key, world, params), real)
 
     def emit(self, world: World, state: State, generation: Array) -> tuple[State, Batch, dict[str, Array]]:
         key = jax.random.fold_in(state.key, generation)

@@ -11,12 +11,14 @@ def is_traced(value: Any) -> bool:
     return isinstance(value, jax.core.Tracer)
 
 
-def check_at_least(name: str, value: Any, least: int) -> None:
-    """`value` is a whole number >= `least`."""
+def check_at_least(name: str, value: Any, least: int, most: int | None = None) -> None:
+    """`value` is a whole number >= `least` (and <= `most`)."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise ValueError(f"{name} must be a whole number >= {least}, not {value!r}")
     if value < least:
         raise ValueError(f"{name} must be >= {least}, not {value}")
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be <= {most}, not {value}")
 
 
 def check_share(name: str, value: Any) -> None:

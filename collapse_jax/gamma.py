@@ -14,15 +14,16 @@ _TOLERANCE = 1e-7
 _DEGREES = (6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
 
 
-def log_gamma(key: Key, shape: Array) -> Array:
-    """Log X, X ~ Gamma(`shape`, 1), one for each entry of `shape` (``[d]``, > 0).
+def log_gamma_over_shape(key: Key, shape: Array) -> Array:
+    """Draws log(X / shape), X ~ Gamma(`shape`, 1), one for each entry of `shape` (``[d]``, > 0).
 
-    A NumPy array takes the quantile of a normal variate, log X = q(z), through a Chebyshev interpolant of q that is
-    exact to 1e-7 over all values that z can take: no rejection, five times faster than ``jax.random.loggamma``
-    (``benchmarks/gamma.py``). A traced array goes to ``jax.random.loggamma``.
+    A NumPy array takes the quantile of a normal variate through a Chebyshev interpolant that is exact to 1e-7 over all
+    values the normal can take: no rejection, some five times faster than ``jax.random.loggamma``
+    (``benchmarks/gamma.py``). A traced array goes to ``jax.random.loggamma``. Either is divided by the shape, since
+    the logarithm of a large X alone would round away how far X lies from its mean.
     """
     if not isinstance(shape, np.ndarray):
-        return jax.random.loggamma(key, shape)
+        return jax.random.loggamma(key, shape) - jnp.log(shape)
     z = jax.random.normal(key, shape.shape)
     limit = 5.6 if z.dtype == jnp.float32 else 8.4  # the largest |z| that uniforms of this precision give
     coefficients = _quantile_coefficients(tuple(shape.tolist()), limit)
@@ -47,11 +48,11 @@ def _quantile_coefficients(shapes: tuple[float, ...], limit: float) -> np.ndarra
     for degree in _DEGREES:
         fit = np.polynomial.chebyshev.chebfit(nodes, values, degree)
         if np.abs(np.polynomial.chebyshev.chebval(check, fit).T - truth).max() < _TOLERANCE:
-            break
-    return fit
+            return fit
+    raise ValueError(f"no gamma interpolant for shapes {min(shapes):g} to {max(shapes):g}: take another num_samples")
 
 
 def _log_quantile(shape: float, z: np.ndarray) -> np.ndarray:
-    """Log of the gamma quantile at the normal quantile z, each tail by the function that keeps its digits."""
+    """Log of (gamma quantile / shape) at the normal quantile z, each tail by the function that keeps its digits."""
     low, high = special.gammaincinv(shape, special.ndtr(z)), special.gammainccinv(shape, special.ndtr(-z))
-    return np.log(np.where(z < 0, low, high))
+    return np.log(np.where(z < 0, low, high) / shape)

@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from collapse_jax import batch as B
-from collapse_jax.gamma import log_gamma
+from collapse_jax.gamma import log_gamma_over_shape
 from collapse_jax.keys import normal
 from collapse_jax.types import Array, Batch, Key
 
@@ -44,7 +44,8 @@ def cholesky(moments: Moments, log_unit: Array | float = 0.0) -> Array:
 
 def log_trace(moments: Moments) -> Array:
     """Logarithm of the covariance's trace; -inf where there is no spread."""
-    return _log_sum_exp(2 * moments.log_scale + jnp.log((moments.factor**2).sum(-2)))
+    unit = log_unit(moments)
+    return 2 * unit + jnp.log((cholesky(moments, unit) ** 2).sum((-2, -1)))
 
 
 def log_det(moments: Moments) -> Array:
@@ -58,10 +59,11 @@ def log_unit(moments: Moments) -> Array:
     return jnp.where(jnp.isfinite(largest), largest, 0.0)
 
 
-def factorise(covariance: Array) -> tuple[Array, Array]:
+def factorise(covariance: Array, max_rank: Array | int | None = None) -> tuple[Array, Array]:
     """Unit lower-triangular factor and log scales of a positive semidefinite matrix ``[d, d]``.
 
-    Pivots below ``8 d eps`` of their variance count as 0: their directions carry no spread. Plain array operations
+    Pivots below ``8 d eps`` of their variance, and those beyond `max_rank` others, count as 0: their directions carry
+    no spread. Plain array operations
     (an LDL^T column by column, halved recursively above 32 columns): under vmap these are faster than thousands of
     small LAPACK calls, and two such calls at once can lock a small CPU's thread pool up (seen with jaxlib 0.10.2).
     """
@@ -72,6 +74,9 @@ def factorise(covariance: Array) -> tuple[Array, Array]:
     spread = jnp.sqrt(jnp.where(variance > 0, variance, 1.0))
     unit, pivot = _ldl(covariance / spread / spread[:, None], float(8 * d * jnp.finfo(covariance.dtype).eps))
     alive = pivot > 0
+    if max_rank is not None:
+        alive = alive & (jnp.cumsum(alive) <= max_rank)
+        unit = jnp.where(alive, unit, 0.0)
     log_scale = jnp.where(alive, 0.5 * jnp.log(jnp.where(alive, pivot, 1.0)) + jnp.log(spread), -jnp.inf)
     return jnp.where(jnp.eye(d, dtype=bool), 1.0, unit * spread[:, None] / spread), log_scale
 
@@ -120,17 +125,23 @@ def solve_unit_lower(unit: Array, columns: Array) -> Array:
 
 
 def compose(outer: Moments, inner: Moments) -> Moments:
-    """Moments of mean + L x where x has the moments `inner` and L is the Cholesky factor of `outer`."""
+    """Moments of mean + L x, where L is the Cholesky factor of `outer` and x has the moments `inner`.
+
+    x must be exchangeable (moments of standard normal rows): where directions of `outer` carry no spread, the first
+    coordinates of x serve those that do, so that the factor stays triangular.
+    """
     d = outer.mean.shape[-1]
-    log_scale = outer.log_scale + inner.log_scale
-    # exp(s_i) M_ij exp(-s_j): only i > j matters, and there s_i falls faster than s_j as generations pass.
     alive = jnp.isfinite(outer.log_scale)
+    place = jnp.maximum(jnp.cumsum(alive) - 1, 0)
+    inner_factor, inner_scale = inner.factor[place][:, place], inner.log_scale[place]
+    # exp(s_i) M_ij exp(-s_j): only i > j matters, and there s_i falls faster than s_j as generations pass.
     s = jnp.where(alive, outer.log_scale, 0.0)
-    graded = jnp.where(alive[:, None] & alive, inner.factor * jnp.exp(jnp.tril(s[:, None] - s)), 0.0)
+    graded = jnp.where(alive[:, None] & alive, inner_factor * jnp.exp(jnp.tril(s[:, None] - s)), 0.0)
     graded = jnp.where(jnp.eye(d, dtype=bool), 1.0, graded)
-    mean = outer.mean + jnp.matmul(cholesky(outer), inner.mean, precision=_HIGHEST)
+    shift = jnp.where(alive, inner.mean[place], 0.0)
+    mean = outer.mean + jnp.matmul(cholesky(outer), shift, precision=_HIGHEST)
     factor = outer.factor if d == 1 else jnp.matmul(outer.factor, graded, precision=_HIGHEST)
-    return Moments(mean, factor, log_scale)
+    return Moments(mean, factor, outer.log_scale + inner_scale)
 
 
 def compress(batch: Batch) -> Batch:
@@ -140,8 +151,9 @@ def compress(batch: Batch) -> Batch:
         return Batch(jax.tree.map(lambda x: x[:, None], items), batch.weight)
     mass = weight.sum()
     share = weight / jnp.where(mass > 0, mass, 1.0)
-    mean, covariance, unit = _pooled(items, share) if isinstance(items, Moments) else _of_rows(items, share)
-    factor, log_scale = factorise(covariance)
+    is_rows = not isinstance(items, Moments)
+    mean, covariance, unit = _of_rows(items, share) if is_rows else _pooled(items, share)
+    factor, log_scale = factorise(covariance, (weight > 0).sum() - 1 if is_rows else None)
     return B.unit(jax.tree.map(lambda x: x[None], Moments(mean, factor, log_scale + unit)), mass)
 
 
@@ -152,8 +164,8 @@ def _of_rows(x_mxd: Array, share: Array) -> tuple[Array, Array, Array]:
     mean = (column * x_mxd).sum(0)  # a sum, not a product: thousands of small matrix-vector products are slow on CPU
     centred = jnp.where(column > 0, x_mxd - mean, 0.0)
     correction = (column * centred).sum(0)
-    largest = jnp.abs(centred).max()
-    scaled = centred / jnp.where(largest > 0, largest, 1.0) * jnp.sqrt(column)
+    largest = jax.lax.stop_gradient(jnp.abs(centred).max())  # a unit: the result does not depend on it
+    scaled = centred / jnp.where(largest > 0, largest, 1.0) * _sqrt(column)
     covariance = jnp.matmul(scaled.T, scaled, precision=_HIGHEST)
     return mean + correction, covariance, jnp.where(largest > 0, jnp.log(largest), 0.0)
 
@@ -165,11 +177,13 @@ def _pooled(parts: Moments, share: Array) -> tuple[Array, Array, Array]:
     mean = jnp.matmul(share, means, precision=_HIGHEST)
     between = jnp.where(present[:, None], means - mean, 0.0)
     log_scale = jnp.where(present[:, None], parts.log_scale, -jnp.inf)
-    largest = jnp.maximum(jnp.log(jnp.abs(between)).max(), log_scale.max())
-    unit = jnp.where(jnp.isfinite(largest), largest, 0.0)
+    largest = jnp.maximum(
+        jnp.log(jnp.abs(jax.lax.stop_gradient(between))).max(), jax.lax.stop_gradient(log_scale).max()
+    )
+    unit = jnp.where(jnp.isfinite(largest), largest, 0.0)  # a unit: the result does not depend on it
     scaled = between * jnp.exp(-unit)
     lower = jnp.where(present[:, None, None], cholesky(parts._replace(log_scale=log_scale), unit), 0.0)
-    columns = jnp.concatenate([lower, scaled[:, :, None]], axis=2) * jnp.sqrt(share)[:, None, None]
+    columns = jnp.concatenate([lower, scaled[:, :, None]], axis=2) * _sqrt(share)[:, None, None]
     columns = columns.transpose(1, 0, 2).reshape(columns.shape[1], -1)
     return mean, jnp.matmul(columns, columns.T, precision=_HIGHEST), unit
 
@@ -191,11 +205,12 @@ def of_normal_law(key: Key, dim: int, count: Array | int) -> Moments:
     xp = np if isinstance(count, int) else jnp  # a count known now lets the chi draws be fast
     freedom = count - 1.0 - xp.arange(dim)
     alive = freedom > 0.5
+    shape = 0.5 * xp.where(alive, freedom, 2.0)  # chi^2_k / 2 is gamma with shape k / 2
+    log_unit_chi = 0.5 * log_gamma_over_shape(key_scale, shape)
+    log_chi = log_unit_chi + 0.5 * jnp.log(2 * shape)
+    log_scale = jnp.where(alive, log_unit_chi + 0.5 * jnp.asarray(xp.log(2 * shape / count)), -jnp.inf)
     count = jnp.maximum(jnp.asarray(count, jnp.result_type(float)), 1.0)
     mean = jax.random.normal(key_mean, (dim,)) / jnp.sqrt(count)
-    # chi^2_k / 2 is gamma with shape k / 2.
-    log_chi = 0.5 * (log_gamma(key_scale, 0.5 * xp.where(alive, freedom, 2.0)) + jnp.log(2.0))
-    log_scale = jnp.where(alive, log_chi - 0.5 * jnp.log(count), -jnp.inf)
     if dim == 1:
         return Moments(mean, jnp.eye(1), log_scale)
     place = np.arange(dim * dim)
@@ -204,7 +219,6 @@ def of_normal_law(key: Key, dim: int, count: Array | int) -> Moments:
     return Moments(mean, flat.reshape(dim, dim), log_scale)
 
 
-def _log_sum_exp(x: Array) -> Array:
-    largest = x.max(-1)
-    safe = jnp.where(jnp.isfinite(largest), largest, 0.0)
-    return jnp.log(jnp.exp(x - safe[..., None]).sum(-1)) + safe
+def _sqrt(x: Array) -> Array:
+    """Square root whose derivative at 0 is 0: what is absent has no influence."""
+    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)

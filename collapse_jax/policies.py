@@ -78,10 +78,11 @@ def _count(share: Array | float) -> Callable[[int], Array | int]:
     check_share("share", share)
 
     def count(n: int) -> Array | int:
+        # The slack lets a share such as 0.585 of 100, which no float is exactly, round up traced or not.
+        nearest = share * n + 0.5 + 1e-5
         if is_traced(share):
-            return jnp.clip(jnp.floor(share * n + 0.5), share > 0, n - (share < 1)).astype(int)
-        nearest = math.floor(float(share) * n + 0.5)
-        return max(min(nearest, n - (share < 1)), int(share > 0))
+            return jnp.clip(jnp.floor(nearest), share > 0, jnp.maximum(n - (share < 1), share > 0)).astype(int)
+        return max(min(math.floor(nearest), n - (share < 1)), int(share > 0))
 
     return count
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -51,11 +52,17 @@ def provenance() -> dict[str, str]:
 
 def check_free(path: Path | str) -> None:
     """Raises `ResultsError` unless results could be written at `path`: it must be absent, or an empty folder."""
-    path = Path(path)
-    nearest = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    shown, path = path, Path(path).resolve()
+    try:
+        nearest = next(parent for parent in (path, *path.parents) if parent.exists())
+    except OSError as error:
+        raise ResultsError(f"{shown}: cannot be a folder ({error.strerror})") from error
+    if path == Path.cwd() or path.is_mount():
+        raise ResultsError(f"{shown}: results are moved into place as a whole folder; name one inside it")
     if not nearest.is_dir():
         raise ResultsError(f"{nearest}: is a file, not a folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):
+    folders = {nearest, nearest.parent if nearest == path else nearest}  # a folder is replaced within its parent
+    if not all(os.access(folder, os.W_OK | os.X_OK) for folder in folders):
         raise ResultsError(f"{nearest}: no permission to write there")
     if nearest == path and any(path.iterdir()):
         what = "already holds another run" if (path / STORE).exists() else "is not empty"
@@ -79,9 +86,10 @@ def save(ds: xr.Dataset, path: Path | str, config_text: str) -> Path:
     path = Path(path)
     check_free(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.absolute().parent / f".{path.name}.{os.getpid()}.partial"
+    # A name of its own: process numbers come again in containers, and a killed run may have left its folder.
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.resolve().parent))
     try:
-        partial.mkdir()
+        partial.chmod(0o755)
         record = {**provenance(), **ds.attrs, "config": config_text, "variables": list(map(str, ds.data_vars))}
         _write(ds.assign_attrs(record), partial / STORE)
         (partial / CONFIG).write_text(config_text, encoding="utf-8")

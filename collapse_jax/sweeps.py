@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,7 +16,7 @@ from collapse_jax.blocks import block_width, grid, run_blocks
 from collapse_jax.chain import make_chain, plan
 from collapse_jax.check import check_at_least, check_choice
 from collapse_jax.keys import chain_keys
-from collapse_jax.types import Curator, Policy, Setting
+from collapse_jax.types import Chain, Curator, Key, Policy, Setting
 
 PRECISIONS = ("float32", "float64")
 RNGS = ("threefry2x32", "rbg", "unsafe_rbg")
@@ -87,15 +88,17 @@ def sweep(
     """
     for name, value in (("num_generations", num_generations), ("num_chains", num_chains)):
         check_at_least(name, value, 1)
-    check_at_least("seed", seed, 0)
+    check_at_least("seed", seed, 0, 2**32 - 1)
     check_choice("precision", precision, PRECISIONS)
     check_choice("rng", rng, RNGS)
     if chains_per_block is not None:
         check_at_least("chains_per_block", chains_per_block, 1)
     with jax.enable_x64(precision == "float64"):
         points = _points(setting, policy, num_samples, dict(axes or {}))
+        _check_output(points, num_chains, num_generations)
         keys = chain_keys(seed, num_chains, rng)
         units = _units(points, curator, backend, metrics, num_generations)
+        units = [_sized(unit, points, keys[0], curator, num_generations, chains_per_block) for unit in units]
         total = len(units) * points.num_traced * num_chains * num_generations
         done = [0]
 
@@ -104,9 +107,7 @@ def sweep(
             if progress is not None:
                 progress(done[0], total)
 
-        parts = [
-            _run_unit(unit, points, keys, curator, num_generations, chains_per_block, tick) for unit in units
-        ]  # fmt: skip
+        parts = [_run_unit(unit, points, keys, curator, num_generations, tick) for unit in units]
         dataset = _dataset(points, units, parts, num_chains, num_generations)
     return dataset.assign_attrs(
         setting=units[0].setting.name,
@@ -130,6 +131,7 @@ class _Points(NamedTuple):
     static: dict[str, list]
     traced: dict[str, np.ndarray]  # flattened product, [num_traced]
     num_traced: int
+    moves_setting: bool  # whether a traced axis is a parameter of the setting
     policies: tuple[str, ...]
     make: Callable[[int, dict[str, Any]], tuple[Setting, Policy, int]]  # (policy number, axis values) -> parts
 
@@ -142,6 +144,8 @@ class _Unit(NamedTuple):
     setting: Setting
     metrics: tuple[str, ...]
     law: bool
+    world: Any = None
+    width: int = 0  # chains side by side
 
 
 def _points(setting: Any, policy: Any, num_samples: int | None, axes: dict[str, Sequence]) -> _Points:
@@ -179,6 +183,7 @@ def _points(setting: Any, policy: Any, num_samples: int | None, axes: dict[str, 
         static=static,
         traced={n: np.asarray([p[n] for p in grid_points], np.result_type(float)) for n in traced},
         num_traced=len(grid_points),
+        moves_setting=any(homes[n][0] == "setting" for n in traced),
         policies=tuple(n if names.count(n) == 1 else f"{n}_{names[: i + 1].count(n)}" for i, n in enumerate(names)),
         make=make,
     )
@@ -198,44 +203,70 @@ def _units(
                     setting, policy, num_samples=n, num_generations=num_generations, curator=curator, backend=backend
                 )
             law = plan(setting, policy, curator, backend).law
-            units.append(_Unit(number, static, setting, _metrics(setting, metrics), law))
+            units.append(_Unit(number, static, setting, _metrics(setting, metrics, points.names), law))
     if backend == "auto" and not all(u.law for u in units):
         units = [u._replace(law=False) for u in units]
     return units
 
 
-def _run_unit(
-    unit: _Unit,
-    points: _Points,
-    keys: Any,
-    curator: Curator | None,
-    num_generations: int,
-    width: int | None,
-    tick: Callable,
-) -> tuple[dict[str, np.ndarray], Any]:
-    def chain_of(values: dict[str, Any]) -> Any:
+def _sized(unit: _Unit, points: _Points, key: Key, curator: Any, num_generations: int, width: int | None) -> _Unit:
+    """The unit with its world and block width, so that what cannot run is refused before anything has."""
+    worlds = []
+    for i in range(points.num_traced if points.moves_setting else 1):
+        values = {n: float(v[i]) for n, v in points.traced.items()}
+        setting, _, num = points.make(unit.policy, unit.static | values)
+        worlds.append(setting.world())
+    if any(not _same(worlds[0], world) for world in worlds[1:]):
+        raise ValueError(f"axes: values that change the real law of setting {unit.setting.name} need runs of their own")
+    world = worlds[0]
+    rows = jax.eval_shape(lambda: unit.setting.real(key, world, num))
+    chain = _chain_of(unit, points, curator, num_generations)({n: v[0] for n, v in points.traced.items()})
+    width = block_width(chain, world, key, rows, unit.law, unit.setting.block_hint, width)
+    return unit._replace(world=world, width=width)
+
+
+def _chain_of(unit: _Unit, points: _Points, curator: Curator | None, num_generations: int) -> Callable[[dict], Chain]:
+    def chain_of(values: dict[str, Any]) -> Chain:
         setting, policy, n = points.make(unit.policy, unit.static | values)
         backend = "law" if unit.law else "rows"
         return make_chain(
             setting, policy, num_samples=n, num_generations=num_generations, curator=curator, backend=backend
         )
 
-    world = unit.setting.world()
-    first = {name: value[0] for name, value in points.traced.items()}
-    num = points.make(unit.policy, unit.static | first)[2]
-    rows = () if unit.law else jax.eval_shape(lambda: unit.setting.real(keys[0], world, num))
-    width = block_width(chain_of(first), world, keys[0], rows, unit.setting.block_hint, width)
+    return chain_of
+
+
+def _run_unit(
+    unit: _Unit,
+    points: _Points,
+    keys: Key,
+    curator: Curator | None,
+    num_generations: int,
+    tick: Callable[[int], None],
+) -> tuple[dict[str, np.ndarray], Any]:
     num_chains = keys.shape[0]
     return run_blocks(
-        chain_of,
-        world,
+        _chain_of(unit, points, curator, num_generations),
+        unit.world,
         {name: np.repeat(value, num_chains) for name, value in points.traced.items()},
         keys[np.tile(np.arange(num_chains), points.num_traced)],
         num_generations=num_generations,
         metrics=unit.metrics,
-        width=width,
+        width=unit.width,
         progress=tick,
     )
+
+
+def _check_output(points: _Points, num_chains: int, num_generations: int) -> None:
+    """Refuses results that no machine of today could hold: they are kept in memory, one number a metric."""
+    static = math.prod(len(v) for v in points.static.values())
+    numbers = len(points.policies) * static * points.num_traced * num_chains * num_generations
+    if numbers > 2**36:
+        raise ValueError(f"the results would hold {numbers:.1e} numbers a metric: lower num_chains or num_generations")
+
+
+def _same(a: Any, b: Any) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def _dataset(points: _Points, units: list[_Unit], parts: list, num_chains: int, num_generations: int) -> xr.Dataset:
@@ -301,8 +332,11 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _metrics(setting: Setting, wanted: Sequence[str] | None) -> tuple[str, ...]:
+def _metrics(setting: Setting, wanted: Sequence[str] | None, axes: Sequence[str]) -> tuple[str, ...]:
     known = [m.name for m in setting.metrics]
+    for name in axes:
+        if name in known:
+            raise ValueError(f"axis {name!r} has the name of a metric; call it 'setting.{name}' or 'policy.{name}'")
     for name in wanted or ():
         if name not in known:
             raise ValueError(f"metrics: setting {setting.name} has no {name!r}; {perhaps(name, known)}")

@@ -13,7 +13,7 @@ Z_LIMIT = 4.0  # a true prediction stays below, by chance, in 99.994% of cases
 Z_POWER = 10.0  # a wrong one must lie above: the test could have failed
 
 # Every law at the size of a unit test and, before a release, with that many times more chains.
-POWER = pytest.mark.parametrize("power", [1, pytest.param(30, marks=pytest.mark.nightly, id="nightly")])
+POWER = pytest.mark.parametrize("power", [1, pytest.param(8, marks=pytest.mark.nightly, id="nightly")])
 
 
 def z_score(samples, prediction):
