@@ -64,7 +64,7 @@ def run_blocks(
     trace_seconds, clock = time.perf_counter() - clock, time.perf_counter()
     start, advance = traced_start.lower().compile(), traced_advance.lower().compile()
     compile_seconds, clock = time.perf_counter() - clock, time.perf_counter()
-    out = {name: np.empty((lanes, num_generations), np.result_type(float)) for name in metrics}
+    out = {name: np.empty((lanes, num_generations), jnp.result_type(float)) for name in metrics}
     for begin in range(0, lanes, width):
         values, block_keys = _lanes(points, keys, padded[begin : begin + width])
         state, here = start(world, values, block_keys), min(width, lanes - begin)

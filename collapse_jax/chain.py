@@ -221,10 +221,10 @@ class _Maker(NamedTuple):
         """`new` with its first rows taken from `real`."""
         head = self._is_real()
         pick = lambda a, b: jnp.where(head.reshape(1, -1, *[1] * (a.ndim - 2)), a, b)  # noqa: E731
-        alike = new.weight.shape[1] == 1  # both are unit weights: nobody has curated the new rows
-        return Batch(
-            jax.tree.map(pick, real.items, new.items), new.weight if alike else pick(B.full_weight(real), new.weight)
-        )
+        items = jax.tree.map(pick, real.items, new.items)
+        if self.curator is None:  # all weigh 1, new and real
+            return Batch(items, new.weight)
+        return Batch(items, pick(B.full_weight(real), B.full_weight(new)))
 
     def _sample(self, key: Key, world: World, params: Tree) -> Batch:
         if self.plan.fold and self.setting.sample_compressed is not None:

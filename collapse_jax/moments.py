@@ -45,7 +45,7 @@ def cholesky(moments: Moments, log_unit: Array | float = 0.0) -> Array:
 def log_trace(moments: Moments) -> Array:
     """Logarithm of the covariance's trace; -inf where there is no spread."""
     unit = log_unit(moments)
-    return 2 * unit + jnp.log((cholesky(moments, unit) ** 2).sum((-2, -1)))
+    return 2 * unit + jnp.log((cholesky(moments, unit[..., None]) ** 2).sum((-2, -1)))
 
 
 def log_det(moments: Moments) -> Array:
@@ -62,7 +62,7 @@ def log_unit(moments: Moments) -> Array:
 def factorise(covariance: Array, max_rank: Array | int | None = None) -> tuple[Array, Array]:
     """Unit lower-triangular factor and log scales of a positive semidefinite matrix ``[d, d]``.
 
-    Pivots below ``8 d eps`` of their variance, and those beyond `max_rank` others, count as 0: their directions carry
+    Pivots below ``8 d eps`` of their variance (four times that where no rank is known), and those beyond `max_rank` others, count as 0: their directions carry
     no spread. Plain array operations
     (an LDL^T column by column, halved recursively above 32 columns): under vmap these are faster than thousands of
     small LAPACK calls, and two such calls at once can lock a small CPU's thread pool up (seen with jaxlib 0.10.2).
@@ -70,9 +70,11 @@ def factorise(covariance: Array, max_rank: Array | int | None = None) -> tuple[A
     d = covariance.shape[-1]
     variance = jnp.diagonal(covariance)
     if d == 1:
-        return jnp.ones_like(covariance), 0.5 * jnp.log(variance)
+        some = True if max_rank is None else max_rank > 0
+        return jnp.ones_like(covariance), jnp.where(some, 0.5 * jnp.log(variance), -jnp.inf)
     spread = jnp.sqrt(jnp.where(variance > 0, variance, 1.0))
-    unit, pivot = _ldl(covariance / spread / spread[:, None], float(8 * d * jnp.finfo(covariance.dtype).eps))
+    tolerance = float((8 if max_rank is not None else 32) * d * jnp.finfo(covariance.dtype).eps)
+    unit, pivot = _ldl(covariance / spread / spread[:, None], tolerance)
     alive = pivot > 0
     if max_rank is not None:
         alive = alive & (jnp.cumsum(alive) <= max_rank)
@@ -163,7 +165,12 @@ def _of_rows(x_mxd: Array, share: Array) -> tuple[Array, Array, Array]:
     x_mxd = jnp.where(column > 0, x_mxd, 0.0)  # a row of weight 0 may hold anything, NaN too
     mean = (column * x_mxd).sum(0)  # a sum, not a product: thousands of small matrix-vector products are slow on CPU
     centred = jnp.where(column > 0, x_mxd - mean, 0.0)
-    correction = (column * centred).sum(0)
+    correction = (column * centred).sum(0)  # what rounding left in the mean, as far from 0 as that may be
+    centred = jnp.where(column > 0, centred - correction, 0.0)
+    # What is left of a constant column is rounding.
+    present = column > 0
+    constant = jnp.where(present, x_mxd, -jnp.inf).max(0) == jnp.where(present, x_mxd, jnp.inf).min(0)
+    centred = jnp.where(constant, 0.0, centred)
     largest = jax.lax.stop_gradient(jnp.abs(centred).max())  # a unit: the result does not depend on it
     scaled = centred / jnp.where(largest > 0, largest, 1.0) * _sqrt(column)
     covariance = jnp.matmul(scaled.T, scaled, precision=_HIGHEST)
