@@ -62,8 +62,9 @@ def log_unit(moments: Moments) -> Array:
 def factorise(covariance: Array, max_rank: Array | int | None = None) -> tuple[Array, Array]:
     """Unit lower-triangular factor and log scales of a positive semidefinite matrix ``[d, d]``.
 
-    Pivots below ``8 d eps`` of their variance (four times that where no rank is known), and those beyond `max_rank` others, count as 0: their directions carry
-    no spread. Plain array operations
+    Pivots below ``8 d eps`` of their variance (four times that where no rank is known), and those beyond `max_rank`
+    others, count as 0: their directions carry no spread. A merged singular fit may, one time in a hundred, keep a
+    direction that is rounding alone. Plain array operations
     (an LDL^T column by column, halved recursively above 32 columns): under vmap these are faster than thousands of
     small LAPACK calls, and two such calls at once can lock a small CPU's thread pool up (seen with jaxlib 0.10.2).
     """

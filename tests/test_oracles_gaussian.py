@@ -208,8 +208,8 @@ def test_rank_is_min_of_d_and_n_minus_1(n):
     for make in (of_rows, lambda key: moments.of_normal_law(key, d, n)):
         fits = jax.jit(jax.vmap(make))(keys)
         np.testing.assert_array_equal(np.isfinite(fits.log_scale).sum(1), min(d, n - 1))
-        assert np.isneginf(np.asarray(moments.log_trace(fits))).all() == (n == 1)
-        assert np.isneginf(np.asarray(moments.log_det(fits))).all() == (n <= d)
+        assert np.isneginf(np.asarray(jax.vmap(moments.log_trace)(fits))).all() == (n == 1)
+        assert np.isneginf(np.asarray(jax.vmap(moments.log_det)(fits))).all() == (n <= d)
 
 
 @POWER
