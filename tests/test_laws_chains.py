@@ -144,7 +144,7 @@ def check_few_and_many(setting, policy, metric, width, few, many):
     go = partial(run, setting, policy, num_samples=NUM, num_generations=3, metrics=[metric], chains_per_block=width)
     small, large = go(num_chains=few), go(num_chains=many)
     same_bits(arrays(small), arrays(large.isel(chain=slice(few))))
-    assert len(np.unique(large[metric][:, 0])) >= 0.99 * many  # no chain is another's padding  # floats may meet by chance
+    assert len(np.unique(large[metric][:, 0])) >= 0.99 * many  # none is padding; floats may meet by chance
 
 
 @pytest.mark.fast
