@@ -119,7 +119,7 @@ def block_width(
       chain: one of them.
       world: theirs.
       key: any chain's.
-      rows: has the shapes of n real rows.
+      rows: has the shapes of n real rows, or is () where none are drawn.
       law: whether only the first batch is rows.
       hint: at most so many.
       wanted: exactly so many.

@@ -127,9 +127,7 @@ class _Maker(NamedTuple):
     horizon: int
 
     def init(self, key: Key, world: World) -> State:
-        real = B.unit(self.setting.real(stream(key, "real"), world, self.n))
-        first = self._real(world, real)
-        batch = self._compressed(real)
+        batch, first = self._first_real(stream(key, "real"), world)
         template = jax.eval_shape(self._template, key, world, batch, first)
         if template.weight.shape[1] == 1 and B.num_rows(template) != B.num_rows(batch):
             raise ValueError(f"policy {self.policy.name}: join must stack blocks of n rows, or weigh each row")
@@ -138,7 +136,7 @@ class _Maker(NamedTuple):
         if summarise is None:
             summary = None
         else:
-            evaluated = summarise(real)
+            evaluated = summarise(batch)  # of rows: settings that have this keep no statistics
             summary = self._memory(summarise).start(evaluated, evaluated)
         params = None if self.setting.init is None else self.setting.init(stream(key, "init"))
         return State(key, pool, summary, first if self.policy.real == "first" else None, params)
@@ -170,7 +168,7 @@ class _Maker(NamedTuple):
         real = state.first
         if self.policy.real == "fresh":
             key = stream(jax.random.fold_in(state.key, generation), "real")
-            real = self._real(world, B.unit(self.setting.real(key, world, self.n)))
+            real = self._fresh_real(key, world)
         joined = self._joined(new, real)
         pool = self._memory(self._compress).add(state.pool, joined, self.policy.fade, generation)
         summary, summarise = state.summary, self._summarise(world)
@@ -198,16 +196,36 @@ class _Maker(NamedTuple):
             return None
         return jax.tree.map(lambda x: x[0, 0], self.setting.summarise(world, train).items)
 
-    def _real(self, world: World, real: Batch) -> Batch:
-        """The real rows that go with a batch; of statistics, those of the rows that take the place of others."""
+    @property
+    def _real_rows(self) -> Array | int | None:
+        return None if self.policy.real_rows is None else self.policy.real_rows(self.n)
+
+    def _first_real(self, key: Key, world: World) -> tuple[Batch, Batch]:
+        """The first batch, and those of its rows that may go with later ones."""
+        law, count = self.setting.real_compressed, self._real_rows
+        if law is None or not self.plan.law:
+            real = B.unit(self.setting.real(key, world, self.n))
+            return self._compressed(real), self._share_of(real)
+        whole = B.unit(law(key, world, self.n), self.n)
+        return whole, whole if count is None else B.unit(law(key, world, self.n, count), count)
+
+    def _fresh_real(self, key: Key, world: World) -> Batch:
+        """New real rows that go with a batch."""
+        law, count = self.setting.real_compressed, self._real_rows
+        if law is None or not self.plan.law:
+            return self._share_of(B.unit(self.setting.real(key, world, self.n)))
+        count = self.n if count is None else count
+        return B.unit(law(key, world, count), count)
+
+    def _share_of(self, real: Batch) -> Batch:
+        """Of real rows; of statistics, those of the rows that take the place of others."""
         if self.plan.fold and self.policy.real_rows is not None:
             real = real._replace(weight=self._is_real() * B.full_weight(real))
         return self._compressed(real)
 
     def _is_real(self) -> Array:
         """Which of a batch's n rows are real, for policies that mix them in."""
-        count = 0 if self.policy.real_rows is None else self.policy.real_rows(self.n)
-        return jnp.arange(self.n) < count
+        return jnp.arange(self.n) < (0 if self._real_rows is None else self._real_rows)
 
     def _joined(self, new: Batch, real: Any) -> Batch:
         """What a new batch and its real rows (None where the policy wants none) add to the pool."""
@@ -228,7 +246,7 @@ class _Maker(NamedTuple):
 
     def _sample(self, key: Key, world: World, params: Tree) -> Batch:
         if self.plan.fold and self.setting.sample_compressed is not None:
-            count = self.n if self.policy.real_rows is None else self.n - self.policy.real_rows(self.n)
+            count = self.n if self._real_rows is None else self.n - self._real_rows
             items = self.setting.sample_compressed(key, params, self.n, count, self.plan.law)
             return B.unit(items, count)
         if self.curator is None:

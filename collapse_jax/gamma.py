@@ -15,16 +15,19 @@ _DEGREES = (6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
 
 
 def log_gamma_over_shape(key: Key, shape: Array) -> Array:
-    """Draws log(X / shape), X ~ Gamma(`shape`, 1), one for each entry of `shape` (``[d]``, > 0).
+    """Draws log(X / shape), X ~ Gamma(`shape`, 1), one for each entry of `shape` (``[d]``, > 0; may be traced).
 
-    A NumPy array takes the quantile of a normal variate through a Chebyshev interpolant that is exact to 1e-7 over all
-    values the normal can take: no rejection, some five times faster than ``jax.random.loggamma``
-    (``benchmarks/gamma.py``). A traced array goes to ``jax.random.loggamma``. Either is divided by the shape, since
-    the logarithm of a large X alone would round away how far X lies from its mean.
+    The logarithm of a large X alone would round away how far X lies from its mean.
     """
-    if not isinstance(shape, np.ndarray):
-        return jax.random.loggamma(key, shape) - jnp.log(shape)
-    z = jax.random.normal(key, shape.shape)
+    return jax.random.loggamma(key, shape) - jnp.log(shape)
+
+
+def log_gamma_of_normal(z: Array, shape: np.ndarray) -> Array:
+    """The same as a function of standard normals `z` ``[d]``, for shapes known before compilation.
+
+    The quantile goes through a Chebyshev interpolant that is exact to 1e-7 over all values that `z` can take: no
+    rejection, some five times faster than ``jax.random.loggamma`` (``benchmarks/gamma.py``).
+    """
     limit = 5.6 if z.dtype == jnp.float32 else 8.4  # the largest |z| that uniforms of this precision give
     coefficients = _quantile_coefficients(tuple(shape.tolist()), limit)
     return _clenshaw(jnp.asarray(coefficients, z.dtype), jnp.clip(z / limit, -1.0, 1.0))

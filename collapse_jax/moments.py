@@ -14,8 +14,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from collapse_jax import batch as B
-from collapse_jax.gamma import log_gamma_over_shape
-from collapse_jax.keys import normal
+from collapse_jax.gamma import log_gamma_of_normal, log_gamma_over_shape
+from collapse_jax.keys import normal, stream
 from collapse_jax.types import Array, Batch, Key
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -62,11 +62,11 @@ def log_unit(moments: Moments) -> Array:
 def factorise(covariance: Array, max_rank: Array | int | None = None) -> tuple[Array, Array]:
     """Unit lower-triangular factor and log scales of a positive semidefinite matrix ``[d, d]``.
 
-    Pivots below ``8 d eps`` of their variance (four times that where no rank is known), and those beyond `max_rank`
-    others, count as 0: their directions carry no spread. A merged singular fit may, one time in a hundred, keep a
-    direction that is rounding alone. Plain array operations
-    (an LDL^T column by column, halved recursively above 32 columns): under vmap these are faster than thousands of
-    small LAPACK calls, and two such calls at once can lock a small CPU's thread pool up (seen with jaxlib 0.10.2).
+    A pivot counts as 0 where it is no larger than the rounding that reached it: 8 eps of its variance, plus what
+    the pivots before it passed on. So do pivots beyond `max_rank` others. Such directions carry no spread. Plain array
+    operations (an LDL^T column by column, halved recursively above 32 columns): under vmap these are faster than
+    thousands of small LAPACK calls, and two such calls at once can lock a small CPU's thread pool up (seen with jaxlib
+    0.10.2).
     """
     d = covariance.shape[-1]
     variance = jnp.diagonal(covariance)
@@ -74,8 +74,8 @@ def factorise(covariance: Array, max_rank: Array | int | None = None) -> tuple[A
         some = True if max_rank is None else max_rank > 0
         return jnp.ones_like(covariance), jnp.where(some, 0.5 * jnp.log(variance), -jnp.inf)
     spread = jnp.sqrt(jnp.where(variance > 0, variance, 1.0))
-    tolerance = float((8 if max_rank is not None else 32) * d * jnp.finfo(covariance.dtype).eps)
-    unit, pivot = _ldl(covariance / spread / spread[:, None], tolerance)
+    noise = jnp.full(d, 8 * jnp.finfo(covariance.dtype).eps, covariance.dtype)
+    unit, pivot, _ = _ldl(covariance / spread / spread[:, None], noise)
     alive = pivot > 0
     if max_rank is not None:
         alive = alive & (jnp.cumsum(alive) <= max_rank)
@@ -84,37 +84,45 @@ def factorise(covariance: Array, max_rank: Array | int | None = None) -> tuple[A
     return jnp.where(jnp.eye(d, dtype=bool), 1.0, unit * spread[:, None] / spread), log_scale
 
 
-def _ldl(a: Array, tolerance: float) -> tuple[Array, Array]:
-    """Unit lower L and pivots D with L diag(D) L^T = `a`; pivots below `tolerance` are 0, as are their columns."""
+def _ldl(a: Array, noise: Array) -> tuple[Array, Array, Array]:
+    """Unit lower L and pivots D with L diag(D) L^T = `a`, and the pivots' rounding noise.
+
+    `noise` ``[d]`` is that of the diagonal; elimination passes a pivot's noise on times the multiplier's square. A
+    pivot that its noise reaches is 0, as is its column.
+    """
     d = a.shape[0]
     if d <= 32:
-        return _ldl_by_columns(a, tolerance)
+        return _ldl_by_columns(a, noise)
     h = d // 2
-    top, top_pivot = _ldl(a[:h, :h], tolerance)
+    top, top_pivot, top_noise = _ldl(a[:h, :h], noise[:h])
     scaled = solve_unit_lower(top, a[:h, h:])
     alive = (top_pivot > 0)[:, None]
     below = jnp.where(alive, scaled / jnp.where(alive, top_pivot[:, None], 1.0), 0.0).T
-    rest, rest_pivot = _ldl(a[h:, h:] - jnp.matmul(below * top_pivot, below.T, precision=_HIGHEST), tolerance)
+    rest_noise = noise[h:] + jnp.matmul(below**2, top_noise, precision=_HIGHEST)
+    rest, rest_pivot, rest_noise = _ldl(
+        a[h:, h:] - jnp.matmul(below * top_pivot, below.T, precision=_HIGHEST), rest_noise
+    )
     unit = jnp.block([[top, jnp.zeros((h, d - h), a.dtype)], [below, rest]])
-    return unit, jnp.concatenate([top_pivot, rest_pivot])
+    return unit, jnp.concatenate([top_pivot, rest_pivot]), jnp.concatenate([top_noise, rest_noise])
 
 
-def _ldl_by_columns(a: Array, tolerance: float) -> tuple[Array, Array]:
+def _ldl_by_columns(a: Array, noise: Array) -> tuple[Array, Array, Array]:
     index = jnp.arange(a.shape[0])
 
-    def column(j: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        a, unit, pivots = carry
+    def column(j: Array, carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        a, unit, pivots, noise = carry
+        at = lambda x: jax.lax.dynamic_index_in_dim(x, j, keepdims=False)  # noqa: E731
         column = jax.lax.dynamic_index_in_dim(a, j, 1, keepdims=False)
-        pivot = jax.lax.dynamic_index_in_dim(column, j, keepdims=False)
-        alive = pivot > tolerance
+        pivot = at(column)
+        alive = pivot > at(noise)
         below = jnp.where((index > j) & alive, column / jnp.where(alive, pivot, 1.0), 0.0)
         a = a - jnp.where(alive, pivot, 0.0) * below[:, None] * below
         unit = unit + below[:, None] * (index == j)
-        return a, unit, pivots + jnp.where((index == j) & alive, pivot, 0.0)
+        return a, unit, pivots + jnp.where((index == j) & alive, pivot, 0.0), noise + below**2 * at(noise)
 
-    start = a, jnp.eye(a.shape[0], dtype=a.dtype), jnp.zeros(a.shape[0], a.dtype)
-    _, unit, pivots = jax.lax.fori_loop(0, a.shape[0], column, start)
-    return unit, pivots
+    start = a, jnp.eye(a.shape[0], dtype=a.dtype), jnp.zeros(a.shape[0], a.dtype), noise
+    _, unit, pivots, noise = jax.lax.fori_loop(0, a.shape[0], column, start)
+    return unit, pivots, noise
 
 
 def solve_unit_lower(unit: Array, columns: Array) -> Array:
@@ -209,22 +217,44 @@ def of_normal_law(key: Key, dim: int, count: Array | int) -> Moments:
     The scatter's factor is lower triangular with independent entries: standard normal below the diagonal, chi with
     count - 1 - j degrees of freedom at place j of it; places at or beyond count - 1 are empty (a singular scatter).
     """
-    key_mean, key_scale, key_factor = jax.random.split(key, 3)
-    xp = np if isinstance(count, int) else jnp  # a count known now lets the chi draws be fast
+    static = isinstance(count, int)
+    xp = np if static else jnp  # a count known now lets the chi draws be fast
+    count = xp.maximum(count, 1) * 1.0
     freedom = count - 1.0 - xp.arange(dim)
     alive = freedom > 0.5
     shape = 0.5 * xp.where(alive, freedom, 2.0)  # chi^2_k / 2 is gamma with shape k / 2
-    log_unit_chi = 0.5 * log_gamma_over_shape(key_scale, shape)
-    log_chi = log_unit_chi + 0.5 * jnp.log(2 * shape)
-    log_scale = jnp.where(alive, log_unit_chi + 0.5 * jnp.asarray(xp.log(2 * shape / count)), -jnp.inf)
-    count = jnp.maximum(jnp.asarray(count, jnp.result_type(float)), 1.0)
-    mean = jax.random.normal(key_mean, (dim,)) / jnp.sqrt(count)
+    half = 0 if dim == 1 else (dim + 1) // 2
+    z_mean, z_scale, z_below = jnp.split(normal(key, (dim * (2 + half),)), [dim, 2 * dim])  # one draw: keys cost too
+    log_unit_chi = 0.5 * (
+        log_gamma_of_normal(z_scale, shape) if static else log_gamma_over_shape(stream(key, "chi"), shape)
+    )
+    log_scale = jnp.where(alive, log_unit_chi + 0.5 * jnp.asarray(xp.log(2 * shape / count), z_mean.dtype), -jnp.inf)
+    mean = z_mean / jnp.sqrt(jnp.asarray(count, z_mean.dtype))
     if dim == 1:
         return Moments(mean, jnp.eye(1), log_scale)
-    place = np.arange(dim * dim)
-    below = jax.random.normal(key_factor, (dim * dim,)) * jnp.tile(jnp.where(alive, jnp.exp(-log_chi), 0.0), dim)
-    flat = jnp.where(place // dim > place % dim, below, jnp.asarray(place // dim == place % dim, below.dtype))
-    return Moments(mean, flat.reshape(dim, dim), log_scale)
+    log_chi = log_unit_chi + 0.5 * jnp.log(jnp.asarray(2 * shape, z_mean.dtype))
+    # The entries of a triangle fill half a square: what the lower rows leave free serves the upper ones, turned round.
+    lower = z_below.reshape(half, dim)
+    square = jnp.concatenate([lower[::-1, ::-1], lower])[-dim:] * jnp.where(alive, jnp.exp(-log_chi), 0.0)
+    row, column = np.indices((dim, dim))
+    return Moments(mean, jnp.where(row > column, square, np.eye(dim, dtype=square.dtype)), log_scale)
+
+
+def of_part(key: Key, dim: int, num: Array | int, count: Array | int) -> Moments:
+    """Moments of the first `count` of `num` > dim normal rows, in coordinates where those of all are 0 and I.
+
+    Independent of the moments of all rows (Basu's theorem), so that ``compose(whole, part)`` is the law of the part
+    given the whole.
+    """
+    head = of_normal_law(stream(key, "head"), dim, count)
+    tail = of_normal_law(stream(key, "tail"), dim, num - count)
+    weight = jnp.stack([jnp.asarray(w, head.mean.dtype) for w in (count, num - count)])[None]
+    both = Batch(jax.tree.map(lambda a, b: jnp.stack([a, b])[None], head, tail), weight)
+    whole = jax.tree.map(lambda x: x[0, 0], compress(both).items)
+    columns = jnp.concatenate([head.factor, (head.mean - whole.mean)[:, None]], axis=1)
+    solved = solve_unit_lower(whole.factor, columns)
+    s = whole.log_scale
+    return Moments(jnp.exp(-s) * solved[:, -1], jnp.exp(s - s[:, None]) * solved[:, :-1], head.log_scale - s)
 
 
 def _sqrt(x: Array) -> Array:

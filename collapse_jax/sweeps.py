@@ -219,7 +219,8 @@ def _sized(unit: _Unit, points: _Points, key: Key, curator: Any, num_generations
     if any(not _same(worlds[0], world) for world in worlds[1:]):
         raise ValueError(f"axes: values that change the real law of setting {unit.setting.name} need runs of their own")
     world = worlds[0]
-    rows = jax.eval_shape(lambda: unit.setting.real(key, world, num))
+    rowless = unit.law and unit.setting.real_compressed is not None
+    rows = () if rowless else jax.eval_shape(lambda: unit.setting.real(key, world, num))
     chain = _chain_of(unit, points, curator, num_generations)({n: v[0] for n, v in points.traced.items()})
     width = block_width(chain, world, key, rows, unit.law, unit.setting.block_hint, width)
     return unit._replace(world=world, width=width)

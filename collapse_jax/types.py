@@ -57,6 +57,7 @@ class Source(NamedTuple):
         where fewer than `num` exist.
       mean: ``[dim]``, of the real law. For a table: of its train split, which *is* the real law.
       covariance: ``[dim, dim]``, of the real law (of a table's train split: divided by the number of rows).
+      is_normal: whether the real law is exactly N(mean, covariance).
     """
 
     name: str
@@ -66,6 +67,7 @@ class Source(NamedTuple):
     held_out: Callable[[int], ArrayLike]
     mean: ArrayLike
     covariance: ArrayLike
+    is_normal: bool = False
 
 
 class Metric(NamedTuple):
@@ -98,6 +100,9 @@ class Setting(NamedTuple):
       sample_compressed: ``(key, params, num, count, exact) -> items``, leaves ``[1, ...]``: the statistics
         of `count` sampled rows (`count` may be traced, `num` is its static bound). `exact` draws them from their law,
         at a cost that does not depend on `num`; otherwise rows are drawn and compressed. Comes with ``compress``.
+      real_compressed: ``(key, world, num, count) -> items``, leaves ``[1, ...]``: by their law, the statistics of the
+        first `count` (None: all) of the `num` real rows that `key` stands for; either may be traced. None where that
+        law is not known.
       summarise: ``(world, Batch) -> Batch`` of one row: an additive evaluation made once, at a batch's birth, and
         merged by mass like ``compress``; only ``observe`` sees it. None where there is none, or ``compress`` exists.
       min_samples: fewest rows a fit is defined for.
@@ -114,6 +119,7 @@ class Setting(NamedTuple):
     init: Callable[[Key], Tree] | None = None
     compress: Callable[[Batch], Batch] | None = None
     sample_compressed: Callable[..., Tree] | None = None
+    real_compressed: Callable[..., Tree] | None = None
     summarise: Callable[[World, Batch], Batch] | None = None
     min_samples: int = 1
     block_hint: int | None = None

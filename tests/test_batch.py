@@ -1,8 +1,6 @@
 """Weighted rows, rings of generations, gamma variates and moments: the words that everything else is said in."""
 
 import itertools
-import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +11,7 @@ import scipy.stats
 
 from collapse_jax import batch as B
 from collapse_jax import moments
-from collapse_jax.gamma import log_gamma_over_shape
 from collapse_jax.memory import block_memory, fold_memory
-from collapse_jax.moments import Moments
 from collapse_jax.types import Batch
 
 KEY = jax.random.key(2)
@@ -182,156 +178,3 @@ def test_a_fold_keeps_what_a_ring_keeps():
     for a, b in zip(jax.tree.leaves(folded), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     assert folded.items.mean.shape == (1, 1, 2)
-
-
-@pytest.mark.fast
-@pytest.mark.parametrize("traced", [False, True])
-def test_log_gamma_has_the_law_of_log_gamma(traced):
-    shapes = np.asarray([0.5, 1.0, 3.3, 49.5])
-    keys = jax.random.split(KEY, 20_000)
-    draw = jax.jit(jax.vmap(lambda k, s: log_gamma_over_shape(k, s if traced else shapes), (0, None)))
-    values = np.asarray(draw(keys, jnp.asarray(shapes)), float)
-    assert values.shape == (20_000, 4)
-    for column, shape in enumerate(shapes):
-        assert scipy.stats.kstest(shape * np.exp(values[:, column]), scipy.stats.gamma(shape).cdf).pvalue > 1e-4
-    # Entries are independent.
-    assert np.abs(np.corrcoef(values.T) - np.eye(4)).max() < 4 / math.sqrt(20_000)
-
-
-@pytest.mark.fast
-@pytest.mark.parametrize(("double", "tolerance"), [(True, 2e-7), (False, 2e-6)])
-def test_quantiles_of_gamma_are_accurate(double, tolerance):
-    shapes = np.asarray([0.5, 1.0, 3.3, 49.5, 499.5])
-    with jax.enable_x64(double):
-        keys = jax.random.split(jax.random.key(7), 20_000)
-        values = np.asarray(jax.jit(jax.vmap(lambda k: log_gamma_over_shape(k, shapes)))(keys), float)
-        z = np.asarray(jax.vmap(lambda k: jax.random.normal(k, (5,)))(keys), float)
-    low = scipy.special.gammaincinv(shapes, scipy.special.ndtr(z))
-    high = scipy.special.gammainccinv(shapes, scipy.special.ndtr(-z))
-    exact = np.log(np.where(z < 0, low, high) / shapes)
-    # In float32 the result, as large as 20, is itself rounded.
-    assert (np.abs(values - exact) / np.maximum(1.0, np.abs(exact))).max() < tolerance
-
-
-def covariance(d, rank, seed=0):
-    rows = np.random.default_rng(seed).normal(size=(rank + 1, d)) * np.logspace(0, 1, d)
-    return np.cov(rows.T, bias=True).reshape(d, d)
-
-
-@pytest.mark.fast
-@pytest.mark.parametrize("d", [1, 2, 5, 40])
-def test_factorise_is_cholesky(d):
-    sigma = covariance(d, 3 * d)
-    with jax.enable_x64(True):
-        factor, log_scale = map(np.asarray, jax.jit(moments.factorise)(jnp.asarray(sigma)))
-    assert (np.diag(factor) == 1).all()
-    np.testing.assert_allclose(factor * np.exp(log_scale), np.linalg.cholesky(sigma), rtol=1e-9, atol=1e-12)
-    fit = moments.from_covariance(np.zeros(d), sigma.astype(np.float32))
-    np.testing.assert_allclose(moments.cholesky(fit), np.linalg.cholesky(sigma), rtol=2e-3, atol=1e-3)
-    np.testing.assert_allclose(moments.log_det(fit), np.linalg.slogdet(sigma)[1], rtol=1e-4, atol=1e-3)
-    np.testing.assert_allclose(moments.log_trace(fit), np.log(np.trace(sigma)), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(("d", "rank"), [(1, 0), (3, 0), (3, 1), (5, 2), (5, 4), (40, 7)])
-def test_factorise_of_singular_matrices(d, rank):
-    sigma = covariance(d, rank) if rank else np.zeros((d, d))
-    with jax.enable_x64(True):
-        fit = moments.from_covariance(np.zeros(d), sigma)
-        factor, log_scale = np.asarray(fit.factor), np.asarray(fit.log_scale)
-        lower = np.asarray(moments.cholesky(fit))
-        assert np.isneginf(moments.log_det(fit))
-        trace = float(moments.log_trace(fit))
-    np.testing.assert_allclose(lower @ lower.T, sigma, atol=1e-9 * max(1.0, sigma.max()))
-    # Rows in general position: their first `rank` directions are taken, the others empty, with a unit column.
-    assert np.isfinite(log_scale).tolist() == [i < rank for i in range(d)]
-    np.testing.assert_array_equal(factor[:, rank:], np.eye(d)[:, rank:])
-    if rank:
-        assert trace == pytest.approx(np.log(np.trace(sigma)))
-    else:
-        assert trace == -np.inf
-
-
-def test_factorise_finds_what_is_constant_or_doubled():
-    x = np.random.default_rng(1).normal(size=(50, 2))
-    rows = jnp.asarray(np.stack([np.full(50, 3.0), x[:, 0], x[:, 0], x[:, 1]], 1))
-    fit = jax.tree.map(lambda v: v[0, 0], moments.compress(B.unit(rows)).items)
-    assert np.isfinite(fit.log_scale).tolist() == [False, True, False, True]
-    lower = np.asarray(moments.cholesky(fit))
-    np.testing.assert_allclose(lower @ lower.T, np.cov(rows.T, bias=True), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.fast
-@pytest.mark.parametrize("ranks", [(3, 3), (2, 3), (3, 1), (0, 3), (1, 2)])
-def test_compose_is_the_law_of_a_map_of_rows(ranks):
-    with jax.enable_x64(True):
-        made = [covariance(3, r, seed) if r else np.zeros((3, 3)) for seed, r in enumerate(ranks)]
-        mean = np.asarray([[1.0, -2.0, 0.5], [0.3, 0.1, -0.2]])
-        outer, inner = (moments.from_covariance(m, c) for m, c in zip(mean, made, strict=True))
-        both = moments.compose(outer, inner)
-        lower, result = np.asarray(moments.cholesky(outer)), np.asarray(moments.cholesky(both))
-    np.testing.assert_allclose(both.mean, mean[0] + lower @ mean[1], rtol=1e-12)
-    np.testing.assert_allclose(result @ result.T, lower @ made[1] @ lower.T, rtol=1e-8, atol=1e-8)
-    assert not np.isnan(both.factor).any()
-
-
-def test_compose_outlasts_float32():
-    small = Moments(jnp.zeros(2), jnp.eye(2), jnp.asarray([-300.0, -500.0]))
-    both = moments.compose(
-        small, Moments(jnp.zeros(2), jnp.asarray([[1.0, 0.0], [0.5, 1.0]]), jnp.asarray([-1.0, -2.0]))
-    )
-    assert both.log_scale.tolist() == [-301.0, -502.0]
-    assert float(moments.log_det(both)) == -1606.0
-    assert np.isfinite(both.factor).all()
-
-
-@pytest.mark.parametrize(("dim", "count"), [(1, 1), (1, 30), (3, 1), (3, 2), (3, 3), (3, 12)])
-def test_the_law_of_moments_is_that_of_the_moments_of_rows(dim, count):
-    def see(fit):
-        return {
-            "mean": fit.mean, "log_scale": fit.log_scale, "below": (fit.factor * jnp.tri(dim, k=-1))[-1],
-            "log_trace": moments.log_trace(fit)[None],
-        }  # fmt: skip
-
-    @jax.jit
-    @partial(jax.vmap, in_axes=(0, None))
-    def draw(keys, c):
-        return (
-            see(moments.of_normal_law(keys[0], dim, count)),
-            see(moments.of_normal_rows(keys[1], dim, 13 + count, count)),
-            see(moments.of_normal_law(keys[2], dim, c)),
-        )
-
-    law, rows, traced = draw(jax.random.split(KEY, (4000, 3)), jnp.int32(count))
-    # n rows span n - 1 directions, whatever rounding says.
-    assert np.isfinite(rows["log_scale"]).sum(1).max() <= count - 1
-    for fits in (law, traced):
-        assert (np.isfinite(fits["log_scale"]) == (np.arange(dim) < count - 1)).all()
-    for name in law:
-        for j in range(law[name].shape[1]):
-            x, y, t = (np.asarray(v[name][:, j], float) for v in (law, rows, traced))
-            if name == "below" and j >= min(count - 1, dim - 1):
-                assert not x.any()  # no direction is left there, or it is the diagonal
-                assert not t.any()
-            elif np.isfinite(x).any():
-                # Directions of a relative variance of 1e-6 may be taken for empty.
-                assert np.isfinite(y).mean() > 0.99
-                y = y[np.isfinite(y)]
-                assert scipy.stats.ks_2samp(x, y).pvalue > 1e-4, (name, j)
-                assert scipy.stats.ks_2samp(x, t).pvalue > 1e-4, (name, j)
-
-
-@pytest.mark.fast
-def test_compress_is_the_weighted_mean_and_covariance():
-    rng = np.random.default_rng(0)
-    x, weight = rng.normal(size=(7, 3)) * [1.0, 5.0, 0.1] + [100.0, 0.0, -3.0], rng.uniform(0, 2, 7)
-    weight[2] = 0.0
-    x[2] = np.nan
-    with jax.enable_x64(True):
-        merged = moments.compress(B.unit(jnp.asarray(x), jnp.asarray(weight)))
-        fit = jax.tree.map(lambda v: v[0, 0], merged.items)
-        lower = np.asarray(moments.cholesky(fit))
-    here = weight > 0
-    np.testing.assert_allclose(fit.mean, np.average(x[here], axis=0, weights=weight[here]), rtol=1e-12)
-    expected = np.cov(x[here].T, aweights=weight[here], ddof=0)
-    np.testing.assert_allclose(lower @ lower.T, expected, rtol=1e-10)
-    assert float(merged.weight[0, 0]) == pytest.approx(weight.sum())

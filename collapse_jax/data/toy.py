@@ -50,6 +50,7 @@ def normal(dim: int = 2, mean: float = 0.0, scale: float = 1.0) -> Source:
         held_out=held_out_of("normal", draw, ()),
         mean=np.full(dim, mean),
         covariance=scale**2 * np.eye(dim),
+        is_normal=True,
     )
 
 

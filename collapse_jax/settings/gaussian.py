@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from collapse_jax import batch as B
 from collapse_jax import data, moments
 from collapse_jax.check import check_at_least
-from collapse_jax.keys import normal
+from collapse_jax.keys import normal, stream
 from collapse_jax.moments import Moments
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
 
@@ -67,6 +67,7 @@ def gaussian(dim: int | None = None, ddof: int = 0, num_test: int = 500, source:
         metrics=METRICS,
         compress=moments.compress,
         sample_compressed=_sample_compressed,
+        real_compressed=_real_compressed if source.is_normal else None,
         min_samples=ddof + 1,
     )
 
@@ -97,6 +98,17 @@ def _sample_compressed(key: Key, params: Moments, num: int, count: Array | int, 
     dim = params.mean.shape[0]
     white = moments.of_normal_law(key, dim, count) if exact else moments.of_normal_rows(key, dim, num, count)
     return jax.tree.map(lambda x: x[None], moments.compose(params, white))
+
+
+def _real_compressed(key: Key, world: World, num: Array | int, count: Array | int | None = None) -> Moments:
+    dim = world.truth.law.mean.shape[0]
+    if isinstance(num, int) and num <= dim:  # so few rows are singular, and cheap to draw
+        white = moments.of_normal_rows(key, dim, max(num, 1), num if count is None else count)
+    else:
+        white = moments.of_normal_law(key, dim, num)
+        if count is not None:
+            white = moments.compose(white, moments.of_part(stream(key, "part"), dim, num, count))
+    return jax.tree.map(lambda x: x[None], moments.compose(world.truth.law, white))
 
 
 def _observe(key: Key, world: World, params: Moments, summary: Tree, generated: Tree) -> dict[str, Array]:
