@@ -96,8 +96,8 @@ def make_chain(
     Raises:
       ValueError: a number below 1, or a backend that the pair does not allow.
     """
-    check_at_least("num_samples", num_samples, max(1, setting.min_samples))
-    check_at_least("num_generations", num_generations, 1)
+    check_at_least("num_samples", num_samples, max(1, setting.min_samples), 2**31 - 1)
+    check_at_least("num_generations", num_generations, 1, 2**31 - 1)
     if policy.redraw is not None:
         check_at_least("num", policy.redraw(num_samples), setting.min_samples)
     if policy.real_rows is not None and policy.join is not None:

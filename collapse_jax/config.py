@@ -7,7 +7,6 @@ registered can be configured, and an argument is never listed twice.
 import collections.abc
 import copy
 import dataclasses
-import difflib
 import functools
 import importlib
 import inspect
@@ -17,11 +16,13 @@ import re
 import reprlib
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union
 
 import yaml
+
+from collapse_jax.words import closest, perhaps
 
 if TYPE_CHECKING:  # at run time these cost the import of JAX, and `--help` must not
     import xarray as xr
@@ -111,7 +112,7 @@ class Experiment:
         names = [metric.name for metric in setting.metrics]
         for i, name in enumerate(self.metrics or ()):
             if name not in names:
-                raise ConfigError(f"metrics.{i}: {setting.name} has no metric {name!r}; {_perhaps(name, names)}")
+                raise ConfigError(f"metrics.{i}: {setting.name} has no metric {name!r}; {perhaps(name, names)}")
         policies = [
             spec.build(f"policies.{i}")._replace(name=label)
             for i, (spec, label) in enumerate(zip(self.policies, self.policy_labels, strict=True))
@@ -248,7 +249,7 @@ def _parse(value: Any, hint: Any, path: str) -> Any:
         if _fits(value, member):
             return float(value) if member is float else value
     choices = [choice for member in members for choice in typing.get_args(member) if isinstance(choice, str)]
-    close = _closest(value, choices)
+    close = closest(value, choices)
     suffix = f"; {close}" if close else ""
     raise ConfigError(f"{path}: expected {_describe(hint)}, got {reprlib.repr(value)}{suffix}")
 
@@ -272,7 +273,7 @@ def _parse_spec(value: Mapping[str, Any] | str, specs: dict[str, type[Spec]], pa
         raise ConfigError(f"{path}.kind: missing; one of {', '.join(specs)}")
     kind = raw.pop("kind")
     if kind not in specs:
-        raise ConfigError(f"{path}.kind: unknown {reprlib.repr(kind)}; {_perhaps(kind, specs)}")
+        raise ConfigError(f"{path}.kind: unknown {reprlib.repr(kind)}; {perhaps(kind, specs)}")
     return _parse_fields(raw, specs[kind], typing.get_type_hints(specs[kind]), path)
 
 
@@ -283,7 +284,7 @@ def _parse_fields(raw: Any, cls: type, hints: dict[str, Any], path: str) -> Any:
     for key in raw:
         if key not in fields:
             owner = f" of {cls.kind}" if issubclass(cls, Spec) else ""
-            raise ConfigError(f"{_join(path, key)}: unknown key{owner}; {_perhaps(key, fields)}")
+            raise ConfigError(f"{_join(path, key)}: unknown key{owner}; {perhaps(key, fields)}")
     for name, field in fields.items():
         if name not in raw and field.default is dataclasses.MISSING:
             raise ConfigError(f"{_join(path, name)}: missing; expected {_describe(hints[name])}")
@@ -303,15 +304,6 @@ def _describe(hint: Any) -> str:
         elif typing.get_origin(member) is tuple:
             words.append(f"a list (items: {_describe(typing.get_args(member)[0])})")
     return " or ".join(words)
-
-
-def _closest(word: Any, known: Iterable[str]) -> str | None:
-    close = difflib.get_close_matches(str(word), list(known), n=1)
-    return f"perhaps you meant {close[0]!r}" if close else None
-
-
-def _perhaps(word: Any, known: Iterable[str]) -> str:
-    return _closest(word, known) or (f"one of {', '.join(known)}" if known else "it has none")
 
 
 def _join(path: str, key: Any) -> str:

@@ -1,6 +1,5 @@
 """Many chains over a grid: static axes compile a program a point, traced floats share one."""
 
-import difflib
 import inspect
 import math
 import typing
@@ -17,6 +16,7 @@ from collapse_jax.chain import make_chain, plan
 from collapse_jax.check import check_at_least, check_choice
 from collapse_jax.keys import chain_keys
 from collapse_jax.types import Chain, Curator, Key, Policy, Setting
+from collapse_jax.words import perhaps
 
 PRECISIONS = ("float32", "float64")
 RNGS = ("threefry2x32", "rbg", "unsafe_rbg")
@@ -342,9 +342,3 @@ def _metrics(setting: Setting, wanted: Sequence[str] | None, axes: Sequence[str]
         if name not in known:
             raise ValueError(f"metrics: setting {setting.name} has no {name!r}; {perhaps(name, known)}")
     return tuple(wanted or known)
-
-
-def perhaps(name: str, known: Sequence[str]) -> str:
-    """What to say of a name that is not known."""
-    close = difflib.get_close_matches(name, known, 1)
-    return f"perhaps you meant {close[0]!r}" if close else f"known: {', '.join(known)}"

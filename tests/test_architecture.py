@@ -12,7 +12,7 @@ import collapse_jax
 
 ROOT = Path(collapse_jax.__file__).parent
 BUILDING = [  # from the ground; a part imports from lower floors only
-    ["types"],
+    ["types", "words"],
     ["keys", "check", "gamma"],
     ["batch"],
     ["moments", "memory", "policies", "functional", "gradient", "curators", "metrics"],

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from collapse_jax.data import checks, embedded
+from collapse_jax import check as checks
+from collapse_jax.data import embedded
 from collapse_jax.data.tables import Split, empirical, split_rows, standardized
 from collapse_jax.types import Source
 

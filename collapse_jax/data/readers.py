@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from collapse_jax.data.checks import MissingExtraError, one_line, wrong
+from collapse_jax.check import MissingExtraError, one_line, wrong
 
 LARGEST = 1e18  # its square still fits in float32, which chains compute in by default
 

@@ -6,9 +6,12 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax import check as checks
 from collapse_jax import keys
-from collapse_jax.data import checks, readers
+from collapse_jax.data import readers
 from collapse_jax.types import Array, Key, Source, Tree
+
+_FARTHEST = 1e5
 
 
 class Split(NamedTuple):
@@ -27,7 +30,8 @@ def table(
 ) -> Source:
     """Rows of your own file: .npy (2-D), .csv (with or without a header) or .parquet.
 
-    The real law is the train split: real rows are drawn from it with replacement.
+    The real law is the train split: real rows are drawn from it with replacement. A column of values that lie close
+    together far from 0 (years of seconds, say), which float32 could not tell apart, is refused unless standardised.
 
     Args:
       path: the file.
@@ -122,4 +126,18 @@ def _source(
             f"{where}: {found} columns where columns={columns}; give a table of {columns}, or columns={found}"
         )
     split = split_rows(rows.values, test_fraction, seed, where)
-    return empirical(name, standardized(split) if standardize else split)
+    if standardize:
+        return empirical(name, standardized(split))
+    _refuse_lost_digits(split.train, where)
+    return empirical(name, split)
+
+
+def _refuse_lost_digits(train: np.ndarray, where: str) -> None:
+    """float32 has seven digits: a column that lies a million spreads from 0 would be left with rounding alone."""
+    spread = np.ptp(train, axis=0)
+    far = (spread > 0) & (np.abs(train).max(0) > _FARTHEST * spread)
+    if far.any():
+        column = int(far.argmax())
+        low, high = train[:, column].min(), train[:, column].max()
+        found = f"column {column + 1} runs from {low:.9g} to {high:.9g}, too narrow for its distance from 0"
+        raise ValueError(f"{where}: {found} in float32; give standardize: true, or subtract its mean")

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax import check as checks
 from collapse_jax import keys
-from collapse_jax.data import checks
 from collapse_jax.types import Array, Key, Source, Tree
 
 HELD_OUT_SEED = 0x5EED_7E57  # far from the small seeds that chains are given

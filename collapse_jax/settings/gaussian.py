@@ -26,6 +26,13 @@ METRICS = (
 )  # fmt: skip
 
 
+class Real(NamedTuple):
+    """What the source draws rows from, and its law's moments."""
+
+    arrays: Tree
+    law: Moments
+
+
 class Truth(NamedTuple):
     """The real law's moments, and those of the held-out rows."""
 
@@ -39,7 +46,7 @@ def gaussian(dim: int | None = None, ddof: int = 0, num_test: int = 500, source:
     Fits of n <= dim rows are singular and sample from their support. Statistics have a known law (Bartlett), so a
     generation's cost need not depend on n. Covariances are kept in logarithms: under ``replace`` every direction is
     followed to any generation; a pool of several batches resolves a direction down to float precision of its
-    largest one, and then takes it for empty.
+    largest one, and then takes it for empty. Where the real law itself is singular, ``log_det_ratio`` is NaN.
 
     Args:
       dim: number of columns; default the source's, or 1 without one.
@@ -60,7 +67,7 @@ def gaussian(dim: int | None = None, ddof: int = 0, num_test: int = 500, source:
     return Setting(
         name="gaussian",
         world=partial(_world, source, num_test),
-        real=lambda key, world, num: source.draw(key, world.real, num),
+        real=lambda key, world, num: source.draw(key, world.real.arrays, num),
         fit=partial(_fit, ddof),
         sample=_sample,
         observe=_observe,
@@ -76,7 +83,7 @@ def _world(source: Source, num_test: int) -> World:
     test = jnp.asarray(source.held_out(num_test))
     law = moments.from_covariance(source.mean, source.covariance)
     held_out = jax.tree.map(lambda x: x[0, 0], moments.compress(B.unit(test)).items)
-    return World(jax.tree.map(jnp.asarray, source.arrays), Truth(law, held_out), None)
+    return World(Real(jax.tree.map(jnp.asarray, source.arrays), law), Truth(law, held_out), None)
 
 
 def _fit(ddof: int, key: Key, train: Batch, start: Tree) -> Moments:
@@ -101,14 +108,14 @@ def _sample_compressed(key: Key, params: Moments, num: int, count: Array | int, 
 
 
 def _real_compressed(key: Key, world: World, num: Array | int, count: Array | int | None = None) -> Moments:
-    dim = world.truth.law.mean.shape[0]
+    dim = world.real.law.mean.shape[0]
     if isinstance(num, int) and num <= dim:  # so few rows are singular, and cheap to draw
         white = moments.of_normal_rows(key, dim, max(num, 1), num if count is None else count)
     else:
         white = moments.of_normal_law(key, dim, num)
         if count is not None:
             white = moments.compose(white, moments.of_part(stream(key, "part"), dim, num, count))
-    return jax.tree.map(lambda x: x[None], moments.compose(world.truth.law, white))
+    return jax.tree.map(lambda x: x[None], moments.compose(world.real.law, white))
 
 
 def _observe(key: Key, world: World, params: Moments, summary: Tree, generated: Tree) -> dict[str, Array]:
