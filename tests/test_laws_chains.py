@@ -362,7 +362,8 @@ def test_a_curator_leaves_generation_one_alone(policy):
     assert not np.allclose(result.test_nll[:, -1], ran("kde", policy).test_nll[:, -1], rtol=1e-3)
 
 
-def test_a_chain_can_be_differentiated():
+@pytest.mark.parametrize("decay", [policies.decay, lambda gamma: Policy("ring", keep=2, fade=gamma)])
+def test_a_chain_can_be_differentiated(decay):
     with jax.enable_x64(True):
         setting = gauge(gaussian(2, num_test=16))
         world, key = setting.world(), chain_keys(0, 1)[0]
@@ -370,7 +371,7 @@ def test_a_chain_can_be_differentiated():
         @jax.jit
         @jax.value_and_grad
         def last(gamma):
-            chain = make_chain(setting, policies.decay(gamma), num_samples=NUM, num_generations=3)
+            chain = make_chain(setting, decay(gamma), num_samples=NUM, num_generations=3)
             return simulate(chain, key, world, 3)["log_trace"][-1]
 
         slope, step = float(last(0.5)[1]), 1e-5
