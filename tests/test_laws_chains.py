@@ -15,7 +15,7 @@ from collapse_jax.chain import make_chain, plan, simulate
 from collapse_jax.keys import chain_keys, stream
 from collapse_jax.settings.gaussian import gaussian
 from collapse_jax.sweeps import RNGS, run, sweep
-from collapse_jax.types import Batch, Curator
+from collapse_jax.types import Batch, Curator, Policy
 
 ALWAYS = ("replace", "accumulate", "accumulate_subsample")
 PAIRS = list(
