@@ -1,10 +1,10 @@
 """Blocks of chains side by side: one compiled program advances a block by a stretch of generations."""
 
-import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,73 +19,164 @@ _POOLS = {"cpu": 1 << 30, "gpu": 16 << 30, "tpu": 4 << 30}
 _WIDEST = 1024
 
 
-class Timing(NamedTuple):
-    """Seconds spent in tracing, compiling and running."""
+class Programs(NamedTuple):
+    """The two compiled functions of a block, and the seconds it took to trace and compile them.
 
-    trace: float
-    compile: float
-    run: float
+    Attributes:
+      start: ``(world, values, keys) -> state``.
+      advance: ``(world, values, state, generation) -> (state, {metric: [stretch, lanes]})``.
+      lanes: of one call: those of a device times the devices.
+      stretch: generations of one call.
+    """
+
+    start: Callable[..., Tree]
+    advance: Callable[..., tuple[Tree, dict[str, Array]]]
+    lanes: int
+    stretch: int
+    trace_seconds: float
+    compile_seconds: float
+
+
+class Saver(NamedTuple):
+    """How the state of a block outlives its process.
+
+    Attributes:
+      load: ``(block, template) -> (generations done, (state, {metric: [lanes, T]})) | None``.
+      save: ``(block, generations done, (state, {metric: [lanes, T]}))``.
+    """
+
+    load: Callable[[int, Tree], tuple[int, Tree] | None]
+    save: Callable[[int, int, Tree], None]
+
+
+def compile_blocks(
+    chain_of: Callable[[dict[str, Array]], Chain],
+    world: World,
+    points: dict[str, np.ndarray],
+    keys: Key,
+    *,
+    metrics: tuple[str, ...],
+    width: int,
+    stretch: int,
+    devices: Sequence[jax.Device] | None = None,
+) -> Programs:
+    """Compiles a chain for `width` lanes on each of the devices.
+
+    A device runs the same program whatever their number, so results do not depend on it, bit for bit.
+
+    Args:
+      chain_of: the chain of one lane's values (tracers).
+      world: shared by all lanes.
+      points: ``{name: [lanes]}``, any values of the right types.
+      keys: ``[lanes]``, any.
+      metrics: which observations to keep.
+      width: lanes side by side on a device.
+      stretch: generations of one call.
+      devices: default all; lanes are spread over them.
+    """
+    devices = jax.devices() if devices is None else devices
+    clock = time.perf_counter()
+    start, advance = functions(chain_of, metrics, stretch)
+    side_by_side = width * len(devices)
+    if len(devices) > 1:
+        mesh = jax.make_mesh((len(devices),), ("chain",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
+        one, each = jax.P(), jax.P("chain")
+        start = jax.shard_map(start, mesh=mesh, in_specs=(one, each, each), out_specs=each, check_vma=False)
+        advance = jax.shard_map(
+            advance, mesh=mesh, in_specs=(one, each, each, one), out_specs=(each, jax.P(None, "chain")), check_vma=False
+        )
+    first = lanes(points, keys, np.arange(side_by_side) % keys.shape[0])
+    traced_start = jax.jit(start).trace(world, *first)
+    state = jax.eval_shape(start, world, *first)
+    traced_advance = jax.jit(advance, donate_argnums=2).trace(world, first[0], state, jnp.int32(1))
+    trace_seconds, clock = time.perf_counter() - clock, time.perf_counter()
+    compiled = traced_start.lower().compile(), traced_advance.lower().compile()
+    return Programs(*compiled, side_by_side, stretch, trace_seconds, time.perf_counter() - clock)
 
 
 def run_blocks(
-    chain_of: Callable[[dict[str, Array]], Chain],
+    programs: Programs,
     world: World,
     points: dict[str, np.ndarray],
     keys: Key,
     *,
     num_generations: int,
     metrics: tuple[str, ...],
-    width: int,
     progress: Callable[[int], None],
-) -> tuple[dict[str, np.ndarray], Timing]:
-    """Runs one chain a lane, ``width`` lanes at a time; lanes are padded to whole blocks.
+    saver: Saver | None = None,
+) -> dict[str, np.ndarray]:
+    """Runs one chain a lane; lanes are padded to whole blocks.
 
     Args:
-      chain_of: the chain of one lane's values (tracers).
+      programs: of ``compile_blocks``.
       world: shared by all lanes.
       points: ``{name: [lanes]}``, the values by which lanes differ.
       keys: ``[lanes]``.
       num_generations: T.
       metrics: which observations to keep.
-      width: lanes a block.
       progress: called with the number of chain-generations just done.
+      saver: keeps the state of a block after each stretch, so that another process can go on with it.
 
     Returns:
-      ``{metric: [lanes, T]}`` and the seconds it took.
+      ``{metric: [lanes, T]}``.
     """
-    lanes, stretch = keys.shape[0], _stretch(num_generations)
-    start, advance = _programs(chain_of, metrics, stretch)
-    padded = np.minimum(np.arange(-(-lanes // width) * width), lanes - 1)
-    first = _lanes(points, keys, padded[:width])
-    clock = time.perf_counter()
-    traced_start = jax.jit(start).trace(world, *first)
-    state = jax.eval_shape(start, world, *first)
-    traced_advance = jax.jit(advance, donate_argnums=2).trace(world, first[0], state, jnp.int32(1))
-    trace_seconds, clock = time.perf_counter() - clock, time.perf_counter()
-    start, advance = traced_start.lower().compile(), traced_advance.lower().compile()
-    compile_seconds, clock = time.perf_counter() - clock, time.perf_counter()
-    out = {name: np.empty((lanes, num_generations), jnp.result_type(float)) for name in metrics}
+    number, width = keys.shape[0], programs.lanes
+    padded = np.minimum(np.arange(-(-number // width) * width), number - 1)
+    parts = []
+    for block, begin in enumerate(range(0, number, width)):
+        here = min(width, number - begin)
+        values, block_keys = lanes(points, keys, padded[begin : begin + width])
+        tell = partial(_scaled, progress, here)
+        parts.append(_run_block(programs, world, values, block_keys, num_generations, metrics, block, saver, tell))
+    return {name: np.concatenate([part[name] for part in parts])[:number] for name in metrics}
 
-    def collect(begin: int, done: int, seen: dict[str, Array]) -> None:
-        here, now = min(width, lanes - begin), min(stretch, num_generations - done)
+
+def _run_block(
+    programs: Programs,
+    world: World,
+    values: dict[str, Array],
+    keys: Key,
+    num_generations: int,
+    metrics: tuple[str, ...],
+    block: int,
+    saver: Saver | None,
+    progress: Callable[[int], None],
+) -> dict[str, np.ndarray]:
+    stretch, done = programs.stretch, 0
+    out = {name: np.full((programs.lanes, num_generations), np.nan, jnp.result_type(float)) for name in metrics}
+    state = programs.start(world, values, keys)
+    if saver is not None and (found := saver.load(block, (state, out))) is not None:
+        done, (state, out) = found
+        progress(done)
+
+    def collect(begin: int, seen: dict[str, Array]) -> None:
+        now = min(stretch, num_generations - begin)
         for name, value in jax.device_get(seen).items():
-            out[name][begin : begin + here, done : done + now] = value[:now, :here].T
-        progress(here * now)
+            out[name][:, begin : begin + now] = value[:now].T
+        progress(now)
 
-    for begin in range(0, lanes, width):
-        values, block_keys = _lanes(points, keys, padded[begin : begin + width])
-        state, seen = advance(world, values, start(world, values, block_keys), jnp.int32(1))
-        # What a stretch gave is fetched while the next one runs; two blocks never run at once (LAPACK, see README).
-        for done in range(stretch, num_generations, stretch):
-            state, ahead = advance(world, values, state, jnp.int32(done + 1))
-            collect(begin, done - stretch, seen)
-            seen = ahead
-        collect(begin, (num_generations - 1) // stretch * stretch, seen)
-    return out, Timing(trace_seconds, compile_seconds, time.perf_counter() - clock)
+    # What a stretch gave is fetched while the next one runs; two blocks never run at once (LAPACK, see README).
+    ahead: tuple[int, dict[str, Array]] | None = None
+    for begin in range(done, num_generations, stretch):
+        state, seen = programs.advance(world, values, state, jnp.int32(begin + 1))
+        if ahead is not None:
+            collect(*ahead)
+        ahead = begin, seen
+        if saver is not None:
+            collect(*ahead)
+            saver.save(block, min(begin + stretch, num_generations), (state, out))
+            ahead = None
+    if ahead is not None:
+        collect(*ahead)
+    return out
 
 
-def _programs(chain_of: Callable[..., Chain], metrics: tuple[str, ...], stretch: int) -> tuple[Callable, Callable]:
-    """The two functions that are compiled: a block's first state, and its next `stretch` generations."""
+def _scaled(progress: Callable[[int], None], lanes: int, generations: int) -> None:
+    progress(lanes * generations)
+
+
+def functions(chain_of: Callable[..., Chain], metrics: tuple[str, ...], stretch: int) -> tuple[Callable, Callable]:
+    """What is compiled: a block's first state, and its next `stretch` generations."""
 
     def start(world: World, values: dict[str, Array], keys: Key) -> Tree:
         return jax.vmap(lambda v, k: chain_of(v).init(k, world))(values, keys)
@@ -105,11 +196,12 @@ def _programs(chain_of: Callable[..., Chain], metrics: tuple[str, ...], stretch:
     return start, advance
 
 
-def _lanes(points: dict[str, np.ndarray], keys: Key, index: np.ndarray) -> tuple[dict[str, Array], Key]:
+def lanes(points: dict[str, np.ndarray], keys: Key, index: np.ndarray) -> tuple[dict[str, Array], Key]:
+    """The values and keys of some lanes."""
     return {name: jnp.asarray(value[index]) for name, value in points.items()}, keys[index]
 
 
-def _stretch(num_generations: int) -> int:
+def stretch_of(num_generations: int) -> int:
     """Generations between two looks at the host: a divisor of the horizon where there is one of a useful size."""
     divisors = [s for s in range(8, 33) if num_generations % s == 0]
     if divisors or num_generations < 8:
@@ -117,16 +209,13 @@ def _stretch(num_generations: int) -> int:
     return -(-num_generations // -(-num_generations // 24))
 
 
-def block_width(
-    chain: Chain, world: World, key: Key, rows: Tree, law: bool, hint: int | None, wanted: int | None = None
-) -> int:
+def block_width(state: Tree, new: Tree, rows: Tree, law: bool, hint: int | None, wanted: int | None = None) -> int:
     """Chains to run side by side: a power of two set by sizes alone, never by how many chains were asked for.
 
     Args:
-      chain: one of them.
-      world: theirs.
-      key: any chain's.
-      rows: has the shapes of n real rows, or is () where none are drawn.
+      state: has the shapes of one chain's state.
+      new: has those of a generation's batch.
+      rows: has those of n real rows, or is () where none are drawn.
       law: whether only the first batch is rows.
       hint: at most so many.
       wanted: exactly so many.
@@ -135,8 +224,6 @@ def block_width(
       ValueError: their pools do not fit into this machine's memory.
     """
     platform = jax.default_backend()
-    state = jax.eval_shape(chain.init, key, world)
-    _, new, _ = jax.eval_shape(chain.emit, world, state, jnp.int32(1))
     pool, drawn, memory = _bytes(state), _bytes(new) if law else max(_bytes(rows), _bytes(new)), _memory()
     pool += 4 * _bytes(rows)  # the first batch, and what drawing it takes
     if memory is not None and (pool + drawn) * (wanted or 1) > memory:
@@ -170,9 +257,3 @@ def _plain(tree: Any) -> Any:
     """Keys as the words they are made of."""
     is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
     return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
-
-
-def grid(axes: dict[str, list]) -> Iterator[dict[str, Any]]:
-    """All points of a product of axes, the last one fastest."""
-    for point in itertools.product(*axes.values()):
-        yield dict(zip(axes, point, strict=True))

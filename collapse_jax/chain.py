@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax import batch as B
-from collapse_jax.check import check_at_least, check_choice
+from collapse_jax.check import check_at_least, check_choice, is_traced
 from collapse_jax.keys import stream
 from collapse_jax.memory import Memory, memory_for, side_by_side
 from collapse_jax.types import Array, Batch, Chain, Curator, Key, Policy, Setting, Tree, World
@@ -86,7 +86,7 @@ def make_chain(
     Args:
       setting: what is fitted.
       policy: which data are kept.
-      num_samples: n, rows of the first real batch and of every synthetic one.
+      num_samples: n, rows of the first real batch and of every synthetic one. It may be traced where no rows are drawn.
       num_generations: the horizon T; it bounds the memory of policies that keep everything.
       curator: what is done to each batch at its birth.
       backend: ``"law"`` draws the exact law of the sufficient statistics, ``"rows"`` draws rows, ``"auto"`` takes the
@@ -96,7 +96,8 @@ def make_chain(
     Raises:
       ValueError: a number below 1, or a backend that the pair does not allow.
     """
-    check_at_least("num_samples", num_samples, max(1, setting.min_samples), 2**31 - 1)
+    if not is_traced(num_samples):
+        check_at_least("num_samples", num_samples, max(1, setting.min_samples), 2**31 - 1)
     check_at_least("num_generations", num_generations, 1, 2**31 - 1)
     if policy.redraw is not None:
         check_at_least("num", policy.redraw(num_samples), setting.min_samples)

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,14 @@ class UsageError(ValueError):
     """A command line that cannot be obeyed."""
 
 
+class UnitsFailed(RuntimeError):
+    """Some units of a sweep raised; the others are done."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: how schedulers announce that a machine will go."""
+
+
 class _Parser(argparse.ArgumentParser):
     """Raises where argparse prints its usage and leaves, so that every mistake is told in one line."""
 
@@ -39,16 +48,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-      The exit status: 0, 2 after a user's mistake (one line on stderr), 130 after Ctrl-C.
+      The exit status: 0; 1 where units failed; 2 after a user's mistake (one line on stderr); 130 after Ctrl-C and 143
+      after SIGTERM.
     """
     try:
         arguments, rest = _parser().parse_known_args(argv)
         if rest and not arguments.takes_overrides:
             raise UsageError(f"unrecognized arguments: {' '.join(rest)}")
         arguments.command(arguments, rest)
+    except Terminated:
+        print("terminated: what was done is kept; the same command goes on", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("interrupted: what was done is kept; the same command goes on", file=sys.stderr)
         return 130
+    except UnitsFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except BrokenPipeError:  # `collapse-jax list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -72,17 +88,31 @@ def _parser() -> argparse.ArgumentParser:
 
     raw = argparse.RawDescriptionHelpFormatter
     run = command("run", _run, "run the experiment of a config file", epilog=_OVERRIDES, formatter_class=raw)
-    run.usage = "collapse-jax run CONFIG [--out DIR] [--options] [--KEY VALUE ...]"
+    run.usage = "collapse-jax run CONFIG [--out DIR] [--shard I/N] [--engine E] [--repair] [--options] [--KEY VALUE]"
     run.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file")
-    run.add_argument("--out", metavar="DIR", type=Path, help="an absent or empty folder (default: results/<name>)")
+    run.add_argument("--out", metavar="DIR", help="a folder or a bucket's URL; a run begun there is gone on with "
+                     "(default: results/<name>)")  # fmt: skip
+    run.add_argument("--shard", metavar="I/N", help="do the I-th (from 0) of N parts; auto: read from the environment")
+    run.add_argument("--engine", metavar="E", default="local", help="local, ray (a cluster) or slurm (jobs)")
+    run.add_argument("--jobs", metavar="N", type=int, default=8, help="jobs of the engine slurm")
+    run.add_argument("--slurm", metavar="KEY=VALUE", action="append", default=[], help="passed on to sbatch")
+    run.add_argument("--repair", action="store_true", help="look for damaged results, and do them again")
     run.add_argument("--options", action="store_true", help="print every flag that CONFIG can be changed by, and leave")
     run.set_defaults(takes_overrides=True)
+    plan = command("plan", _plan, "print what a run would do: units, compiles, bytes and time", epilog=_OVERRIDES,
+                   formatter_class=raw)  # fmt: skip
+    plan.usage = "collapse-jax plan CONFIG [--KEY VALUE ...]"
+    plan.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file")
+    plan.set_defaults(takes_overrides=True)
     command("list", _list, "list settings, policies, sources and metrics")
     show = command("show", _show, "print the config, the origin and the table of a run")
     plot = command("plot", _plot, "draw the picture of a run")
     for reader in (show, plot):
         reader.add_argument("dir", metavar="DIR", type=Path, help="a results folder")
     plot.add_argument("--out", metavar="FILE", type=Path, help="the picture (default: DIR/metrics.png)")
+    export = command("export", _export, "write the results of a run as one parquet table")
+    export.add_argument("dir", metavar="DIR", type=Path, help="a results folder")
+    export.add_argument("--out", metavar="FILE", type=Path, help="the table (default: DIR/results.parquet)")
     return parser
 
 
@@ -93,18 +123,75 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     if arguments.options:
         _print_options(experiment, arguments.config)
         return
+    out = arguments.out or Path("results") / arguments.config.stem
+    _cache_compiled_programs()
+    from collapse_jax import launch
+
+    with _as_interrupt(signal.SIGTERM), _progress() as progress:
+        words = [str(arguments.config), "--out", str(out), *overrides]
+        outcome = launch.launch(experiment, out, arguments, words, progress)
+    _report(out, outcome)
+
+
+def _report(out: Any, outcome: Any) -> None:
+    """The table, where everything is, and what went wrong."""
     from collapse_jax import plots, results
 
-    out = arguments.out or Path("results") / arguments.config.stem
-    results.check_free(out)
-    _cache_compiled_programs()
-    with _progress() as progress:
-        ds = experiment.run(progress)
-    results.save(ds, out, config.dumps(experiment))
-    picture = plots.plot(ds, out / results.PICTURE)
     console = _console()
-    console.print(results.table(ds))
-    console.print(f"results: {out / results.STORE}\npicture: {picture}", soft_wrap=True)
+    for words in outcome.repaired:
+        console.print(f"repaired: unit {words}", soft_wrap=True, markup=False)
+    if outcome.complete:
+        ds = results.open(out)
+        console.print(results.table(ds))
+        old = Path(out) / results.PICTURE
+        picture = old if not outcome.seconds and old.exists() else plots.plot_into(ds, out)
+        console.print(f"results: {results.place(out)}\npicture: {picture}", soft_wrap=True)
+    else:
+        console.print(f"results so far: {results.place(out)}", soft_wrap=True)
+    for unit, error in outcome.failures:
+        print(f"unit {unit} failed: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+    if outcome.failures:
+        raise UnitsFailed(f"{len(outcome.failures)} units failed; the others are done: run again to retry")
+
+
+def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from rich.table import Table
+
+    from collapse_jax import config, forecast
+
+    experiment = config.load(arguments.config, overrides)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("program", "units", "lanes", "width", "MB a block", "est. s"):
+        table.add_column(name, justify="left" if name == "program" else "right")
+    rows, total = forecast.forecast(experiment.grid(), experiment.options())
+    for row in rows:
+        table.add_row(
+            row.name, f"{row.units}", f"{row.lanes:,}", f"{row.width:,}", f"{row.megabytes:,.1f}", f"{row.seconds:,.1f}"
+        )
+    console = _console()
+    console.print(table)
+    console.print(total, soft_wrap=True)
+
+
+def _export(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from collapse_jax import results
+
+    table = arguments.out or arguments.dir / "results.parquet"
+    print(f"table: {results.to_parquet(results.open(arguments.dir), table)}")
+
+
+@contextlib.contextmanager
+def _as_interrupt(number: int) -> Iterator[None]:
+    """A signal as Ctrl-C, so that what is being written is finished or left out."""
+
+    def stop(*_: Any) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def _list(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -187,8 +274,8 @@ def _cache_compiled_programs() -> None:
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A function of (done, total) that draws a bar, or prints a line now and then where there is no terminal."""
+def _progress() -> Iterator[Callable[[Any], None]]:
+    """A function of ``stream.Progress`` that draws a bar, or prints a line now and then where there is no terminal."""
     from rich import progress as p
     from rich.console import Console
 
@@ -200,25 +287,31 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
     with p.Progress(*shown, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("compiling", total=None, speed="")
 
-        def update(done: int, total: int) -> None:
+        def update(now: Any) -> None:
             rate = bar.tasks[0].speed
-            words = f"{rate:,.0f} chain-generations/s" if rate else ""
-            bar.update(task, description="running", completed=done, total=total, speed=words)
+            words = f"{rate:,.0f} chain-generations/s, {_units(now)}" if rate else _units(now)
+            bar.update(task, description="running", completed=now.done, total=max(now.left, 1), speed=words)
 
         yield update
 
 
-def _lines() -> Callable[[int, int], None]:
+def _units(now: Any) -> str:
+    again = f", resumed from {now.resumed}" if now.resumed else ""
+    return f"{now.units}/{now.total_units} units{again}"
+
+
+def _lines() -> Callable[[Any], None]:
     start = last = time.monotonic()
 
-    def update(done: int, total: int) -> None:
+    def update(now: Any) -> None:
         nonlocal last
-        now = time.monotonic()
-        if done < total and now - last < _NEWS_EVERY:
+        clock = time.monotonic()
+        if now.done < now.left and clock - last < _NEWS_EVERY and not (now.done == 0 and now.resumed):
             return
-        last, rate = now, done / max(now - start, 1e-9)
-        left = f"{(total - done) / rate:,.0f} s left" if rate else "starting"
-        print(f"{done / total:4.0%}  {rate:,.0f} chain-generations/s  {left}", file=sys.stderr, flush=True)
+        last, rate = clock, now.done / max(clock - start, 1e-9)
+        left = f"{(now.left - now.done) / rate:,.0f} s left" if rate else "starting"
+        share = now.done / now.left if now.left else 1.0
+        print(f"{share:4.0%}  {_units(now)}  {rate:,.0f} chain-generations/s  {left}", file=sys.stderr, flush=True)
 
     return update
 

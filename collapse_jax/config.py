@@ -12,7 +12,6 @@ import importlib
 import inspect
 import math
 import operator
-import re
 import reprlib
 import types
 import typing
@@ -22,19 +21,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union
 
 import yaml
 
+from collapse_jax.config_sweep import ConfigAxis, grid_of, read_section, targets
+from collapse_jax.config_yaml import ConfigError, apply_overrides, put, read_yaml
 from collapse_jax.words import closest, perhaps
 
 if TYPE_CHECKING:  # at run time these cost the import of JAX, and `--help` must not
-    import xarray as xr
-
+    from collapse_jax.axes import Grid
     from collapse_jax.types import Metric, Policy, Setting
+    from collapse_jax.units import Options
 
 _HOMES = {"setting": "settings", "policy": "policies", "source": "data"}
 _WORDS = {float: "a number", int: "a whole number", str: "text", bool: "true or false", type(None): "null"}
-
-
-class ConfigError(ValueError):
-    """A mistake in a config, told in one line that begins with the dotted path of the value."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +68,10 @@ class Experiment:
       precision: of the arithmetic.
       rng: the random-number implementation.
       backend: draw rows, or the law of their sufficient statistics; "auto" draws statistics where every policy can.
-      chains_per_block: chains that run side by side; null lets memory decide.
+      chains_per_block: chains that run side by side on a device; null lets memory decide.
+      checkpoint_every: generations between two checkpoints of a block of chains; null saves whole units only.
+      sweep: axes of a grid (see ``config_sweep``).
+      trace: the paths of whole numbers that share a program.
     """
 
     setting: Spec
@@ -83,11 +83,14 @@ class Experiment:
     metrics: tuple[str, ...] | None = None
     precision: Literal["float32", "float64"] = "float32"
     rng: Literal["threefry2x32", "rbg", "unsafe_rbg"] = "threefry2x32"
-    backend: Literal["auto", "rows", "law"] = "auto"
+    backend: Literal["auto", "each", "rows", "law"] = "auto"
     chains_per_block: int | None = None
+    checkpoint_every: int | None = None
+    sweep: tuple[ConfigAxis, ...] = ()
+    trace: tuple[str, ...] = ()
 
     def __post_init__(self):
-        for name in ("num_samples", "num_generations", "num_chains", "chains_per_block"):
+        for name in ("num_samples", "num_generations", "num_chains", "chains_per_block", "checkpoint_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name}: must be at least 1, got {value}")
@@ -119,16 +122,15 @@ class Experiment:
         ]
         return setting, policies
 
-    def run(self, progress: Callable[[int, int], None] | None = None) -> "xr.Dataset":
-        """Builds the parts and runs them; `progress(done, total)` counts chain-generations."""
-        setting, policies = self.build()
-        engine = importlib.import_module("collapse_jax.sweeps")
-        rest = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in ("setting", "policies")
-        }
-        return engine.sweep(setting, policies, progress=progress, **rest)
+    def grid(self) -> "Grid":
+        """The policies and axes of this experiment, with every part of it built once to see that it can be."""
+        setting, _ = self.build()
+        return grid_of(self, tuple(metric.name for metric in setting.metrics))
+
+    def options(self) -> "Options":
+        """What a sweep is told besides its grid."""
+        names = importlib.import_module("collapse_jax.units").Options
+        return names(**{name: getattr(self, name) for name in names._fields if name != "curator"})
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
@@ -138,9 +140,45 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
 
 def from_dict(raw: Any) -> Experiment:
     """The experiment that a mapping describes; raises `ConfigError` at the first thing that is not as it should be."""
+    if not isinstance(raw, Mapping) or "sweep" not in raw:
+        return _plain_experiment(raw)
+    section = read_section(raw["sweep"] or {}, ConfigError)
+    raw = {key: value for key, value in raw.items() if key != "sweep"}
+    lists = section.product | section.together
+    count = len(raw["policies"]) if isinstance(raw.get("policies"), list) else 0
+
+    def at(path: str, value: Any) -> Any:
+        changed = base
+        for target in targets(path, count):
+            changed = put(copy.deepcopy(changed), target.split("."), value, path)
+        return changed
+
+    base = raw
+    for path, values in lists.items():
+        base = at(path, values[0])
+    experiment = _plain_experiment(base)
+    parsed = {path: [_get(_plain_experiment(at(path, v)), targets(path, count)[0]) for v in values]
+              for path, values in lists.items()}  # fmt: skip
+    axes = [ConfigAxis((path,), tuple((value,) for value in parsed[path])) for path in section.product]
+    if section.together:
+        points = zip(*(parsed[path] for path in section.together), strict=True)
+        axes.append(ConfigAxis(tuple(section.together), tuple(points)))
+    return dataclasses.replace(experiment, sweep=tuple(axes), trace=section.trace)
+
+
+def _plain_experiment(raw: Any) -> Experiment:
     hints = typing.get_type_hints(Experiment)
     hints |= {"setting": _union("setting"), "policies": tuple[_union("policy"), ...]}  # type: ignore[misc]
+    if isinstance(raw, Mapping) and "trace" in raw:
+        raise ConfigError("trace: unknown key; it belongs under sweep")
     return _parse_fields(raw, Experiment, hints, "")
+
+
+def _get(node: Any, path: str) -> Any:
+    """What lies at a dotted path of an experiment."""
+    for key in path.split("."):
+        node = node.kind if key == "kind" else node[int(key)] if isinstance(node, tuple) else getattr(node, key)
+    return node
 
 
 def to_dict(value: Any) -> Any:
@@ -149,8 +187,19 @@ def to_dict(value: Any) -> Any:
         return [to_dict(item) for item in value]
     if not dataclasses.is_dataclass(value):
         return value
-    fields = {field.name: to_dict(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    return {"kind": value.kind, **fields} if isinstance(value, Spec) else fields
+    names = [field.name for field in dataclasses.fields(value) if field.name not in ("sweep", "trace")]
+    fields = {name: to_dict(getattr(value, name)) for name in names}
+    if isinstance(value, Spec):
+        return {"kind": value.kind, **fields}
+    if isinstance(value, Experiment) and value.sweep:
+        column = lambda axis, i: [to_dict(point[i]) for point in axis.values]  # noqa: E731
+        product = {axis.paths[0]: column(axis, 0) for axis in value.sweep if len(axis.paths) == 1}
+        together = {
+            path: column(axis, i) for axis in value.sweep if len(axis.paths) > 1 for i, path in enumerate(axis.paths)
+        }
+        parts = {"product": product, "zip": together, "trace": list(value.trace)}
+        fields["sweep"] = {key: part for key, part in parts.items() if part}
+    return fields
 
 
 def dumps(experiment: Experiment) -> str:
@@ -308,77 +357,3 @@ def _describe(hint: Any) -> str:
 
 def _join(path: str, key: Any) -> str:
     return f"{path}.{key}" if path else str(key)
-
-
-# --- YAML and the command line ----------------------------------------------------------------------------------------
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads ``1e-3`` as a number (YAML 1.2 does, 1.1 does not) and refuses a key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if str(key.value) in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def read_yaml(path: Path | str) -> Any:
-    """What a YAML file holds; a file that cannot be read is a `ConfigError` of one line."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from error
-    raw = _parse_yaml(text, str(path))
-    if raw is None:
-        raise ConfigError(f"{path}: the file is empty")
-    return raw
-
-
-def _parse_yaml(text: str, origin: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError) as error:  # PyYAML lets a date such as 2026-13-01 escape as ValueError
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
-        line = f"line {mark.line + 1}: " if mark else ""
-        raise ConfigError(f"{origin}: {line}{' '.join(problem.split())}") from error
-
-
-def apply_overrides(raw: Any, words: Sequence[str]) -> Any:
-    """A copy of `raw` with ``--a.b value`` and ``--a.b=value`` put over it; values are YAML, items numbered."""
-    raw, remaining = copy.deepcopy(raw), iter(words)
-    for word in remaining:
-        if not word.startswith("--") or word == "--":
-            raise ConfigError(f"{word}: unexpected; an override is written --key value")
-        flag, equals, text = word[2:].partition("=")
-        if not equals and (text := next(remaining, "--")).startswith("--"):
-            raise ConfigError(f"--{flag}: a value is missing")
-        path = flag.replace("-", "_")
-        raw = _put(raw, path.split("."), _parse_yaml(text, f"--{flag}"), path)
-    return raw
-
-
-def _put(node: Any, keys: list[str], value: Any, path: str) -> Any:
-    """`node` with `value` at ``keys``; what is absent on the way becomes a mapping."""
-    if not keys:
-        return value
-    if isinstance(node, list):
-        if not keys[0].isdecimal() or int(keys[0]) >= len(node):
-            raise ConfigError(f"{path}: {keys[0]!r} is not one of the {len(node)} items, which count from 0")
-        node[int(keys[0])] = _put(node[int(keys[0])], keys[1:], value, path)
-        return node
-    if isinstance(node, str):  # the short form of a spec
-        node = {"kind": node}
-    if not isinstance(node or {}, Mapping):
-        raise ConfigError(f"{path}: there is no key under {reprlib.repr(node)}")
-    node = dict(node or {})
-    return node | {keys[0]: _put(node.get(keys[0]), keys[1:], value, path)}

@@ -1,5 +1,6 @@
 """The picture of a run: each metric against generation, mean over chains with a 95% band."""
 
+import io
 import math
 import textwrap
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from collapse_jax import results, store
 from collapse_jax.results import columns, median_interval
 
 if TYPE_CHECKING:
@@ -46,6 +48,16 @@ def plot(ds: xr.Dataset, path: Path | str) -> Path:
     figure = draw(ds)
     figure.savefig(path, dpi=150)
     return Path(path)
+
+
+def plot_into(ds: xr.Dataset, out: Any) -> str:
+    """Draws `ds` into a results folder, or a bucket (extra ``cloud``); returns where the picture is."""
+    if not store.is_bucket(out):
+        return str(plot(ds, Path(out) / results.PICTURE))
+    data = io.BytesIO()
+    draw(ds).savefig(data, dpi=150, format="png")
+    store.put(out, results.PICTURE, data.getvalue())
+    return str(store.join(out, results.PICTURE))
 
 
 def draw(ds: xr.Dataset) -> "Figure":

@@ -80,7 +80,7 @@ def _count(share: Array | float) -> Callable[[int], Array | int]:
     def count(n: int) -> Array | int:
         # The slack lets a share such as 0.585 of 100, which no float is exactly, round up traced or not.
         nearest = share * n + 0.5 + 1e-5
-        if is_traced(share):
+        if is_traced(share) or is_traced(n):
             return jnp.clip(jnp.floor(nearest), share > 0, jnp.maximum(n - (share < 1), share > 0)).astype(int)
         return max(min(math.floor(nearest), n - (share < 1)), int(share > 0))
 

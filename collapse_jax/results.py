@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from collapse_jax import store
+from collapse_jax.store import STORE, StoreError
+
 if TYPE_CHECKING:
     from rich.table import Table
 
-STORE, CONFIG, PICTURE = "results.zarr", "config.yaml", "metrics.png"
+CONFIG, PICTURE = "config.yaml", "metrics.png"
+ResultsError = StoreError
 _PACKAGES = ("collapse-jax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray", "zarr")
 _LEVEL = 0.95
 _RESAMPLES = 10_000  # of the median: each costs two random numbers, whatever the number of chains
-
-
-class ResultsError(ValueError):
-    """A results folder that cannot be written or read, told in one line."""
 
 
 class Summary(NamedTuple):
@@ -57,14 +57,11 @@ def check_free(path: Path | str) -> None:
         nearest = next(parent for parent in (path, *path.parents) if parent.exists())
     except OSError as error:
         raise ResultsError(f"{shown}: cannot be a folder ({error.strerror})") from error
-    if path == Path.cwd() or path.is_mount():
-        raise ResultsError(f"{shown}: results are moved into place as a whole folder; name one inside it")
     if not nearest.is_dir():
         raise ResultsError(f"{nearest}: is a file, not a folder")
-    folders = {nearest, nearest.parent if nearest == path else nearest}  # a folder is replaced within its parent
-    if not all(os.access(folder, os.W_OK | os.X_OK) for folder in folders):
+    if not os.access(nearest, os.W_OK | os.X_OK):
         raise ResultsError(f"{nearest}: no permission to write there")
-    if nearest == path and any(path.iterdir()):
+    if nearest == path and any(not found.name.startswith(".") for found in path.iterdir()):
         what = "already holds another run" if (path / STORE).exists() else "is not empty"
         raise ResultsError(f"{path}: {what}; choose another folder with --out")
 
@@ -103,18 +100,42 @@ def save(ds: xr.Dataset, path: Path | str, config_text: str) -> Path:
     return path
 
 
-def open(path: Path | str) -> xr.Dataset:
-    """Reads the dataset back from a results folder, or from the store inside it."""
-    path = Path(path)
-    store = path if path.suffix == ".zarr" else path / STORE
-    if not store.is_dir():
-        raise ResultsError(f"{path}: not a results folder (there is no {STORE} in it)")
+def open(path: Any) -> xr.Dataset:
+    """The dataset of a results folder, of the store inside it, of a bucket's URL or of an ``obstore`` store.
+
+    It can be read while it is being written: cells that are not finished are NaN, and the attribute ``done`` is the
+    share that is.
+
+    Raises:
+      ResultsError: no store, or a damaged one.
+    """
+    return store.read(place(path))
+
+
+def place(path: Any) -> Any:
+    """Where the store of a results folder is."""
+    if isinstance(path, str | Path) and not store.is_bucket(path):
+        path = Path(path)
+        found = path if path.suffix == ".zarr" else path / STORE
+        if not found.is_dir():
+            raise ResultsError(f"{path}: not a results folder (there is no {STORE} in it)")
+        return found
+    return store.join(path, STORE)
+
+
+def to_parquet(ds: xr.Dataset, path: Path | str) -> Path:
+    """One row a (policy, axes, chain, generation), one column a metric; needs the extra ``parquet``.
+
+    Raises:
+      ResultsError: the extra is missing.
+    """
     try:
-        with xr.open_dataset(store, engine="zarr", consolidated=False, chunks=None) as ds:
-            order = ds.attrs.pop("variables")  # a folder does not remember the order of what is in it
-            return _with_text(ds.load()[order], "T", str)
-    except Exception as error:  # zarr and its codecs raise errors of many kinds at a damaged store
-        raise ResultsError(f"{store}: unreadable ({type(error).__name__}: {' '.join(str(error).split())})") from error
+        importlib.import_module("pyarrow")
+        frame = ds.to_dataframe().reset_index()
+    except ImportError as error:
+        raise ResultsError("parquet needs optional packages: pip install 'collapse-jax[parquet]'") from error
+    frame.to_parquet(path, index=False)
+    return Path(path)
 
 
 def columns(ds: xr.Dataset) -> dict[str, dict[str, int]]:
@@ -181,17 +202,10 @@ def table(ds: xr.Dataset, generation: int = -1) -> "Table":
     return result
 
 
-def _write(ds: xr.Dataset, store: Path) -> None:
+def _write(ds: xr.Dataset, path: Path) -> None:
     # zarr 3 specifies strings of variable length, not NumPy's fixed ones
-    _with_text(ds, "U", object).to_zarr(store, zarr_format=3, consolidated=False, mode="w-")
-
-
-def _with_text(ds: xr.Dataset, kind: str, dtype: type) -> xr.Dataset:
-    """`ds` with its coordinates of one kind of text as another."""
-    found = {name: coord for name, coord in ds.coords.items() if coord.dtype.kind == kind}
-    return ds.assign_coords(
-        {name: (c.dims, c.to_numpy().astype(object).astype(dtype), c.attrs) for name, c in found.items()}
-    )
+    text = {n: (n, c.to_numpy().astype(object)) for n, c in ds.coords.items() if c.dtype.kind == "U"}
+    ds.assign_coords(text).to_zarr(path, zarr_format=3, consolidated=False, mode="w-")
 
 
 def _middle(low: Any, high: Any) -> Any:

@@ -12,15 +12,20 @@ import collapse_jax
 
 ROOT = Path(collapse_jax.__file__).parent
 BUILDING = [  # from the ground; a part imports from lower floors only
-    ["types", "words"],
+    ["types", "words", "cost"],
     ["keys", "check", "gamma"],
     ["batch"],
     ["moments", "memory", "policies", "functional", "gradient", "curators", "metrics"],
     ["nets", "data", "theory"],
     ["settings"],
-    ["chain", "blocks", "checkpoint"],
-    ["sweeps", "results"],
-    ["plots", "report", "config"],
+    ["chain", "axes"],
+    ["blocks", "config_yaml"],
+    ["units", "checkpoint"],
+    ["sweeps", "memory_model", "config_sweep"],
+    ["store", "config"],
+    ["stream", "results"],
+    ["plots", "report", "forecast"],
+    ["launch"],
     ["cli"],
 ]
 FLOORS = {part: floor for floor, parts in enumerate(BUILDING) for part in parts}

@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -17,21 +16,16 @@ num_chains: 4
 """
 
 
-def fake_sweep(setting, policies, *, num_chains, num_generations, num_samples, metrics, progress, **_):
-    """What the engine returns, without its compile time."""
-    progress(0, num_chains * num_generations)
-    progress(num_chains * num_generations, num_chains * num_generations)
-    dims, rng = ("policy", "chain", "generation"), np.random.default_rng(0)
-    shape = (len(policies), num_chains, num_generations)
-    return xr.Dataset(
-        {
-            m.name: (dims, rng.lognormal(size=shape), m._asdict())
-            for m in setting.metrics
-            if m.name in (metrics or m.name)
-        },
-        {"policy": [p.name for p in policies], "chain": range(num_chains), "generation": range(1, num_generations + 1)},
-        {"setting": setting.name, "num_samples": num_samples},
-    )
+class FakeRunner:
+    """Gives what the engine gives, without its compile time."""
+
+    def __init__(self, plan, tick, devices=None):
+        self.plan, self.tick, self.seconds, self.rng = plan, tick, {"seconds_run": 0.1}, np.random.default_rng(0)
+
+    def run(self, unit, saver=None):
+        shape = (*unit.shape, self.plan.options.num_generations)
+        self.tick(int(np.prod(shape)))
+        return {name: self.rng.lognormal(size=shape) for name in self.plan.programs[unit.program].metrics}
 
 
 @pytest.fixture
@@ -45,7 +39,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def engine(folder, monkeypatch):
     """A folder with a config, and an engine that takes no time."""
-    monkeypatch.setitem(sys.modules, "collapse_jax.sweeps", types.SimpleNamespace(sweep=fake_sweep))
+    monkeypatch.setattr("collapse_jax.stream.Runner", FakeRunner)
     return folder
 
 
@@ -158,28 +152,28 @@ def test_mistakes(engine, capsys, words, fragment):
 def test_another_run_is_refused_before_any_compute(engine, capsys, monkeypatch):
     assert cli.main(["run", "small.yaml"]) == 0
     capsys.readouterr()
-    monkeypatch.setitem(sys.modules, "collapse_jax.sweeps", None)  # importing the engine now would fail
-    assert "results/small: already holds another run; choose another folder with --out" in error_of(
-        capsys, "run", "small.yaml"
+    monkeypatch.setattr("collapse_jax.stream.Runner", None)  # calling the engine now would fail
+    message = error_of(capsys, "run", "small.yaml", "--seed", "1")
+    assert (
+        "results/small/results.zarr: holds another run, of seed 0, not 1; choose another folder with --out" in message
     )
+    assert cli.main(["run", "small.yaml"]) == 0  # the same one is done
 
 
-def test_the_engine_refuses_in_one_line(engine, capsys, monkeypatch):
-    def refuse(*_, **__):
-        raise ValueError("num_samples must be >= 2, not 1")
-
-    monkeypatch.setattr(sys.modules["collapse_jax.sweeps"], "sweep", refuse)
-    assert error_of(capsys, "run", "small.yaml") == "error: num_samples must be >= 2, not 1\n"
+def test_the_engine_refuses_in_one_line(engine, capsys):
+    assert "gaussian has no metric 'x'" in error_of(capsys, "run", "small.yaml", "--metrics", "[x]")
+    assert not (engine / "results").exists()
 
 
 def test_interrupt(engine, capsys, monkeypatch):
-    def interrupt(*_, **__):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["collapse_jax.sweeps"], "sweep", interrupt)
+    monkeypatch.setattr(FakeRunner, "run", interrupt)
     assert cli.main(["run", "small.yaml"]) == 130
-    assert capsys.readouterr().err == "interrupted\n"
-    assert not (engine / "results").exists()
+    assert capsys.readouterr().err.endswith("interrupted: what was done is kept; the same command goes on\n")
+    assert np.isnan(results.open("results/small").trace_ratio).all()
+    monkeypatch.undo()
 
 
 def test_the_compilation_cache_is_the_users(folder, monkeypatch):

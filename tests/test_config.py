@@ -151,7 +151,7 @@ def test_a_mistake_is_told_in_one_line(tmp_path, overrides, fragments):
         ("seed: 2026-13-01\n", "month"),
         ("? [a]\n: 1\n", "line 1: "),
         ("seed: 1\x00", "not allowed"),
-        ("sweep: {n: [1, 2]}\n" + BASE, "sweep: unknown key"),
+        ("sweep: {n: [1, 2]}\n" + BASE, "sweep.n: unknown key"),
         (BASE.replace("num_chains: 4", ""), "num_chains: missing; expected a whole number"),
     ],
 )

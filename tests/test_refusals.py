@@ -35,7 +35,7 @@ def shared(share: float = 0.5):
         (gaussian, policies.replace, {"seed": -1}, "seed must be >= 0"),
         (gaussian, policies.replace, {"precision": "float16"}, "precision must be one of"),
         (gaussian, policies.replace, {"rng": "philox"}, "rng must be one of threefry2x32"),
-        (gaussian, policies.replace, {"backend": "exact"}, "backend must be one of auto, rows, law"),
+        (gaussian, policies.replace, {"backend": "exact"}, "backend must be one of auto, each, rows, law"),
         (gaussian, policies.replace, {"chains_per_block": 0}, "chains_per_block must be >= 1"),
         (gaussian, policies.accumulate_subsample, {"backend": "law"}, "accumulate_subsample draws rows from its pool"),
         (SETTINGS["kde"], policies.replace, {"backend": "law"}, "setting kde knows no law"),

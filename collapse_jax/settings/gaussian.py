@@ -81,9 +81,14 @@ def gaussian(dim: int | None = None, ddof: int = 0, num_test: int = 500, source:
 
 def _world(source: Source, num_test: int) -> World:
     test = jnp.asarray(source.held_out(num_test))
-    law = moments.from_covariance(source.mean, source.covariance)
-    held_out = jax.tree.map(lambda x: x[0, 0], moments.compress(B.unit(test)).items)
+    law = _moments_of(jnp.asarray(source.mean), jnp.asarray(source.covariance))
+    held_out = _moments_of_rows(test)
     return World(Real(jax.tree.map(jnp.asarray, source.arrays), law), Truth(law, held_out), None)
+
+
+# Compiled once a shape: a sweep makes many worlds.
+_moments_of = jax.jit(moments.from_covariance)
+_moments_of_rows = jax.jit(lambda rows: jax.tree.map(lambda x: x[0, 0], moments.compress(B.unit(rows)).items))
 
 
 def _fit(ddof: int, key: Key, train: Batch, start: Tree) -> Moments:

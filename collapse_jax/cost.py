@@ -1,0 +1,53 @@
+"""How much work a function is, read off its jaxpr: loops count as often as they turn."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+# Operations an element, roughly, on a CPU's vector units; everything else counts as one.
+_HEAVY = {
+    "random_bits": 80, "threefry2x32": 80, "random_gamma": 2000, "erf_inv": 40, "exp": 10, "log": 15, "log1p": 15,
+    "tanh": 15, "logistic": 15, "sin": 15, "cos": 15, "erf": 30, "pow": 25, "sqrt": 4, "div": 4, "rem": 8, "sort": 60,
+    "gather": 4, "scatter": 8, "scatter-add": 8, "cumsum": 8,
+}  # fmt: skip
+_MATMUL = 0.3  # a multiplication and an addition of a matrix product
+_FREE = {"broadcast_in_dim", "reshape", "squeeze", "slice", "iota", "convert_element_type", "stop_gradient"}
+_DECOMPOSITIONS = {"cholesky", "svd", "eigh", "qr", "lu", "triangular_solve"}
+
+
+def operations(jaxpr: Any) -> float:
+    """Elementary operations of one call; a ``while`` loop, whose turns are not known, counts as one turn."""
+    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def _of_equation(equation: Any) -> float:
+    name, params = equation.primitive.name, equation.params
+    inner = [operations(jaxpr) for jaxpr in _inner(params)]
+    if name == "scan":
+        return params["length"] * sum(inner)
+    if name == "cond":
+        return max(inner)
+    if inner:
+        return sum(inner)
+    shape = max((math.prod(v.aval.shape) for v in (*equation.invars, *equation.outvars)), default=1)
+    out = sum(math.prod(v.aval.shape) for v in equation.outvars)
+    if name == "dot_general":
+        (contracting, _), _ = params["dimension_numbers"]
+        return _MATMUL * out * math.prod(equation.invars[0].aval.shape[i] for i in contracting)
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval.shape
+        return _MATMUL * out * math.prod(kernel) / max(kernel[params["dimension_numbers"].rhs_spec[0]], 1)
+    if name in _DECOMPOSITIONS:
+        return 20.0 * shape * equation.invars[0].aval.shape[-1]
+    return 0.0 if name in _FREE else float(_HEAVY.get(name, 1) * (out if name in ("random_bits", "gather") else shape))
+
+
+def _inner(params: dict[str, Any]) -> Iterator[Any]:
+    """The jaxprs that an equation calls."""
+    for value in jax.tree.leaves(params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+        if hasattr(value, "eqns"):
+            yield value
+        elif hasattr(value, "jaxpr"):
+            yield value.jaxpr

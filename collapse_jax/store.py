@@ -1,0 +1,265 @@
+"""A sweep's results on disk or in a bucket: one zarr store, written unit by unit, a mask of what is done last."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from collapse_jax.sweeps import attributes, dataset
+from collapse_jax.units import Plan, Unit
+
+STORE, DONE = "results.zarr", "done"
+_BUCKETS = ("gs://", "s3://", "az://", "http://", "https://")
+
+
+class StoreError(ValueError):
+    """A store that cannot be written, read or gone on with, told in one line."""
+
+
+def is_bucket(place: Any) -> bool:
+    """Whether `place` is a URL of an object store."""
+    return isinstance(place, str) and place.startswith(_BUCKETS)
+
+
+def join(place: Any, name: str) -> Any:
+    """`name` inside a folder or a bucket's URL; an ``obstore`` store holds the results itself."""
+    if is_bucket(place):
+        return f"{place.rstrip('/')}/{name}"
+    return Path(place) / name if isinstance(place, str | Path) else place
+
+
+def zarr_store(place: Any, read_only: bool = False) -> Any:
+    """What zarr opens: a local folder, or an object store (extra ``cloud``)."""
+    from zarr import storage
+
+    if isinstance(place, str | Path) and not is_bucket(place):
+        return storage.LocalStore(place, read_only=read_only)
+    if isinstance(place, str):
+        place = _obstore().from_url(place)
+    return storage.ObjectStore(place, read_only=read_only)
+
+
+def create(plan: Plan, place: Any, attrs: Mapping[str, Any]) -> None:
+    """An empty store for the results of `plan`: metrics all NaN, nothing done. It appears whole or not at all.
+
+    Args:
+      plan: what will be run.
+      place: a folder that does not exist yet, a URL, or an ``obstore`` store.
+      attrs: further attributes.
+    """
+    record = {
+        **attributes(plan),
+        **attrs,
+        "variables": list(plan.metrics),
+        "plan": json.dumps({"blocks": [program.block for program in plan.programs]}),
+    }
+    if isinstance(place, str | Path) and not is_bucket(place):
+        place = Path(place)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{place.parent}: cannot be a folder ({error.strerror})") from error
+        partial = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
+        try:
+            partial.chmod(0o755)
+            _create(plan, zarr_store(partial), record)
+            with contextlib.suppress(OSError):  # another shard was first: its store is as good as ours
+                partial.rename(place)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    else:
+        _create(plan, zarr_store(place), record)
+
+
+def _create(plan: Plan, store: Any, record: Mapping[str, Any]) -> None:
+    import zarr
+    from zarr.codecs import ZstdCodec
+
+    empty = dataset(plan, {}, {}).drop_attrs()
+    as_text = {n: c.to_numpy().astype(object) for n, c in empty.coords.items() if c.dtype.kind == "U"}
+    empty.assign_coords({n: (n, v) for n, v in as_text.items()}).to_zarr(
+        store, zarr_format=3, consolidated=False, mode="a"
+    )
+    group = zarr.open_group(store, mode="a")
+    dims, checked = plan.grid.dims, ZstdCodec(level=3, checksum=True)
+    for name, metric in plan.metrics.items():
+        group.create_array(
+            name, shape=plan.shape, chunks=(*plan.chunk, plan.options.num_generations), dtype=plan.options.precision,
+            fill_value=float("nan"), dimension_names=dims, compressors=checked, overwrite=True,
+            attributes={k: v for k, v in metric._asdict().items() if k != "name"},
+        )  # fmt: skip
+    group.create_array(
+        DONE, shape=plan.shape[:-1], chunks=plan.chunk, dtype="uint8", fill_value=0, dimension_names=dims[:-1],
+        overwrite=True, attributes={"long_name": "whether these chains are finished"},
+    )  # fmt: skip
+    group.attrs.update(record)
+
+
+def exists(place: Any) -> bool:
+    """Whether a store is there."""
+    import zarr
+
+    try:
+        return DONE in zarr.open_group(zarr_store(place, read_only=True), mode="r")
+    except (FileNotFoundError, ValueError, KeyError):
+        return False
+
+
+def is_complete(place: Any) -> bool:
+    """Whether everything in the store is done."""
+    import zarr
+
+    done: Any = zarr.open_group(zarr_store(place, read_only=True), mode="r")[DONE]
+    return bool(np.asarray(done[...]).all())
+
+
+def blocks(place: Any) -> list[list[int]]:
+    """How the store's results were cut into units."""
+    return json.loads(attributes_of(place)["plan"])["blocks"]
+
+
+def attributes_of(place: Any) -> dict[str, Any]:
+    """The store's attributes.
+
+    Raises:
+      StoreError: no store, or a damaged one.
+    """
+    import zarr
+
+    try:
+        return dict(zarr.open_group(zarr_store(place, read_only=True), mode="r").attrs)
+    except Exception as error:
+        raise StoreError(f"{place}: not a store of results ({_line(error)})") from error
+
+
+class Writer:
+    """Writes units into a store that exists."""
+
+    def __init__(self, plan: Plan, place: Any):
+        import zarr
+
+        self.plan, self.place = plan, place
+        self.group = zarr.open_group(zarr_store(place), mode="r+")
+        self.arrays: dict[str, Any] = {name: self.group[name] for name in (*plan.metrics, DONE)}
+        self.done = np.asarray(self.arrays[DONE][...])
+
+    def is_done(self, unit: Unit) -> bool:
+        """Whether the unit was finished, by this process or another before it."""
+        return bool(self.done[unit.where].all())
+
+    def write(self, unit: Unit, values: Mapping[str, np.ndarray]) -> None:
+        """Results first, the mask last: a process killed between the two has lost the unit and nothing else.
+
+        Raises:
+          StoreError: the disk is full, or the place cannot be written.
+        """
+        try:
+            for name, value in values.items():
+                self.arrays[name][unit.where] = value
+            self.arrays[DONE][unit.where] = 1
+        except OSError as error:
+            raise StoreError(
+                f"{self.place}: cannot be written ({_line(error)}); what was done before is kept"
+            ) from error
+        self.done[unit.where] = 1
+
+    def forget(self, unit: Unit) -> None:
+        """Marks a unit as not done."""
+        self.arrays[DONE][unit.where] = 0
+        self.done[unit.where] = 0
+
+    def damaged(self) -> Iterator[tuple[Unit, str]]:
+        """The units marked as done whose results cannot be read, or are missing, and why."""
+        for unit in filter(self.is_done, self.plan.units):
+            names = self.plan.programs[unit.program].metrics
+            try:
+                values = [np.asarray(self.arrays[name][unit.where]) for name in names]
+            except Exception as error:  # codecs raise errors of many kinds
+                yield unit, f"unreadable ({_line(error)})"
+                continue
+            if all(np.isnan(value[..., 0]).all() for value in values):
+                yield unit, "missing"
+
+
+def read(place: Any) -> xr.Dataset:
+    """The results so far; cells that are not finished are NaN. ``done``, the share that is, is an attribute.
+
+    Raises:
+      StoreError: no store, or damaged results (which are named).
+    """
+    store, attrs = zarr_store(place, read_only=True), attributes_of(place)
+    with xr.open_dataset(store, engine="zarr", consolidated=False, chunks=None, mask_and_scale=False) as ds:
+        names = [name for name in attrs.get("variables", ds.data_vars) if name in ds]
+        loaded = {}
+        for name in names:
+            try:
+                loaded[name] = ds[name].load()
+            except Exception as error:
+                raise StoreError(f"{place}: {name} is damaged ({_line(error)}); run again with --repair") from error
+        done = float(ds[DONE].mean()) if DONE in ds else 1.0
+        coords = {
+            n: (c.dims, c.to_numpy().astype(object).astype(str)) for n, c in ds.coords.items() if c.dtype.kind in "OT"
+        }
+        unseen = ("variables", "plan")
+        result = xr.Dataset(loaded).assign_coords(coords)
+        for variable in result.data_vars.values():
+            variable.attrs.pop("_FillValue", None)
+        return result.assign_attrs({k: v for k, v in attrs.items() if k not in unseen}, done=done)
+
+
+@contextlib.contextmanager
+def lock(folder: Path, name: str) -> Iterator[None]:
+    """Holds a folder's lock `name` for as long as the process lives; the system lets go of it at any death.
+
+    Raises:
+      StoreError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        yield
+        return
+    path = Path(folder) / f".{name}.lock"
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            who = file.read().strip() or "unknown"
+            raise StoreError(f"{folder}: another run (process {who}) is writing here; wait, or end it") from error
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def sweep_partials(folder: Path) -> None:
+    """Removes what killed writers left: temporary files beside chunks, temporary stores beside the store."""
+    for path in (*folder.rglob("*.partial"), *folder.glob(".*.partial")):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def put(place: str, name: str, data: bytes) -> None:
+    """Writes a small object into a bucket."""
+    _obstore().from_url(place).put(name, data)
+
+
+def _obstore() -> Any:
+    try:
+        from obstore import store
+    except ImportError as error:
+        raise StoreError("buckets need an optional package: pip install 'collapse-jax[cloud]'") from error
+    return store
+
+
+def _line(error: BaseException) -> str:
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__

@@ -1,0 +1,322 @@
+"""The plan of a sweep: programs (a policy at a static point) and units of work (a block of points and chains)."""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from collapse_jax.axes import Grid
+from collapse_jax.blocks import block_width, stretch_of
+from collapse_jax.chain import make_chain
+from collapse_jax.chain import plan as plan_chain
+from collapse_jax.check import check_at_least, check_choice
+from collapse_jax.cost import operations
+from collapse_jax.keys import chain_keys
+from collapse_jax.types import Chain, Curator, Metric, Policy, Setting
+from collapse_jax.words import perhaps
+
+PRECISIONS = ("float32", "float64")
+RNGS = ("threefry2x32", "rbg", "unsafe_rbg")
+BACKENDS = ("auto", "each", "rows", "law")
+
+_UNIT_OPERATIONS = 2e10  # some seconds on a few CPU cores
+_UNIT_BYTES = 32 << 20  # of results, per metric
+
+
+class Options(NamedTuple):
+    """What a sweep is told besides its grid; see ``sweep``."""
+
+    num_generations: int
+    num_chains: int
+    seed: int = 0
+    curator: Curator | None = None
+    metrics: Sequence[str] | None = None
+    precision: str = "float32"
+    rng: str = "threefry2x32"
+    backend: str = "auto"
+    chains_per_block: int | None = None
+    checkpoint_every: int | None = None
+
+
+class Program(NamedTuple):
+    """What is compiled once: a policy at a static point.
+
+    Attributes:
+      policy: its number.
+      point: index on each axis, 0 on traced ones.
+      traced: which axes are traced here.
+      setting: at the first traced point.
+      metrics: those it observes.
+      law: whether statistics are drawn from their law.
+      world: what its chains share.
+      width: chains side by side on a device.
+      work: operations a chain-generation.
+      block: lengths of a unit (at most) along the dimensions of the results, but for the generations.
+    """
+
+    policy: int
+    point: tuple[int, ...]
+    traced: tuple[bool, ...]
+    setting: Setting
+    metrics: tuple[str, ...]
+    law: bool
+    world: Any = None
+    width: int = 0
+    work: float = 0.0
+    block: tuple[int, ...] = ()
+
+
+class Unit(NamedTuple):
+    """A block of one program's results.
+
+    Attributes:
+      program: its number.
+      where: one slice a dimension of the results, but for the generations.
+    """
+
+    program: int
+    where: tuple[slice, ...]
+
+    @property
+    def name(self) -> str:
+        """Says where it lies."""
+        return "-".join(str(s.start) for s in self.where)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of its slices."""
+        return tuple(s.stop - s.start for s in self.where)
+
+
+class Plan(NamedTuple):
+    """All that a sweep will do.
+
+    Attributes:
+      grid: policies and axes.
+      options: the rest of the arguments.
+      programs: what is compiled.
+      units: in the order they are run.
+    """
+
+    grid: Grid
+    options: Options
+    programs: tuple[Program, ...]
+    units: tuple[Unit, ...] = ()
+
+    @property
+    def chunk(self) -> tuple[int, ...]:
+        """Lengths that cut the results (but for the generations) so that a unit is whole pieces."""
+        return tuple(map(min, zip(*(program.block for program in self.programs), strict=True)))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the results' dimensions."""
+        lengths = (len(axis.values) for axis in self.grid.axes)
+        return (len(self.grid.policies), *lengths, self.options.num_chains, self.options.num_generations)
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """All that is observed by any program, in order."""
+        return {m.name: m for p in self.programs for m in p.setting.metrics if m.name in p.metrics}
+
+    def chain_of(self, program: Program, values: dict[str, Any]) -> Chain:
+        """The chain at traced `values` (those of the axes traced there)."""
+        static = {k: v for k, v in self.grid.values(program.point).items() if k not in values}
+        setting, policy, num = self.grid.make(program.policy, static | values)
+        return _checked_chain(setting, policy, num, self.options, program.law)
+
+    def lanes(self, unit: Unit) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """The traced values, ``{parameter: [lanes]}``, and the chain numbers of a unit, the chain fastest."""
+        program = self.programs[unit.program]
+        *where, chains = unit.where[1:]
+        axes = [(a, s) for a, s, t in zip(self.grid.axes, where, program.traced, strict=True) if t]
+        indices = itertools.product(*(range(s.start, s.stop) for _, s in axes))
+        points = [
+            {k: v for (a, _), i in zip(axes, index, strict=True) for k, v in a.point(i).items()} for index in indices
+        ]
+        number = chains.stop - chains.start
+        dtypes = {n: np.result_type(float) if isinstance(v, float) else np.int32 for n, v in points[0].items()}
+        values = {n: np.repeat(np.asarray([p[n] for p in points], dtype), number) for n, dtype in dtypes.items()}
+        return values, np.tile(np.arange(chains.start, chains.stop), len(points))
+
+
+def make_plan(grid: Grid, options: Options, blocks: Sequence[Sequence[int]] | None = None) -> Plan:
+    """The programs and units of a sweep; whatever can be wrong with it is found here.
+
+    Args:
+      grid: policies and axes.
+      options: the rest.
+      blocks: the lengths of each program's units, where a store was already cut by them.
+
+    Raises:
+      ValueError: bad input, in one line.
+    """
+    _check(options)
+    programs = _programs(grid, options)
+    lengths = [len(axis.values) for axis in grid.axes]
+    total = len(grid.policies) * math.prod(lengths) * options.num_chains * options.num_generations
+    if total > 2**36:
+        raise ValueError(f"the results would hold {total:.1e} numbers a metric: lower num_chains or num_generations")
+    key = chain_keys(options.seed, 1, options.rng)[0]
+    plan = Plan(grid, options, tuple(programs))
+    worlds = Worlds()
+    sized = [_sized(plan, program, key, worlds) for program in programs]
+    cut = blocks or [_block(grid, program, options) for program in sized]
+    sized = [program._replace(block=tuple(block)) for program, block in zip(sized, cut, strict=True)]
+    plan = plan._replace(programs=tuple(sized))
+    return plan._replace(units=tuple(_units(plan)))
+
+
+def _check(options: Options) -> None:
+    for name in ("num_generations", "num_chains", "chains_per_block", "checkpoint_every"):
+        if getattr(options, name) is not None:
+            check_at_least(name, getattr(options, name), 1)
+    check_at_least("seed", options.seed, 0, 2**32 - 1)
+    for name, choices in (("precision", PRECISIONS), ("rng", RNGS), ("backend", BACKENDS)):
+        check_choice(name, getattr(options, name), choices)
+
+
+def _programs(grid: Grid, options: Options) -> list[Program]:
+    """Every program, with all values of the grid checked by the factories before anything is compiled."""
+    backend = "auto" if options.backend == "each" else options.backend
+    laws = [_law(grid, options, number, backend) for number in range(len(grid.policies))]
+    if options.backend == "auto" and not all(laws):
+        laws = [False] * len(laws)
+    programs = []
+    for number, law in enumerate(laws):
+        traced = tuple(a.traced and (a.names != ("num_samples",) or _any_n(grid, number, law)) for a in grid.axes)
+        lengths = [1 if t else len(a.values) for a, t in zip(grid.axes, traced, strict=True)]
+        for point in itertools.product(*map(range, lengths)):
+            for full in _full_points(grid, traced, point):
+                setting, policy, n = grid.make(number, grid.values(full))
+                _checked_chain(setting, policy, n, options, law)
+            metrics = _metrics(setting, options.metrics, [axis.dim for axis in grid.axes])
+            programs.append(Program(number, point, traced, setting, metrics, law))
+    return programs
+
+
+def _full_points(grid: Grid, traced: Sequence[bool], point: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """All points of the grid that one program serves."""
+    spans = zip(grid.axes, traced, point, strict=True)
+    yield from itertools.product(*(range(len(axis.values)) if t else (i,) for axis, t, i in spans))
+
+
+def _checked_chain(setting: Setting, policy: Policy, num: Any, options: Options, law: bool) -> Chain:
+    return make_chain(
+        setting,
+        policy,
+        num_samples=num,
+        num_generations=options.num_generations,
+        curator=options.curator,
+        backend="law" if law else "rows",
+    )
+
+
+def _law(grid: Grid, options: Options, number: int, backend: str) -> bool:
+    setting, policy, _ = grid.make(number, grid.values([0] * len(grid.axes)))
+    return plan_chain(setting, policy, options.curator, backend).law
+
+
+def _any_n(grid: Grid, number: int, law: bool) -> bool:
+    """Whether n itself can be traced: shapes must not depend on it."""
+    _, policy, _ = grid.make(number, grid.values([0] * len(grid.axes)))
+    return law and not (policy.real == "first" and policy.real_rows is not None)
+
+
+class Worlds:
+    """The world of each setting, made once: many programs share one."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[Setting, Any]] = {}
+
+    def of(self, setting: Setting) -> Any:
+        """The setting's world."""
+        if id(setting) not in self._made:
+            self._made[id(setting)] = setting, setting.world()
+        return self._made[id(setting)][1]
+
+
+def _sized(plan: Plan, program: Program, key: jax.Array, made: Worlds) -> Program:
+    """The program with its world, width and work, so that what cannot run is refused before anything has."""
+    moving = [a for a, t in zip(plan.grid.axes, program.traced, strict=True) if t]
+    worlds: list[Any] = []
+    num: Any = 0
+    for full in _full_points(plan.grid, program.traced, program.point):
+        setting, _, num = plan.grid.make(program.policy, plan.grid.values(full))
+        worlds.append(made.of(setting))
+    world = worlds[0]
+    if any(other is not world and not _same(world, other) for other in worlds[1:]):
+        raise ValueError(
+            f"axes: values that change the real law of setting {program.setting.name} need runs of their own"
+        )
+    values = {k: v for axis in moving for k, v in axis.point(0).items()}
+    chain, options = plan.chain_of(program, values), plan.options
+    rowless = program.law and program.setting.real_compressed is not None
+    rows = () if rowless else jax.eval_shape(lambda: program.setting.real(key, world, num))
+    state = jax.eval_shape(chain.init, key, world)
+    new, work = _step(chain, world, state, program.metrics)
+    width = block_width(state, new, rows, program.law, program.setting.block_hint, options.chains_per_block)
+    return program._replace(world=world, width=width, work=work)
+
+
+def _step(chain: Chain, world: Any, state: Any, metrics: Sequence[str]) -> tuple[Any, float]:
+    """The shape of a generation's batch, and the operations of one chain in one generation."""
+
+    def step(world: Any, state: Any, generation: jax.Array) -> Any:
+        state, new, observations = chain.emit(world, state, generation)
+        return new, chain.absorb(world, state, new, generation), {name: observations[name] for name in metrics}
+
+    jaxpr, shapes = jax.make_jaxpr(step, return_shape=True)(world, state, jax.numpy.int32(1))
+    return shapes[0], operations(jaxpr.jaxpr)
+
+
+def _block(grid: Grid, program: Program, options: Options) -> tuple[int, ...]:
+    """A unit's lengths, filled from the last dimension. Parts of a dimension are powers of two, so that they nest."""
+    work = max(program.work, 1.0) * options.num_generations
+    most = min(_UNIT_OPERATIONS / work, _UNIT_BYTES / 4 / options.num_generations)
+    left = 2 ** int(math.log2(max(most // program.width, 1))) * program.width
+    lengths = [len(axis.values) if t else 1 for axis, t in zip(grid.axes, program.traced, strict=True)]
+    block = []
+    for length in (options.num_chains, *reversed(lengths)):
+        block.append(length if length <= left else 2 ** int(math.log2(max(left, 1))))
+        left //= block[-1]
+        left = left if block[-1] == length else 0
+    return 1, *block[::-1]
+
+
+def _units(plan: Plan) -> Iterator[Unit]:
+    for number, program in enumerate(plan.programs):
+        spans = [
+            range(len(a.values)) if t else range(i, i + 1)
+            for a, t, i in zip(plan.grid.axes, program.traced, program.point, strict=True)
+        ]
+        spans = [range(program.policy, program.policy + 1), *spans, range(plan.options.num_chains)]
+        cuts = [
+            [slice(s, min(s + step, span.stop)) for s in range(span.start, span.stop, step)]
+            for span, step in zip(spans, program.block, strict=True)
+        ]
+        for where in itertools.product(*cuts):
+            yield Unit(number, where)
+
+
+def _same(a: Any, b: Any) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def _metrics(setting: Setting, wanted: Sequence[str] | None, dims: Sequence[str]) -> tuple[str, ...]:
+    known = [m.name for m in setting.metrics]
+    for name in dims:
+        if name in known:
+            raise ValueError(f"axis {name!r} has the name of a metric; call it 'setting.{name}' or 'policy.{name}'")
+    for name in wanted or ():
+        if name not in known:
+            raise ValueError(f"metrics: setting {setting.name} has no {name!r}; {perhaps(name, known)}")
+    return tuple(wanted or known)
+
+
+def stretch(plan: Plan) -> int:
+    """Generations between two looks at the host."""
+    return plan.options.checkpoint_every or stretch_of(plan.options.num_generations)
