@@ -85,7 +85,7 @@ def compile_blocks(
         advance = jax.shard_map(
             advance, mesh=mesh, in_specs=(one, each, each, one), out_specs=(each, jax.P(None, "chain")), check_vma=False
         )
-    first = lanes(points, keys, np.arange(side_by_side) % keys.shape[0])
+    first = lanes(points, keys, np.zeros(side_by_side, int))
     traced_start = jax.jit(start).trace(world, *first)
     state = jax.eval_shape(start, world, *first)
     traced_advance = jax.jit(advance, donate_argnums=2).trace(world, first[0], state, jnp.int32(1))

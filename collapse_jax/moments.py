@@ -64,7 +64,7 @@ def factorise(covariance: Array, max_rank: Array | int | None = None) -> tuple[A
 
     A pivot counts as 0 where it is no larger than the rounding that reached it: 8 eps of its variance, plus what
     the pivots before it passed on. So do pivots beyond `max_rank` others. Such directions carry no spread. Plain array
-    operations (an LDL^T column by column, halved recursively above 32 columns): under vmap these are faster than
+    operations (an LDL^T column by column, halved recursively above 8 columns): under vmap these are faster than
     thousands of small LAPACK calls, and two such calls at once can lock a small CPU's thread pool up (seen with jaxlib
     0.10.2).
     """
@@ -91,7 +91,7 @@ def _ldl(a: Array, noise: Array) -> tuple[Array, Array, Array]:
     pivot that its noise reaches is 0, as is its column.
     """
     d = a.shape[0]
-    if d <= 32:
+    if d <= 8:  # below, loops over columns; above, matrix products: measured from 4 to 32
         return _ldl_by_columns(a, noise)
     h = d // 2
     top, top_pivot, top_noise = _ldl(a[:h, :h], noise[:h])

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from collapse_jax import results, store
+from collapse_jax.plots_grid import draw_grid
 from collapse_jax.results import columns, median_interval
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, told apart with any colour vision; its yellow is left out, too pale on white
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", ":", "-.")
+MOST_CURVES = 12  # in a panel; a larger grid has a picture of its own
 _RESAMPLES = 400
 _LONG = 500  # generations from which the first ones need a logarithmic axis to be seen
 
@@ -65,6 +67,8 @@ def draw(ds: xr.Dataset) -> "Figure":
     from matplotlib.figure import Figure  # no pyplot: no window, no global state
 
     names, labels = [str(name) for name in ds.data_vars], columns(ds)
+    if len(labels) > MOST_CURVES:
+        return draw_grid(ds)
     width = min(len(names), min((3, 4), key=lambda columns: -len(names) % columns))  # fewest empty panels
     height = math.ceil(len(names) / width)
     figure = Figure(figsize=(max(4.2 * width, 5.5), 3.1 * height + 1.2), layout="constrained")

@@ -24,6 +24,7 @@ CONFIG, PICTURE = "config.yaml", "metrics.png"
 ResultsError = StoreError
 _PACKAGES = ("collapse-jax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray", "zarr")
 _LEVEL = 0.95
+_MOST_COLUMNS, _MOST_ROWS = 8, 100  # of a table in a terminal
 _RESAMPLES = 10_000  # of the median: each costs two random numbers, whatever the number of chains
 
 
@@ -183,11 +184,13 @@ def median_interval(values: np.ndarray) -> tuple[float, float, float]:
 
 
 def table(ds: xr.Dataset, generation: int = -1) -> "Table":
-    """`summary` for a terminal: one row a metric, one column a policy."""
+    """`summary` for a terminal: one row a metric, one column a policy; the other way round where a grid was swept."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
+    if len(columns(ds)) > _MOST_COLUMNS:
+        return _grid_table(ds, generation)
     rows = summary(ds, generation)
     number, chains = int(ds["generation"].to_numpy()[generation]), ds.sizes["chain"]
     over = f"median over {chains:,} chains, 95% interval in parentheses" if chains > 1 else "one chain"
@@ -199,6 +202,26 @@ def table(ds: xr.Dataset, generation: int = -1) -> "Table":
     for name in map(str, ds.data_vars):
         cells = [Text(_cell(row)) for row in rows if row.metric == name]
         result.add_row(Text(name + _units(ds[name].attrs)), *cells)
+    return result
+
+
+def _grid_table(ds: xr.Dataset, generation: int) -> "Table":
+    """One row a point of the grid, medians only."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    points, last = columns(ds), ds.isel(generation=generation).median("chain", skipna=True)
+    title = f"Generation {int(ds['generation'][generation]):,}: median over {ds.sizes['chain']:,} chains"
+    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    result.add_column("")
+    for name in map(str, ds.data_vars):
+        result.add_column(name + _units(ds[name].attrs), justify="right")
+    for label, position in list(points.items())[:_MOST_ROWS]:
+        cells = [last[n].isel({d: i for d, i in position.items() if d in last[n].dims}) for n in ds.data_vars]
+        result.add_row(Text(label), *(f"{float(cell):.3g}" for cell in cells))
+    if len(points) > _MOST_ROWS:
+        result.add_row(f"... {len(points) - _MOST_ROWS} more: collapse_jax.open", *("" for _ in ds.data_vars))
     return result
 
 

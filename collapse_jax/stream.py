@@ -204,7 +204,7 @@ def _fill(
 
 def _here(runner: Runner, units: list[Unit], saver_of: Callable[[Unit], Any]) -> Iterator[tuple[Unit, Any]]:
     """A unit that raises is reported and does not stop the others; a full disk stops all."""
-    for unit in units:
+    for unit in runner.expect(units):
         try:
             values: Any = runner.run(unit, saver_of(unit))
         except OSError as error:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -98,46 +99,79 @@ def sweep(
         out = {
             name: np.full(plan.shape, np.nan, float if precision == "float64" else np.float32) for name in plan.metrics
         }
-        for unit in plan.units:
+        for unit in runner.expect(plan.units):
             for name, value in runner.run(unit).items():
                 out[name][unit.where] = value
     return dataset(plan, out, {**runner.seconds, **({} if num_samples is None else {"num_samples": num_samples})})
 
 
 class Runner:
-    """Runs units one by one; consecutive units of a program share its compilation."""
+    """Runs units one by one. Units of a program share its compilation, and the next program compiles meanwhile."""
 
     def __init__(self, plan: Plan, tick: Callable[[int], None], devices: Sequence[jax.Device] | None = None):
         self.plan, self.tick, self.devices = plan, tick, devices
         self.keys = chain_keys(plan.options.seed, plan.options.num_chains, plan.options.rng)
         self.seconds = {"seconds_trace": 0.0, "seconds_compile": 0.0, "seconds_run": 0.0}
-        self._compiled: tuple[int, Programs] | None = None
+        self._ahead = ThreadPoolExecutor(1)
+        self._compiled: dict[int, Future[Programs]] = {}
+        self._order: list[int] = []
+
+    def expect(self, units: Sequence[Unit]) -> Sequence[Unit]:
+        """Says which units will come, in order."""
+        self._order = list(dict.fromkeys(unit.program for unit in units))
+        return units
 
     def run(self, unit: Unit, saver: Saver | None = None) -> dict[str, np.ndarray]:
         """``{metric: values}`` of a unit, shaped as its place in the results."""
         program, plan = self.plan.programs[unit.program], self.plan
         points, chains = plan.lanes(unit)
-        keys = self.keys[chains]
-        compiled = self._programs(unit.program, points, keys)
+        compiled = self._programs(unit.program)
         clock = time.perf_counter()
         out = run_blocks(
-            compiled, program.world, points, keys, num_generations=plan.options.num_generations,
-            metrics=program.metrics, progress=self.tick, saver=saver,
-        )  # fmt: skip
+            compiled,
+            program.world,
+            points,
+            self.keys[chains],
+            num_generations=plan.options.num_generations,
+            metrics=program.metrics,
+            progress=self.tick,
+            saver=saver,
+        )
         self.seconds["seconds_run"] += time.perf_counter() - clock
         return {name: value.reshape(*unit.shape, -1) for name, value in out.items()}
 
-    def _programs(self, number: int, points: dict[str, np.ndarray], keys: jax.Array) -> Programs:
-        if self._compiled is None or self._compiled[0] != number:
-            program, plan = self.plan.programs[number], self.plan
+    def _programs(self, number: int) -> Programs:
+        upcoming = self._order[self._order.index(number) + 1 :][:1] if number in self._order else []
+        wanted = (number, *upcoming)
+        self._compiled = {n: compiled for n, compiled in self._compiled.items() if n in wanted}
+        if number not in self._compiled:
+            self._submit(number)
+        compiled = self._compiled[number].result()
+        for n in upcoming:
+            if n not in self._compiled:
+                self._submit(n)
+        return compiled
+
+    def _submit(self, number: int) -> None:
+        self._compiled[number] = self._ahead.submit(self._compile, number)
+
+    def _compile(self, number: int) -> Programs:
+        program, plan = self.plan.programs[number], self.plan
+        unit = next(unit for unit in plan.units if unit.program == number)
+        with jax.enable_x64(plan.options.precision == "float64"):  # a setting of each thread
             compiled = compile_blocks(
-                lambda values: plan.chain_of(program, values), program.world, points, keys,
-                metrics=program.metrics, width=program.width, stretch=stretch(plan), devices=self.devices,
-            )  # fmt: skip
-            self.seconds["seconds_trace"] += compiled.trace_seconds
-            self.seconds["seconds_compile"] += compiled.compile_seconds
-            self._compiled = number, compiled
-        return self._compiled[1]
+                lambda values: plan.chain_of(program, values),
+                program.world,
+                plan.lanes(unit)[0],
+                self.keys,
+                metrics=program.metrics,
+                width=program.width,
+                stretch=stretch(plan),
+                devices=self.devices,
+            )
+        self.seconds["seconds_trace"] += compiled.trace_seconds
+        self.seconds["seconds_compile"] += compiled.compile_seconds
+        return compiled
 
 
 def attributes(plan: Plan) -> dict[str, Any]:

@@ -24,6 +24,7 @@ BUILDING = [  # from the ground; a part imports from lower floors only
     ["sweeps", "memory_model", "config_sweep"],
     ["store", "config"],
     ["stream", "results"],
+    ["plots_grid"],
     ["plots", "report", "forecast"],
     ["launch"],
     ["cli"],
