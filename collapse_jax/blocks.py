@@ -1,10 +1,11 @@
 """Blocks of chains side by side: one compiled program advances a block by a stretch of generations."""
 
+import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -20,18 +21,20 @@ _WIDEST = 1024
 
 
 class Programs(NamedTuple):
-    """The two compiled functions of a block, and the seconds it took to trace and compile them.
+    """The two compiled functions of a block, on each device, and the seconds it took to trace and compile them.
 
     Attributes:
-      start: ``(world, values, keys) -> state``.
-      advance: ``(world, values, state, generation) -> (state, {metric: [stretch, lanes]})``.
-      lanes: of one call: those of a device times the devices.
+      start: one a device, ``(world, values, keys) -> state``.
+      advance: one a device, ``(world, values, state, generation) -> (state, {metric: [stretch, width]})``.
+      devices: where they run.
+      width: lanes of a block.
       stretch: generations of one call.
     """
 
-    start: Callable[..., Tree]
-    advance: Callable[..., tuple[Tree, dict[str, Array]]]
-    lanes: int
+    start: tuple[Callable[..., Tree], ...]
+    advance: tuple[Callable[..., tuple[Tree, dict[str, Array]]], ...]
+    devices: tuple[jax.Device, ...]
+    width: int
     stretch: int
     trace_seconds: float
     compile_seconds: float
@@ -62,7 +65,8 @@ def compile_blocks(
 ) -> Programs:
     """Compiles a chain for `width` lanes on each of the devices.
 
-    A device runs the same program whatever their number, so results do not depend on it, bit for bit.
+    Every device runs the very program that one alone would run, so results do not depend on their number, bit for bit.
+    (A program that is partitioned over a mesh is fused otherwise, and rounds otherwise.)
 
     Args:
       chain_of: the chain of one lane's values (tracers).
@@ -72,26 +76,28 @@ def compile_blocks(
       metrics: which observations to keep.
       width: lanes side by side on a device.
       stretch: generations of one call.
-      devices: default all; lanes are spread over them.
+      devices: default all local ones; blocks are dealt out to them.
     """
-    devices = jax.devices() if devices is None else devices
-    clock = time.perf_counter()
+    devices = tuple(jax.local_devices() if devices is None else devices)
+    clock, trace_seconds = time.perf_counter(), 0.0
     start, advance = functions(chain_of, metrics, stretch)
-    side_by_side = width * len(devices)
-    if len(devices) > 1:
-        mesh = jax.make_mesh((len(devices),), ("chain",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
-        one, each = jax.P(), jax.P("chain")
-        start = jax.shard_map(start, mesh=mesh, in_specs=(one, each, each), out_specs=each, check_vma=False)
-        advance = jax.shard_map(
-            advance, mesh=mesh, in_specs=(one, each, each, one), out_specs=(each, jax.P(None, "chain")), check_vma=False
-        )
-    first = lanes(points, keys, np.zeros(side_by_side, int))
-    traced_start = jax.jit(start).trace(world, *first)
-    state = jax.eval_shape(start, world, *first)
-    traced_advance = jax.jit(advance, donate_argnums=2).trace(world, first[0], state, jnp.int32(1))
-    trace_seconds, clock = time.perf_counter() - clock, time.perf_counter()
-    compiled = traced_start.lower().compile(), traced_advance.lower().compile()
-    return Programs(*compiled, side_by_side, stretch, trace_seconds, time.perf_counter() - clock)
+    start, advance = jax.jit(start), jax.jit(advance, donate_argnums=2)
+    first = (world, *lanes(points, keys, np.zeros(width, int)))
+    lowered = []
+    for device in devices:
+        here = jax.device_put(first, device)
+        state = jax.eval_shape(start, *here)
+        sharding = jax.sharding.SingleDeviceSharding(device)
+        state = jax.tree.map(lambda x, s=sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state)
+        traced = start.trace(*here), advance.trace(here[0], here[1], state, jax.device_put(jnp.int32(1), device))
+        trace_seconds += time.perf_counter() - clock
+        lowered += [program.lower() for program in traced]
+        clock = time.perf_counter()
+    clock = time.perf_counter()
+    with ThreadPoolExecutor() as pool:
+        compiled = list(pool.map(lambda program: program.compile(), lowered))
+    seconds = trace_seconds, time.perf_counter() - clock
+    return Programs(tuple(compiled[::2]), tuple(compiled[1::2]), devices, width, stretch, *seconds)
 
 
 def run_blocks(
@@ -120,33 +126,46 @@ def run_blocks(
     Returns:
       ``{metric: [lanes, T]}``.
     """
-    number, width = keys.shape[0], programs.lanes
+    number, width, count = keys.shape[0], programs.width, len(programs.devices)
     padded = np.minimum(np.arange(-(-number // width) * width), number - 1)
-    parts = []
-    for block, begin in enumerate(range(0, number, width)):
-        here = min(width, number - begin)
-        values, block_keys = lanes(points, keys, padded[begin : begin + width])
-        tell = partial(_scaled, progress, here)
-        parts.append(_run_block(programs, world, values, block_keys, num_generations, metrics, block, saver, tell))
+    parts: list[dict[str, np.ndarray]] = [{} for _ in range(0, number, width)]
+
+    def block(i: int) -> Iterator[None]:
+        here = min(width, number - i * width)
+        chosen = lanes(points, keys, padded[i * width : (i + 1) * width])
+        return _run_block(programs, i, (world, *chosen), num_generations, metrics, saver, parts[i],
+                          lambda generations: progress(here * generations))  # fmt: skip
+
+    # Blocks take turns, one a device; on one device they never run at once (LAPACK, see README).
+    for begin in range(0, len(parts), count):
+        running = [block(i) for i in range(begin, min(begin + count, len(parts)))]
+        for _ in itertools.zip_longest(*running):
+            pass
     return {name: np.concatenate([part[name] for part in parts])[:number] for name in metrics}
 
 
 def _run_block(
     programs: Programs,
-    world: World,
-    values: dict[str, Array],
-    keys: Key,
+    index: int,
+    inputs: tuple[World, dict[str, Array], Key],
     num_generations: int,
     metrics: tuple[str, ...],
-    block: int,
     saver: Saver | None,
+    out: dict[str, np.ndarray],
     progress: Callable[[int], None],
-) -> dict[str, np.ndarray]:
-    stretch, done = programs.stretch, 0
-    out = {name: np.full((programs.lanes, num_generations), np.nan, jnp.result_type(float)) for name in metrics}
-    state = programs.start(world, values, keys)
-    if saver is not None and (found := saver.load(block, (state, out))) is not None:
-        done, (state, out) = found
+) -> Iterator[None]:
+    """Fills `out`; yields when a stretch is under way, so that others may be set going."""
+    place = index % len(programs.devices)
+    stretch, done, device = programs.stretch, 0, programs.devices[place]
+    start, advance = programs.start[place], programs.advance[place]
+    world, values, keys = jax.device_put(inputs, device)
+    out |= {n: np.full((programs.width, num_generations), np.nan, jnp.result_type(float)) for n in metrics}
+    state = start(world, values, keys)
+    if saver is not None and (found := saver.load(index, (state, dict(out)))) is not None:
+        done, (state, seen) = found
+        state = jax.device_put(state, device)
+        for name, value in seen.items():
+            out[name][...] = value
         progress(done)
 
     def collect(begin: int, seen: dict[str, Array]) -> None:
@@ -155,24 +174,20 @@ def _run_block(
             out[name][:, begin : begin + now] = value[:now].T
         progress(now)
 
-    # What a stretch gave is fetched while the next one runs; two blocks never run at once (LAPACK, see README).
+    # What a stretch gave is fetched while the next one runs.
     ahead: tuple[int, dict[str, Array]] | None = None
     for begin in range(done, num_generations, stretch):
-        state, seen = programs.advance(world, values, state, jnp.int32(begin + 1))
+        state, seen = advance(world, values, state, jax.device_put(jnp.int32(begin + 1), device))
+        yield
         if ahead is not None:
             collect(*ahead)
         ahead = begin, seen
         if saver is not None:
             collect(*ahead)
-            saver.save(block, min(begin + stretch, num_generations), (state, out))
+            saver.save(index, min(begin + stretch, num_generations), (state, dict(out)))
             ahead = None
     if ahead is not None:
         collect(*ahead)
-    return out
-
-
-def _scaled(progress: Callable[[int], None], lanes: int, generations: int) -> None:
-    progress(lanes * generations)
 
 
 def functions(chain_of: Callable[..., Chain], metrics: tuple[str, ...], stretch: int) -> tuple[Callable, Callable]:

@@ -227,17 +227,16 @@ def lock(folder: Path, name: str) -> Iterator[None]:
         yield
         return
     path = Path(folder) / f".{name}.lock"
-    with open(path, "a+") as file:
+    with open(path, "ab+", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
-            who = file.read().strip() or "unknown"
+            who = file.read().decode().strip() or "unknown"
             raise StoreError(f"{folder}: another run (process {who}) is writing here; wait, or end it") from error
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
+        file.truncate(0)
+        with contextlib.suppress(OSError):  # a full disk: nobody needs the number to hold the lock
+            file.write(str(os.getpid()).encode())
         yield
 
 
