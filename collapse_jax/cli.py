@@ -95,7 +95,13 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--shard", metavar="I/N", help="do the I-th (from 0) of N parts; auto: read from the environment")
     run.add_argument("--engine", metavar="E", default="local", help="local, ray (a cluster) or slurm (jobs)")
     run.add_argument("--jobs", metavar="N", type=int, default=8, help="jobs of the engine slurm")
-    run.add_argument("--slurm", metavar="KEY=VALUE", action="append", default=[], help="passed on to sbatch")
+    run.add_argument(
+        "--slurm",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="a parameter of submitit, such as slurm_partition=...",
+    )
     run.add_argument("--repair", action="store_true", help="look for damaged results, and do them again")
     run.add_argument("--options", action="store_true", help="print every flag that CONFIG can be changed by, and leave")
     run.set_defaults(takes_overrides=True)
@@ -108,10 +114,10 @@ def _parser() -> argparse.ArgumentParser:
     show = command("show", _show, "print the config, the origin and the table of a run")
     plot = command("plot", _plot, "draw the picture of a run")
     for reader in (show, plot):
-        reader.add_argument("dir", metavar="DIR", type=Path, help="a results folder")
+        reader.add_argument("dir", metavar="DIR", help="a results folder, or a bucket's URL")
     plot.add_argument("--out", metavar="FILE", type=Path, help="the picture (default: DIR/metrics.png)")
     export = command("export", _export, "write the results of a run as one parquet table")
-    export.add_argument("dir", metavar="DIR", type=Path, help="a results folder")
+    export.add_argument("dir", metavar="DIR", help="a results folder, or a bucket's URL")
     export.add_argument("--out", metavar="FILE", type=Path, help="the table (default: DIR/results.parquet)")
     return parser
 
@@ -176,8 +182,16 @@ def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
 def _export(arguments: argparse.Namespace, rest: list[str]) -> None:
     from collapse_jax import results
 
-    table = arguments.out or arguments.dir / "results.parquet"
+    table = arguments.out or _beside(arguments.dir, "results.parquet")
     print(f"table: {results.to_parquet(results.open(arguments.dir), table)}")
+
+
+def _beside(place: str, name: str) -> Path:
+    """A file in a results folder; in the current one where the results are in a bucket."""
+    if "://" in place:
+        return Path(name)
+    folder = Path(place)
+    return (folder.parent if folder.suffix == ".zarr" else folder) / name
 
 
 @contextlib.contextmanager
@@ -226,8 +240,7 @@ def _plot(arguments: argparse.Namespace, rest: list[str]) -> None:
     from collapse_jax import plots, results
 
     ds = results.open(arguments.dir)
-    folder = arguments.dir.parent if arguments.dir.suffix == ".zarr" else arguments.dir
-    picture = arguments.out or folder / results.PICTURE
+    picture = arguments.out or _beside(arguments.dir, results.PICTURE)
     try:
         plots.plot(ds, picture)
     except OSError as error:

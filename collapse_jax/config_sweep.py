@@ -50,6 +50,11 @@ def read_section(raw: Any, fail: Callable[[str], Exception]) -> Section:
                 raise fail(f"sweep.{part}.{path}: expected a list of one or more values, got {values!r}")
     if len({len(values) for values in lists["zip"].values()}) > 1:
         raise fail("sweep.zip: its lists must be equally long")
+    for path in (*lists["product"], *lists["zip"]):
+        head, _, rest = path.partition(".")
+        rest = rest.partition(".")[2] if rest.partition(".")[0].isdecimal() else rest
+        if path != "num_samples" and not (head in ("setting", "policies") and rest):
+            raise fail(f"sweep: {path} cannot be an axis; num_samples and what lies in setting or policies can")
     trace = raw.get("trace") or []
     both = [path for path in lists["zip"] if path in lists["product"]]
     if both:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -48,7 +49,7 @@ def launch(
     if not arguments.repair and stream.finished(out, text):
         return stream.Outcome([], True, [], {})
     if is_local and not store.exists(store.join(out, store.STORE)):
-        results.check_free(out)
+        _check_free(out)
     grid, options = experiment.grid(), experiment.options()
     if arguments.engine == "slurm":
         stream.prepare(grid, options, out, config=text, attrs=results.provenance())
@@ -64,6 +65,14 @@ def launch(
     return outcome
 
 
+def _check_free(out: Any) -> None:
+    try:
+        results.check_free(out)
+    except StoreError:
+        if not store.exists(store.join(out, store.STORE)):  # another shard may just have made it
+            raise
+
+
 def shard_of(words: str | None, environment: Mapping[str, str]) -> tuple[int, int]:
     """``"2/8"`` is (2, 8); ``"auto"`` asks the variables of Slurm, indexed Kubernetes jobs and TPU workers, then JAX.
 
@@ -76,7 +85,10 @@ def shard_of(words: str | None, environment: Mapping[str, str]) -> tuple[int, in
         for index, count in _SHARD_VARIABLES:
             if index in environment and count in environment:
                 base = int(environment.get("SLURM_ARRAY_TASK_MIN", 0)) if "ARRAY" in index else 0
-                return int(environment[index]) - base, int(environment[count])
+                shard = int(environment[index]) - base, int(environment[count])
+                if not 0 <= shard[0] < shard[1]:
+                    raise LaunchError(f"--shard auto: {index}={environment[index]} is not one of {count}={shard[1]}")
+                return shard
         import jax
 
         return jax.process_index(), jax.process_count()
@@ -132,6 +144,11 @@ def _ray(text: str, plan: Plan, units: list[Unit]) -> Iterator[tuple[Unit, Any]]
             yield unit, RuntimeError(f"worker lost five times: {' '.join(str(error).split())[:200]}")
 
 
+def _run_command(words: list[str]) -> None:
+    """What a job does."""
+    subprocess.run(words, check=True)
+
+
 def _slurm(words: list[str], jobs: int, parameters: list[str], out: Path) -> None:
     """An array of `jobs` shards of the same command, through submitit; waits for them."""
     try:
@@ -146,10 +163,7 @@ def _slurm(words: list[str], jobs: int, parameters: list[str], out: Path) -> Non
     executor.update_parameters(name="collapse-jax", **{k: int(v) if v.isdecimal() else v for k, v in options.items()})
     command = [sys.executable, "-m", "collapse_jax.cli", "run"]
     with executor.batch():
-        submitted = [
-            executor.submit(submitit.helpers.CommandFunction([*command, *words, "--shard", f"{i}/{jobs}"]))
-            for i in range(jobs)
-        ]
+        submitted = [executor.submit(_run_command, [*command, *words, "--shard", f"{i}/{jobs}"]) for i in range(jobs)]
     for i, job in enumerate(submitted):
         try:
             job.result()

@@ -1,7 +1,7 @@
 """The picture of a sweep over a grid: rows are metrics, columns policies, colours the last axis."""
 
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -9,7 +9,7 @@ import xarray as xr
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_STYLES = ("-", "--", "-.", ":")
+_STYLES: tuple[Any, ...] = ("-", "--", "-.", ":")
 _MOST_ROWS = 8
 
 
@@ -54,7 +54,7 @@ def _legend(figure: "Figure", ds: xr.Dataset, axes: list[str], colours: np.ndarr
     values = ds[axes[-1]].to_numpy()
     handles = [Line2D([], [], color=c, label=f"{axes[-1]} = {v}") for c, v in zip(colours, values, strict=True)]
     others = np.array(np.meshgrid(*(ds[a].to_numpy().astype(str) for a in axes[:-1]), indexing="ij"))
-    points = others.reshape(len(axes) - 1, -1).T if len(axes) > 1 else []
+    points: list = others.reshape(len(axes) - 1, -1).T.tolist() if len(axes) > 1 else []
     for i, point in enumerate(points[:4]):
         later = [", ".join(p) for p in points[i + 4 :: 4]]
         words = ", ".join(f"{a} = {v}" for a, v in zip(axes[:-1], point, strict=True))

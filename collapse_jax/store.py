@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,7 @@ def create(plan: Plan, place: Any, attrs: Mapping[str, Any]) -> None:
 def _create(plan: Plan, store: Any, record: Mapping[str, Any]) -> None:
     import zarr
     from zarr.codecs import ZstdCodec
+    from zarr.errors import ContainsArrayError
 
     empty = dataset(plan, {}, {}).drop_attrs()
     as_text = {n: c.to_numpy().astype(object) for n, c in empty.coords.items() if c.dtype.kind == "U"}
@@ -88,18 +89,21 @@ def _create(plan: Plan, store: Any, record: Mapping[str, Any]) -> None:
         store, zarr_format=3, consolidated=False, mode="a"
     )
     group = zarr.open_group(store, mode="a")
-    dims, checked = plan.grid.dims, ZstdCodec(level=3, checksum=True)
-    for name, metric in plan.metrics.items():
-        group.create_array(
-            name, shape=plan.shape, chunks=(*plan.chunk, plan.options.num_generations), dtype=plan.options.precision,
-            fill_value=float("nan"), dimension_names=dims, compressors=checked, overwrite=True,
-            attributes={k: v for k, v in metric._asdict().items() if k != "name"},
-        )  # fmt: skip
-    group.create_array(
-        DONE, shape=plan.shape[:-1], chunks=plan.chunk, dtype="uint8", fill_value=0, dimension_names=dims[:-1],
-        overwrite=True, attributes={"long_name": "whether these chains are finished"},
-    )  # fmt: skip
     group.attrs.update(record)
+    dims, checked = plan.grid.dims, ZstdCodec(level=3, checksum=True)
+
+    def make(name: str, shape: tuple[int, ...], chunks: tuple[int, ...], **options: Any) -> None:
+        with contextlib.suppress(ContainsArrayError):  # another shard made the same one
+            group.create_array(name, shape=shape, chunks=chunks, **options)
+
+    for name, metric in plan.metrics.items():
+        about = {k: v for k, v in metric._asdict().items() if k != "name"}
+        make(
+            name, plan.shape, (*plan.chunk, plan.options.num_generations), dtype=plan.options.precision,
+            fill_value=float("nan"), dimension_names=dims, compressors=checked, attributes=about,
+        )  # fmt: skip
+    about = {"long_name": "whether these chains are finished"}
+    make(DONE, plan.shape[:-1], plan.chunk, dtype="uint8", fill_value=0, dimension_names=dims[:-1], attributes=about)
 
 
 def exists(place: Any) -> bool:
@@ -175,9 +179,9 @@ class Writer:
         self.arrays[DONE][unit.where] = 0
         self.done[unit.where] = 0
 
-    def damaged(self) -> Iterator[tuple[Unit, str]]:
-        """The units marked as done whose results cannot be read, or are missing, and why."""
-        for unit in filter(self.is_done, self.plan.units):
+    def damaged(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, str]]:
+        """Those marked as done whose results cannot be read, or are missing, and why."""
+        for unit in filter(self.is_done, units):
             names = self.plan.programs[unit.program].metrics
             try:
                 values = [np.asarray(self.arrays[name][unit.where]) for name in names]
@@ -241,7 +245,16 @@ def lock(folder: Path, name: str) -> Iterator[None]:
 
 
 def sweep_partials(folder: Path) -> None:
-    """Removes what killed writers left: temporary files beside chunks, temporary stores beside the store."""
+    """Removes what killed writers left: temporary files beside chunks, temporary stores beside the store.
+
+    Not while another shard is at work: a temporary file may be its own.
+    """
+    for other in folder.glob(".shard-*.lock"):
+        try:
+            with lock(folder, other.name[1:].removesuffix(".lock")):
+                pass
+        except StoreError:
+            return
     for path in (*folder.rglob("*.partial"), *folder.glob(".*.partial")):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 

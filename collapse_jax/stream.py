@@ -89,11 +89,12 @@ def run(
     with jax.enable_x64(options.precision == "float64"), _locked(out, shard):
         writer, repaired = Writer(plan, place), []
         if repair:
-            for unit, why in list(writer.damaged()):
+            mine = share(plan, shard)
+            for unit, why in list(writer.damaged(mine)):
                 writer.forget(unit)
                 repaired.append(f"{unit.name}: {why}")
-            if isinstance(out, str | Path) and not is_bucket(out):
-                checkpoint.forget(Path(out) / checkpoint.FOLDER)
+            for unit in mine if isinstance(out, str | Path) and not is_bucket(out) else ():
+                checkpoint.forget(Path(out) / checkpoint.FOLDER / unit.name)
         seconds, failures = _fill(plan, writer, out, shard, engine, progress)
         writer.done[...] = np.asarray(writer.arrays[store.DONE][...])  # other shards may have been at work
         complete = bool(writer.done.all())
@@ -232,7 +233,6 @@ def _locked(out: Any, shard: tuple[int, int]) -> Iterator[None]:
         yield  # no locks there: two runs do the same units to the same end
         return
     folder = Path(out)
+    store.sweep_partials(folder)
     with store.lock(folder, f"shard-{shard[0]}-of-{shard[1]}"):
-        if shard[1] == 1:
-            store.sweep_partials(folder)
         yield

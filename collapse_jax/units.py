@@ -277,7 +277,8 @@ def _block(grid: Grid, program: Program, options: Options) -> tuple[int, ...]:
     """A unit's lengths, filled from the last dimension. Parts of a dimension are powers of two, so that they nest."""
     work = max(program.work, 1.0) * options.num_generations
     most = min(_UNIT_OPERATIONS / work, _UNIT_BYTES / 4 / options.num_generations)
-    left = 2 ** int(math.log2(max(most // program.width, 1))) * program.width
+    blocks = max(most // program.width, len(jax.local_devices()))  # work for every device
+    left = 2 ** int(math.log2(blocks)) * program.width
     lengths = [len(axis.values) if t else 1 for axis, t in zip(grid.axes, program.traced, strict=True)]
     block = []
     for length in (options.num_chains, *reversed(lengths)):

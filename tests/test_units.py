@@ -1,0 +1,179 @@
+"""Plans of sweeps: axes that move together, n as a traced number, boxes of work, what they weigh."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import obstore.store
+import pytest
+import scipy.stats
+import yaml
+
+from collapse_jax import config, cost, policies, results, settings, stream
+from collapse_jax.axes import grid_of
+from collapse_jax.blocks import compile_blocks
+from collapse_jax.config_yaml import ConfigError
+from collapse_jax.forecast import forecast
+from collapse_jax.keys import chain_keys
+from collapse_jax.memory_model import block_bytes
+from collapse_jax.sweeps import run, sweep
+from collapse_jax.units import Options, make_plan, stretch
+
+BASE = {
+    "setting": {"kind": "gaussian", "num_test": 8},
+    "policies": ["replace", "decay"],
+    "num_samples": 5,
+    "num_generations": 3,
+    "num_chains": 4,
+    "metrics": ["trace_ratio"],
+}
+
+
+def swept(**sections):
+    return config.from_dict({**BASE, "sweep": sections})
+
+
+def test_axes_that_move_together_are_separate_runs():
+    found = sweep(
+        lambda dim, ddof: settings.gaussian(dim, ddof, num_test=8),
+        policies.replace(),
+        axes={("dim", "ddof"): [(1, 0), (2, 1)]},
+        num_samples=6,
+        num_generations=3,
+        num_chains=5,
+        metrics=["trace_ratio"],
+    )
+    assert found.dim_ddof.values.tolist() == ["dim=1, ddof=0", "dim=2, ddof=1"]
+    for i, (dim, ddof) in enumerate([(1, 0), (2, 1)]):
+        alone = run(settings.gaussian(dim, ddof, num_test=8), policies.replace(), num_samples=6, num_generations=3,
+                    num_chains=5, metrics=["trace_ratio"])  # fmt: skip
+        np.testing.assert_array_equal(found.trace_ratio[0, i], alone.trace_ratio)
+
+
+@pytest.mark.parametrize("policy", [policies.replace, policies.contaminated])
+def test_a_traced_n_has_the_law_of_a_static_one(policy):
+    experiment = config.from_dict({
+        **BASE, "policies": [policy().name], "num_generations": 4, "num_chains": 1500, "setting": {"kind": "gaussian",
+        "num_test": 8, "source": {"kind": "normal", "dim": 2}}, "metrics": ["log_trace_ratio"],
+        "sweep": {"product": {"num_samples": [5, 40]}, "trace": ["num_samples"]},
+    })  # fmt: skip
+    plan = make_plan(experiment.grid(), experiment.options())
+    assert len(plan.programs) == 1
+
+    bucket = obstore.store.MemoryStore()
+    stream.run(experiment.grid(), experiment.options(), bucket, config=config.dumps(experiment))
+    traced = results.open(bucket).log_trace_ratio
+    for n in (5, 40):
+        static = run(settings.gaussian(2, num_test=8), policy(), num_samples=n, num_generations=4, num_chains=1500,
+                     metrics=["log_trace_ratio"], seed=1)  # fmt: skip
+        for g in (1, 4):
+            a, b = traced.sel(num_samples=n, generation=g)[0], static.log_trace_ratio.sel(generation=g)
+            assert scipy.stats.ks_2samp(a, b).pvalue > 1e-4
+
+
+def test_each_policy_may_take_its_own_backend():
+    experiment = swept(product={"num_samples": [4, 5, 6]}, trace=["num_samples"])
+    changed = {"backend": "each", "policies": ["replace", "accumulate_subsample"]}
+    each = config.from_dict({**config.to_dict(experiment), **changed})
+    plan = make_plan(each.grid(), each.options())
+    assert [p.law for p in plan.programs] == [True, False, False, False]
+    assert [p.traced for p in plan.programs] == [(True,), (False,), (False,), (False,)]
+
+
+@pytest.mark.parametrize("operations", [1.0, 1e5, 1e6, 1e7, 1e12])
+@pytest.mark.parametrize("width", [1, 2, 64])
+def test_units_tile_the_results_and_are_whole_chunks(monkeypatch, operations, width):
+    monkeypatch.setattr("collapse_jax.units._UNIT_OPERATIONS", operations)
+    grid = grid_of(
+        lambda dim: settings.gaussian(dim, num_test=8), policies.decay, None,
+        {"gamma": [0.1, 0.2, 0.3, 0.4, 0.5], "dim": [1, 8], "num_samples": [4, 5]},
+    )  # fmt: skip
+    plan = make_plan(grid, Options(3, 7, chains_per_block=width))
+    seen = np.zeros(plan.shape[:-1], int)
+    for unit in plan.units:
+        seen[unit.where] += 1
+        for cut, chunk, length in zip(unit.where, plan.chunk, plan.shape, strict=False):
+            assert cut.start % chunk == 0
+            assert cut.stop % chunk == 0 or cut.stop == length
+    assert (seen == 1).all()
+    assert len(plan.programs) == 4
+
+
+def test_operations_count_loops_as_often_as_they_turn():
+    matmul = cost._MATMUL * 8**3
+    loop = lambda x: jax.lax.scan(lambda c, _: (c @ x, None), x, length=5)[0]  # noqa: E731
+    of = lambda f: cost.operations(jax.make_jaxpr(f)(jnp.eye(8)).jaxpr)  # noqa: E731
+    assert of(lambda x: x @ x) == matmul
+    assert of(loop) == 5 * matmul
+    assert of(jax.jit(loop)) == 5 * matmul
+    assert of(jax.vmap(lambda x: x + 1)) == 64
+
+
+MEMORY = [
+    ("gaussian", {"dim": 1}, policies.replace(), 100, "auto"),
+    ("gaussian", {"dim": 10}, policies.accumulate_subsample(), 1000, "auto"),
+    ("gaussian", {"dim": 100}, policies.accumulate_subsample(), 100, "auto"),
+    ("kde", {"bandwidth": 0.1}, policies.replace(), 1000, "auto"),
+    ("kde", {"bandwidth": 0.1}, policies.accumulate(), 1000, "auto"),
+    ("flow_matching", {}, policies.replace(), 200, "auto"),
+    ("flow_matching", {}, policies.accumulate(), 200, "auto"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "policy", "n", "backend"), MEMORY)
+def test_bytes_are_predicted_within_a_fifth(name, options, policy, n, backend):
+    grid = grid_of(settings.REGISTRY[name](**options), policy, n, {})
+    plan = make_plan(grid, Options(20, 64, backend=backend))
+    program = plan.programs[0]
+    programs = compile_blocks(
+        lambda values: plan.chain_of(program, values), program.world, plan.lanes(plan.units[0])[0], chain_keys(0, 1),
+        metrics=program.metrics, width=program.width, stretch=stretch(plan),
+    )  # fmt: skip
+    m = programs.advance[0].memory_analysis()
+    true = m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes + m.temp_size_in_bytes
+    assert block_bytes(plan, program) == pytest.approx(true, rel=0.2)
+
+
+def test_a_forecast_says_what_will_be_done():
+    experiment = swept(product={"num_samples": [4, 5, 6], "setting.ddof": [0, 1]})
+    rows, total = forecast(experiment.grid(), experiment.options())
+    assert len(rows) == 2 * 3 * 2
+    assert {row.lanes for row in rows} == {4}
+    assert f"{12} compiles, {12 * 4 * 3:,} chain-generations" in total
+    assert all(math.isfinite(row.seconds) and row.megabytes > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"product": {"num_sample": [1]}}, "num_sample cannot be an axis"),
+        ({"product": {"num_samples": []}}, "sweep.product.num_samples: expected a list of one or more"),
+        ({"product": {"num_samples": 3}}, "sweep.product.num_samples: expected a list"),
+        ({"product": {"num_samples": [3, "x"]}}, "num_samples: expected a whole number, got 'x'"),
+        ({"product": {"num_samples": [3, 0]}}, "num_samples: must be at least 1"),
+        ({"zip": {"num_samples": [3, 4], "setting.ddof": [0]}}, "sweep.zip: its lists must be equally long"),
+        ({"zip": {"num_samples": [3]}, "product": {"num_samples": [3]}}, "both in product and in zip"),
+        ({"trace": ["setting.ddof"], "product": {"setting.ddof": [0]}}, "cannot be traced"),
+        ({"grid": {}}, "sweep.grid: unknown key"),
+        ({"product": {"num_chains": [1, 2]}}, "num_chains cannot be an axis"),
+        ({"product": {"setting.kind": ["kde"]}}, "setting cannot be an axis"),
+        ({"product": {"policies.gamma": [0.1]}}, "policies.0.gamma: unknown key of replace"),
+    ],
+)
+def test_a_bad_sweep_section_is_one_line(sections, message):
+    with pytest.raises(ConfigError) as error:
+        swept(**sections)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_sweep_section_survives_its_yaml():
+    experiment = swept(product={"policies.1.gamma": [0.1, 0.9]}, zip={"num_samples": [4, 5], "setting.ddof": [0, 1]})
+    assert config.from_dict(yaml.safe_load(config.dumps(experiment))) == experiment
+    grid = experiment.grid()
+    assert [(a.dim, a.traced) for a in grid.axes] == [("gamma", True), ("num_samples_ddof", False)]
+    for i, j in itertools.product(range(2), range(2)):
+        setting, policy, num = grid.make(1, grid.values((i, j)))
+        assert (policy.fade, num, setting.min_samples) == ([0.1, 0.9][i], [4, 5][j], [1, 2][j])
