@@ -1,8 +1,8 @@
 """The published closed-form grids from start to end, with a cold and with a warm compilation cache.
 
-``python benchmarks/published_grid.py [--chains 100]`` runs ``configs/papers/collapse_or_thrive/{gaussian,kde}.yaml`` with
-so many of their 100 chains a point, each time in a process of its own. What was run is extrapolated in proportion to the
-chains, the rest (start, plan, compiling, picture) is not; few chains leave blocks half empty, which overstates the whole.
+``python benchmarks/published_grid.py [--chains 100]`` runs the configs of ``configs/papers/collapse_or_thrive`` with so
+many of their 100 chains a point, each time in a process of its own. What was run is extrapolated in proportion to the
+chains, the rest (start, plan, compiling, picture) is not; few chains leave blocks half empty and overstate the whole.
 """
 
 import argparse
