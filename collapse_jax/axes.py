@@ -140,6 +140,9 @@ def coordinates(axis: Axis) -> list[Any]:
     if len(axis.names) > 1:
         return [", ".join(f"{n}={v}" for n, v in zip(axis.names, point, strict=True)) for point in labels]
     column = [point[0] for point in labels]
+    kinds = [str(v).partition("(")[0] for v in column]
+    if all(isinstance(v, str) for v in column) and len(set(kinds)) == len(kinds):
+        return kinds  # what is built from arguments goes by its kind where that is enough
     return [str(v) for v in column] if any(isinstance(v, str) for v in column) else column
 
 

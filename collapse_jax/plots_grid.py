@@ -1,5 +1,6 @@
-"""The picture of a sweep over a grid: rows are metrics, columns policies, colours the last axis."""
+"""The picture of a sweep over a grid: columns are policies, colours the last axis, line styles the one before it."""
 
+import itertools
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -7,58 +8,86 @@ import numpy as np
 import xarray as xr
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _STYLES: tuple[Any, ...] = ("-", "--", "-.", ":")
-_MOST_ROWS = 8
+_MOST_ROWS = 12
 
 
 def draw_grid(ds: xr.Dataset) -> "Figure":
-    """Medians over chains; line styles (and, beyond four points, shades) tell the other axes apart."""
-    from matplotlib import colormaps
+    """Medians over chains; a row of panels for each metric and each point of the axes before the last two.
+
+    Rows beyond the twelfth are left out, as the title then says.
+    """
     from matplotlib.figure import Figure
 
-    names = [str(name) for name in ds.data_vars][:_MOST_ROWS]
-    axes = [str(d) for d in ds[names[0]].dims if d not in ("policy", "chain", "generation")]
+    dims = [str(d) for d in next(iter(ds.data_vars.values())).dims]
+    axes = [d for d in dims if d not in ("policy", "chain", "generation")]
+    points = itertools.product(*(range(ds.sizes[axis]) for axis in axes[:-2]))
+    rows = [(str(name), dict(zip(axes[:-2], point, strict=True))) for point in points for name in ds.data_vars]
+    left_out, rows = len(rows) - _MOST_ROWS, rows[:_MOST_ROWS]
     policies = [str(p) for p in ds["policy"].to_numpy()]
-    figure = Figure(figsize=(3.6 * len(policies) + 1.2, 2.4 * len(names) + 1.6), layout="constrained")
-    panels = figure.subplots(len(names), len(policies), squeeze=False, sharex=True, sharey="row")
-    colours = colormaps["viridis"](np.linspace(0, 0.88, ds.sizes[axes[-1]]))
-    generations = ds["generation"].to_numpy()
-    for row, name in zip(panels, names, strict=True):
-        medians = ds[name].median("chain").transpose("policy", *axes, "generation").to_numpy()
-        medians = np.where(np.isfinite(medians), medians, np.nan)
-        for ax, policy, values in zip(row, policies, medians, strict=True):
-            flat = values.reshape(-1, values.shape[-2], values.shape[-1])  # [others, last axis, generation]
-            for i, lines in enumerate(flat):
-                for colour, line in zip(colours, lines, strict=True):
-                    ax.plot(generations, line, color=colour, linestyle=_STYLES[i % 4], linewidth=1.0, alpha=0.9)
-            if ds[name].attrs.get("scale") == "log" and not (medians <= 0).any():
-                ax.set_yscale("log")
-            ax.set_title(policy if name == names[0] else "", fontsize=10)
-            ax.grid(alpha=0.25, linewidth=0.6)
-            ax.spines[["top", "right"]].set_visible(False)
-            ax.tick_params(which="both", labelsize=7)
-        units = str(ds[name].attrs.get("units", ""))
-        label = "\n".join(textwrap.wrap(str(ds[name].attrs.get("long_name", name)), 30))
-        row[0].set_ylabel(label + (f"\n({units})" if units not in ("", "1") else ""), fontsize=8)
+    figure = Figure(figsize=(3.6 * len(policies) + 1.2, 2.4 * len(rows) + 1.8), layout="constrained")
+    panels = figure.subplots(len(rows), len(policies), squeeze=False, sharex=True, sharey="row")
+    for row, (name, point) in zip(panels, rows, strict=True):
+        medians = ds[name].isel(point).median("chain").transpose("policy", *axes[-2:], "generation")
+        for ax, values in zip(row, medians.to_numpy(), strict=True):
+            _panel(ax, ds["generation"].to_numpy(), values.reshape(-1, *values.shape[-2:]))
+        _scale(row[0], medians.to_numpy(), ds[name].attrs)
+        row[0].set_ylabel(_label(ds, name, point), fontsize=8)
+    for ax, policy in zip(panels[0], policies, strict=True):
+        ax.set_title(policy, fontsize=10)
     for ax in panels[-1]:
         ax.set_xlabel("generation", fontsize=9)
-    _legend(figure, ds, axes, colours)
+    _legend(figure, ds, axes[-2:])
+    words = f"{ds.attrs.get('setting', '')} · median over {ds.sizes['chain']:,} chains"
+    figure.suptitle(words + (f" · {left_out} rows of panels left out" if left_out > 0 else ""), fontsize=12)
     return figure
 
 
-def _legend(figure: "Figure", ds: xr.Dataset, axes: list[str], colours: np.ndarray) -> None:
+def _panel(ax: "Axes", generations: np.ndarray, values: np.ndarray) -> None:
+    """Lines of ``[style, colour, generation]``."""
+    for i, lines in enumerate(np.where(np.isfinite(values), values, np.nan)):
+        for colour, line in zip(_colours(len(lines)), lines, strict=True):
+            ax.plot(generations, line, color=colour, alpha=0.9, **_style(i))
+    ax.grid(alpha=0.25, linewidth=0.6)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(which="both", labelsize=7)
+
+
+def _scale(ax: "Axes", values: np.ndarray, attrs: dict[str, Any]) -> None:
+    finite = values[np.isfinite(values)]
+    if attrs.get("scale") == "log" and len(finite):
+        ax.set_yscale("log") if (finite > 0).all() else ax.set_yscale("symlog", linthresh=1.0)
+
+
+def _style(i: int) -> dict[str, Any]:
+    return {"linestyle": _STYLES[i % 4], "linewidth": 1.0 + i // 4}
+
+
+def _colours(number: int) -> np.ndarray:
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](np.linspace(0, 0.88, number))
+
+
+def _label(ds: xr.Dataset, name: str, point: dict[str, int]) -> str:
+    attrs = ds[name].attrs
+    words = textwrap.wrap(str(attrs.get("long_name", name)), 30)
+    words += [f"({attrs['units']})"] if attrs.get("units", "1") not in ("", "1") else []
+    return "\n".join([*(str(ds[axis].to_numpy()[i]) for axis, i in point.items()), *words])
+
+
+def _legend(figure: "Figure", ds: xr.Dataset, axes: list[str]) -> None:
     from matplotlib.lines import Line2D
 
-    values = ds[axes[-1]].to_numpy()
-    handles = [Line2D([], [], color=c, label=f"{axes[-1]} = {v}") for c, v in zip(colours, values, strict=True)]
-    others = np.array(np.meshgrid(*(ds[a].to_numpy().astype(str) for a in axes[:-1]), indexing="ij"))
-    points: list = others.reshape(len(axes) - 1, -1).T.tolist() if len(axes) > 1 else []
-    for i, point in enumerate(points[:4]):
-        later = [", ".join(p) for p in points[i + 4 :: 4]]
-        words = ", ".join(f"{a} = {v}" for a, v in zip(axes[:-1], point, strict=True))
-        handles.append(Line2D([], [], color="0.3", linestyle=_STYLES[i], label=" / ".join([words, *later])))
+    *other, last = axes
+    values = ds[last].to_numpy()
+    handles = [
+        Line2D([], [], color=c, label=f"{last} = {v}") for c, v in zip(_colours(len(values)), values, strict=True)
+    ]
+    for axis in other:
+        words = enumerate(ds[axis].to_numpy())
+        handles += [Line2D([], [], color="0.3", label=f"{axis} = {v}", **_style(i)) for i, v in words]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), frameon=False, fontsize=8)
-    chains = ds.sizes["chain"]
-    figure.suptitle(f"{ds.attrs.get('setting', '')} · median over {chains:,} chains", fontsize=12)

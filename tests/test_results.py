@@ -240,3 +240,22 @@ def test_heavy_tails_are_drawn_by_their_median():
     ds["zeta"].attrs["summary"] = "median"
     line = plots.draw(ds).axes[0].lines[0]
     np.testing.assert_allclose(line.get_ydata(), np.median(ds["zeta"][0], axis=0))
+
+
+def test_a_large_grid_has_a_picture_and_a_table_of_its_own():
+    rng = np.random.default_rng(0)
+    dims = ("policy", "source", "dim", "n", "chain", "generation")
+    ds = xr.Dataset(
+        {"risk": (dims, rng.normal(size=(2, 2, 3, 4, 5, 6)), {"units": "nats", "long_name": "risk", "scale": "log"})},
+        {"policy": ["a", "b"], "source": ["x", "y"], "dim": [1, 2, 3], "n": [1, 2, 3, 4], "generation": range(1, 7)},
+    )
+    figure = plots.draw(ds)
+    panels = [ax for ax in figure.axes if ax.lines]
+    assert len(panels) == 2 * 2  # sources by policies
+    assert {len(ax.lines) for ax in panels} == {3 * 4}
+    np.testing.assert_array_equal(panels[3].lines[5].get_ydata(), ds.risk[1, 1, 1, 1].median("chain"))
+    assert [t.get_text() for t in figure.legends[0].texts] == [*(f"n = {i}" for i in (1, 2, 3, 4)),
+                                                               *(f"dim = {i}" for i in (1, 2, 3))]  # fmt: skip
+    shown = results.table(ds)
+    assert shown.row_count == 48
+    assert [str(c.header) for c in shown.columns][1].startswith("risk")
