@@ -84,7 +84,11 @@ def grid_of(setting: Any, policy: Any, num_samples: int | None, axes: Mapping[An
         points = tuple(tuple(map(_plain, v)) if isinstance(key, tuple) else (_plain(v),) for v in values)
         if any(len(point) != len(names) for point in points):
             raise ValueError(f"axis {key!r}: each of its values must be {len(names)} values")
-        homes |= {name: _home(name, factories, num_samples) for name in names}
+        for name in names:
+            home = _home(name, factories, num_samples)
+            if home in homes.values():
+                raise ValueError(f"axis {name!r} moves what another axis moves; keep one")
+            homes[name] = home
         columns = zip(names, zip(*points, strict=True), strict=True)
         traced = all(_is_float(factories.get(homes[n][0]), homes[n][1], v) for n, v in columns)
         floats = tuple(tuple(float(x) for x in point) for point in points) if traced else points
@@ -180,7 +184,10 @@ def _build(part: str, made: Any, kind: type, arguments: dict[str, Any]) -> Any:
 def _is_float(factory: Any, parameter: str, values: Sequence) -> bool:
     """Whether an axis can be traced: floats, or numbers for a parameter that is annotated as a float."""
     function = factory.func if isinstance(factory, partial) else factory
-    hint = typing.get_type_hints(function).get(parameter) if inspect.isfunction(function) else None
+    try:
+        hint = typing.get_type_hints(function).get(parameter) if inspect.isfunction(function) else None
+    except NameError:  # annotations that exist for type checkers only
+        hint = None
     return are_floats(values, hint)
 
 

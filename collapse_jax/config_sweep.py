@@ -55,6 +55,11 @@ def read_section(raw: Any, fail: Callable[[str], Exception]) -> Section:
         rest = rest.partition(".")[2] if rest.partition(".")[0].isdecimal() else rest
         if path != "num_samples" and not (head in ("setting", "policies") and rest):
             raise fail(f"sweep: {path} cannot be an axis; num_samples and what lies in setting or policies can")
+    paths = [*lists["product"], *lists["zip"]]
+    for i, path in enumerate(paths):
+        for other in paths[:i]:
+            if path != other and _overlap(path, other):
+                raise fail(f"sweep: {path} and {other} move the same thing; keep one")
     trace = raw.get("trace") or []
     both = [path for path in lists["zip"] if path in lists["product"]]
     if both:
@@ -63,6 +68,20 @@ def read_section(raw: Any, fail: Callable[[str], Exception]) -> Section:
         if path != "num_samples" or path not in lists["product"]:
             raise fail(f"sweep.trace: {path!r} cannot be traced; num_samples can, as an axis of product")
     return Section(lists["product"], lists["zip"], tuple(trace))
+
+
+def _overlap(a: str, b: str) -> bool:
+    """Whether one path lies in the other; ``policies.share`` lies in every policy."""
+    (number_a, rest_a), (number_b, rest_b) = _parts(a), _parts(b)
+    apart = None not in (number_a, number_b) and number_a != number_b
+    return not apart and (f"{rest_a}.".startswith(f"{rest_b}.") or f"{rest_b}.".startswith(f"{rest_a}."))
+
+
+def _parts(path: str) -> tuple[str | None, str]:
+    """The policy's number, if one is named, and the path without it."""
+    words = path.split(".")
+    number = words[1] if words[0] == "policies" and words[1].isdecimal() else None
+    return number, ".".join(words if number is None else [words[0], *words[2:]])
 
 
 def _flat(node: Any, prefix: str) -> dict[str, Any]:

@@ -24,7 +24,13 @@ class StoreError(ValueError):
 
 
 def is_bucket(place: Any) -> bool:
-    """Whether `place` is a URL of an object store."""
+    """Whether `place` is a URL of an object store.
+
+    Raises:
+      StoreError: a URL of another kind.
+    """
+    if isinstance(place, str) and "://" in place and not place.startswith(_BUCKETS):
+        raise StoreError(f"{place}: not a URL that can be written to; one of {', '.join(_BUCKETS[:3])}")
     return isinstance(place, str) and place.startswith(_BUCKETS)
 
 
@@ -180,7 +186,7 @@ class Writer:
         self.done[unit.where] = 0
 
     def damaged(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, str]]:
-        """Those marked as done whose results cannot be read, or are missing, and why."""
+        """Those marked as done whose results cannot be read, or are missing in all metrics, and why."""
         for unit in filter(self.is_done, units):
             names = self.plan.programs[unit.program].metrics
             try:
@@ -244,19 +250,21 @@ def lock(folder: Path, name: str) -> Iterator[None]:
         yield
 
 
-def sweep_partials(folder: Path) -> None:
-    """Removes what killed writers left: temporary files beside chunks, temporary stores beside the store.
-
-    Not while another shard is at work: a temporary file may be its own.
-    """
-    for other in folder.glob(".shard-*.lock"):
-        try:
-            with lock(folder, other.name[1:].removesuffix(".lock")):
-                pass
-        except StoreError:
-            return
-    for path in (*folder.rglob("*.partial"), *folder.glob(".*.partial")):
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Says that a writer is at work; the one that comes first removes what killed writers left."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with open(Path(folder) / ".writers.lock", "ab") as file:
+        with contextlib.suppress(OSError):  # another writer is at work: a temporary file may be its own
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for path in (*folder.rglob("*.partial"), *folder.glob(".*.partial")):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
 
 
 def put(place: str, name: str, data: bytes) -> None:

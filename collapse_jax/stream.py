@@ -213,9 +213,9 @@ def _here(runner: Runner, units: list[Unit], saver_of: Callable[[Unit], Any]) ->
                 raise StoreError(
                     f"the disk is full ({error}); what was done is kept: make room and run again"
                 ) from error
-            values = error
+            values = error.with_traceback(None)  # whose frames would keep the unit's arrays
         except Exception as error:
-            values = error
+            values = error.with_traceback(None)
         yield unit, values
 
 
@@ -233,6 +233,5 @@ def _locked(out: Any, shard: tuple[int, int]) -> Iterator[None]:
         yield  # no locks there: two runs do the same units to the same end
         return
     folder = Path(out)
-    store.sweep_partials(folder)
-    with store.lock(folder, f"shard-{shard[0]}-of-{shard[1]}"):
+    with store.lock(folder, f"shard-{shard[0]}-of-{shard[1]}"), store.writing(folder):
         yield

@@ -222,8 +222,9 @@ def _law(grid: Grid, options: Options, number: int, backend: str) -> bool:
 
 def _any_n(grid: Grid, number: int, law: bool) -> bool:
     """Whether n itself can be traced: shapes must not depend on it."""
-    _, policy, _ = grid.make(number, grid.values([0] * len(grid.axes)))
-    return law and not (policy.real == "first" and policy.real_rows is not None)
+    setting, policy, _ = grid.make(number, grid.values([0] * len(grid.axes)))
+    share_of_first = policy.real == "first" and policy.real_rows is not None
+    return law and setting.real_compressed is not None and not share_of_first
 
 
 class Worlds:
@@ -320,4 +321,5 @@ def _metrics(setting: Setting, wanted: Sequence[str] | None, dims: Sequence[str]
 
 def stretch(plan: Plan) -> int:
     """Generations between two looks at the host."""
-    return plan.options.checkpoint_every or stretch_of(plan.options.num_generations)
+    horizon = plan.options.num_generations
+    return min(plan.options.checkpoint_every or stretch_of(horizon), horizon)

@@ -73,6 +73,18 @@ def test_a_traced_n_has_the_law_of_a_static_one(policy):
             assert scipy.stats.ks_2samp(a, b).pvalue > 1e-4
 
 
+def test_n_stays_static_where_real_rows_are_drawn():
+    section = {"product": {"num_samples": [4, 5]}, "trace": ["num_samples"]}
+    experiment = config.from_dict({**BASE, "setting": {**BASE["setting"], "source": "moons"}, "sweep": section})
+    plan = make_plan(experiment.grid(), experiment.options())
+    assert [(p.law, p.traced) for p in plan.programs] == [(True, (False,))] * 4
+
+
+def test_checkpoints_beyond_the_horizon_cost_nothing():
+    plan = make_plan(grid_of(settings.gaussian(), policies.replace(), 5, {}), Options(7, 2, checkpoint_every=1000))
+    assert stretch(plan) == 7
+
+
 def test_each_policy_may_take_its_own_backend():
     experiment = swept(product={"num_samples": [4, 5, 6]}, trace=["num_samples"])
     changed = {"backend": "each", "policies": ["replace", "accumulate_subsample"]}
@@ -157,6 +169,8 @@ def test_a_forecast_says_what_will_be_done():
         ({"zip": {"num_samples": [3]}, "product": {"num_samples": [3]}}, "both in product and in zip"),
         ({"trace": ["setting.ddof"], "product": {"setting.ddof": [0]}}, "cannot be traced"),
         ({"grid": {}}, "sweep.grid: unknown key"),
+        ({"product": {"policies.gamma": [0.1], "policies.1.gamma": [0.2]}}, "move the same thing"),
+        ({"product": {"setting.source.dim": [1], "setting.source": ["moons"]}}, "move the same thing"),
         ({"product": {"num_chains": [1, 2]}}, "num_chains cannot be an axis"),
         ({"product": {"setting.kind": ["kde"]}}, "setting cannot be an axis"),
         ({"product": {"policies.gamma": [0.1]}}, "policies.0.gamma: unknown key of replace"),
