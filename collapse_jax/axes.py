@@ -1,9 +1,8 @@
 """The grid of a sweep: policies, static axes (a program a point) and traced ones (floats of one program)."""
 
 import inspect
-import itertools
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -47,18 +46,9 @@ class Grid(NamedTuple):
     make: Callable[[int, dict[str, Any]], tuple[Setting, Policy, Any]]
 
     @property
-    def traced(self) -> tuple[Axis, ...]:
-        """The axes whose points share a program."""
-        return tuple(axis for axis in self.axes if axis.traced)
-
-    @property
     def dims(self) -> tuple[str, ...]:
         """Of the results."""
         return ("policy", *(axis.dim for axis in self.axes), "chain", "generation")
-
-    def static_points(self) -> Iterator[tuple[int, ...]]:
-        """Indices on the static axes (0 on the traced ones), the last axis fastest."""
-        yield from itertools.product(*(range(1 if axis.traced else len(axis.values)) for axis in self.axes))
 
     def values(self, point: Sequence[int]) -> dict[str, Any]:
         """The parameters at one index an axis."""

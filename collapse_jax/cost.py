@@ -24,7 +24,7 @@ def operations(jaxpr: Any) -> float:
 
 def _of_equation(equation: Any) -> float:
     name, params = equation.primitive.name, equation.params
-    inner = [operations(jaxpr) for jaxpr in _inner(params)]
+    inner = [operations(jaxpr) for jaxpr in inner_jaxprs(params)]
     if name == "scan":
         return params["length"] * sum(inner)
     if name == "cond":
@@ -44,7 +44,7 @@ def _of_equation(equation: Any) -> float:
     return 0.0 if name in _FREE else float(_HEAVY.get(name, 1) * (out if name in ("random_bits", "gather") else shape))
 
 
-def _inner(params: dict[str, Any]) -> Iterator[Any]:
+def inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
     """The jaxprs that an equation calls."""
     for value in jax.tree.leaves(params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
         if hasattr(value, "eqns"):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.blocks import functions, lanes
+from collapse_jax.cost import inner_jaxprs
 from collapse_jax.keys import chain_keys
 from collapse_jax.units import Plan, Program, stretch
 
@@ -53,7 +54,7 @@ def peak(jaxpr: Any) -> int:
     kept = _kept(jaxpr)
     alive, now, most = {}, 0, 0
     for i, equation in enumerate(jaxpr.eqns):
-        inner = max((peak(j) for j in _inner(equation.params)), default=0)
+        inner = max((peak(j) for j in inner_jaxprs(equation.params)), default=0)
         for v in equation.outvars:
             if v in kept and v not in keep and equation.primitive.name not in _ALIASES:
                 alive[v] = _bytes(v)
@@ -71,11 +72,6 @@ def _kept(jaxpr: Any) -> set[Any]:
         if equation.primitive.name not in _FUSED:
             kept |= {v for v in (*equation.invars, *equation.outvars) if not hasattr(v, "val")}
     return kept
-
-
-def _inner(params: dict[str, Any]) -> list[Any]:
-    leaves = jax.tree.leaves(params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr"))
-    return [x if hasattr(x, "eqns") else x.jaxpr for x in leaves if hasattr(x, "eqns") or hasattr(x, "jaxpr")]
 
 
 def _bytes(variable: Any) -> int:

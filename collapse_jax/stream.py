@@ -17,8 +17,6 @@ from collapse_jax.store import STORE, StoreError, Writer, is_bucket, join
 from collapse_jax.sweeps import Runner
 from collapse_jax.units import Options, Plan, Unit, make_plan
 
-Compute = Callable[[Plan, list[Unit]], Iterator[tuple[Unit, "dict[str, np.ndarray] | Exception"]]]
-
 
 class Progress(NamedTuple):
     """How far a sweep is.
