@@ -1,10 +1,10 @@
 """Blocks of chains side by side: one compiled program advances a block by a stretch of generations."""
 
-import itertools
 import math
 import os
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -19,6 +19,20 @@ _WORKING_SET = {"cpu": 256 << 10, "gpu": 256 << 20, "tpu": 256 << 20}
 _POOLS = {"cpu": 1 << 30, "gpu": 16 << 30, "tpu": 4 << 30}
 _WIDEST = 1024
 
+# XLA's single-core passes are as good for these loops, and a third of the time to compile goes (measured).
+_COMPILER = {"cpu": {"xla_backend_optimization_level": 1}}
+
+
+class Traced(NamedTuple):
+    """The two functions of a block, traced for each device; see ``Programs``."""
+
+    traced: tuple[jax.stages.Traced, ...]
+    devices: tuple[jax.Device, ...]
+    width: int
+    stretch: int
+    x64: bool
+    seconds: float
+
 
 class Programs(NamedTuple):
     """The two compiled functions of a block, on each device, and the seconds it took to trace and compile them.
@@ -29,6 +43,7 @@ class Programs(NamedTuple):
       devices: where they run.
       width: lanes of a block.
       stretch: generations of one call.
+      at_once: blocks under way at the same time, on all devices together.
     """
 
     start: tuple[Callable[..., Tree], ...]
@@ -36,6 +51,7 @@ class Programs(NamedTuple):
     devices: tuple[jax.Device, ...]
     width: int
     stretch: int
+    at_once: int
     trace_seconds: float
     compile_seconds: float
 
@@ -52,7 +68,7 @@ class Saver(NamedTuple):
     save: Callable[[int, int, Tree], None]
 
 
-def compile_blocks(
+def trace_blocks(
     chain_of: Callable[[dict[str, Array]], Chain],
     world: World,
     points: dict[str, np.ndarray],
@@ -62,8 +78,8 @@ def compile_blocks(
     width: int,
     stretch: int,
     devices: Sequence[jax.Device] | None = None,
-) -> Programs:
-    """Compiles a chain for `width` lanes on each of the devices.
+) -> Traced:
+    """Traces a chain for `width` lanes on each of the devices.
 
     Every device runs the very program that one alone would run, so results do not depend on their number, bit for bit.
     (A program that is partitioned over a mesh is fused otherwise, and rounds otherwise.)
@@ -79,25 +95,55 @@ def compile_blocks(
       devices: default all local ones; blocks are dealt out to them.
     """
     devices = tuple(jax.local_devices() if devices is None else devices)
-    clock, trace_seconds = time.perf_counter(), 0.0
+    clock = time.perf_counter()
     start, advance = functions(chain_of, metrics, stretch)
     start, advance = jax.jit(start), jax.jit(advance, donate_argnums=2)
     first = (world, *lanes(points, keys, np.zeros(width, int)))
-    lowered = []
+    traced = []
     for device in devices:
         here = jax.device_put(first, device)
         state = jax.eval_shape(start, *here)
         sharding = jax.sharding.SingleDeviceSharding(device)
         state = jax.tree.map(lambda x, s=sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state)
-        traced = start.trace(*here), advance.trace(here[0], here[1], state, jax.device_put(jnp.int32(1), device))
-        trace_seconds += time.perf_counter() - clock
-        lowered += [program.lower() for program in traced]
-        clock = time.perf_counter()
-    clock = time.perf_counter()
-    with ThreadPoolExecutor() as pool:
-        compiled = list(pool.map(lambda program: program.compile(), lowered))
-    seconds = trace_seconds, time.perf_counter() - clock
-    return Programs(tuple(compiled[::2]), tuple(compiled[1::2]), devices, width, stretch, *seconds)
+        generation = jax.device_put(jnp.int32(1), device)
+        traced += [start.trace(*here), advance.trace(here[0], here[1], state, generation)]
+    x64, seconds = jax.config.jax_enable_x64, time.perf_counter() - clock
+    return Traced(tuple(traced), devices, width, stretch, x64, seconds)
+
+
+def compile_blocks(traced: Traced) -> Programs:
+    """Lowers and compiles what was traced; it may be called in another thread."""
+    clock, platform = time.perf_counter(), traced.devices[0].platform
+    with jax.enable_x64(traced.x64):  # a setting of each thread
+        lowered = [program.lower() for program in traced.traced]
+        with ThreadPoolExecutor() as pool:
+            compiled = list(pool.map(lambda p: p.compile(compiler_options=_COMPILER.get(platform)), lowered))
+    # Two batched LAPACK calls at once can lock a CPU's thread pool up (seen with jaxlib 0.10.2).
+    locks = platform == "cpu" and any("@lapack_" in program.as_text() for program in lowered)
+    return Programs(
+        tuple(compiled[::2]),
+        tuple(compiled[1::2]),
+        traced.devices,
+        traced.width,
+        traced.stretch,
+        1 if locks else max(_that_fit(compiled[1], blocks_at_once(1)), len(traced.devices)),
+        traced.seconds,
+        time.perf_counter() - clock,
+    )
+
+
+def _that_fit(program: jax.stages.Compiled, wanted: int) -> int:
+    """How many of the `wanted` blocks have room on a device together."""
+    about, memory = program.memory_analysis(), device_memory()
+    if wanted == 1 or about is None or memory is None:
+        return wanted
+    needs = about.argument_size_in_bytes + about.output_size_in_bytes + about.temp_size_in_bytes
+    return max(min(wanted, int(0.5 * memory // max(needs, 1))), 1)
+
+
+def blocks_at_once(devices: int) -> int:
+    """Blocks that so many local devices can have under way; those of a CPU leave cores idle one at a time."""
+    return devices * (min(os.cpu_count() or 1, 8) if jax.default_backend() == "cpu" else 1)
 
 
 def run_blocks(
@@ -126,22 +172,51 @@ def run_blocks(
     Returns:
       ``{metric: [lanes, T]}``.
     """
-    number, width, count = keys.shape[0], programs.width, len(programs.devices)
+    number, width = keys.shape[0], programs.width
     padded = np.minimum(np.arange(-(-number // width) * width), number - 1)
     parts: list[dict[str, np.ndarray]] = [{} for _ in range(0, number, width)]
+    x64, stop, lock = jax.config.jax_enable_x64, threading.Event(), threading.Lock()
+    keeper = None if saver is None else _one_at_a_time(saver)
 
-    def block(i: int) -> Iterator[None]:
+    def block(i: int) -> None:
         here = min(width, number - i * width)
-        chosen = lanes(points, keys, padded[i * width : (i + 1) * width])
-        return _run_block(programs, i, (world, *chosen), num_generations, metrics, saver, parts[i],
-                          lambda generations: progress(here * generations))  # fmt: skip
 
-    # Blocks take turns, one a device; on one device they never run at once (LAPACK, see README).
-    for begin in range(0, len(parts), count):
-        running = [block(i) for i in range(begin, min(begin + count, len(parts)))]
-        for _ in itertools.zip_longest(*running):
-            pass
+        def tell(generations: int) -> None:
+            with lock:
+                progress(here * generations)
+
+        with jax.enable_x64(x64):  # a setting of each thread
+            chosen = lanes(points, keys, padded[i * width : (i + 1) * width])
+            _run_block(programs, i, (world, *chosen), num_generations, metrics, keeper, parts[i], tell, stop.is_set)
+
+    if min(programs.at_once, len(parts)) == 1:
+        for i in range(len(parts)):
+            block(i)
+    else:
+        with ThreadPoolExecutor(programs.at_once) as pool:
+            try:
+                for done in [pool.submit(block, i) for i in range(len(parts))]:
+                    done.result()
+            except BaseException:  # Ctrl-C too: what is under way ends with its stretch
+                stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     return {name: np.concatenate([part[name] for part in parts])[:number] for name in metrics}
+
+
+def _one_at_a_time(saver: Saver) -> Saver:
+    """Checkpoint libraries keep state of their own."""
+    lock = threading.Lock()
+
+    def load(*arguments: Any) -> Any:
+        with lock:
+            return saver.load(*arguments)
+
+    def save(*arguments: Any) -> None:
+        with lock:
+            saver.save(*arguments)
+
+    return Saver(load, save)
 
 
 def _run_block(
@@ -153,8 +228,9 @@ def _run_block(
     saver: Saver | None,
     out: dict[str, np.ndarray],
     progress: Callable[[int], None],
-) -> Iterator[None]:
-    """Fills `out`; yields when a stretch is under way, so that others may be set going."""
+    stopped: Callable[[], bool],
+) -> None:
+    """Fills `out`, stretch by stretch."""
     place = index % len(programs.devices)
     stretch, done, device = programs.stretch, 0, programs.devices[place]
     start, advance = programs.start[place], programs.advance[place]
@@ -177,8 +253,9 @@ def _run_block(
     # What a stretch gave is fetched while the next one runs.
     ahead: tuple[int, dict[str, Array]] | None = None
     for begin in range(done, num_generations, stretch):
+        if stopped():
+            return
         state, seen = advance(world, values, state, jax.device_put(jnp.int32(begin + 1), device))
-        yield
         if ahead is not None:
             collect(*ahead)
         ahead = begin, seen
@@ -224,37 +301,36 @@ def stretch_of(num_generations: int) -> int:
     return -(-num_generations // -(-num_generations // 24))
 
 
-def block_width(state: Tree, new: Tree, rows: Tree, law: bool, hint: int | None, wanted: int | None = None) -> int:
+def block_width(lane: int, drawn: int, hint: int | None, wanted: int | None = None) -> int:
     """Chains to run side by side: a power of two set by sizes alone, never by how many chains were asked for.
+
+    Args:
+      lane: bytes that a chain keeps.
+      drawn: bytes that it draws in a generation.
+      hint: at most so many.
+      wanted: exactly so many.
+    """
+    platform, memory = jax.default_backend(), device_memory()
+    fits = min(_WORKING_SET.get(platform, 256 << 10) // drawn, _POOLS.get(platform, 1 << 30) // lane)
+    width = 2 ** int(np.log2(max(fits, 8)))
+    most = max(memory // (lane + drawn), 1) if memory is not None else _WIDEST
+    return wanted or min(width, most, _WIDEST, hint or _WIDEST)
+
+
+def lane_bytes(state: Tree, new: Tree, rows: Tree, law: bool) -> tuple[int, int]:
+    """What one chain keeps, and what it draws in a generation.
 
     Args:
       state: has the shapes of one chain's state.
       new: has those of a generation's batch.
       rows: has those of n real rows, or is () where none are drawn.
       law: whether only the first batch is rows.
-      hint: at most so many.
-      wanted: exactly so many.
-
-    Raises:
-      ValueError: their pools do not fit into this machine's memory.
     """
-    platform = jax.default_backend()
-    pool, drawn, memory = _bytes(state), _bytes(new) if law else max(_bytes(rows), _bytes(new)), _memory()
-    pool += 4 * _bytes(rows)  # the first batch, and what drawing it takes
-    if memory is not None and (pool + drawn) * (wanted or 1) > memory:
-        at_most = memory // (pool + drawn)
-        raise ValueError(
-            f"{wanted or 1} chains side by side need {(pool + drawn) * (wanted or 1) / 2**30:.1f} GiB, the device has "
-            f"{memory / 2**30:.1f}: "
-            + (f"set chains_per_block to {at_most} or less" if at_most else "lower num_samples or num_generations")
-        )
-    fits = min(_WORKING_SET.get(platform, 256 << 10) // drawn, _POOLS.get(platform, 1 << 30) // pool)
-    width = 2 ** int(np.log2(max(fits, 8)))
-    most = max(memory // (pool + drawn), 1) if memory is not None else _WIDEST
-    return wanted or min(width, most, _WIDEST, hint or _WIDEST)
+    drawn = _bytes(new) if law else max(_bytes(rows), _bytes(new))
+    return _bytes(state) + 4 * _bytes(rows), drawn  # the first batch, and what drawing it takes
 
 
-def _memory() -> int | None:
+def device_memory() -> int | None:
     """Bytes of the device's memory, or None where it does not tell."""
     if jax.default_backend() == "cpu":
         names = os.sysconf_names if hasattr(os, "sysconf_names") else {}

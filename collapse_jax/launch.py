@@ -10,7 +10,7 @@ from typing import Any
 
 from collapse_jax import config, results, store, stream
 from collapse_jax.store import StoreError
-from collapse_jax.units import Plan, Unit, make_plan
+from collapse_jax.units import Cut, Plan, Unit, make_plan
 
 ENGINES = ("local", "ray", "slurm")
 # (index, count) of a worker, by who starts it; an index without a count does not say enough.
@@ -99,25 +99,25 @@ def shard_of(words: str | None, environment: Mapping[str, str]) -> tuple[int, in
 
 
 @functools.lru_cache(maxsize=1)
-def _worker(text: str, blocks: tuple[tuple[int, ...], ...]) -> Any:
+def _worker(text: str, cuts: tuple[Cut, ...]) -> Any:
     """A runner in a worker's process, kept between its units."""
     import yaml
 
     from collapse_jax.sweeps import Runner
 
     experiment = config.from_dict(yaml.safe_load(text))
-    plan = make_plan(experiment.grid(), experiment.options(), blocks)
+    plan = make_plan(experiment.grid(), experiment.options(), cuts)
     return Runner(plan, lambda _: None)
 
 
-def compute_unit(text: str, blocks: tuple[tuple[int, ...], ...], number: int) -> Any:
+def compute_unit(text: str, cuts: tuple[Cut, ...], number: int) -> Any:
     """One unit of an experiment's plan, or the exception that it raised."""
     import jax
     import yaml
 
     try:
         with jax.enable_x64(yaml.safe_load(text)["precision"] == "float64"):
-            runner = _worker(text, blocks)
+            runner = _worker(text, cuts)
             return runner.run(runner.plan.units[number])
     except Exception as error:
         return error
@@ -131,10 +131,9 @@ def _ray(text: str, plan: Plan, units: list[Unit]) -> Iterator[tuple[Unit, Any]]
         raise LaunchError("--engine ray needs an optional package: pip install 'collapse-jax[ray]'") from error
     if not ray.is_initialized():
         ray.init(address="auto" if "RAY_ADDRESS" in os.environ else None, log_to_driver=False)
-    blocks = tuple(program.block for program in plan.programs)
     task = ray.remote(max_retries=5)(compute_unit)
     numbers = {unit: i for i, unit in enumerate(plan.units)}
-    waiting = {task.remote(text, blocks, numbers[unit]): unit for unit in units}
+    waiting = {task.remote(text, plan.cuts, numbers[unit]): unit for unit in units}
     while waiting:
         (ready,), _ = ray.wait(list(waiting), num_returns=1)
         unit = waiting.pop(ready)

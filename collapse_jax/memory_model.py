@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.blocks import functions, lanes
+from collapse_jax.blocks import device_memory, functions, lanes
 from collapse_jax.cost import inner_jaxprs
 from collapse_jax.keys import chain_keys
 from collapse_jax.units import Plan, Program, stretch
@@ -26,6 +26,27 @@ _FUSED = {
 # The same bytes as what they are given.
 _ALIASES = {"dynamic_update_slice", "scatter", "scatter-add", "scatter-min", "scatter-max", "reshape", "squeeze",
             "expand_dims", "stop_gradient", "copy"}  # fmt: skip
+
+
+def check_fits(plan: Plan) -> None:
+    """Refuses what cannot run.
+
+    Raises:
+      ValueError: a block of some program does not fit into a device's memory; it says how many chains would.
+    """
+    memory = device_memory()
+    for program in plan.programs if memory is not None else ():
+        if program.lane * program.width < memory / 8:  # far from it: not worth a trace
+            continue
+        needed = max(block_bytes(plan, program), program.lane * program.width)
+        if needed > memory:
+            at_most = program.width * memory // needed
+            name = plan.grid.policies[program.policy]
+            raise ValueError(
+                f"{name}: {program.width} chains side by side need {needed / 2**30:.1f} GiB, the device has "
+                f"{memory / 2**30:.1f}: "
+                + (f"set chains_per_block to {at_most} or less" if at_most else "lower num_samples or num_generations")
+            )
 
 
 def block_bytes(plan: Plan, program: Program) -> int:

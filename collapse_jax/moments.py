@@ -84,6 +84,7 @@ def factorise(covariance: Array, max_rank: Array | int | None = None) -> tuple[A
     return jnp.where(jnp.eye(d, dtype=bool), 1.0, unit * spread[:, None] / spread), log_scale
 
 
+@jax.jit  # traced once a shape, for all programs of a sweep
 def _ldl(a: Array, noise: Array) -> tuple[Array, Array, Array]:
     """Unit lower L and pivots D with L diag(D) L^T = `a`, and the pivots' rounding noise.
 
@@ -125,6 +126,7 @@ def _ldl_by_columns(a: Array, noise: Array) -> tuple[Array, Array, Array]:
     return unit, pivots, noise
 
 
+@jax.jit
 def solve_unit_lower(unit: Array, columns: Array) -> Array:
     """X with `unit` X = `columns` (``[d, k]``), by forward substitution."""
 
@@ -171,19 +173,20 @@ def compress(batch: Batch) -> Batch:
 def _of_rows(x_mxd: Array, share: Array) -> tuple[Array, Array, Array]:
     """Mean, covariance / exp(2 unit), and unit, of weighted rows."""
     column = share[:, None]
-    x_mxd = jnp.where(column > 0, x_mxd, 0.0)  # a row of weight 0 may hold anything, NaN too
-    mean = (column * x_mxd).sum(0)  # a sum, not a product: thousands of small matrix-vector products are slow on CPU
-    centred = jnp.where(column > 0, x_mxd - mean, 0.0)
-    correction = (column * centred).sum(0)  # what rounding left in the mean, as far from 0 as that may be
-    centred = jnp.where(column > 0, centred - correction, 0.0)
-    # What is left of a constant column is rounding.
     present = column > 0
-    constant = jnp.where(present, x_mxd, -jnp.inf).max(0) == jnp.where(present, x_mxd, jnp.inf).min(0)
-    centred = jnp.where(constant, 0.0, centred)
-    largest = jax.lax.stop_gradient(jnp.abs(centred).max())  # a unit: the result does not depend on it
-    scaled = centred / jnp.where(largest > 0, largest, 1.0) * _sqrt(column)
+    x_mxd = jnp.where(present, x_mxd, 0.0)  # a row of weight 0 may hold anything, NaN too
+    mean = (column * x_mxd).sum(0)  # a sum, not a product: thousands of small matrix-vector products are slow on CPU
+    near = jnp.where(present, x_mxd - mean, 0.0)
+    correction = (column * near).sum(0)  # what rounding left in the mean, as far from 0 as that may be
+    # Reductions over rows only: they are the fast ones. A column without spread is constant; what is left is rounding.
+    high = jnp.where(present, near, -jnp.inf).max(0)
+    low = jnp.where(present, near, jnp.inf).min(0)
+    largest = jax.lax.stop_gradient(jnp.maximum((high - correction).max(), (correction - low).max()))
+    some = jnp.isfinite(largest) & (largest > 0)  # a unit: the result does not depend on it
+    scale = jnp.where(high == low, 0.0, 1.0 / jnp.where(some, largest, 1.0))
+    scaled = jnp.where(present, near - correction, 0.0) * scale * _sqrt(column)
     covariance = jnp.matmul(scaled.T, scaled, precision=_HIGHEST)
-    return mean + correction, covariance, jnp.where(largest > 0, jnp.log(largest), 0.0)
+    return mean + correction, covariance, jnp.where(some, jnp.log(jnp.where(some, largest, 1.0)), 0.0)
 
 
 def _pooled(parts: Moments, share: Array) -> tuple[Array, Array, Array]:

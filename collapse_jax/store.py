@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from collapse_jax.sweeps import attributes, dataset
-from collapse_jax.units import Plan, Unit
+from collapse_jax.units import Cut, Plan, Unit
 
 STORE, DONE = "results.zarr", "done"
 _BUCKETS = ("gs://", "s3://", "az://", "http://", "https://")
@@ -64,7 +64,7 @@ def create(plan: Plan, place: Any, attrs: Mapping[str, Any]) -> None:
         **attributes(plan),
         **attrs,
         "variables": list(plan.metrics),
-        "plan": json.dumps({"blocks": [program.block for program in plan.programs]}),
+        "plan": json.dumps([cut._asdict() for cut in plan.cuts]),
     }
     if isinstance(place, str | Path) and not is_bucket(place):
         place = Path(place)
@@ -130,9 +130,9 @@ def is_complete(place: Any) -> bool:
     return bool(np.asarray(done[...]).all())
 
 
-def blocks(place: Any) -> list[list[int]]:
+def cuts(place: Any) -> list[Cut]:
     """How the store's results were cut into units."""
-    return json.loads(attributes_of(place)["plan"])["blocks"]
+    return [Cut(cut["width"], tuple(cut["block"])) for cut in json.loads(attributes_of(place)["plan"])]
 
 
 def attributes_of(place: Any) -> dict[str, Any]:

@@ -13,9 +13,10 @@ import yaml
 
 from collapse_jax import checkpoint, store
 from collapse_jax.axes import Grid
+from collapse_jax.memory_model import check_fits
 from collapse_jax.store import STORE, StoreError, Writer, is_bucket, join
 from collapse_jax.sweeps import Runner
-from collapse_jax.units import Options, Plan, Unit, make_plan
+from collapse_jax.units import Options, Plan, Unit, make_plan, recut
 
 
 class Progress(NamedTuple):
@@ -126,11 +127,16 @@ def attach(grid: Grid, options: Options, place: Any, config: str, attrs: Mapping
     Raises:
       StoreError: the store is another experiment's; the first key that differs is named.
     """
-    if not store.exists(place):
-        plan = make_plan(grid, options)
-        store.create(plan, place, {**attrs, "config": config})
-    _refuse_another(place, config)
-    return make_plan(grid, options, store.blocks(place))
+    if store.exists(place):
+        _refuse_another(place, config)
+        plan = make_plan(grid, options, store.cuts(place))
+        check_fits(plan)
+        return plan
+    plan = make_plan(grid, options)
+    check_fits(plan)
+    store.create(plan, place, {**attrs, "config": config})
+    _refuse_another(place, config)  # another process may have been first
+    return recut(plan, store.cuts(place))
 
 
 def _refuse_another(place: Any, config: str) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import xarray as xr
 
 from collapse_jax.axes import coordinates, grid_of
-from collapse_jax.blocks import Programs, Saver, compile_blocks, run_blocks
+from collapse_jax.blocks import Programs, Saver, Traced, compile_blocks, run_blocks, trace_blocks
 from collapse_jax.keys import chain_keys
+from collapse_jax.memory_model import check_fits
 from collapse_jax.types import Curator, Policy, Setting
 from collapse_jax.units import Options, Plan, Unit, make_plan, stretch
 
@@ -88,6 +89,7 @@ def sweep(
     options = Options(num_generations, num_chains, seed, curator, metrics, precision, rng, backend, chains_per_block)
     with jax.enable_x64(precision == "float64"):
         plan = make_plan(grid_of(setting, policy, num_samples, axes or {}), options)
+        check_fits(plan)
         total, done = len(plan.grid.policies) * int(np.prod(plan.shape[1:])), [0]
 
         def tick(step: int) -> None:
@@ -153,22 +155,26 @@ class Runner:
         return compiled
 
     def _submit(self, number: int) -> None:
-        self._compiled[number] = self._ahead.submit(self._compile, number)
+        # Traced here: what JAX is told by context managers is told to one thread. XLA's part needs none of it.
+        traced = self._trace(number)
+        self._compiled[number] = self._ahead.submit(self._compile, traced)
 
-    def _compile(self, number: int) -> Programs:
+    def _trace(self, number: int) -> Traced:
         program, plan = self.plan.programs[number], self.plan
         unit = next(unit for unit in plan.units if unit.program == number)
-        with jax.enable_x64(plan.options.precision == "float64"):  # a setting of each thread
-            compiled = compile_blocks(
-                lambda values: plan.chain_of(program, values),
-                program.world,
-                plan.lanes(unit)[0],
-                self.keys,
-                metrics=program.metrics,
-                width=program.width,
-                stretch=stretch(plan),
-                devices=self.devices,
-            )
+        return trace_blocks(
+            lambda values: plan.chain_of(program, values),
+            program.world,
+            plan.lanes(unit)[0],
+            self.keys,
+            metrics=program.metrics,
+            width=program.width,
+            stretch=stretch(plan),
+            devices=self.devices,
+        )
+
+    def _compile(self, traced: Traced) -> Programs:
+        compiled = compile_blocks(traced)
         self.seconds["seconds_trace"] += compiled.trace_seconds
         self.seconds["seconds_compile"] += compiled.compile_seconds
         return compiled

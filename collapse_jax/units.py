@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from collapse_jax.axes import Grid
-from collapse_jax.blocks import block_width, stretch_of
+from collapse_jax.blocks import block_width, blocks_at_once, lane_bytes, stretch_of
 from collapse_jax.chain import make_chain
 from collapse_jax.chain import plan as plan_chain
 from collapse_jax.check import check_at_least, check_choice
@@ -54,6 +54,7 @@ class Program(NamedTuple):
       world: what its chains share.
       width: chains side by side on a device.
       work: operations a chain-generation.
+      lane: bytes a chain takes, at least.
       block: lengths of a unit (at most) along the dimensions of the results, but for the generations.
     """
 
@@ -66,6 +67,7 @@ class Program(NamedTuple):
     world: Any = None
     width: int = 0
     work: float = 0.0
+    lane: int = 0
     block: tuple[int, ...] = ()
 
 
@@ -91,6 +93,18 @@ class Unit(NamedTuple):
         return tuple(s.stop - s.start for s in self.where)
 
 
+class Cut(NamedTuple):
+    """How a program is cut; a store remembers it, since bits depend on the width and no other machine may choose anew.
+
+    Attributes:
+      width: chains side by side on a device.
+      block: lengths of a unit (at most) along the dimensions of the results, but for the generations.
+    """
+
+    width: int
+    block: tuple[int, ...]
+
+
 class Plan(NamedTuple):
     """All that a sweep will do.
 
@@ -105,6 +119,11 @@ class Plan(NamedTuple):
     options: Options
     programs: tuple[Program, ...]
     units: tuple[Unit, ...] = ()
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """How its programs are cut."""
+        return tuple(Cut(program.width, program.block) for program in self.programs)
 
     @property
     def chunk(self) -> tuple[int, ...]:
@@ -143,13 +162,13 @@ class Plan(NamedTuple):
         return values, np.tile(np.arange(chains.start, chains.stop), len(points))
 
 
-def make_plan(grid: Grid, options: Options, blocks: Sequence[Sequence[int]] | None = None) -> Plan:
+def make_plan(grid: Grid, options: Options, cuts: Sequence[Cut] | None = None) -> Plan:
     """The programs and units of a sweep; whatever can be wrong with it is found here.
 
     Args:
       grid: policies and axes.
       options: the rest.
-      blocks: the lengths of each program's units, where a store was already cut by them.
+      cuts: one a program, where a store was already cut by them.
 
     Raises:
       ValueError: bad input, in one line.
@@ -164,9 +183,16 @@ def make_plan(grid: Grid, options: Options, blocks: Sequence[Sequence[int]] | No
     plan = Plan(grid, options, tuple(programs))
     worlds = Worlds()
     sized = [_sized(plan, program, key, worlds) for program in programs]
-    cut = blocks or [_block(grid, program, options) for program in sized]
-    sized = [program._replace(block=tuple(block)) for program, block in zip(sized, cut, strict=True)]
-    plan = plan._replace(programs=tuple(sized))
+    return recut(
+        plan._replace(programs=tuple(sized)),
+        cuts or [Cut(program.width, _block(grid, program, options)) for program in sized],
+    )
+
+
+def recut(plan: Plan, cuts: Sequence[Cut]) -> Plan:
+    """The plan with its programs' units cut as given, one cut a program."""
+    programs = [p._replace(width=cut.width, block=cut.block) for p, cut in zip(plan.programs, cuts, strict=True)]
+    plan = plan._replace(programs=tuple(programs))
     return plan._replace(units=tuple(_units(plan)))
 
 
@@ -259,8 +285,9 @@ def _sized(plan: Plan, program: Program, key: jax.Array, made: Worlds) -> Progra
     rows = () if rowless else jax.eval_shape(lambda: program.setting.real(key, world, num))
     state = jax.eval_shape(chain.init, key, world)
     new, work = _step(chain, world, state, program.metrics)
-    width = block_width(state, new, rows, program.law, program.setting.block_hint, options.chains_per_block)
-    return program._replace(world=world, width=width, work=work)
+    lane, drawn = lane_bytes(state, new, rows, program.law)
+    width = block_width(lane, drawn, program.setting.block_hint, options.chains_per_block)
+    return program._replace(world=world, width=width, work=work, lane=lane + drawn)
 
 
 def _step(chain: Chain, world: Any, state: Any, metrics: Sequence[str]) -> tuple[Any, float]:
@@ -278,7 +305,7 @@ def _block(grid: Grid, program: Program, options: Options) -> tuple[int, ...]:
     """A unit's lengths, filled from the last dimension. Parts of a dimension are powers of two, so that they nest."""
     work = max(program.work, 1.0) * options.num_generations
     most = min(_UNIT_OPERATIONS / work, _UNIT_BYTES / 4 / options.num_generations)
-    blocks = max(most // program.width, len(jax.local_devices()))  # work for every device
+    blocks = max(most // program.width, blocks_at_once(len(jax.local_devices())))
     left = 2 ** int(math.log2(blocks)) * program.width
     lengths = [len(axis.values) if t else 1 for axis, t in zip(grid.axes, program.traced, strict=True)]
     block = []

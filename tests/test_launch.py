@@ -24,6 +24,7 @@ metrics: [trace_ratio]
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("collapse_jax.units._UNIT_OPERATIONS", 1.0)
+    monkeypatch.setattr("collapse_jax.units.blocks_at_once", lambda devices: 1)
     (tmp_path / "small.yaml").write_text(CONFIG)
     assert cli.main(["run", "small.yaml", "--out", "whole"]) == 0
     return tmp_path
@@ -77,9 +78,8 @@ def test_a_unit_computed_elsewhere_is_the_same(folder):
     experiment = config.load("small.yaml")
 
     def engine(plan, units):
-        blocks = tuple(program.block for program in plan.programs)
         for unit in units:
-            yield unit, launch.compute_unit(config.dumps(experiment), blocks, plan.units.index(unit))
+            yield unit, launch.compute_unit(config.dumps(experiment), plan.cuts, plan.units.index(unit))
 
     stream.run(experiment.grid(), experiment.options(), "out", config=config.dumps(experiment), engine=engine)
     same("out")

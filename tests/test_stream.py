@@ -36,11 +36,14 @@ checkpoint_every: 1
 metrics: [trace_ratio, test_loss]
 """
 
+SMALL = {"_UNIT_OPERATIONS": 1.0, "blocks_at_once": lambda devices: 1}  # units of one block, whatever the machine
+
 
 @pytest.fixture(autouse=True)
 def small_units(monkeypatch):
     """Many units in a small sweep."""
-    monkeypatch.setattr("collapse_jax.units._UNIT_OPERATIONS", 1.0)
+    for name, value in SMALL.items():
+        monkeypatch.setattr(f"collapse_jax.units.{name}", value)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,8 @@ def whole(tmp_path_factory):
     """Unbroken stores of both configs, made once."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("collapse_jax.units._UNIT_OPERATIONS", 1.0)
+        for name, value in SMALL.items():
+            patch.setattr(f"collapse_jax.units.{name}", value)
         for name, text in (("grid", CONFIG), ("flow", FLOW)):
             (folder / f"{name}.yaml").write_text(text)
             fill(folder / f"{name}.yaml", folder / name)
@@ -239,7 +243,7 @@ def test_a_truncated_checkpoint_is_named_and_redone_on_request(folder, whole, mo
 SLOW = """
 import sys, time
 from collapse_jax import cli, stream, units
-units._UNIT_OPERATIONS = 1.0
+units._UNIT_OPERATIONS, units.blocks_at_once = 1.0, lambda devices: 1
 runs = stream.Runner.run
 def slow(self, unit, saver=None):
     time.sleep(0.05)

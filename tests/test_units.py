@@ -13,7 +13,7 @@ import yaml
 
 from collapse_jax import config, cost, policies, results, settings, stream
 from collapse_jax.axes import grid_of
-from collapse_jax.blocks import compile_blocks
+from collapse_jax.blocks import compile_blocks, trace_blocks
 from collapse_jax.config_yaml import ConfigError
 from collapse_jax.forecast import forecast
 from collapse_jax.keys import chain_keys
@@ -139,10 +139,10 @@ def test_bytes_are_predicted_within_a_fifth(name, options, policy, n, backend):
     grid = grid_of(settings.REGISTRY[name](**options), policy, n, {})
     plan = make_plan(grid, Options(20, 64, backend=backend))
     program = plan.programs[0]
-    programs = compile_blocks(
+    programs = compile_blocks(trace_blocks(
         lambda values: plan.chain_of(program, values), program.world, plan.lanes(plan.units[0])[0], chain_keys(0, 1),
         metrics=program.metrics, width=program.width, stretch=stretch(plan),
-    )  # fmt: skip
+    ))  # fmt: skip
     m = programs.advance[0].memory_analysis()
     true = m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes + m.temp_size_in_bytes
     assert block_bytes(plan, program) == pytest.approx(true, rel=0.2)
