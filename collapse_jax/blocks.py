@@ -107,8 +107,7 @@ def trace_blocks(
         state = jax.tree.map(lambda x, s=sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state)
         generation = jax.device_put(jnp.int32(1), device)
         traced += [start.trace(*here), advance.trace(here[0], here[1], state, generation)]
-    x64, seconds = jax.config.jax_enable_x64, time.perf_counter() - clock
-    return Traced(tuple(traced), devices, width, stretch, x64, seconds)
+    return Traced(tuple(traced), devices, width, stretch, _x64(), time.perf_counter() - clock)
 
 
 def compile_blocks(traced: Traced) -> Programs:
@@ -175,7 +174,7 @@ def run_blocks(
     number, width = keys.shape[0], programs.width
     padded = np.minimum(np.arange(-(-number // width) * width), number - 1)
     parts: list[dict[str, np.ndarray]] = [{} for _ in range(0, number, width)]
-    x64, stop, lock = jax.config.jax_enable_x64, threading.Event(), threading.Lock()
+    x64, stop, lock = _x64(), threading.Event(), threading.Lock()
     keeper = None if saver is None else _one_at_a_time(saver)
 
     def block(i: int) -> None:
@@ -286,6 +285,10 @@ def functions(chain_of: Callable[..., Chain], metrics: tuple[str, ...], stretch:
         return jax.lax.scan(step, state, generation + jnp.arange(stretch))
 
     return start, advance
+
+
+def _x64() -> bool:
+    return jnp.result_type(float) == jnp.float64
 
 
 def lanes(points: dict[str, np.ndarray], keys: Key, index: np.ndarray) -> tuple[dict[str, Array], Key]:

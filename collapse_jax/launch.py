@@ -131,9 +131,10 @@ def _ray(text: str, plan: Plan, units: list[Unit]) -> Iterator[tuple[Unit, Any]]
         raise LaunchError("--engine ray needs an optional package: pip install 'collapse-jax[ray]'") from error
     if not ray.is_initialized():
         ray.init(address="auto" if "RAY_ADDRESS" in os.environ else None, log_to_driver=False)
-    task = ray.remote(max_retries=5)(compute_unit)
-    numbers = {unit: i for i, unit in enumerate(plan.units)}
-    waiting = {task.remote(text, plan.cuts, numbers[unit]): unit for unit in units}
+    gpus = 1 if ray.cluster_resources().get("GPU") else 0
+    task = ray.remote(max_retries=5, num_gpus=gpus)(compute_unit)
+    numbers = {unit.name: i for i, unit in enumerate(plan.units)}
+    waiting = {task.remote(text, plan.cuts, numbers[unit.name]): unit for unit in units}
     while waiting:
         (ready,), _ = ray.wait(list(waiting), num_returns=1)
         unit = waiting.pop(ready)

@@ -35,7 +35,9 @@ def check_fits(plan: Plan) -> None:
       ValueError: a block of some program does not fit into a device's memory; it says how many chains would.
     """
     memory = device_memory()
-    for program in plan.programs if memory is not None else ():
+    if memory is None:
+        return
+    for program in plan.programs:
         if program.lane * program.width < memory / 8:  # far from it: not worth a trace
             continue
         needed = max(block_bytes(plan, program), program.lane * program.width)

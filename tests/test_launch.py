@@ -1,8 +1,12 @@
 """Who does which part of a sweep, and where."""
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -88,23 +92,28 @@ def test_a_unit_computed_elsewhere_is_the_same(folder):
 @pytest.mark.nightly
 def test_a_ray_worker_killed_in_the_middle_is_replaced(folder):
     ray = pytest.importorskip("ray")
-    import os
-    import signal
-    import threading
-    import time
-
-    import psutil
+    killed = threading.Event()
 
     def kill():
-        time.sleep(8)
-        for process in psutil.process_iter(["cmdline"]):
-            if any("ray::" in word for word in process.info["cmdline"] or []) and "IDLE" not in str(process.info):
-                os.kill(process.pid, signal.SIGKILL)
-                return
+        """The first worker that is at work."""
+        while not killed.is_set():
+            for process in psutil.process_iter(["cmdline"]):
+                if any(word.startswith("ray::compute_unit") for word in process.info["cmdline"] or []):
+                    os.kill(process.pid, signal.SIGKILL)
+                    killed.set()
+                    return
+            time.sleep(0.05)
 
+    psutil = pytest.importorskip("psutil")
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
     threading.Thread(target=kill, daemon=True).start()
     arguments = argparse.Namespace(engine="ray", shard=None, repair=False, jobs=1, slurm=[])
-    outcome = launch.launch(config.load("small.yaml"), "out", arguments, [], lambda _: None)
-    ray.shutdown()
+    try:
+        outcome = launch.launch(config.load("small.yaml"), "out", arguments, [], lambda _: None)
+    finally:
+        was_killed = killed.is_set()
+        killed.set()
+        ray.shutdown()
+    assert was_killed
     assert outcome.complete, outcome.failures
     same("out")
