@@ -15,7 +15,7 @@ BUILDING = [  # from the ground; a part imports from lower floors only
     ["types", "words", "cost"],
     ["keys", "check", "gamma"],
     ["batch"],
-    ["moments", "memory", "policies", "functional", "gradient", "curators", "metrics"],
+    ["moments", "memory", "policies", "functional", "gradient", "spread", "curators", "metrics"],
     ["nets", "data", "theory"],
     ["settings"],
     ["chain", "axes"],

@@ -1,0 +1,91 @@
+"""One chain over several processes that talk by loopback: the same code through a global mesh."""
+
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from collapse_jax import policies, settings
+from collapse_jax.chain import make_chain, simulate
+from collapse_jax.spread import spread
+
+PROGRAM = """
+import sys
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from collapse_jax import policies, settings
+from collapse_jax.chain import make_chain, simulate
+from collapse_jax.spread import spread
+
+address, count, index, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+if count > 1:
+    jax.distributed.initialize(address, count, index, local_device_ids=[0])
+mesh = jax.make_mesh((count,), ("model",), axis_types=(AxisType.Auto,))
+setting = spread(settings.flow_matching(width=16, steps=30, num_test=8), mesh)
+chain = make_chain(setting, policies.accumulate(), num_samples=12, num_generations=3)
+everywhere = NamedSharding(mesh, PartitionSpec())
+world = jax.tree.map(np.asarray, setting.world())
+go = jax.jit(lambda key, world: (simulate(chain, key, world, 3), chain.init(key, world).params),
+             out_shardings=(everywhere, None))
+observed, params = go(jax.random.key(3), world)
+cut = [x for x in jax.tree.leaves(params) if x.addressable_shards[0].data.size * count == x.size]
+np.savez(out, cut=len(cut), **{name: np.asarray(x.addressable_data(0)) for name, x in observed.items()})
+"""
+
+
+def run(count, folder):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    outs = [folder / f"{count}-{i}.npz" for i in range(count)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, address, str(count), str(i), str(out)], stderr=subprocess.PIPE, text=True
+        )
+        for i, out in enumerate(outs)
+    ]
+    try:
+        for process in processes:
+            _, err = process.communicate(timeout=240)
+            assert process.returncode == 0, err[-2000:]
+    finally:
+        for process in processes:
+            process.kill()
+    return [dict(np.load(out)) for out in outs]
+
+
+def test_two_processes_share_one_chain(tmp_path):
+    (alone,) = run(1, tmp_path)
+    first, second = run(2, tmp_path)
+    assert first.pop("cut") == second.pop("cut") >= 4  # parameters of which each process holds a half
+    alone.pop("cut")
+    for name, value in alone.items():
+        assert np.isfinite(value).all()
+        np.testing.assert_array_equal(first[name], second[name])
+        np.testing.assert_allclose(first[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_what_cannot_be_spread_is_refused():
+    mesh = jax.make_mesh((1,), ("model",), axis_types=(AxisType.Auto,))
+    with pytest.raises(ValueError, match="gaussian has no parameters to spread"):
+        spread(settings.gaussian(), mesh)
+    with pytest.raises(ValueError, match="axis 'data' is not one of the mesh's: model"):
+        spread(settings.flow_matching(num_test=8), mesh, "data")
+
+
+def test_a_spread_chain_is_the_chain():
+    setting = settings.flow_matching(width=8, steps=5, num_test=8)
+    mesh = jax.make_mesh((1,), ("model",), axis_types=(AxisType.Auto,))
+    world = setting.world()
+
+    def go(setting):
+        chain = make_chain(setting, policies.replace(), num_samples=6, num_generations=2)
+        return jax.jit(lambda key: simulate(chain, key, world, 2))(jax.random.key(0))
+
+    for plain, cut in zip(*(jax.tree.leaves(go(s)) for s in (setting, spread(setting, mesh))), strict=True):
+        np.testing.assert_allclose(plain, cut, rtol=1e-5)
