@@ -1,6 +1,7 @@
 """A sweep's results on disk or in a bucket: one zarr store, written unit by unit, a mask of what is done last."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -156,8 +157,10 @@ class Writer:
         import zarr
 
         self.plan, self.place = plan, place
-        self.group = zarr.open_group(zarr_store(place), mode="r+")
-        self.arrays: dict[str, Any] = {name: self.group[name] for name in (*plan.metrics, DONE)}
+        # Chunks of nothing but NaN are written too: then one that is not there is lost.
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            self.group = zarr.open_group(zarr_store(place), mode="r+")
+            self.arrays: dict[str, Any] = {name: self.group[name] for name in (*plan.metrics, DONE)}
         self.done = np.asarray(self.arrays[DONE][...])
 
     def is_done(self, unit: Unit) -> bool:
@@ -174,7 +177,7 @@ class Writer:
             for name, value in values.items():
                 self.arrays[name][unit.where] = value
             self.arrays[DONE][unit.where] = 1
-        except OSError as error:
+        except (OSError, *_bucket_errors()) as error:
             raise StoreError(
                 f"{self.place}: cannot be written ({_line(error)}); what was done before is kept"
             ) from error
@@ -186,16 +189,36 @@ class Writer:
         self.done[unit.where] = 0
 
     def damaged(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, str]]:
-        """Those marked as done whose results cannot be read, or are missing in all metrics, and why."""
+        """Those marked as done of whose results some cannot be read, or are not there, and why."""
         for unit in filter(self.is_done, units):
-            names = self.plan.programs[unit.program].metrics
-            try:
-                values = [np.asarray(self.arrays[name][unit.where]) for name in names]
-            except Exception as error:  # codecs raise errors of many kinds
-                yield unit, f"unreadable ({_line(error)})"
-                continue
-            if all(np.isnan(value[..., 0]).all() for value in values):
-                yield unit, "missing"
+            for name in self.plan.programs[unit.program].metrics:
+                lost = [key for key in self._chunks(name, unit) if not self._exists(key)]
+                try:
+                    self.arrays[name][unit.where]
+                except Exception as error:  # codecs raise errors of many kinds
+                    lost = [f"{name} is unreadable ({_line(error)})"]
+                if lost:
+                    yield unit, lost[0] if " " in lost[0] else f"{lost[0]} is missing"
+                    break
+
+    def _chunks(self, name: str, unit: Unit) -> list[str]:
+        """Keys of the unit's chunks of one metric."""
+        array = self.arrays[name]
+        where = (*unit.where, slice(0, array.shape[-1]))
+        spans = [range(s.start // c, -(-s.stop // c)) for s, c in zip(where, array.chunks, strict=True)]
+        return [f"{name}/{array.metadata.encode_chunk_key(index)}" for index in itertools.product(*spans)]
+
+    def _exists(self, key: str) -> bool:
+        inner = self.group.store
+        if hasattr(inner, "root"):
+            return (Path(inner.root) / key).exists()
+        import obstore
+
+        try:
+            obstore.head(inner.store, key)
+        except FileNotFoundError:
+            return False
+        return True
 
 
 def read(place: Any) -> xr.Dataset:
@@ -278,6 +301,15 @@ def _obstore() -> Any:
     except ImportError as error:
         raise StoreError("buckets need an optional package: pip install 'collapse-jax[cloud]'") from error
     return store
+
+
+def _bucket_errors() -> tuple[type[Exception], ...]:
+    """What object stores raise besides ``OSError``."""
+    try:
+        from obstore.exceptions import BaseError
+    except ImportError:
+        return ()
+    return (BaseError,)
 
 
 def _line(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from collapse_jax import checkpoint, store
 from collapse_jax.axes import Grid
 from collapse_jax.memory_model import check_fits
 from collapse_jax.store import STORE, StoreError, Writer, is_bucket, join
-from collapse_jax.sweeps import Runner
+from collapse_jax.sweeps import Runner, attributes
 from collapse_jax.units import Options, Plan, Unit, make_plan, recut
 
 
@@ -131,6 +131,7 @@ def attach(grid: Grid, options: Options, place: Any, config: str, attrs: Mapping
         _refuse_another(place, config)
         plan = make_plan(grid, options, store.cuts(place))
         check_fits(plan)
+        _refuse_other_numbers(place, plan)
         return plan
     plan = make_plan(grid, options)
     check_fits(plan)
@@ -143,6 +144,14 @@ def _refuse_another(place: Any, config: str) -> None:
     found = store.attributes_of(place)
     if (different := difference(yaml.safe_load(found.get("config", "")), yaml.safe_load(config))) is not None:
         raise StoreError(f"{place}: holds another run, {different}; choose another folder with --out")
+
+
+def _refuse_other_numbers(place: Any, plan: Plan) -> None:
+    """For callers who give no config: what a plan says of itself must agree as well."""
+    found = store.attributes_of(place)
+    for name, value in attributes(plan).items():
+        if name != "device" and found.get(name, value) != value:
+            raise StoreError(f"{place}: holds another run, of {name} {found[name]!r}, not {value!r}")
 
 
 def difference(old: Any, new: Any, path: str = "") -> str | None:
