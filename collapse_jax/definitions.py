@@ -1,8 +1,8 @@
 """The eight definitions of model collapse (arXiv 2503.03150), each a test on a run: yes, no, or it cannot be told.
 
-A definition has an effect (what it says happens) with a 95% interval over chains. Yes: the interval lies above 0. No:
-it does not, and lies below a margin, the smallest effect that would count. Otherwise the run cannot tell. The intervals
-are of one definition at one point each, with no allowance for how many are looked at.
+A definition has an effect (what it says happens) with a 95% interval over chains. No: the interval lies below a margin,
+the smallest effect that counts. Yes: it does not, and lies above 0. Otherwise the run cannot tell. The intervals are of
+one definition at one point each, with no allowance for how many are looked at.
 """
 
 from collections.abc import Callable
@@ -123,10 +123,9 @@ def _sample(ds: xr.Dataset, name: str, position: dict[str, int]) -> Sample:
     attrs = ds[name].attrs
     dims = attrs.get("baseline_dims", [])
     baseline = np.asarray(attrs.get("baseline", np.nan), float)
-    if baseline.shape != tuple(ds.sizes.get(dim, 0) for dim in dims):  # a part of the grid: its place is not known
-        baseline = np.asarray(np.nan)
-    chosen = float(baseline[tuple(position[dim] for dim in dims)] if dims else baseline)
-    return Sample(name, values[~np.isnan(values).all(1)], ds["generation"].to_numpy().astype(float), chosen)
+    whole = baseline.shape == tuple(ds.sizes.get(dim, 0) for dim in dims)  # of a part of a grid the place is not known
+    here = float(baseline[tuple(position[dim] for dim in dims)]) if whole else np.nan
+    return Sample(name, values[~np.isnan(values).all(1)], ds["generation"].to_numpy().astype(float), here)
 
 
 def _decide(metric: str, interval: Interval, chains: int, margin: float = 0.0) -> Finding:
@@ -134,10 +133,10 @@ def _decide(metric: str, interval: Interval, chains: int, margin: float = 0.0) -
     if chains < FEWEST or np.isnan(low) or np.isnan(high):
         reason = f"{chains} chains with numbers to compare, of at least {FEWEST}"
         return Finding(UNKNOWN, estimate, np.nan, np.nan, metric, reason)
-    if low > 0:
-        return Finding(YES, *interval, metric)
     if high <= max(margin, 0.0):
         return Finding(NO, *interval, metric)
+    if low > 0:
+        return Finding(YES, *interval, metric)
     return Finding(UNKNOWN, *interval, metric, _BETWEEN)
 
 
@@ -170,38 +169,40 @@ def _any_increase(samples: list[Sample]) -> Finding:
 
 
 def _diverging_risk(samples: list[Sample]) -> Finding:
-    """Slopes a chain, of the last doubling of t and of the one before it: a curve that levels off rises too."""
-    sample = samples[0]
-    t, values = sample.generations, sample.values
-    late, early = t > t[-1] / 2, (t > t[-1] / 4) & (t <= t[-1] / 2)
-    became = np.isfinite(values[:, 0]) & (values[:, -1] == np.inf)
-    slope, before = (_slopes(np.log(t[part]), values[:, part]) for part in (late, early))
-    slope, before = np.where(became, np.inf, slope), np.where(became, 0.0, before)
-    both = ~np.isnan(slope + before)
-    slope, before = slope[both], before[both]
+    values = samples[0].values
     first = values[:, 0][np.isfinite(values[:, 0])]
     margin = 0.1 * np.subtract(*np.quantile(first, [0.75, 0.25])) / np.log(2) if len(first) else 0.0
-    found = _decide(sample.metric, median_interval(slope), len(slope), margin)
-    kept = _decide(sample.metric, median_interval(slope - _KEPT * before), len(slope))
+    return _growth(samples[0], margin)
+
+
+def _collapsing_variance(samples: list[Sample]) -> Finding:
+    """The effect is the loss of log variance. A slope b against log t halves the variance in t log(2) / b."""
+    sample = samples[0]
+    found = _growth(sample._replace(values=-sample.values), np.log(2) / 10)
+    _, _, highest = median_interval(sample.values[:, -1])
+    if len(sample.values) >= FEWEST and highest < np.log(0.01):
+        return found._replace(verdict=YES, reason="")
+    return found
+
+
+def _growth(sample: Sample, margin: float) -> Finding:
+    """Slopes a chain against log t, over the last doubling of t and the one before: what levels off has grown too.
+
+    A chain that became infinite has an infinite slope.
+    """
+    metric, values, t, _ = sample
+    late, early = t > t[-1] / 2, (t > t[-1] / 4) & (t <= t[-1] / 2)
+    slope, before = (_slopes(np.log(t[part]), values[:, part]) for part in (late, early))
+    became = np.isfinite(values[:, 0]) & (values[:, -1] == np.inf)
+    slope, before = np.where(became, np.inf, slope), np.where(became, 0.0, before)
+    both = ~np.isnan(slope + before)
+    found = _decide(metric, median_interval(slope[both]), both.sum(), margin)
+    kept = _decide(metric, median_interval((slope - _KEPT * before)[both]), both.sum())
     if NO in (found.verdict, kept.verdict):
         return found._replace(verdict=NO, reason="")
     if found.verdict == kept.verdict:
         return found
-    return found._replace(verdict=UNKNOWN, reason="it may rise or level off")
-
-
-def _collapsing_variance(samples: list[Sample]) -> Finding:
-    """The effect is the pace of the loss, in nats a generation: minus the slope."""
-    sample = samples[0]
-    t, values = sample.generations, sample.values
-    half = t >= t[-1] / 2
-    loss = -_slopes(t[half], values[:, half])
-    loss = np.where(np.isneginf(values[:, -1]), np.inf, loss)
-    loss = loss[~np.isnan(loss)]
-    found = _decide(sample.metric, median_interval(loss), len(loss), np.log(2) / (10 * t[-1]))
-    if found.verdict != YES and len(loss) >= FEWEST and median_interval(values[:, -1])[2] < np.log(0.01):
-        return found._replace(verdict=YES, reason="")
-    return found
+    return found._replace(verdict=UNKNOWN, reason="it may go on or level off")
 
 
 def _scaling_law(ds: xr.Dataset, position: dict[str, int]) -> Finding:
@@ -287,9 +288,9 @@ DEFINITIONS = (
     Definition(
         "collapsing_variance",
         "collapsing\nvariance",
-        _reading(("log_variance",), _collapsing_variance, 4),
-        "median of minus the slope of the log variance over the last half > 0, or variance at T under 1% of the "
-        "truth's; no at a pace that halves it in more than 10 T",
+        _reading(("log_variance",), _collapsing_variance, 8),
+        "the same of minus the log variance, no where it would not halve in 10 T at that pace; or median variance at T "
+        "under 1% of the truth's",
     ),
     Definition(
         "scaling_law",

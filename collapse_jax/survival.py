@@ -1,5 +1,6 @@
 """How long chains last: generations until collapse, censored where a run ends before it."""
 
+import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -48,8 +49,8 @@ def collapse_times(ds: xr.Dataset, threshold: float = 0.01) -> xr.Dataset:
 def half_life(ds: xr.Dataset) -> xr.Dataset:
     """Generations until half of the real information is lost: total variance under half of the truth's.
 
-    As ``collapse_times``, by the role ``log_variance`` alone. Under *replace* a Gaussian's variance halves in
-    about n log 2 generations.
+    As ``collapse_times``, by the role ``log_variance`` alone. Under *replace* the logarithm of a Gaussian's
+    variance, fitted by maximum likelihood, falls by about 2/n nats a generation.
     """
     check_run("half_life", ds)
     return _times(ds, 0.5, symbols=False)
@@ -72,7 +73,8 @@ def kaplan_meier(times: np.ndarray, observed: np.ndarray) -> Survival:
         nothing = np.inf if len(times) else np.nan
         return Survival(nothing, nothing, nothing, 0, len(times))
     survival: EmpiricalDistributionFunction = ecdf(CensoredData.right_censored(times, ~observed)).sf
-    with np.errstate(divide="ignore", invalid="ignore"):  # where nothing has fallen yet, or everything has
+    with warnings.catch_warnings():  # where nothing has fallen yet, or everything has
+        warnings.simplefilter("ignore", RuntimeWarning)
         limits = survival.confidence_interval(LEVEL, method="log-log")
     alive = np.asarray(survival.probabilities)
     low, high = (np.where(alive == 1, 1.0, np.asarray(x.probabilities)) for x in (limits.low, limits.high))
@@ -112,7 +114,7 @@ def _times(ds: xr.Dataset, threshold: float, symbols: bool) -> xr.Dataset:
     if not names:
         nothing = points(ds) * np.nan
         result = xr.Dataset({field: nothing for field in Survival._fields})
-        return result.fillna({"events": 0, "chains": 0}).astype({"events": int, "chains": int})
+        return _whole(result.fillna({"events": 0, "chains": 0}))
     generations = ds["generation"].to_numpy()
     fallen = xr.concat([ds[name] < limit for name, limit in names], "metric").any("metric")
     known = xr.concat([ds[name].notnull() for name, _ in names], "metric").all("metric")
@@ -128,4 +130,8 @@ def _times(ds: xr.Dataset, threshold: float, symbols: bool) -> xr.Dataset:
     found = xr.apply_ufunc(one, fallen, known, input_core_dims=[core, core], output_core_dims=[["field"]],
                            vectorize=True)  # fmt: skip
     result = xr.Dataset({field: found.isel(field=i) for i, field in enumerate(Survival._fields)})
-    return result.astype({"events": int, "chains": int})
+    return _whole(result.drop_attrs())
+
+
+def _whole(result: xr.Dataset) -> xr.Dataset:
+    return result.assign({field: result[field].astype(int) for field in ("events", "chains")})
