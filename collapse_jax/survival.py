@@ -82,8 +82,9 @@ def kaplan_meier(times: np.ndarray, observed: np.ndarray) -> Survival:
         before = high[-2] if len(high) > 1 else 1.0
         at_risk = int((times >= survival.quantiles[-1]).sum())
         low[-1], high[-1] = 0.0, before * (1 - ((1 - LEVEL) / 2) ** (1 / at_risk))
-    first = [survival.quantiles[p <= 0.5] for p in (alive, low, high)]
-    return Survival(*(float(t[0]) if len(t) else np.inf for t in first), int(observed.sum()), len(times))
+    passed = [survival.quantiles[p <= 0.5] for p in (alive, low, high)]
+    median, low, high = (float(t[0]) if len(t) else np.inf for t in passed)
+    return Survival(median, low, high, int(observed.sum()), len(times))
 
 
 def with_role(ds: xr.Dataset, role: str) -> list[str]:
@@ -122,7 +123,7 @@ def _times(ds: xr.Dataset, threshold: float, symbols: bool) -> xr.Dataset:
     def one(fallen: np.ndarray, known: np.ndarray) -> np.ndarray:
         some = known.any(1)  # chains that have begun
         fallen, known = fallen[some] & known[some], known[some]
-        came = fallen.any(1)
+        came = np.asarray(fallen.any(1))
         last = len(generations) - 1 - known[:, ::-1].argmax(1)
         return np.asarray(kaplan_meier(generations[np.where(came, fallen.argmax(1), last)], came), float)
 

@@ -6,7 +6,7 @@ import scipy.special
 import xarray as xr
 
 import collapse_jax as cj
-from collapse_jax import definitions, policies, settings
+from collapse_jax import axes, definitions, policies, settings, sweeps, units
 from collapse_jax.definitions import NO, UNKNOWN, YES, score
 
 NAMES = [definition.name for definition in definitions.DEFINITIONS]
@@ -223,8 +223,8 @@ def draws(law, shape, rng):
 
 @pytest.mark.parametrize("law", ["normal", "exponential", "lognormal", "cauchy"])
 def test_null_ensembles_are_seldom_called_collapsed(law):
-    """The same law at every generation. 2.5% of the intervals may lie above 0; 5.5% is four standard errors more."""
-    rng, runs = np.random.default_rng(1), 400
+    """The same law at every generation. 2.5% of the intervals may lie above 0; 6.5% is four standard errors more."""
+    rng, runs = np.random.default_rng(1), 250
     calls = dict.fromkeys(NAMES, 0)
     for _ in range(runs):
         values = draws(law, (20, 16), rng)
@@ -233,7 +233,7 @@ def test_null_ensembles_are_seldom_called_collapsed(law):
         for name, word in zip(NAMES, found.verdict.to_numpy(), strict=True):
             calls[name] += word == YES
     calls.pop("catastrophic_risk"), calls.pop("scaling_law")
-    assert max(calls.values()) <= 0.055 * runs, calls
+    assert max(calls.values()) <= 0.065 * runs, calls
 
 
 def test_the_exponents_of_null_ensembles_do_not_change():
@@ -298,11 +298,12 @@ def test_gaussian_chains(gaussian):
         "replace": {"catastrophic_risk": YES, "any_increase": YES, "diverging_risk": YES, "collapsing_variance": YES,
                     "tail_loss": YES},
         "accumulate": {"catastrophic_risk": NO, "any_increase": YES, "diverging_risk": NO, "collapsing_variance": NO},
-        "fresh_real": {"catastrophic_risk": NO, "diverging_risk": NO, "collapsing_variance": NO},
+        "fresh_real": {"catastrophic_risk": NO, "collapsing_variance": NO},
     }  # fmt: skip
     for policy, answers in expected.items():
         for name, word in answers.items():
             assert words.loc[policy, name] == word, (policy, name, found.sel(policy=policy, definition=name))
+    assert words.loc["fresh_real", "diverging_risk"] != YES
     pace = found.estimate.sel(policy="replace", definition="collapsing_variance")
     assert pace == pytest.approx(float(np.log(10) - scipy.special.digamma(19 / 2)), rel=0.1)
 
@@ -318,9 +319,8 @@ def test_roles_and_baselines_travel_with_a_run(gaussian, tmp_path):
 
 
 def test_a_swept_dimension_has_a_baseline_a_point():
-    ds = cj.sweep(settings.gaussian, policies.replace(), axes={"ddof": [0, 1], "dim": [1, 3]}, num_samples=8,
-                  num_generations=2, num_chains=2, metrics=["squared_error_of_mean"])  # fmt: skip
-    attrs = ds.squared_error_of_mean.attrs
+    grid = axes.grid_of(settings.gaussian, policies.replace(), 8, {"ddof": [0, 1], "dim": [1, 3]})
+    attrs = sweeps.about(units.make_plan(grid, units.Options(2, 2)))["squared_error_of_mean"]
     assert (attrs["baseline"], attrs["baseline_dims"]) == ([1.0, 3.0], ["dim"])
 
 
