@@ -83,8 +83,8 @@ def kaplan_meier(times: np.ndarray, observed: np.ndarray) -> Survival:
         at_risk = int((times >= survival.quantiles[-1]).sum())
         low[-1], high[-1] = 0.0, before * (1 - ((1 - LEVEL) / 2) ** (1 / at_risk))
     passed = [survival.quantiles[p <= 0.5] for p in (alive, low, high)]
-    median, low, high = (float(t[0]) if len(t) else np.inf for t in passed)
-    return Survival(median, low, high, int(observed.sum()), len(times))
+    first, earliest, latest = (float(t[0]) if len(t) else np.inf for t in passed)
+    return Survival(first, earliest, latest, int(observed.sum()), len(times))
 
 
 def with_role(ds: xr.Dataset, role: str) -> list[str]:
