@@ -15,9 +15,10 @@ _HOMES = {
     "simulate": "chain",
     "chain_keys": "keys",
     "open": "results",
+    "score": "definitions",
     **{name: "types" for name in ("Batch", "Chain", "Curator", "Metric", "Policy", "Setting", "Source", "World")},
 }
-_MODULES = ("batch", "data", "policies", "results", "settings", "types")
+_MODULES = ("batch", "data", "definitions", "policies", "results", "settings", "survival", "types")
 
 __all__ = sorted((*_HOMES, *_MODULES, "__version__"))
 

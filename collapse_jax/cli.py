@@ -141,7 +141,7 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 def _report(out: Any, outcome: Any) -> None:
     """The table, where everything is, and what went wrong."""
-    from collapse_jax import plots, results
+    from collapse_jax import definitions, plots, results
 
     console = _console()
     for words in outcome.repaired:
@@ -149,6 +149,7 @@ def _report(out: Any, outcome: Any) -> None:
     if outcome.complete:
         ds = results.open(out)
         console.print(results.table(ds))
+        console.print(definitions.table(ds))
         old = Path(out) / results.PICTURE
         picture = old if not outcome.seconds and old.exists() else plots.plot_into(ds, out)
         console.print(f"results: {results.place(out)}\npicture: {picture}", soft_wrap=True)
@@ -225,7 +226,7 @@ def _list(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _show(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from collapse_jax import results
+    from collapse_jax import definitions, results
 
     ds = results.open(arguments.dir)
     console = _console()
@@ -234,6 +235,7 @@ def _show(arguments: argparse.Namespace, rest: list[str]) -> None:
     for name, value in ds.attrs.items():
         console.print(f"{name:<{width}}  {value}", markup=False, highlight=False, soft_wrap=True)
     console.print(results.table(ds))
+    console.print(definitions.table(ds))
 
 
 def _plot(arguments: argparse.Namespace, rest: list[str]) -> None:

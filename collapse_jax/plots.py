@@ -10,8 +10,9 @@ import numpy as np
 import xarray as xr
 
 from collapse_jax import results, store
+from collapse_jax.intervals import median_interval
 from collapse_jax.plots_grid import draw_grid
-from collapse_jax.results import columns, median_interval
+from collapse_jax.results import at, columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,8 +93,7 @@ def _resamples(num_chains: int) -> np.ndarray:
 
 
 def _curve(values: xr.DataArray, position: dict[str, int], resamples: np.ndarray) -> Curve:
-    chosen = values.isel({dim: i for dim, i in position.items() if dim in values.dims})
-    rows = chosen.transpose("chain", "generation").to_numpy().astype(float)
+    rows = at(values, position).transpose("chain", "generation").to_numpy().astype(float)
     if values.attrs.get("summary") == "median":
         centre, low, high = np.transpose([median_interval(column) for column in rows.T])
         return Curve(centre, low, high, int(np.isnan(rows).any(1).sum()))

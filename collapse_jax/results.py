@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 
 from collapse_jax import store
+from collapse_jax.intervals import SUMMARIES, choose_summary
 from collapse_jax.store import STORE, StoreError
 
 if TYPE_CHECKING:
@@ -23,17 +24,19 @@ if TYPE_CHECKING:
 CONFIG, PICTURE = "config.yaml", "metrics.png"
 ResultsError = StoreError
 _PACKAGES = ("collapse-jax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray", "zarr")
-_LEVEL = 0.95
 _MOST_COLUMNS, _MOST_ROWS = 8, 100  # of a table in a terminal
-_RESAMPLES = 10_000  # of the median: each costs two random numbers, whatever the number of chains
 
 
 class Summary(NamedTuple):
-    """One cell of the table: a metric of one policy, over chains. Low and high are NaN where there is one chain."""
+    """One cell of the table: a metric of one policy, over chains. Low and high are NaN where there is one chain.
+
+    `kind` says what the centre is: a key of ``intervals.SUMMARIES``.
+    """
 
     metric: str
     column: str
-    median: float
+    kind: str
+    centre: float
     low: float
     high: float
 
@@ -150,37 +153,22 @@ def columns(ds: xr.Dataset) -> dict[str, dict[str, int]]:
     return labels
 
 
+def at(values: xr.DataArray, position: Mapping[str, int]) -> xr.DataArray:
+    """`values` at a position of ``columns``."""
+    return values.isel({dim: i for dim, i in position.items() if dim in values.dims})
+
+
 def summary(ds: xr.Dataset, generation: int = -1) -> list[Summary]:
-    """Median over chains, and its 95% interval, of every metric and policy at one position of the generation axis."""
-    last = ds.isel(generation=generation)
-    rows = []
-    for name in map(str, ds.data_vars):
-        for label, position in columns(ds).items():
-            values = last[name].isel({dim: i for dim, i in position.items() if dim in last[name].dims})
-            rows.append(Summary(name, label, *median_interval(values.to_numpy())))
-    return rows
+    """Centre over chains, and its 95% interval, of every metric and policy at one position of the generation axis.
 
-
-def median_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Median and 95% percentile-bootstrap interval; NaNs are left out, infinities are values like any other.
-
-    The median of a resample is one or two order statistics of `values`, whose ranks have a known law (David and
-    Nagaraja, Order Statistics, 2003, 2.1): drawing the ranks is the bootstrap, at a cost that does not grow with
-    the number of chains.
+    A metric has one kind of centre under all policies, by the weight of its tails: see ``choose_summary``.
     """
-    values = np.sort(np.asarray(values, float).ravel())
-    values = values[~np.isnan(values)]
-    n, half = len(values), (len(values) + 1) // 2
-    if n < 2:
-        return (values[0] if n else np.nan), np.nan, np.nan
-    rng = np.random.default_rng(0)
-    lower = rng.beta(half, n - half + 1, _RESAMPLES)
-    upper = lower if n % 2 else 1 - (1 - lower) * rng.beta(n - half, 1, _RESAMPLES)
-    ranks = np.minimum((np.stack([lower, upper]) * n).astype(int), n - 1)
-    medians = _middle(values[ranks[0]], values[ranks[1]])
-    tail = (1 - _LEVEL) / 2
-    low, high = np.quantile(medians, [tail, 1 - tail], method="inverted_cdf")
-    return float(_middle(values[half - 1], values[n // 2])), float(low), float(high)
+    last, rows = ds.isel(generation=generation), []
+    for name in map(str, ds.data_vars):
+        samples = {label: at(last[name], position).to_numpy() for label, position in columns(ds).items()}
+        kind = choose_summary(samples.values())
+        rows += [Summary(name, label, kind, *SUMMARIES[kind](values)) for label, values in samples.items()]
+    return rows
 
 
 def table(ds: xr.Dataset, generation: int = -1) -> "Table":
@@ -193,15 +181,16 @@ def table(ds: xr.Dataset, generation: int = -1) -> "Table":
         return _grid_table(ds, generation)
     rows = summary(ds, generation)
     number, chains = int(ds["generation"].to_numpy()[generation]), ds.sizes["chain"]
-    over = f"median over {chains:,} chains, 95% interval in parentheses" if chains > 1 else "one chain"
-    title = f"Generation {number:,}: {over}"
+    over = f"centre over {chains:,} chains (which, by tail weight: below each metric), 95% interval in parentheses"
+    title = f"Generation {number:,}: {over if chains > 1 else 'one chain'}"
     result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 1, 0))
     result.add_column("metric", no_wrap=True)
     for label in columns(ds):
         result.add_column(Text(label), justify="right", overflow="fold")
     for name in map(str, ds.data_vars):
-        cells = [Text(_cell(row)) for row in rows if row.metric == name]
-        result.add_row(Text(name + _units(ds[name].attrs)), *cells)
+        found = [row for row in rows if row.metric == name]
+        kind = f"\n{found[0].kind}" if chains > 1 else ""
+        result.add_row(Text(name + _units(ds[name].attrs) + kind), *(Text(_cell(row)) for row in found))
     return result
 
 
@@ -218,7 +207,7 @@ def _grid_table(ds: xr.Dataset, generation: int) -> "Table":
     for name in map(str, ds.data_vars):
         result.add_column(name + _units(ds[name].attrs), justify="right")
     for label, position in list(points.items())[:_MOST_ROWS]:
-        cells = [last[n].isel({d: i for d, i in position.items() if d in last[n].dims}) for n in ds.data_vars]
+        cells = [at(last[n], position) for n in ds.data_vars]
         result.add_row(Text(label), *(f"{float(cell):.3g}" for cell in cells))
     if len(points) > _MOST_ROWS:
         result.add_row(f"... {len(points) - _MOST_ROWS} more: collapse_jax.open", *("" for _ in ds.data_vars))
@@ -229,11 +218,6 @@ def _write(ds: xr.Dataset, path: Path) -> None:
     # zarr 3 specifies strings of variable length, not NumPy's fixed ones
     text = {n: (n, c.to_numpy().astype(object)) for n, c in ds.coords.items() if c.dtype.kind == "U"}
     ds.assign_coords(text).to_zarr(path, zarr_format=3, consolidated=False, mode="w-")
-
-
-def _middle(low: Any, high: Any) -> Any:
-    with np.errstate(invalid="ignore"):  # between -inf and inf: NaN
-        return (low + high) / 2
 
 
 def _word(ds: xr.Dataset, dim: str, index: int) -> str:
@@ -248,8 +232,8 @@ def _units(attrs: Mapping[str, Any]) -> str:
 
 def _cell(row: Summary) -> str:
     if np.isnan(row.low) and np.isnan(row.high):
-        return f"{row.median:.3g}"
-    return f"{row.median:.3g}\n({row.low:.3g}, {row.high:.3g})"
+        return f"{row.centre:.3g}"
+    return f"{row.centre:.3g}\n({row.low:.3g}, {row.high:.3g})"
 
 
 def _version(package: str) -> str:
@@ -259,4 +243,4 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-__all__ = ["ResultsError", "Summary", "check_free", "columns", "open", "provenance", "save", "summary", "table"]
+__all__ = ["ResultsError", "Summary", "at", "check_free", "columns", "open", "provenance", "save", "summary", "table"]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from collapse_jax.sweeps import attributes, dataset
+from collapse_jax.sweeps import about, attributes, dataset
 from collapse_jax.units import Cut, Plan, Unit
 
 STORE, DONE = "results.zarr", "done"
@@ -103,14 +103,13 @@ def _create(plan: Plan, store: Any, record: Mapping[str, Any]) -> None:
         with contextlib.suppress(ContainsArrayError):  # another shard made the same one
             group.create_array(name, shape=shape, chunks=chunks, **options)
 
-    for name, metric in plan.metrics.items():
-        about = {k: v for k, v in metric._asdict().items() if k != "name"}
+    for name, described in about(plan).items():
         make(
             name, plan.shape, (*plan.chunk, plan.options.num_generations), dtype=plan.options.precision,
-            fill_value=float("nan"), dimension_names=dims, compressors=checked, attributes=about,
+            fill_value=float("nan"), dimension_names=dims, compressors=checked, attributes=described,
         )  # fmt: skip
-    about = {"long_name": "whether these chains are finished"}
-    make(DONE, plan.shape[:-1], plan.chunk, dtype="uint8", fill_value=0, dimension_names=dims[:-1], attributes=about)
+    done = {"long_name": "whether these chains are finished"}
+    make(DONE, plan.shape[:-1], plan.chunk, dtype="uint8", fill_value=0, dimension_names=dims[:-1], attributes=done)
 
 
 def exists(place: Any) -> bool:

@@ -207,9 +207,32 @@ def labels(plan: Plan) -> dict[str, list[Any]]:
     }
 
 
+def about(plan: Plan) -> dict[str, dict[str, Any]]:
+    """The attributes of each metric.
+
+    A baseline is a number, or (nested) lists along the axes it varies with, which ``baseline_dims`` then names.
+    """
+    axes = plan.grid.axes
+    known = any(metric.baseline is not None for metric in plan.metrics.values())
+    points = list(np.ndindex(*(len(axis.values) for axis in axes))) if known else []
+    made = [plan.grid.make(0, plan.grid.values(point))[0] for point in points]
+    described = {}
+    for name, metric in plan.metrics.items():
+        attrs = {k: v for k, v in metric._asdict().items() if k not in ("name", "baseline") and (k != "role" or v)}
+        values = [m.baseline for setting in made for m in setting.metrics if m.name == name]
+        if len(values) == len(made) > 0 and None not in values:
+            table = np.reshape(values, [len(axis.values) for axis in axes])
+            moves = [bool(np.ptp(table, i).any()) for i in range(len(axes))]
+            attrs["baseline"] = table[tuple(slice(None) if m else 0 for m in moves)].tolist()
+            dims = [axis.dim for axis, m in zip(axes, moves, strict=True) if m]
+            attrs |= {"baseline_dims": dims} if dims else {}
+        described[name] = attrs
+    return described
+
+
 def dataset(plan: Plan, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, Any]) -> xr.Dataset:
     """The results with their labels, units and origin."""
-    about = {name: {k: v for k, v in m._asdict().items() if k != "name"} for name, m in plan.metrics.items()}
-    variables = {name: (plan.grid.dims, value, about[name]) for name, value in arrays.items()}
+    described = about(plan)
+    variables = {name: (plan.grid.dims, value, described[name]) for name, value in arrays.items()}
     rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in attrs.items()}
     return xr.Dataset(variables, labels(plan), attributes(plan) | rounded)

@@ -71,13 +71,28 @@ class Source(NamedTuple):
 
 
 class Metric(NamedTuple):
-    """What one number a generation means. `scale` is how its axis should be drawn: linear or log."""
+    """What one number a generation means.
+
+    Attributes:
+      name: of the variable.
+      long_name: in words.
+      units: ``"1"`` for a pure number.
+      source: where it is defined.
+      scale: how its axis should be drawn: linear or log.
+      role: what ``definitions.score`` may take it for; several words where it serves for several: ``"risk"`` (a
+        population risk), ``"excess_risk"`` (one that is 0 at the truth), ``"log_variance"`` (log of the total variance
+        over the truth's), ``"modes"`` (how many are alive), ``"tail"`` (mass on the truth's tails, or symbols alive),
+        ``"hallucination"`` (share of samples below the 0.1% quantile of the truth's density).
+      baseline: risk of a trivial model that learns nothing, where it is known (a tracer where it follows from one).
+    """
 
     name: str
     long_name: str
     units: str
     source: str
     scale: str = "linear"
+    role: str = ""
+    baseline: Any = None
 
 
 class Setting(NamedTuple):

@@ -13,8 +13,8 @@ import collapse_jax
 ROOT = Path(collapse_jax.__file__).parent
 BUILDING = [  # from the ground; a part imports from lower floors only
     ["types", "words", "cost"],
-    ["keys", "check", "gamma"],
-    ["batch"],
+    ["keys", "check", "gamma", "intervals"],
+    ["batch", "survival"],
     ["moments", "memory", "policies", "functional", "gradient", "spread", "curators", "metrics"],
     ["nets", "data", "theory"],
     ["settings"],
@@ -25,7 +25,7 @@ BUILDING = [  # from the ground; a part imports from lower floors only
     ["sweeps", "config_sweep"],
     ["store", "config"],
     ["stream", "results"],
-    ["plots_grid"],
+    ["plots_grid", "definitions"],
     ["plots", "report", "forecast"],
     ["launch"],
     ["cli"],

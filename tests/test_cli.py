@@ -58,7 +58,8 @@ def error_of(capsys, *argv):
 def test_run_writes_prints_and_draws(engine, capsys):
     assert cli.main(["run", "small.yaml", "--num-chains", "6"]) == 0
     out, err = capsys.readouterr()
-    assert "Generation 3: median over 6 chains" in out
+    assert "Generation 3: centre over 6 chains" in out
+    assert "by eight definitions" in out
     assert "trace_ratio" in out
     assert "results/small/results.zarr" in out
     assert "100%" in err

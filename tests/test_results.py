@@ -3,7 +3,6 @@ import shutil
 
 import numpy as np
 import pytest
-import scipy.stats
 import xarray as xr
 
 from collapse_jax import plots, results
@@ -107,55 +106,27 @@ def test_unreadable_results_are_told_in_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("n", [2, 7, 8, 51, 200])
-def test_the_interval_of_the_median_is_the_bootstrap_one(n):
-    values = np.random.default_rng(n).exponential(size=n)
-    median, low, high = results.median_interval(values)
-    expected = scipy.stats.bootstrap(
-        (values,), np.median, method="percentile", n_resamples=20_000, rng=np.random.default_rng(1), batch=1000
-    ).confidence_interval
-    ranks = scipy.stats.rankdata(np.concatenate([[low, expected.low, high, expected.high], values]), "dense")
-    assert median == pytest.approx(np.median(values))
-    assert abs(ranks[0] - ranks[1]) <= 2  # neighbours at most: both are Monte Carlo
-    assert abs(ranks[2] - ranks[3]) <= 2
-
-
-def test_the_interval_covers():
-    rng = np.random.default_rng(0)
-    intervals = [results.median_interval(rng.normal(size=101))[1:] for _ in range(400)]
-    assert 0.92 < np.mean([low <= 0 <= high for low, high in intervals]) < 0.98
-
-
-@pytest.mark.parametrize(
-    ("values", "median"),
-    [
-        ([np.nan, 1, 2, 3], 2),
-        ([-np.inf, -np.inf, 1], -np.inf),
-        ([1, 2, np.inf, np.inf], np.inf),
-        ([np.inf] * 4, np.inf),
-    ],
-)
-def test_infinities_are_values_and_nan_is_none(values, median):
-    found, low, high = results.median_interval(np.array(values))
-    assert found == median
-    assert low <= found <= high
-
-
-@pytest.mark.parametrize("values", [[3.0], [3.0, np.nan]])
-def test_one_chain_has_no_interval(values):
-    median, low, high = results.median_interval(np.array(values))
-    assert median == 3
-    assert np.isnan([low, high]).all()
-    assert np.isnan(results.median_interval(np.array([np.nan]))).all()
-
-
 def test_summary_has_a_cell_for_each_metric_and_policy():
     ds = dataset()
     rows = {(row.metric, row.column): row for row in results.summary(ds)}
     assert list(rows) == [(m, p) for m in ("zeta", "alpha") for p in ("replace", "accumulate")]
     values = ds["zeta"].sel(policy="accumulate").isel(generation=-1)
-    assert rows["zeta", "accumulate"].median == pytest.approx(float(np.median(values)))
-    assert results.summary(ds, generation=0)[0].median == pytest.approx(float(ds["zeta"][0, :, 0].median()))
+    assert rows["zeta", "accumulate"].kind == "median"
+    assert rows["zeta", "accumulate"].centre == pytest.approx(float(np.median(values)))
+    assert results.summary(ds, generation=0)[0].centre == pytest.approx(float(ds["zeta"][0, :, 0].median()))
+
+
+def test_a_metric_has_one_kind_of_centre_under_all_policies():
+    ds = dataset(chains=400)  # lognormal
+    ds["alpha"].values[:] = np.random.default_rng(0).normal(size=ds.alpha.shape)
+    assert {(row.metric, row.kind) for row in results.summary(ds)} == {
+        ("zeta", "mean of logs"),
+        ("alpha", "trimmed mean"),
+    }
+    text = rendered(ds)
+    assert text.count("mean of logs") == text.count("trimmed mean") == 1
+    ds["zeta"].values[1, 0, -1] = np.inf
+    assert {row.kind for row in results.summary(ds) if row.metric == "zeta"} == {"median"}
 
 
 def swept():

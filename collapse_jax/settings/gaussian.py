@@ -1,10 +1,13 @@
 """Multivariate Gaussians fitted by sample mean and covariance."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import ndtr
 
 from collapse_jax import batch as B
 from collapse_jax import data, moments
@@ -14,16 +17,23 @@ from collapse_jax.moments import Moments
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
 
 METRICS = (
-    Metric("squared_error_of_mean", "squared error of the mean, summed over coordinates", "data units^2",
-           "arXiv 2410.16713", "log"),
-    Metric("trace_ratio", "trace of the covariance over the truth's", "1", "arXiv 2410.16713", "log"),
-    Metric("log_trace_ratio", "logarithm of the trace ratio", "nats", "arXiv 2410.16713"),
-    Metric("log_det_ratio", "logarithm of the determinant ratio", "nats", "arXiv 2410.16713"),
     Metric("wasserstein2_squared", "squared Wasserstein-2 distance of the two normal laws", "data units^2",
-           "Dowson and Landau 1982", "log"),
+           "Dowson and Landau 1982", "log", "excess_risk"),
+    Metric("squared_error_of_mean", "squared error of the mean, summed over coordinates", "data units^2",
+           "arXiv 2410.16713", "log", "excess_risk"),
+    Metric("trace_ratio", "trace of the covariance over the truth's", "1", "arXiv 2410.16713", "log"),
+    Metric("log_trace_ratio", "logarithm of the trace ratio", "nats", "arXiv 2410.16713", role="log_variance"),
+    Metric("log_det_ratio", "logarithm of the determinant ratio", "nats", "arXiv 2410.16713"),
     Metric("effective_rank", "participation ratio (tr S)^2 / tr S^2", "1", "definition"),
-    Metric("test_nll", "mean negative log likelihood of held-out rows", "nats a row", "definition", "log"),
+    Metric("test_nll", "mean negative log likelihood of held-out rows", "nats a row", "definition", "log", "risk"),
+    Metric("tail_mass", "twice the lesser of the fitted masses beyond the truth's 0.5% and 99.5% quantiles", "1",
+           "arXiv 2503.03150", "log", "tail"),
+    Metric("hallucinated_mass", "fitted mass where the true density is below its 0.1% quantile", "1",
+           "arXiv 2503.03150", "log", "hallucination"),
 )  # fmt: skip
+
+
+_TAIL, _UNLIKELY = 2.5758293, 3.2905267  # standard deviations that 1% and 0.1% of a normal law lie beyond
 
 
 class Real(NamedTuple):
@@ -47,6 +57,8 @@ def gaussian(dim: int | None = None, ddof: int = 0, num_test: int = 500, source:
     generation's cost need not depend on n. Covariances are kept in logarithms: under ``replace`` every direction is
     followed to any generation; a pool of several batches resolves a direction down to float precision of its
     largest one, and then takes it for empty. Where the real law itself is singular, ``log_det_ratio`` is NaN.
+    ``tail_mass`` and ``hallucinated_mass`` are means over coordinates, and compare with the normal law of the truth's
+    moments, whatever the source. Tails count by the lesser: a narrow law in the wrong place covers but one.
 
     Args:
       dim: number of columns; default the source's, or 1 without one.
@@ -71,12 +83,18 @@ def gaussian(dim: int | None = None, ddof: int = 0, num_test: int = 500, source:
         fit=partial(_fit, ddof),
         sample=_sample,
         observe=_observe,
-        metrics=METRICS,
+        metrics=_metrics(source),
         compress=moments.compress,
         sample_compressed=_sample_compressed,
         real_compressed=_real_compressed if source.is_normal else None,
         min_samples=ddof + 1,
     )
+
+
+def _metrics(source: Source) -> tuple[Metric, ...]:
+    """With the trivial baseline of both errors: a model that always says the mean, a mean that is one real row."""
+    trace = float(np.trace(np.asarray(source.covariance)))
+    return tuple(m._replace(baseline=trace) if m.role == "excess_risk" else m for m in METRICS)
 
 
 def _world(source: Source, num_test: int) -> World:
@@ -136,6 +154,8 @@ def _observe(key: Key, world: World, params: Moments, summary: Tree, generated: 
         "wasserstein2_squared": squared_error + _bures(params, truth),
         "effective_rank": _effective_rank(params),
         "test_nll": _nll(params, world.truth.test),
+        "tail_mass": 2 * _mass_beyond(_TAIL, params, truth, jnp.minimum),
+        "hallucinated_mass": _mass_beyond(_UNLIKELY, params, truth, jnp.add),
     }
 
 
@@ -144,6 +164,15 @@ def _bures(a: Moments, b: Moments) -> Array:
     product = jnp.matmul(moments.cholesky(b).T, moments.cholesky(a), precision=jax.lax.Precision.HIGHEST)
     nuclear = jnp.abs(product).sum() if product.shape[0] == 1 else jnp.linalg.svd(product, compute_uv=False).sum()
     return jnp.maximum(jnp.exp(moments.log_trace(a)) + jnp.exp(moments.log_trace(b)) - 2 * nuclear, 0.0)
+
+
+def _mass_beyond(z: float, params: Moments, truth: Moments, both: Callable[[Array, Array], Array]) -> Array:
+    """Fitted mass over `z` true standard deviations from the true mean, to `both` sides; mean over coordinates."""
+    scale_d, fitted_d = (jnp.sqrt((moments.cholesky(m) ** 2).sum(1)) for m in (truth, params))
+    fitted_d = jnp.maximum(fitted_d, jnp.finfo(fitted_d.dtype).tiny)
+    error_d, edge_d = params.mean - truth.mean, z * scale_d
+    mass_d = both(ndtr((error_d - edge_d) / fitted_d), ndtr((-error_d - edge_d) / fitted_d))
+    return jnp.where(scale_d > 0, mass_d, 0.0).sum() / jnp.maximum((scale_d > 0).sum(), 1)
 
 
 def _effective_rank(params: Moments) -> Array:
