@@ -17,7 +17,7 @@ _HOMES = {
     "open": "results",
     **{name: "types" for name in ("Batch", "Chain", "Curator", "Metric", "Policy", "Setting", "Source", "World")},
 }
-_MODULES = ("batch", "data", "policies", "results", "settings", "types")
+_MODULES = ("batch", "data", "policies", "results", "settings", "theory", "types")
 
 __all__ = sorted((*_HOMES, *_MODULES, "__version__"))
 
