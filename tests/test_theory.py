@@ -111,7 +111,7 @@ def test_rare_symbols_survive_at_least_so_often():
     bound = discrete.alive_bound(n, start, T).T
     error = np.sqrt(alive * (1 - alive) / CHAINS)
     assert (alive >= bound - 4 * error).all()
-    assert (alive[:, 0] / bound[:, 0] < 1.03).all()  # tight where rare
+    assert (alive[:, 0] / bound[:, 0] < 1.05).all()  # tight where rare
     assert (alive[:, 0] < discrete.alive_bound(n, start[0], T + 1)[:-1] * 1.15).all()
     assert alive[-1, 0] / bound[0, 0] < 0.8  # and it falls: a bound of another generation would not do
 

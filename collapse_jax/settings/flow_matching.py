@@ -102,6 +102,7 @@ def flow_matching(
         metrics=METRICS,
         init=init,
         block_hint=8,
+        source=source,
     )
 
 

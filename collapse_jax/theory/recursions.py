@@ -7,7 +7,7 @@ other, for any real law with a variance, any number of rows and any horizon. It 
 setting whose samples have the mean and the variance of the training rows: Gaussian, categorical; a KDE adds noise.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -173,7 +173,7 @@ def rows_of(share: float, n: int) -> int:
     return int(count(n))
 
 
-_STEPS = {
+_STEPS: dict[str, Callable[..., Steps]] = {
     "replace": _replace,
     "accumulate": _accumulate,
     "accumulate_subsample": _accumulate_subsample,
