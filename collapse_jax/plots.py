@@ -180,6 +180,6 @@ def _frame(figure: "Figure", ds: xr.Dataset, ax: "Axes") -> None:
     figure.suptitle(" · ".join(words), fontsize=12)
     handles, _ = ax.get_legend_handles_labels()
     handles += theory_handle(figure)
-    inches = 0.6 + 0.075 * max(len(handle.get_label()) for handle in handles)  # of an entry, at this size
+    inches = 0.6 + 0.075 * max(len(str(handle.get_label())) for handle in handles)  # of an entry, at this size
     across = max(1, min(4, len(handles), int(figure.get_figwidth() / inches)))
     figure.legend(handles=handles, loc="outside lower center", ncols=across, frameon=False, fontsize=9)
