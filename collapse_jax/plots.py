@@ -11,7 +11,7 @@ import xarray as xr
 
 from collapse_jax import results, store
 from collapse_jax.cases import Lines
-from collapse_jax.plots_grid import THEORY, draw_grid, theory_handle
+from collapse_jax.plots_grid import THEORY, draw_grid, legend
 from collapse_jax.results import columns, median_interval
 
 if TYPE_CHECKING:
@@ -179,7 +179,4 @@ def _frame(figure: "Figure", ds: xr.Dataset, ax: "Axes") -> None:
     words += [f"mean over {chains:,} chains, 95% band" if chains > 1 else "one chain"]
     figure.suptitle(" · ".join(words), fontsize=12)
     handles, _ = ax.get_legend_handles_labels()
-    handles += theory_handle(figure)
-    inches = 0.6 + 0.075 * max(len(str(handle.get_label())) for handle in handles)  # of an entry, at this size
-    across = max(1, min(4, len(handles), int(figure.get_figwidth() / inches)))
-    figure.legend(handles=handles, loc="outside lower center", ncols=across, frameon=False, fontsize=9)
+    legend(figure, handles, most=4, fontsize=9)

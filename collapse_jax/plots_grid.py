@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _STYLES: tuple[Any, ...] = ("-", "--", "-.", ":")
 _MOST_ROWS = 12
-THEORY: dict[str, Any] = {"color": "black", "linestyle": (0, (4, 3)), "linewidth": 0.9, "zorder": 3, "label": "_theory"}
+THEORY: dict[str, Any] = {"color": "black", "linestyle": (0, (3, 5)), "linewidth": 0.9, "zorder": 3, "label": "_theory"}
 
 
 def draw_grid(ds: xr.Dataset) -> "Figure":
@@ -99,13 +99,15 @@ def _legend(figure: "Figure", ds: xr.Dataset, axes: list[str]) -> None:
     for axis in other:
         words = enumerate(ds[axis].to_numpy())
         handles += [Line2D([], [], color="0.3", label=f"{axis} = {v}", **_style(i)) for i, v in words]
-    handles += theory_handle(figure)
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), frameon=False, fontsize=8)
+    legend(figure, handles, most=5, fontsize=8)
 
 
-def theory_handle(figure: "Figure") -> list[Any]:
-    """The legend's entry of the dashed lines, where there are some."""
+def legend(figure: "Figure", handles: list[Any], most: int, fontsize: int) -> None:
+    """One for all panels: at most so many columns as fit, and an entry for the lines of theory where there are some."""
     from matplotlib.lines import Line2D
 
-    drawn = any(line.get_label() == THEORY["label"] for ax in figure.axes for line in ax.lines)
-    return [Line2D([], [], **{**THEORY, "label": "exact mean (theory)"})] if drawn else []
+    if any(line.get_label() == THEORY["label"] for ax in figure.axes for line in ax.lines):
+        handles = [*handles, Line2D([], [], **{**THEORY, "label": "exact mean (theory)"})]
+    inches = fontsize / 120 * (8 + max(len(handle.get_label()) for handle in handles))  # of an entry
+    ncols = max(1, min(most, len(handles), int(figure.get_figwidth() / inches)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=ncols, frameon=False, fontsize=fontsize)
