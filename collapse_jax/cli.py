@@ -33,6 +33,10 @@ class UnitsFailed(RuntimeError):
     """Some units of a sweep raised; the others are done."""
 
 
+class PredictionsFailed(RuntimeError):
+    """Chains that differ from what theory says."""
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM: how schedulers announce that a machine will go."""
 
@@ -48,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-      The exit status: 0; 1 where units failed; 2 after a user's mistake (one line on stderr); 130 after Ctrl-C and 143
-      after SIGTERM.
+      The exit status: 0; 1 where units or predictions failed; 2 after a user's mistake (one line on stderr); 130 after
+      Ctrl-C and 143 after SIGTERM.
     """
     try:
         arguments, rest = _parser().parse_known_args(argv)
@@ -62,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: what was done is kept; the same command goes on", file=sys.stderr)
         return 130
-    except UnitsFailed as error:
+    except (UnitsFailed, PredictionsFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # `collapse-jax list | head`
@@ -110,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     plan.usage = "collapse-jax plan CONFIG [--KEY VALUE ...]"
     plan.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file")
     plan.set_defaults(takes_overrides=True)
+    verify = command("verify", _verify, "hold chains to every prediction of theory about them")
+    verify.add_argument("--setting", metavar="NAME", action="append", help="only this setting (may be given again)")
     command("list", _list, "list settings, policies, sources and metrics")
     show = command("show", _show, "print the config, the origin and the table of a run")
     plot = command("plot", _plot, "draw the picture of a run")
@@ -223,6 +229,26 @@ def _list(arguments: argparse.Namespace, rest: list[str]) -> None:
             for metric in config.metrics_of(spec) if group == "setting" else ():
                 words = f"{metric.name}  {metric.long_name} ({metric.units}; {metric.source})"
                 console.print(Text(f"      {words}"), soft_wrap=True)
+
+
+def _verify(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from collapse_jax import verify
+
+    _cache_compiled_programs()
+    start = time.monotonic()
+    rows = verify.verify(arguments.setting, lambda name: print(f"simulating {name}", file=sys.stderr, flush=True))
+    failed, looks = verify.failures(rows), sum(row.looks for row in rows)
+    console = _console()
+    console.print(verify.table(rows))
+    console.print(
+        f"{len(rows)} predictions, {looks} looks in {time.monotonic() - start:.0f} s; each row is its worst look. "
+        f"|z| may be {verify.limit(rows):.2f}: true predictions fail all together with probability "
+        f"{verify.FALSE_ALARMS:g} (Bonferroni).",
+        soft_wrap=True,
+        highlight=False,
+    )
+    if failed:
+        raise PredictionsFailed(f"{len(failed)} of {len(rows)} predictions differ from the chains")
 
 
 def _show(arguments: argparse.Namespace, rest: list[str]) -> None:

@@ -137,15 +137,21 @@ def grid_of(experiment: Any, metrics: tuple[str, ...]) -> "Grid":
         )
         axes.append(Axis("_".join(short[p] for p in axis.paths), axis.paths, values, traced))
 
-    settings = Once(lambda **moved: _moved(experiment.setting, moved).build("setting"))
+    settings = Once(lambda **changes: moved(experiment.setting, changes).build("setting"))
 
     def make(number: int, values: dict[str, Any]) -> Any:
-        here = {target: v for path, v in values.items() for target in targets(path, len(experiment.policies))}
-        policy = _moved(experiment.policies[number], _under(f"policies.{number}", here)).build(f"policies.{number}")
-        setting, num = settings(**_under("setting", here)), here.get("num_samples", experiment.num_samples)
-        return setting, policy._replace(name=experiment.policy_labels[number]), num
+        changes, spec, num = parts_at(experiment, number, values)
+        policy = spec.build(f"policies.{number}")._replace(name=experiment.policy_labels[number])
+        return settings(**changes), policy, num
 
     return Grid(experiment.policy_labels, tuple(axes), make)
+
+
+def parts_at(experiment: Any, number: int, values: Mapping[str, Any]) -> tuple[dict[str, Any], Any, Any]:
+    """Policy `number` at swept `values`: what changes in the setting, the policy's spec, and num_samples."""
+    here = {target: v for path, v in values.items() for target in targets(path, len(experiment.policies))}
+    policy = moved(experiment.policies[number], _under(f"policies.{number}", here))
+    return _under("setting", here), policy, here.get("num_samples", experiment.num_samples)
 
 
 def _under(head: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,7 +159,8 @@ def _under(head: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {path.removeprefix(head + "."): value for path, value in values.items() if path.startswith(head + ".")}
 
 
-def _moved(spec: Any, values: Mapping[str, Any]) -> Any:
+def moved(spec: Any, values: Mapping[str, Any]) -> Any:
+    """A spec with new values at dotted paths."""
     for path, value in values.items():
         spec = replaced(spec, path, value)
     return spec

@@ -1,4 +1,4 @@
-"""The picture of a run: each metric against generation, mean over chains with a 95% band."""
+"""The picture of a run: each metric against generation, mean over chains with a 95% band, and the exact one dashed."""
 
 import io
 import math
@@ -10,8 +10,9 @@ import numpy as np
 import xarray as xr
 
 from collapse_jax import results, store
+from collapse_jax.cases import Lines
 from collapse_jax.intervals import median_interval
-from collapse_jax.plots_grid import draw_grid
+from collapse_jax.plots_grid import THEORY, draw_grid, legend
 from collapse_jax.results import at, columns
 
 if TYPE_CHECKING:
@@ -75,13 +76,17 @@ def draw(ds: xr.Dataset) -> "Figure":
     figure = Figure(figsize=(max(4.2 * width, 5.5), 3.1 * height + 1.2), layout="constrained")
     axes = figure.subplots(height, width, squeeze=False).ravel()
     resamples = _resamples(ds.sizes["chain"])
-    styles = _styles(labels)
+    styles, lines = _styles(labels), Lines(ds)
     for ax, name in zip(axes, names, strict=False):
         curves = {label: _curve(ds[name], position, resamples) for label, position in labels.items()}
         _panel(ax, ds["generation"].to_numpy(), curves, styles, ds[name].attrs, ds.sizes["chain"])
+        in_logs = ds[name].attrs.get("summary") == "median"
+        for expected in (lines.at(name, position, in_logs=in_logs) for position in labels.values()):
+            if expected is not None:
+                ax.plot(ds["generation"].to_numpy(), expected, **THEORY)
     for ax in axes[len(names) :]:
         ax.set_axis_off()
-    _frame(figure, ds, axes[0], len(labels))
+    _frame(figure, ds, axes[0])
     return figure
 
 
@@ -166,12 +171,12 @@ def _tell_lost(ax: "Axes", curves: dict[str, Curve], num_chains: int) -> None:
         ax.text(0.02, 0.03, text, transform=ax.transAxes, fontsize=7, color="0.3", va="bottom", bbox=paper)
 
 
-def _frame(figure: "Figure", ds: xr.Dataset, ax: "Axes", num_labels: int) -> None:
+def _frame(figure: "Figure", ds: xr.Dataset, ax: "Axes") -> None:
     """The title, and one legend for all panels."""
     attrs, chains = ds.attrs, ds.sizes["chain"]
     words = [str(attrs["setting"])] if "setting" in attrs else []
     words += [f"n = {attrs['num_samples']:,}"] if isinstance(attrs.get("num_samples"), int) else []
     words += [f"mean over {chains:,} chains, 95% band" if chains > 1 else "one chain"]
     figure.suptitle(" · ".join(words), fontsize=12)
-    handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, num_labels), frameon=False, fontsize=9)
+    handles, _ = ax.get_legend_handles_labels()
+    legend(figure, handles, most=4, fontsize=9)

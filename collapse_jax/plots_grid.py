@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from collapse_jax.cases import Lines
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _STYLES: tuple[Any, ...] = ("-", "--", "-.", ":")
 _MOST_ROWS = 12
+THEORY: dict[str, Any] = {"color": "black", "linestyle": (0, (3, 5)), "linewidth": 0.9, "zorder": 3, "label": "_theory"}
 
 
 def draw_grid(ds: xr.Dataset) -> "Figure":
     """Medians over chains; a row of panels for each metric and each point of the axes before the last two.
 
-    Rows beyond the twelfth are left out, as the title then says.
+    Dashed: the exact means of logarithms, which medians follow; those of other metrics they need not. Rows of panels
+    beyond the twelfth are left out, as the title then says.
     """
     from matplotlib.figure import Figure
 
@@ -30,10 +34,15 @@ def draw_grid(ds: xr.Dataset) -> "Figure":
     policies = [str(p) for p in ds["policy"].to_numpy()]
     figure = Figure(figsize=(3.6 * len(policies) + 1.2, 2.4 * len(rows) + 1.8), layout="constrained")
     panels = figure.subplots(len(rows), len(policies), squeeze=False, sharex=True, sharey="row")
+    lines = Lines(ds)
     for row, (name, point) in zip(panels, rows, strict=True):
         medians = ds[name].isel(point).median("chain").transpose("policy", *axes[-2:], "generation")
-        for ax, values in zip(row, medians.to_numpy(), strict=True):
+        for number, (ax, values) in enumerate(zip(row, medians.to_numpy(), strict=True)):
             _panel(ax, ds["generation"].to_numpy(), values.reshape(-1, *values.shape[-2:]))
+            for index in np.ndindex(values.shape[:-1]):
+                position = {"policy": number, **point, **dict(zip(axes[-2:], index, strict=True))}
+                if (expected := lines.at(name, position, in_logs=True)) is not None:
+                    ax.plot(ds["generation"].to_numpy(), expected, **THEORY)
         _scale(row[0], medians.to_numpy(), ds[name].attrs)
         row[0].set_ylabel(_label(ds, name, point), fontsize=8)
     for ax, policy in zip(panels[0], policies, strict=True):
@@ -90,4 +99,15 @@ def _legend(figure: "Figure", ds: xr.Dataset, axes: list[str]) -> None:
     for axis in other:
         words = enumerate(ds[axis].to_numpy())
         handles += [Line2D([], [], color="0.3", label=f"{axis} = {v}", **_style(i)) for i, v in words]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), frameon=False, fontsize=8)
+    legend(figure, handles, most=5, fontsize=8)
+
+
+def legend(figure: "Figure", handles: list[Any], most: int, fontsize: int) -> None:
+    """One for all panels: at most so many columns as fit, and an entry for the lines of theory where there are some."""
+    from matplotlib.lines import Line2D
+
+    if any(line.get_label() == THEORY["label"] for ax in figure.axes for line in ax.lines):
+        handles = [*handles, Line2D([], [], **{**THEORY, "label": "exact mean (theory)"})]
+    inches = fontsize / 120 * (8 + max(len(handle.get_label()) for handle in handles))  # of an entry
+    ncols = max(1, min(most, len(handles), int(figure.get_figwidth() / inches)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=ncols, frameon=False, fontsize=fontsize)

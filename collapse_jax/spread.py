@@ -40,7 +40,7 @@ def spread(setting: Setting, mesh: Mesh, axis: str = "model") -> Setting:
 def _cutter(mesh: Mesh, axis: str) -> Callable[[Tree], Tree]:
     def one(x: Any) -> Any:
         divides = [i for i, length in enumerate(x.shape) if length % mesh.shape[axis] == 0]
-        spec = [None] * x.ndim
+        spec: list[str | None] = [None] * x.ndim
         if divides:
             spec[divides[-1]] = axis
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))

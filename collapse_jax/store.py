@@ -176,7 +176,7 @@ class Writer:
             for name, value in values.items():
                 self.arrays[name][unit.where] = value
             self.arrays[DONE][unit.where] = 1
-        except (OSError, *_bucket_errors()) as error:
+        except _write_errors() as error:
             raise StoreError(
                 f"{self.place}: cannot be written ({_line(error)}); what was done before is kept"
             ) from error
@@ -208,7 +208,7 @@ class Writer:
         return [f"{name}/{array.metadata.encode_chunk_key(index)}" for index in itertools.product(*spans)]
 
     def _exists(self, key: str) -> bool:
-        inner = self.group.store
+        inner: Any = self.group.store
         if hasattr(inner, "root"):
             return (Path(inner.root) / key).exists()
         import obstore
@@ -302,13 +302,12 @@ def _obstore() -> Any:
     return store
 
 
-def _bucket_errors() -> tuple[type[Exception], ...]:
-    """What object stores raise besides ``OSError``."""
+def _write_errors() -> tuple[type[Exception], ...]:
     try:
         from obstore.exceptions import BaseError
     except ImportError:
-        return ()
-    return (BaseError,)
+        return (OSError,)
+    return OSError, BaseError
 
 
 def _line(error: BaseException) -> str:

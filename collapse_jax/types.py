@@ -122,6 +122,7 @@ class Setting(NamedTuple):
         merged by mass like ``compress``; only ``observe`` sees it. None where there is none, or ``compress`` exists.
       min_samples: fewest rows a fit is defined for.
       block_hint: chains to run side by side where no better number is known; None lets memory decide.
+      source: the real law, where it is one of rows in columns: what predictions know of it.
     """
 
     name: str
@@ -138,6 +139,7 @@ class Setting(NamedTuple):
     summarise: Callable[[World, Batch], Batch] | None = None
     min_samples: int = 1
     block_hint: int | None = None
+    source: Source | None = None
 
 
 class Policy(NamedTuple):

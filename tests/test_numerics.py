@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracle_helpers import POWER, assert_law, log_variance_drift, log_variance_spread, nll_float64, z_score_of_variance
+from oracle_helpers import POWER, assert_law, nll_float64, z_score_of_variance
 
 import collapse_jax
 from collapse_jax import batch as B
 from collapse_jax import data, moments, policies
 from collapse_jax.settings import gaussian, kde
+from collapse_jax.theory.gaussian import log_variance_drift, log_variance_spread
 from collapse_jax.types import Batch
 
 N, GENERATIONS = 20, np.array([10, 100, 1000])

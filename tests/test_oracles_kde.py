@@ -7,6 +7,7 @@ from oracle_helpers import POWER, assert_law, policy_moments, subsample_moments
 import collapse_jax
 from collapse_jax import data, policies
 from collapse_jax.settings import kde
+from collapse_jax.theory.kde import accumulate_growth, replace_variance
 
 SOURCES = {"normal1": data.normal(1, mean=2.0), "normal2": data.normal(2, scale=1.5), "moons": data.moons()}
 
@@ -26,7 +27,7 @@ def test_replace_spreads_out(source, h, power):
     n, T = 40, np.array([1, 2, 5, 10, 20])
     measured, s2 = variances(policies.replace(), source, h, n, 20, power, seed=81)
     q = 1 - 1 / n
-    exact = q**T * s2 + h**2 * (n - 1) * (1 - q ** (T - 1))
+    exact = replace_variance(n, 20, h, s2)[T - 1]
     np.testing.assert_allclose(policy_moments("replace", n, 20, h=h, s2=s2)[1][T - 1], exact, rtol=1e-12)
     unbiased = s2 + h**2 * (T - 1)
     assert_law(f"KDE replace {source}", measured[:, T - 1], exact, q**T * s2, unbiased, s2 + np.zeros(5))
@@ -44,6 +45,9 @@ def test_accumulate_grows_as_a_logarithm(source, h, power):
         exact.append(exact[-1] * (1 - 1 / (n * (t + 1) ** 2)) + h**2 * growth)
     exact = np.array(exact)
     np.testing.assert_allclose(policy_moments("accumulate", n, 20, h=h, s2=s2)[1], exact, rtol=1e-12)
+    low, high = accumulate_growth(n, 20, h, s2)
+    assert (low <= exact * (1 + 1e-9)).all()
+    assert (exact <= high).all()
     replace = policy_moments("replace", n, 20, h=h, s2=s2)[1]
     wrong = replace, policy_moments("accumulate", n, 20, s2=s2)[1], exact * n / (n - 1)
     assert_law(f"KDE accumulate {source}", measured[:, T - 1], exact[T - 1], *(w[T - 1] for w in wrong))

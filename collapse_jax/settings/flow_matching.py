@@ -112,6 +112,7 @@ def flow_matching(
         metrics=_metrics(source),
         init=init,
         block_hint=8,
+        source=source,
     )
 
 

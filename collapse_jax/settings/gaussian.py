@@ -88,6 +88,7 @@ def gaussian(dim: int | None = None, ddof: int = 0, num_test: int = 500, source:
         sample_compressed=_sample_compressed,
         real_compressed=_real_compressed if source.is_normal else None,
         min_samples=ddof + 1,
+        source=source,
     )
 
 

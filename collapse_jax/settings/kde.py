@@ -86,6 +86,7 @@ def kde(
         summarise=partial(_summarise, None if isinstance(bandwidth, str) else bandwidth),
         min_samples=2 if str(bandwidth).endswith("_scaled") else 1,
         block_hint=32,
+        source=source,
     )
 
 

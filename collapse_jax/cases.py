@@ -1,0 +1,81 @@
+"""From an experiment, or a dataset that carries one, to what theory says of it."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import yaml
+
+from collapse_jax import config, theory
+from collapse_jax.axes import coordinates
+from collapse_jax.config_sweep import moved, parts_at
+from collapse_jax.theory import Case
+
+
+def case_of(experiment: config.Experiment, policy: int = 0, point: Sequence[int] = ()) -> Case:
+    """What predictions may depend on, for one policy (its number) at one point of the grid (an index an axis).
+
+    Raises:
+      ConfigError: a part refuses its arguments, or its data are gone.
+    """
+    values = {
+        path: value
+        for axis, i in zip(experiment.sweep, point, strict=True)
+        for path, value in zip(axis.paths, axis.values[i], strict=True)
+    }
+    changes, policy_spec, num_samples = parts_at(experiment, policy, values)
+    setting_spec = moved(experiment.setting, changes)
+    return Case(
+        config.to_dict(setting_spec),
+        config.to_dict(policy_spec),
+        int(num_samples),
+        experiment.num_generations,
+        _built(setting_spec).source,
+    )
+
+
+@functools.lru_cache(maxsize=64)  # a grid asks for the same few settings again and again
+def _built(spec: config.Spec) -> Any:
+    return spec.build("setting")
+
+
+class Lines:
+    """The exact mean of a metric along the curves of a dataset; nothing where its config is absent or refused."""
+
+    def __init__(self, ds: xr.Dataset):
+        self.ds = ds
+        self.experiment: config.Experiment | None = None
+        try:
+            self.experiment = config.from_dict(yaml.safe_load(ds.attrs["config"])) if "config" in ds.attrs else None
+            self._axes = () if self.experiment is None else self.experiment.grid().axes
+        except ValueError:  # of another version, or its data are not here
+            self.experiment = None
+
+    def at(self, name: str, position: dict[str, int], *, in_logs: bool = False) -> np.ndarray | None:
+        """``[generation]`` of the metric `name`, NaN where a mean over chains cannot be compared; None: not known.
+
+        Args:
+          name: of the metric.
+          position: index of the curve on each dimension, as in ``results.columns``.
+          in_logs: only predictions about logarithms, which medians follow too.
+        """
+        if self.experiment is None:
+            return None
+        try:  # by labels: the dataset may be a part of what was run
+            number = self.experiment.policy_labels.index(self._label("policy", position))
+            point = [coordinates(axis).index(self._label(axis.dim, position)) for axis in self._axes]
+            case = case_of(self.experiment, number, point)
+            column = self.ds["generation"].to_numpy().reshape(-1) - 1
+        except (KeyError, ValueError):
+            return None
+        for prediction in theory.predictions(case):
+            about = prediction.metrics == (name,) and prediction.samples is None and prediction.statistic == "mean"
+            if about and prediction.exact and (prediction.in_logs or not in_logs):
+                return np.where(prediction.is_fair(case), prediction.interval(case)[0], np.nan)[column]
+        return None
+
+    def _label(self, dim: str, position: dict[str, int]) -> Any:
+        labels = self.ds[dim].to_numpy()
+        return (labels[position[dim]] if labels.ndim else labels).item()

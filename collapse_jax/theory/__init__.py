@@ -1,0 +1,20 @@
+"""Predictions by (setting, policy): what theory says a statistic over chains is, and when.
+
+``predictions(case)`` are those that hold for one experiment; ``collapse-jax verify`` holds chains to all of them. The
+table speaks of settings and policies by their registered names. Formulas that no registered setting uses yet can be
+called by themselves.
+"""
+
+from collapse_jax.theory import gaussian, kde
+from collapse_jax.theory.prediction import Case, Condition, Prediction
+from collapse_jax.theory.recursions import Fits, Spread, fits
+
+TABLE: tuple[Prediction, ...] = (*gaussian.TABLE, *kde.TABLE)
+
+
+def predictions(case: Case) -> list[Prediction]:
+    """Those of the table whose assumptions hold for `case`, exact ones first."""
+    return sorted((p for p in TABLE if p.applies(case)), key=lambda p: not p.exact)
+
+
+__all__ = ["TABLE", "Case", "Condition", "Fits", "Prediction", "Spread", "fits", "predictions"]

@@ -1,0 +1,223 @@
+"""What is known of Gaussians fitted to what Gaussians generated."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from scipy.special import digamma, gammaln, polygamma
+
+from collapse_jax.theory.prediction import Case, Condition, Prediction
+from collapse_jax.theory.recursions import POLICIES, Fits, Spread, fits, rows_of
+
+WITHOUT_NEW_ROWS = ("replace", "accumulate", "accumulate_subsample", "fixed_real", "window", "decay")
+
+
+def c4(n: float) -> float:
+    """E s / sigma of the unbiased variance s^2 of n normal rows."""
+    return float(np.sqrt(2 / (n - 1)) * np.exp(gammaln(n / 2) - gammaln((n - 1) / 2)))
+
+
+def log_variance_drift(n: int, ddof: int = 0, column: np.ndarray | int = 1) -> np.ndarray:
+    """E log of the `column`-th (from 1) conditional variance of a normal fit: chi^2_{n - column} / (n - ddof).
+
+    Given the columns before it. Under replace the factors of T generations are independent, so T of these add up: the
+    exponents of the covariance's eigenvalues (Bartlett's decomposition; derived here).
+    """
+    return digamma((n - column) / 2) + np.log(2 / (n - ddof))
+
+
+def log_variance_spread(n: int, column: np.ndarray | int = 1) -> np.ndarray:
+    """Its variance; that of T generations is T times as much."""
+    return polygamma(1, (n - np.asarray(column)) / 2)
+
+
+def accumulate_variance(n: int, num_generations: int) -> np.ndarray:
+    """E S_T of T = 1 .. `num_generations` under accumulate, maximum likelihood: prod (1 - 1 / (n t^2))."""
+    t = np.arange(1, num_generations + 1)
+    return np.cumprod(1 - 1 / (n * t**2))
+
+
+def accumulate_limit(n: int, num_generations: int) -> np.ndarray:
+    """An interval of the same about its limit sin(x) / x, x = pi / sqrt n: the rest of the product is > 1 - 1/(n T)."""
+    x, t = np.pi / np.sqrt(n), np.arange(1, num_generations + 1)
+    with np.errstate(divide="ignore"):
+        return np.sin(x) / x * np.stack([np.ones(len(t)), 1 / np.maximum(1 - 1 / (n * t), 0)])
+
+
+def accumulate_square(n: int, num_generations: int) -> np.ndarray:
+    """An interval of E mu_T^2 = 1 - E S_T: H / n less at most its own square / 2, H = sum of 1/t^2 (-> pi^2 / 6)."""
+    first = np.cumsum(1 / np.arange(1, num_generations + 1) ** 2) / n
+    return np.stack([first - first**2 / 2, first])
+
+
+def golden_ratio(weight: np.ndarray | float, n_real: float, n_synthetic: float) -> np.ndarray:
+    """n_real times the stationary squared error of the weighted fresh loop, maximum-likelihood variance; exact.
+
+    [w^2 + k (1 - w)^2] / [w (2 - w) + (1 - w)^2 / n_synthetic], k = n_real / n_synthetic. Where the variance is known
+    the denominator is w (2 - w) (arXiv 2502.18049); the fitted one's own error adds the rest (derived here). Least at
+    w* = (sqrt(k^2 + 4 k) - k) / 2 with value w*, if the variance is known: 0.618 for k = 1.
+    """
+    w, ratio = np.asarray(weight), n_real / n_synthetic
+    return (w**2 + ratio * (1 - w) ** 2) / (w * (2 - w) + (1 - w) ** 2 / n_synthetic)
+
+
+def _fits(case: Case) -> Fits:
+    return fits(case.policy, case.num_samples, case.num_generations, Spread(ddof=case.setting["ddof"]))
+
+
+def is_light(case: Case) -> np.ndarray:
+    """Generations at which means over chains are fair: a maximum-likelihood fit has lost under 40% of its variance.
+
+    s^2 is a product of T factors, whose logarithm has a variance of about 2 T / n: beyond T / n = 0.5 its mean is made
+    by chains too rare to be sampled.
+    """
+    return fits(case.policy, case.num_samples, case.num_generations).variance >= np.exp(-0.5)
+
+
+def _mean_of_spread(case: Case) -> np.ndarray:
+    """E s_T of one column under replace: c4^T, times what another divisor makes of it."""
+    n, ddof = case.num_samples, case.setting["ddof"]
+    return (c4(n) * np.sqrt((n - 1) / (n - ddof))) ** case.generations
+
+
+def _distance(case: Case) -> np.ndarray:
+    """E W2^2 = E (mu - m)^2 + E s^2 + 1 - 2 E s, times the truth's variance."""
+    moments = _fits(case)
+    return case.truth * (moments.square + moments.variance + 1 - 2 * _mean_of_spread(case))
+
+
+def _columns(case: Case) -> np.ndarray:
+    return np.arange(1, case.law.dim + 1)
+
+
+def _log_det_drift(case: Case) -> np.ndarray:
+    n, ddof = case.num_samples, case.setting["ddof"]
+    return case.generations * log_variance_drift(n, ddof, _columns(case)).sum()
+
+
+def _log_det_spread(case: Case) -> np.ndarray:
+    return case.generations * log_variance_spread(case.num_samples, _columns(case)).sum()
+
+
+def _det(case: Case) -> np.ndarray:
+    n = case.num_samples
+    return np.prod((n - _columns(case)) / (n - case.setting["ddof"])) ** case.generations
+
+
+def _det_is_light(case: Case) -> np.ndarray:
+    return _log_det_spread(case) <= 1.0
+
+
+def _conserved(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
+    return metrics["squared_error_of_mean"] + case.truth * metrics["trace_ratio"]
+
+
+def _loop(case: Case) -> tuple[float, float, float]:
+    """(w, n_real, n_synthetic) of a loop with new real rows."""
+    n = case.num_samples
+    if case.policy["kind"] == "weighted_fresh":
+        return case.policy["weight"], n, n
+    real = rows_of(case.policy["share"], n)
+    return real / n, real, n - real
+
+
+def _golden(case: Case) -> np.ndarray:
+    weight, real, synthetic = _loop(case)
+    return case.truth * golden_ratio(weight, real, synthetic) / real + 0 * case.generations
+
+
+def _is_stationary(case: Case) -> np.ndarray:
+    """What is left of the start falls as (1 - w)^2 (1 - 1 / n_synthetic) a generation: here below 1e-4."""
+    weight, _, synthetic = _loop(case)
+    return ((1 - weight) ** 2 * (1 - 1 / synthetic)) ** (case.generations - 1) < 1e-4
+
+
+def _plateau(case: Case) -> np.ndarray:
+    limit = np.pi**2 / 3 if case.policy["replacement"] else np.pi**2 / 2 - 2
+    ends = limit / case.num_samples * np.array([[0.94], [1.06]])
+    return case.truth * ends + 0 * case.generations
+
+
+MAXIMUM_LIKELIHOOD = Condition("ddof is 0", lambda case: case.setting["ddof"] == 0)
+NORMAL = Condition("the real law is normal", lambda case: case.law.is_normal)
+ONE_COLUMN = Condition("one column", lambda case: case.law.dim == 1)
+REGULAR = Condition("more rows than columns", lambda case: case.num_samples > case.law.dim)
+SINGULAR = Condition("no more rows than columns", lambda case: case.num_samples <= case.law.dim)
+MIXED = Condition("0 < w < 1", lambda case: 0 < _loop(case)[0] < 1)
+LARGE = Condition("n >= 100 rows, as many drawn", lambda c: c.num_samples >= 100 and c.policy["num"] is None)
+
+_REPLACE, _REPLACE_SOURCE = ("replace",), "arXiv 2305.17493, 2307.01850; finite n derived here"
+
+TABLE = (
+    Prediction(
+        "squared_error_of_mean + trace", "gaussian", POLICIES, ("squared_error_of_mean", "trace_ratio"),
+        lambda case: case.truth + 0.0 * case.generations,
+        "derived here (recursions): E[mu^2 + variance] is conserved under every mixture of batches",
+        samples=_conserved, assumptions=(MAXIMUM_LIKELIHOOD,), fair=is_light,
+    ),
+    Prediction(
+        "squared_error_of_mean", "gaussian", POLICIES, ("squared_error_of_mean",),
+        lambda case: case.truth * _fits(case).square, "derived here (recursions)", fair=is_light,
+    ),
+    Prediction(
+        "trace_ratio", "gaussian", POLICIES, ("trace_ratio",),
+        lambda case: _fits(case).variance, "derived here (recursions)", fair=is_light,
+    ),
+    Prediction(
+        "log_trace_ratio", "gaussian", _REPLACE, ("log_trace_ratio",), _log_det_drift, _REPLACE_SOURCE,
+        assumptions=(NORMAL, ONE_COLUMN, REGULAR), in_logs=True,
+    ),
+    Prediction(
+        "log_det_ratio", "gaussian", _REPLACE, ("log_det_ratio",), _log_det_drift, _REPLACE_SOURCE,
+        assumptions=(NORMAL, REGULAR), in_logs=True,
+    ),
+    Prediction(
+        "log_det_ratio", "gaussian", _REPLACE, ("log_det_ratio",), _log_det_spread, "derived here (log_variance_drift)",
+        statistic="variance", assumptions=(NORMAL, REGULAR),
+    ),
+    Prediction(
+        "determinant ratio", "gaussian", _REPLACE, ("log_det_ratio",), _det, "derived here (log_variance_drift)",
+        samples=lambda case, metrics: np.exp(metrics["log_det_ratio"]),
+        assumptions=(NORMAL, REGULAR), fair=_det_is_light,
+    ),
+    Prediction(
+        "standard deviation ratio", "gaussian", _REPLACE, ("log_trace_ratio",), _mean_of_spread, _REPLACE_SOURCE,
+        samples=lambda case, metrics: np.exp(0.5 * metrics["log_trace_ratio"]),
+        assumptions=(NORMAL, ONE_COLUMN, REGULAR), fair=is_light,
+    ),
+    Prediction(
+        "wasserstein2_squared", "gaussian", _REPLACE, ("wasserstein2_squared",), _distance,
+        "arXiv 2305.17493 (ddof = 1); ddof = 0 derived here", assumptions=(NORMAL, ONE_COLUMN, REGULAR), fair=is_light,
+    ),
+    Prediction(
+        "is singular", "gaussian", WITHOUT_NEW_ROWS, ("log_det_ratio",), lambda case: 1.0 + 0.0 * case.generations,
+        "derived here: samples stay in the span of the first rows", assumptions=(SINGULAR,),
+        samples=lambda case, metrics: np.isneginf(metrics["log_det_ratio"]).astype(float),
+    ),
+    Prediction(
+        "effective_rank", "gaussian", WITHOUT_NEW_ROWS, ("effective_rank",),
+        lambda case: np.array([[1.0], [min(case.law.dim, case.num_samples - 1)]]) + 0 * case.generations,
+        "derived here: the rank is at most min(d, n - 1)", assumptions=(SINGULAR,), exact=False,
+    ),
+    Prediction(
+        "trace_ratio", "gaussian", ("accumulate",), ("trace_ratio",),
+        lambda case: accumulate_limit(case.num_samples, case.num_generations),
+        "arXiv 2410.16713, 2404.01413; limit within 1/(n T), derived here", assumptions=(MAXIMUM_LIKELIHOOD,),
+        exact=False, fair=is_light,
+    ),
+    Prediction(
+        "squared_error_of_mean", "gaussian", ("accumulate",), ("squared_error_of_mean",),
+        lambda case: case.truth * accumulate_square(case.num_samples, case.num_generations),
+        "arXiv 2410.22812, 2404.01413: sum of 1/t^2; bounds derived here", assumptions=(MAXIMUM_LIKELIHOOD,),
+        exact=False, fair=is_light,
+    ),
+    Prediction(
+        "squared_error_of_mean", "gaussian", ("accumulate_subsample",), ("squared_error_of_mean",), _plateau,
+        "derived here: n E mu^2 -> pi^2/2 - 2 (with replacement pi^2/3), within 6% from n = 100 and T = 60",
+        assumptions=(MAXIMUM_LIKELIHOOD, LARGE), exact=False, fair=lambda case: case.generations >= 60,
+    ),
+    Prediction(
+        "squared_error_of_mean", "gaussian", ("weighted_fresh", "fresh_real"), ("squared_error_of_mean",), _golden,
+        "arXiv 2502.18049; the fitted variance's part derived here", assumptions=(MAXIMUM_LIKELIHOOD, MIXED),
+        exact=False, fair=_is_stationary,
+    ),
+)  # fmt: skip

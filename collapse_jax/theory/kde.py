@@ -1,0 +1,52 @@
+"""What is known of kernel density estimates fitted to what they generated."""
+
+import numpy as np
+
+from collapse_jax.theory.gaussian import accumulate_variance, is_light
+from collapse_jax.theory.prediction import Case, Condition, Prediction
+from collapse_jax.theory.recursions import POLICIES, Spread, fits
+
+
+def replace_variance(n: int, num_generations: int, bandwidth: float, truth: float = 1.0) -> np.ndarray:
+    """Of the training rows at fits 1 .. T under replace: q^T s^2 + h^2 (n - 1)(1 - q^(T-1)), q = 1 - 1/n.
+
+    E V_{T+1} = q (E V_T + h^2), since the n rows sampled at T have variance V_T + h^2 about their centre: solved.
+    """
+    q, t = 1 - 1 / n, np.arange(1, num_generations + 1)
+    return q**t * truth + bandwidth**2 * (n - 1) * (1 - q ** (t - 1))
+
+
+def accumulate_growth(n: int, num_generations: int, bandwidth: float, truth: float = 1.0) -> np.ndarray:
+    """An interval under accumulate: s^2 + h^2 (1/2 + ... + 1/T), about s^2 + h^2 log T, less what the means take.
+
+    W_{t+1} = W_t (1 - 1/(n (t+1)^2)) + h^2 [1/(t+1) - 1/(n (t+1)^2)]: above without the subtracted terms, below with
+    the product of all the factors in front.
+    """
+    t = np.arange(1, num_generations + 1)
+    above = truth + bandwidth**2 * (np.cumsum(1 / t) - 1)
+    below = above * accumulate_variance(n, num_generations) - bandwidth**2 * (np.cumsum(1 / t**2) - 1) / n
+    return np.stack([below, above])
+
+
+def _variance(case: Case) -> np.ndarray:
+    spread = Spread(truth=case.truth / case.law.dim, noise=case.setting["bandwidth"] ** 2)
+    return fits(case.policy, case.num_samples, case.num_generations, spread).variance
+
+
+def _growth(case: Case) -> np.ndarray:
+    truth = case.truth / case.law.dim
+    return accumulate_growth(case.num_samples, case.num_generations, case.setting["bandwidth"], truth)
+
+
+FIXED = Condition("a fixed bandwidth", lambda case: not isinstance(case.setting["bandwidth"], str))
+
+TABLE = (
+    Prediction(
+        "training_variance", "kde", POLICIES, ("training_variance",), _variance, "derived here (recursions)",
+        assumptions=(FIXED,), fair=is_light,
+    ),
+    Prediction(
+        "training_variance", "kde", ("accumulate",), ("training_variance",), _growth,
+        "derived here (accumulate_growth): grows as the logarithm of the generation", assumptions=(FIXED,), exact=False,
+    ),
+)  # fmt: skip

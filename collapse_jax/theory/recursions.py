@@ -1,0 +1,187 @@
+"""First and second moments of the fits under every policy, by exact recursions: derived here.
+
+A batch's mean is the mean of the fit it came from plus noise of variance V / rows, uncorrelated with all before it; a
+fit's mean is a weighted mean of batches. The second moment of a fit (about the truth's mean) is the same weighted mean
+of its batches' second moments, and V is the second moment less the squared mean. So expectations follow from each
+other, for any real law with a variance, any number of rows and any horizon. It holds column by column, and for every
+setting whose samples have the mean and the variance of the training rows: Gaussian, categorical; a KDE adds noise.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from collapse_jax import policies
+
+
+class Fits(NamedTuple):
+    """Of the fits of generations 1 .. T, ``[T]`` each.
+
+    Attributes:
+      square: expected squared error of the mean.
+      variance: expected variance.
+    """
+
+    square: np.ndarray
+    variance: np.ndarray
+
+
+class Spread(NamedTuple):
+    """How a setting turns rows into a fit, and a fit into rows.
+
+    Attributes:
+      truth: variance of the real law.
+      ddof: a fit's variance is divided by its number of rows less this.
+      noise: variance that sampling adds to the fitted one (the squared bandwidth of a KDE).
+      known: samples have the truth's variance, whatever the rows; only the mean is fitted.
+    """
+
+    truth: float = 1.0
+    ddof: int = 0
+    noise: float = 0.0
+    known: bool = False
+
+    def fitted(self, variance: float, mass: float) -> float:
+        """The fit's variance, from that of `mass` rows divided by `mass`."""
+        return variance * mass / (mass - self.ddof)
+
+    def sampled(self, fitted: float) -> float:
+        """The variance of a row sampled from a fit."""
+        return self.truth if self.known else fitted + self.noise
+
+
+def fits(policy: Mapping[str, Any], n: int, num_generations: int, spread: Spread | None = None) -> Fits:
+    """Moments of the fits of `num_generations` generations of `n` rows; exact.
+
+    Args:
+      policy: name and parameters, as in a config: ``{"kind": "window", "k": 3}``; defaults may be left out.
+      n: rows of the first real batch and of every synthetic one.
+      num_generations: T.
+      spread: how rows become fits and fits rows; default a maximum-likelihood Gaussian of unit variance.
+
+    Raises:
+      ValueError: a policy whose moments are not known here.
+    """
+    options = {name: value for name, value in policy.items() if name != "kind"}
+    if policy["kind"] not in _STEPS:
+        raise ValueError(f"policy: no moments are known of {policy['kind']!r}; one of {', '.join(_STEPS)}")
+    steps = _STEPS[policy["kind"]](n, spread or Spread(), **options)
+    return Fits(*np.array([next(steps) for _ in range(num_generations)]).T)
+
+
+Steps = Iterator[tuple[float, float]]
+
+
+def _pooled(
+    n: int, spread: Spread, fade: float, made: tuple[float, float], fresh: tuple[float, float] = (0, 0)
+) -> Steps:
+    """One pool that fades by a factor and is joined by synthetic and new real rows, (number, total weight) each."""
+    square, second, mass = spread.truth / n, spread.truth, float(n)
+    while True:
+        variance = spread.fitted(second - square, mass)
+        yield square, variance
+        sampled, total = spread.sampled(variance), fade * mass + made[1] + fresh[1]
+        second = (fade * mass * second + made[1] * (square + sampled) + fresh[1] * spread.truth) / total
+        noise = (made[1] / total) ** 2 * sampled / max(made[0], 1)
+        noise += (fresh[1] / total) ** 2 * spread.truth / max(fresh[0], 1)
+        square = (1 - fresh[1] / total) ** 2 * square + noise
+        mass = total
+
+
+def _replace(n: int, spread: Spread) -> Steps:
+    return _pooled(n, spread, 0.0, (n, n))
+
+
+def _accumulate(n: int, spread: Spread) -> Steps:
+    return _pooled(n, spread, 1.0, (n, n))
+
+
+def _decay(n: int, spread: Spread, gamma: float = 0.5) -> Steps:
+    return _pooled(n, spread, gamma, (n, n))
+
+
+def _fresh_real(n: int, spread: Spread, share: float = 0.5) -> Steps:
+    real = rows_of(share, n)
+    return _pooled(n, spread, 0.0, (n - real, n - real), (real, real))
+
+
+def _contaminated(n: int, spread: Spread, share: float = 0.5) -> Steps:
+    real = rows_of(share, n)
+    return _pooled(n, spread, 1.0, (n - real, n - real), (real, real))
+
+
+def _weighted_fresh(n: int, spread: Spread, weight: float = 0.5) -> Steps:
+    return _pooled(n, spread, 0.0, (n, 2 * n * (1 - weight)), (n, 2 * n * weight))
+
+
+def _fixed_real(n: int, spread: Spread, share: float = 0.5) -> Steps:
+    """The mean of the kept real rows is correlated with every fit: `shared` is that covariance."""
+    real = rows_of(share, n)
+    made, truth = n - real, spread.truth
+    square, second, shared = truth / n, truth, truth / n
+    while True:
+        variance = spread.fitted(second - square, n)
+        yield square, variance
+        sampled = spread.sampled(variance)
+        second = (real * truth + made * (square + sampled)) / n
+        square = (real * truth + made**2 * square + made * sampled + 2 * real * made * shared) / n**2
+        shared = ((truth if real else 0.0) + made * shared) / n
+
+
+def _window(n: int, spread: Spread, k: int = 5) -> Steps:
+    """Covariances of the means of the batches that are kept, and their second moments."""
+    covariance, seconds = np.full((1, 1), spread.truth / n), [spread.truth]
+    while True:
+        square = float(covariance.mean())
+        variance = spread.fitted(float(np.mean(seconds)) - square, n * len(seconds))
+        yield square, variance
+        sampled, column = spread.sampled(variance), covariance.mean(1, keepdims=True)
+        grown = np.block([[covariance, column], [column.T, np.full((1, 1), square + sampled / n)]])
+        covariance, seconds = grown[-k:, -k:], [*seconds, square + sampled][-k:]
+
+
+def _accumulate_subsample(n: int, spread: Spread, num: int | None = None, replacement: bool = False) -> Steps:
+    """A pool of N = n t rows has variance W and squared mean A; a fit sees m of its rows.
+
+    Without replacement the m rows have variance c W, c = N (m - 1) / ((N - 1) m), and their mean has variance r W
+    about the pool's, r = (N - m) / ((N - 1) m); with replacement c = 1 - 1 / m and r = 1 / m. The next batch's mean
+    lies about the pool's with variance r W + V / n, and its own rows have variance (1 - 1 / n) V.
+    """
+    pool, centre, t = (1 - 1 / n) * spread.truth, spread.truth / n, 1
+    while True:
+        rows, m = n * t, num or n
+        if replacement:
+            share, apart = 1 - 1 / m, 1 / m
+        elif m >= rows:
+            m, share, apart = rows, 1.0, 0.0
+        else:
+            share, apart = rows * (m - 1) / ((rows - 1) * m), (rows - m) / ((rows - 1) * m)
+        variance = spread.fitted(share * pool, m)
+        yield centre + apart * pool, variance
+        sampled = spread.sampled(variance)
+        step = apart * pool + sampled / n
+        centre += step / (t + 1) ** 2
+        pool = (t * pool + (1 - 1 / n) * sampled) / (t + 1) + t * step / (t + 1) ** 2
+        t += 1
+
+
+def rows_of(share: float, n: int) -> int:
+    """How many of `n` rows are real, as the policies round it."""
+    count = policies.fixed_real(share).real_rows
+    assert count is not None
+    return int(count(n))
+
+
+_STEPS: dict[str, Callable[..., Steps]] = {
+    "replace": _replace,
+    "accumulate": _accumulate,
+    "accumulate_subsample": _accumulate_subsample,
+    "fixed_real": _fixed_real,
+    "fresh_real": _fresh_real,
+    "weighted_fresh": _weighted_fresh,
+    "window": _window,
+    "decay": _decay,
+    "contaminated": _contaminated,
+}
+POLICIES = tuple(_STEPS)

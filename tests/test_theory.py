@@ -1,0 +1,178 @@
+"""Formulas of ``theory`` that chains do not hold by themselves, against plain simulations in NumPy."""
+
+import numpy as np
+import pytest
+from oracle_helpers import assert_law
+
+from collapse_jax import config, theory, verify
+from collapse_jax.cases import case_of
+from collapse_jax.theory import Spread, diffusion, discrete, fits, recursions, regression
+
+CHAINS, T = 40_000, 8
+
+
+def cases():
+    for raw in verify.EXPERIMENTS:
+        experiment = config.from_dict(raw)
+        yield from (case_of(experiment, i) for i in range(len(experiment.policies)))
+
+
+@pytest.mark.fast
+def test_every_prediction_is_verified():
+    """Each of the table holds, and is fair somewhere, for an experiment of ``verify``; those on policies, for each."""
+    seen = {(id(p), case.policy["kind"]) for case in cases() for p in theory.predictions(case) if p.is_fair(case).any()}
+    assert {id(p) for p in theory.TABLE} == {p for p, _ in seen}
+    for p in theory.TABLE:
+        if p.policies == recursions.POLICIES:
+            assert {policy for i, policy in seen if i == id(p)} == set(p.policies)
+
+
+@pytest.mark.fast
+def test_predictions_are_intervals():
+    for case in cases():
+        found = theory.predictions(case)
+        assert found
+        assert [p.exact for p in found] == sorted((p.exact for p in found), reverse=True)
+        for p in found:
+            low, high = p.interval(case)[:, p.is_fair(case)]
+            assert np.isfinite([low, high]).all(), p.quantity
+            assert (low <= high).all(), p.quantity
+            assert p.source
+            if p.exact:
+                np.testing.assert_array_equal(low, high)
+
+
+@pytest.mark.fast
+def test_assumptions_are_checked():
+    """What needs a normal law, one column or maximum likelihood is not said of other cases."""
+    base = {"setting": {"kind": "gaussian", "dim": 1}, "policies": ["replace"], "num_samples": 9}
+    base |= {"num_generations": 3, "num_chains": 1}
+
+    def quantities(**setting):
+        case = case_of(config.from_dict({**base, "setting": {**base["setting"], **setting}}))
+        return {p.quantity for p in theory.predictions(case)}
+
+    everything = quantities()
+    assert everything - quantities(dim=2) == {"log_trace_ratio", "standard deviation ratio", "wasserstein2_squared"}
+    assert everything - quantities(ddof=1) == {"squared_error_of_mean + trace"}
+    assert quantities(dim=None, source="moons") == {
+        "squared_error_of_mean + trace", "squared_error_of_mean", "trace_ratio",
+    }  # fmt: skip
+    assert "is singular" in quantities(dim=9)
+
+
+@pytest.mark.fast
+def test_unknown_policies_are_refused():
+    with pytest.raises(ValueError, match="no moments are known of 'mystery'; one of replace, "):
+        fits({"kind": "mystery"}, 10, 3)
+
+
+@pytest.mark.fast
+def test_policies_meet_where_they_are_the_same():
+    """window(1) = replace, decay(1) = window(T) = accumulate, shares of 0 and 1, and a draw of the whole pool."""
+    n, of = 7, lambda **policy: np.array(fits(policy, 7, T, Spread(1.5, 1, 0.2)))
+    assert_same = np.testing.assert_allclose
+    for other in ({"kind": "window", "k": 1}, {"kind": "decay", "gamma": 0.0}, {"kind": "fixed_real", "share": 0.0},
+                  {"kind": "fresh_real", "share": 0.0}):  # fmt: skip
+        assert_same(of(**other), of(kind="replace"), rtol=1e-12)
+    for other in ({"kind": "window", "k": T}, {"kind": "decay", "gamma": 1.0}, {"kind": "contaminated", "share": 0.0},
+                  {"kind": "accumulate_subsample", "num": n * T}):  # fmt: skip
+        assert_same(of(**other), of(kind="accumulate"), rtol=1e-12)
+    assert_same(of(kind="fixed_real", share=1.0)[0], 1.5 / n, rtol=1e-12)
+    assert_same(of(kind="fresh_real", share=1.0)[0], 1.5 / n, rtol=1e-12)
+
+
+def drift(n, start, generations, accumulate, seed):
+    """Fits of symbols' shares, ``[chains, T, K]``."""
+    rng = np.random.default_rng(seed)
+    pool, mass, fitted = np.zeros((CHAINS, len(start))), 0, []
+    share = np.broadcast_to(start, pool.shape)
+    for _ in range(generations):
+        counts = rng.multinomial(n, share)
+        pool, mass = (pool + counts, mass + n) if accumulate else (counts, n)
+        share = pool / mass
+        fitted.append(share)
+    return np.stack(fitted, 1)
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_symbols_drift(accumulate):
+    n, start = 10, np.array([0.6, 0.3, 0.1])
+    shares, policy = drift(n, start, T, accumulate, 1), {"kind": "accumulate" if accumulate else "replace"}
+    first = 1 - (start**2).sum()
+    exact = first * discrete.diversity(policy, n, T)
+    other = first * discrete.diversity({"kind": "replace" if accumulate else "accumulate"}, n, T)
+    assert_law("E 1 - sum p^2", 1 - (shares**2).sum(2), exact, other, exact * n / (n - 1))
+
+
+def test_rare_symbols_survive_at_least_so_often():
+    n, start = 40, np.array([0.02, 0.2, 0.78])
+    alive = (drift(n, start, T, False, 2) > 0).mean(0)
+    bound = discrete.alive_bound(n, start, T).T
+    error = np.sqrt(alive * (1 - alive) / CHAINS)
+    assert (alive >= bound - 4 * error).all()
+    assert (alive[:, 0] / bound[:, 0] < 1.05).all()  # tight where rare
+    assert (alive[:, 0] < discrete.alive_bound(n, start[0], T + 1)[:-1] * 1.15).all()
+    assert alive[-1, 0] / bound[0, 0] < 0.8  # and it falls: a bound of another generation would not do
+
+
+def test_time_to_one_symbol():
+    """The diffusion approximation is one or two fits too long, as stated."""
+    n, share, time = 20, np.full(20_000, 0.5), np.zeros(20_000)
+    rng = np.random.default_rng(3)
+    while (alive := (share > 0) & (share < 1)).any():
+        time += alive
+        share = rng.binomial(n, share) / n
+    assert 1.0 < discrete.fixation_time(n, np.array([0.5, 0.5])) - time.mean() < 2.5
+    assert discrete.fixation_time(n, np.array([1.0, 0.0])) == 0
+
+
+def test_rates_die_and_spread():
+    n, rate, rng = 5, 0.4, np.random.default_rng(4)
+    rates = [np.full(CHAINS, rate)]
+    for _ in range(T):
+        rates.append(rng.poisson(n * rates[-1]) / n)
+    rates = np.stack(rates[1:], 1)
+    zero = discrete.zero_rate(n, rate, T)
+    assert_law("P(rate = 0)", rates == 0, zero, discrete.zero_rate(n, rate, T + 1)[1:])
+    variance = discrete.rate_variance({"kind": "replace"}, n, T, rate)
+    np.testing.assert_allclose(variance, rate * np.arange(1, T + 1) / n, rtol=1e-12)
+    assert_law("Var rate", (rates - rate)[:, :3] ** 2, variance[:3], variance[1:4])
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_least_squares(accumulate):
+    """X drawn once and reused; labels generated anew by the last fit."""
+    n, d, noise, chains = 12, 2, 0.5, 20_000
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(chains, n, d))
+    solve = np.linalg.inv(np.swapaxes(x, 1, 2) @ x) @ np.swapaxes(x, 1, 2)
+    error, batches, risks = np.zeros((chains, d)), [], []
+    for _ in range(T):
+        batches.append(error + np.sqrt(noise) * np.einsum("cdn,cn->cd", solve, rng.normal(size=(chains, n))))
+        error = np.mean(batches, 0) if accumulate else batches[-1]
+        risks.append((error**2).sum(1))
+    policy = {"kind": "accumulate" if accumulate else "replace"}
+    ratio, t = regression.risk_ratio(policy, n, T), np.arange(1, T + 1)
+    np.testing.assert_allclose(ratio, np.cumsum(1 / t**2) if accumulate else t, rtol=1e-12)
+    first = regression.first_risk(n, d, noise)
+    assert_law("E |w - truth|^2", np.stack(risks, 1), first * ratio, noise * d / n * ratio, np.full(T, first))
+    with pytest.raises(ValueError, match="n must be > dim"):
+        regression.first_risk(3, 2, noise)
+
+
+def test_coefficients_of_an_ideal_diffusion():
+    """Each row of generation t comes from a real one or from one of t - 1, then through the flow: E He_3."""
+    delta, fresh, degree = 0.2, 0.3, 3
+    rng = np.random.default_rng(6)
+    real = lambda: rng.exponential(size=5 * CHAINS) - 1  # noqa: E731
+    rows, values = real(), []
+    for _ in range(4):
+        rows = np.where(rng.random(rows.size) < fresh, real(), rows)
+        rows = np.exp(-delta) * rows + np.sqrt(-np.expm1(-2 * delta)) * rng.normal(size=rows.size)
+        values.append(rows**3 - 3 * rows)
+    exact = 2 * diffusion.hermite_factor(degree, delta, fresh, 4)  # of the real law: E x^3 = 2
+    wrong = 2 * diffusion.hermite_factor(degree, delta, 0.0, 4), 2 * diffusion.hermite_factor(2, delta, fresh, 4)
+    assert_law("E He_3", np.stack(values, 1), exact, *wrong)
+    end = fresh * np.exp(-3 * delta) / (1 - (1 - fresh) * np.exp(-3 * delta))
+    np.testing.assert_allclose(diffusion.hermite_factor(degree, delta, fresh, 200)[-1], end, rtol=1e-12)

@@ -1,0 +1,100 @@
+"""``collapse-jax verify`` and the dashed lines of pictures: right formulas pass, wrong ones are found."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from collapse_jax import cli, config, plots, theory, verify
+from collapse_jax.cases import Lines
+from collapse_jax.theory import Fits, gaussian
+
+SMALL = {
+    "setting": {"kind": "gaussian", "dim": 1},
+    "policies": [{"kind": "replace"}, {"kind": "accumulate"}],
+    "num_samples": 20,
+    "num_generations": 4,
+    "num_chains": 4_000,
+}
+
+
+def test_a_wrong_formula_is_found(monkeypatch, capsys):
+    monkeypatch.setattr(verify, "EXPERIMENTS", (SMALL,))
+    monkeypatch.setattr(cli, "_cache_compiled_programs", lambda: None)
+    assert cli.main(["verify"]) == 0
+    said = capsys.readouterr().out
+    assert "FAILS" not in said
+    assert "Bonferroni" in said
+    assert said.count("gaussian, d = 1") == 14
+
+    right = gaussian.fits
+    wrong = lambda *given: Fits(right(*given).square, right(*given).variance * 20 / 19)  # noqa: E731
+    monkeypatch.setattr(gaussian, "fits", wrong)
+    assert cli.main(["verify", "--setting", "gaussian"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.count("FAILS") == 3  # trace_ratio twice, and Wasserstein's
+    assert captured.err.splitlines()[-1] == "error: 3 of 14 predictions differ from the chains"
+
+
+@pytest.mark.fast
+def test_settings_without_predictions_are_refused(capsys):
+    assert cli.main(["verify", "--setting", "gausian"]) == 2
+    assert capsys.readouterr().err == "error: setting: nothing is predicted of 'gausian'; one of gaussian, kde\n"
+
+
+@pytest.mark.fast
+def test_z_scores():
+    one = lambda *values: [np.array([v]) for v in values]  # noqa: E731
+    assert verify.z_score(*one(3.0, 0.5, 1.0, 2.0)) == 2.0  # above the interval
+    assert verify.z_score(*one(0.5, 0.25, 1.0, 2.0)) == -2.0
+    assert verify.z_score(*one(1.5, 0.1, 1.0, 2.0)) == 0.0
+    assert verify.z_score(*one(1.0, 0.0, 1.0, 1.0)) == 0.0  # no spread and no difference
+    assert abs(verify.z_score(*one(0.9, 0.0, 1.0, 1.0))) == np.inf
+    assert verify.z_score(*one(np.nan, np.nan, 1.0, 1.0)) == np.inf
+
+
+@pytest.mark.fast
+def test_the_limit_grows_with_the_looks():
+    row = verify.Row("", "", theory.TABLE[0], 1, 1, 0.0, 0.0, 0.0, 0.0, 0.0, 1)
+    assert verify.limit([row]) == pytest.approx(3.2905, abs=1e-4)
+    assert verify.limit([row] * 100) == pytest.approx(4.4172, abs=1e-4)
+    assert verify.failures([row, row._replace(z=9.0), row._replace(z=np.nan)])[0].z == 9.0
+    assert len(verify.failures([row, row._replace(z=np.nan)])) == 1
+
+
+def dataset(raw, *metrics):
+    """What a run of a config would leave, all ones."""
+    experiment = config.from_dict(raw)
+    grid, t = experiment.grid(), experiment.num_generations
+    coords = {"policy": list(grid.policies), "generation": np.arange(1, t + 1)}
+    coords |= {axis.dim: [v[0] for v in axis.values] for axis in grid.axes}
+    shape = [len(coords.get(dim, range(2))) for dim in grid.dims]
+    variables = {name: (grid.dims, np.ones(shape)) for name in metrics}
+    return xr.Dataset(variables, coords, {"config": config.dumps(experiment)})
+
+
+def drawn(ds):
+    return [line for ax in plots.draw(ds).axes for line in ax.lines if line.get_label() == "_theory"]
+
+
+def test_pictures_show_what_is_exact():
+    ds = dataset({**SMALL, "num_generations": 30}, "trace_ratio", "effective_rank")
+    replace, accumulate = drawn(ds)
+    exact = (1 - 1 / 20) ** np.arange(1, 31)
+    np.testing.assert_allclose(replace.get_ydata(), np.where(exact >= np.exp(-0.5), exact, np.nan))
+    np.testing.assert_allclose(accumulate.get_ydata(), gaussian.accumulate_variance(20, 30))
+    part = ds.sel(policy=["accumulate"], generation=[2, 5])
+    np.testing.assert_allclose(drawn(part)[0].get_ydata(), gaussian.accumulate_variance(20, 30)[[1, 4]])
+    assert not drawn(ds.drop_attrs())
+    assert not drawn(ds.assign_attrs(config="setting: {kind: gone}"))
+
+
+def test_grids_show_what_medians_follow():
+    sweep = {"product": {"setting.dim": [1, 2, 3], "num_samples": [5, 10, 20, 40, 80]}}
+    ds = dataset({**SMALL, "setting": {"kind": "gaussian"}, "sweep": sweep}, "log_det_ratio", "trace_ratio")
+    lines = drawn(ds)
+    assert len(lines) == 15
+    n, columns = 40, np.array([1, 2])
+    exact = gaussian.log_variance_drift(n, 0, columns).sum() * np.arange(1, 5)
+    np.testing.assert_allclose(lines[5 + 3].get_ydata(), exact)
+    at = {"policy": 1, "dim": 2, "num_samples": 0}
+    np.testing.assert_allclose(Lines(ds).at("trace_ratio", at), gaussian.accumulate_variance(5, 4))
