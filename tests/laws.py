@@ -24,12 +24,21 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "kde": {"num_test": 16},
     "flow_matching": {"width": 8, "depth": 1, "steps": 40, "batch_size": 8, "learning_rate": 0.05,
                       "sampler_steps": 4, "num_test": 16},
+    "gaussian_mixture": {"components": 2, "steps": 4, "floor": 0.3, "num_test": 16},
+    "ideal_diffusion": {"num_test": 16},
+    "markov": {"smoothing": 0.2, "length": 6},
 }  # fmt: skip
 MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gaussian-d1-unbiased": ("gaussian", {"dim": 1, "ddof": 1}),
     "kde-scott": ("kde", {"bandwidth": "scott"}),
     "kde-silverman_scaled": ("kde", {"bandwidth": "silverman_scaled"}),
     "flow_matching-previous": ("flow_matching", {"start": "previous"}),
+    "gaussian_mixture-diagonal": ("gaussian_mixture", {"covariance": "diagonal"}),
+    "gaussian_mixture-spherical": ("gaussian_mixture", {"covariance": "spherical"}),
+    "gaussian_mixture-previous": ("gaussian_mixture", {"start": "previous"}),
+    "ideal_diffusion-ode": ("ideal_diffusion", {"solver_steps": 8}),
+    "markov-order-0": ("markov", {"order": 0}),
+    "markov-shakespeare": ("markov", {"order": 2, "language": "shakespeare"}),
 }
 TINY_POLICIES: dict[str, dict[str, Any]] = {"window": {"k": 2}}
 MORE_POLICIES: dict[str, tuple[str, dict[str, Any]]] = {

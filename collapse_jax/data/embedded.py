@@ -1,5 +1,6 @@
-"""Data that the package carries, frozen to ``files/``; see the README there and DATA_LICENSES.md."""
+"""Data that the package carries, frozen to ``files/`` and ``texts/``; see the READMEs there and DATA_LICENSES.md."""
 
+import lzma
 from importlib import resources
 from typing import NamedTuple
 
@@ -18,3 +19,9 @@ def read_digits() -> Digits:
     file = resources.files("collapse_jax.data") / "files" / "digits.npz"
     with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
         return Digits(image=arrays["image"], label=arrays["label"])
+
+
+def read_text(name: str) -> str:
+    """The text ``texts/<name>.txt.xz`` of the package."""
+    file = resources.files("collapse_jax.data") / "texts" / f"{name}.txt.xz"
+    return lzma.decompress(file.read_bytes()).decode()
