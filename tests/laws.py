@@ -40,6 +40,8 @@ MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "markov-order-0": ("markov", {"order": 0}),
     "markov-shakespeare": ("markov", {"order": 2, "language": "shakespeare"}),
 }
+# Units of metrics that count: they take few values, and need not answer to a small change.
+COUNTS = ("modes", "symbols", "transitions")
 TINY_POLICIES: dict[str, dict[str, Any]] = {"window": {"k": 2}}
 MORE_POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "accumulate_subsample-replacement": ("accumulate_subsample", {"replacement": True}),

@@ -1,4 +1,4 @@
-"""Data that the package carries, frozen to ``files/`` and ``texts/``; see the READMEs there and DATA_LICENSES.md."""
+"""Data that the package carries, frozen to ``files/``; see the README there and DATA_LICENSES.md."""
 
 import lzma
 from importlib import resources
@@ -21,7 +21,7 @@ def read_digits() -> Digits:
         return Digits(image=arrays["image"], label=arrays["label"])
 
 
-def read_text(name: str) -> str:
-    """The text ``texts/<name>.txt.xz`` of the package."""
-    file = resources.files("collapse_jax.data") / "texts" / f"{name}.txt.xz"
+def read_shakespeare() -> str:
+    """Plays of Shakespeare, speakers and verse, 1.1 MB of ASCII."""
+    file = resources.files("collapse_jax.data") / "files" / "shakespeare.txt.xz"
     return lzma.decompress(file.read_bytes()).decode()

@@ -39,11 +39,11 @@ class Language(NamedTuple):
 
 
 def shakespeare() -> Language:
-    """Half a megabyte of comedies in 27 symbols: a space (for all that is no letter, once in a row), and a to z.
+    """Plays in 27 symbols: a space (for all that is no letter, once in a row), and a to z.
 
     The law is a window of the first nine tenths, uniform over places; the last tenth is held out.
     """
-    words = "".join(c if c in LETTERS else " " for c in embedded.read_text("shakespeare").lower()).split()
+    words = "".join(c if c in LETTERS else " " for c in embedded.read_shakespeare().lower()).split()
     text = np.frombuffer(" ".join(words).encode(), np.uint8)
     symbols = np.where(text == ord(" "), 0, text - (ord("a") - 1)).astype(np.uint8)
     train, test = np.split(symbols, [len(symbols) - len(symbols) // HELD_OUT])

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import batch as B
-from collapse_jax import check as checks
-from collapse_jax.check import check_at_least, check_choice, is_traced
+from collapse_jax.check import check_at_least, check_choice, check_not_negative
 from collapse_jax.data import languages
 from collapse_jax.data.languages import Language
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
@@ -77,8 +76,7 @@ def markov(
     """
     check_at_least("order", order, 0)
     check_at_least("length", length, order + 1)
-    if not is_traced(smoothing):
-        checks.not_negative("markov", "smoothing", smoothing)
+    check_not_negative("smoothing", smoothing)
     if isinstance(language, str):
         check_choice("language", language, tuple(LANGUAGES))
         language = LANGUAGES[language]()
