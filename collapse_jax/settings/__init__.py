@@ -10,6 +10,8 @@ from collapse_jax.settings.kde import kde
 from collapse_jax.settings.markov import markov
 from collapse_jax.types import Setting
 
-REGISTRY: dict[str, Callable[..., Setting]] = {f.__name__: f for f in (gaussian, kde, flow_matching, gaussian_mixture, ideal_diffusion, markov)}
+REGISTRY: dict[str, Callable[..., Setting]] = {
+    f.__name__: f for f in (gaussian, kde, flow_matching, gaussian_mixture, ideal_diffusion, markov)
+}
 
 __all__ = ["REGISTRY", "flow_matching", "gaussian", "gaussian_mixture", "ideal_diffusion", "kde", "markov"]

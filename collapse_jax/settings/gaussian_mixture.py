@@ -11,13 +11,15 @@ from collapse_jax import data, moments
 from collapse_jax.check import check_at_least, check_choice, check_positive
 from collapse_jax.gradient import STARTS
 from collapse_jax.keys import normal
-from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
+from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, World
 
 NEAR = 3.0  # standard deviations of a real mode, within which a component counts as its own
 ENOUGH = 0.1  # of a real mode's probability: less does not keep it alive
 
-_OF_MODES = Metric("modes_alive", f"real modes that hold at least {ENOUGH:g} of their probability: that of the "
-                   f"components nearest to them and within {NEAR:g} standard deviations", "modes", "definition")  # fmt: skip
+_OF_MODES = (
+    Metric("modes_alive", f"real modes with at least {ENOUGH:g} of their probability in components that have no nearer "
+           f"mode and lie within {NEAR:g} standard deviations", "modes", "definition"),
+)  # fmt: skip
 METRICS = (
     Metric("test_nll", "mean negative log likelihood of held-out rows", "nats a row", "definition"),
     Metric("responsibility_entropy", "entropy of a held-out row's responsibilities, mean over rows", "nats a row",
@@ -99,7 +101,7 @@ def gaussian_mixture(
         fit=partial(_fit, components, steps, covariance, floor),
         sample=_sample,
         observe=_observe,
-        metrics=METRICS if source.modes is None else (_OF_MODES, *METRICS),
+        metrics=METRICS if source.modes is None else (*_OF_MODES, *METRICS),
         init=empty if start == "previous" else None,
     )
 

@@ -58,8 +58,8 @@ def markov(
 ) -> Setting:
     """Markov chain of some order by counting; a row is a sequence of `length` symbols.
 
-    A sampled row starts in a context drawn as often as it occurs in the training rows, and goes on from there. A context
-    that was never seen to go on (it ends a row) is followed by any symbol, as often as that occurs. Counts are
+    A sampled row starts in a context drawn as often as it occurs in the training rows, and goes on from there. A
+    context that was never seen to go on (it ends a row) is followed by any symbol, as often as that occurs. Counts are
     sufficient: pools fold into one table, of V^(order + 1) floats, whatever their age.
 
     Args:
