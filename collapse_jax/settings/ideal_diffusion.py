@@ -42,8 +42,8 @@ def ideal_diffusion(
         c_k(p_{g+1}) = exp(-k delta) [alpha c_k(p_0) + (1 - alpha) c_k(p_g)]
 
     exactly, in expectation and for any number of rows; c_k converges to alpha exp(-k delta) / (1 - (1 - alpha)
-    exp(-k delta)) times the truth's (arXiv 2606.13796): a test of whole chains that needs no network. Rows should have a
-    mean near 0 and a variance near 1, those of the noise.
+    exp(-k delta)) times the truth's (arXiv 2606.13796): a test of whole chains that needs no network. Rows should have
+    a mean near 0 and a variance near 1, those of the noise.
 
     Args:
       delta: time at which sampling stops, > 0; may be a tracer.
