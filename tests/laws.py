@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from collapse_jax import batch as B
-from collapse_jax import policies, settings
+from collapse_jax import data, policies, settings
 from collapse_jax.chain import make_chain, simulate
 from collapse_jax.keys import chain_keys, stream
 from collapse_jax.sweeps import run
@@ -24,7 +24,7 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "kde": {"num_test": 16},
     "flow_matching": {"width": 8, "depth": 1, "steps": 40, "batch_size": 8, "learning_rate": 0.05,
                       "sampler_steps": 4, "num_test": 16},
-    "gaussian_mixture": {"components": 2, "steps": 4, "floor": 0.3, "num_test": 16},
+    "gaussian_mixture": {"components": 2, "steps": 4, "floor": 0.3, "num_test": 16, "source": data.blobs(box=2.0)},
     "ideal_diffusion": {"num_test": 16},
     "markov": {"smoothing": 0.2, "length": 6},
 }  # fmt: skip
