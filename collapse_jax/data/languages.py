@@ -133,22 +133,27 @@ def choose(key: Key, weight: Array, num: int) -> Array:
 
 
 def cumulate(weight_cxv: Array) -> Array:
-    """Running sums of each row, in order: a weight of 0 changes nothing, whatever rounding does elsewhere."""
+    """Running sums of each row over its total, added in order: a weight of 0 changes nothing, whatever is rounded."""
     add = lambda total, column: (total + column, total + column)  # noqa: E731
-    return jax.lax.scan(add, jnp.zeros_like(weight_cxv[:, 0]), weight_cxv.T, unroll=True)[1].T
+    total, sums = jax.lax.scan(add, jnp.zeros_like(weight_cxv[:, 0]), weight_cxv.T, unroll=True)
+    return sums.T / total[:, None]
 
 
 def walk(key: Key, cumulative_cxv: Array, context: Array, num_steps: int) -> Array:
-    """`num_steps` symbols after each of the contexts ``[n]``, by running sums of weights: ``[n, num_steps]``, uint8.
+    """`num_steps` symbols after each of the contexts ``[n]``, drawn by what ``cumulate`` gave: ``[n, num_steps]``, uint8.
 
-    Never a symbol of weight 0.
+    A binary search in each row; never a symbol of weight 0.
     """
     contexts, num_symbols = cumulative_cxv.shape
+    depth = (num_symbols - 1).bit_length()
+    padding = ((0, 0), (0, 2**depth - num_symbols))
+    sums = jnp.pad(cumulative_cxv, padding, constant_values=jnp.inf).reshape(-1)
     uniform = jax.random.uniform(key, (num_steps * context.size,)).reshape(num_steps, -1)
 
     def step(context: Array, u: Array) -> tuple[Array, Array]:
-        sums = cumulative_cxv[context]
-        symbol = (u[:, None] * sums[:, -1:] >= sums).sum(1)
+        symbol = jnp.zeros_like(context)
+        for half in (2**i for i in reversed(range(depth))):
+            symbol = symbol + jnp.where(u >= sums[context * 2**depth + symbol + half - 1], half, 0)
         return (context * num_symbols + symbol) % contexts, symbol.astype(jnp.uint8)
 
     return jax.lax.scan(step, context, uniform)[1].T
