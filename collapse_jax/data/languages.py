@@ -140,9 +140,9 @@ def cumulate(weight_cxv: Array) -> Array:
 
 
 def walk(key: Key, cumulative_cxv: Array, context: Array, num_steps: int) -> Array:
-    """`num_steps` symbols after each of the contexts ``[n]``, drawn by what ``cumulate`` gave: ``[n, num_steps]``, uint8.
+    """`num_steps` symbols after each of the contexts ``[n]``, by what ``cumulate`` gave: ``[n, num_steps]``, uint8.
 
-    A binary search in each row; never a symbol of weight 0.
+    A binary search for each; never a symbol of weight 0.
     """
     contexts, num_symbols = cumulative_cxv.shape
     depth = (num_symbols - 1).bit_length()
