@@ -39,18 +39,18 @@ def test_a_fit_counts(order):
     weight = np.random.default_rng(0).integers(0, 4, 20) * 0.5
     junk = jnp.where(weight[:, None] > 0, rows, jnp.uint8(2))
     model = setting.fit(None, B.unit(junk, weight), None)
-    np.testing.assert_allclose(model.count, counted(rows, weight, order, 3), rtol=1e-5)
+    np.testing.assert_allclose(model.counts, counted(rows, weight, order, 3), rtol=1e-5)
     assert float(model.smoothing) == 0.25
 
 
 def entropies(model, grams):
     """Cross-entropy on given shares of transitions, and the entropy over the training rows' own contexts."""
-    weight = np.asarray(model.count, float) + float(model.smoothing)
+    weight = np.asarray(model.counts, float) + float(model.smoothing)
     share = weight / weight.sum(1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         cross = -np.where(grams > 0, grams * np.log(share), 0).sum()
         own = -np.where(share > 0, share * np.log(share), 0).sum(1)
-    context = np.asarray(model.count, float).sum(1)
+    context = np.asarray(model.counts, float).sum(1)
     return cross, context @ own / context.sum()
 
 
@@ -71,7 +71,7 @@ def test_metrics_of_a_table(order):
     assert float(seen["cross_entropy"]) == pytest.approx(cross, rel=1e-5)
     assert float(seen["kl_rate"]) == pytest.approx(cross - true_rate, rel=1e-4, abs=1e-6)
     assert float(seen["entropy_rate"]) == pytest.approx(own, rel=1e-5)
-    count = np.asarray(model.count)
+    count = np.asarray(model.counts)
     assert float(seen["transitions_alive"]) == (count > 0).sum()
     assert float(seen["symbols_alive"]) == (count.sum(0) > 0).sum()
     forced = count[(count > 0).sum(1) == 1].sum() / count.sum()
@@ -140,10 +140,10 @@ def test_a_context_that_only_ends_rows_is_followed_by_any_symbol():
     setting = markov(1, 0.0, 6, languages.chain(TABLE))
     rows = jnp.array([[0, 0, 1, 0, 1, 2]], jnp.uint8)
     model = setting.fit(None, B.unit(rows), None)
-    assert float(model.count[2].sum()) == 0
+    assert float(model.counts[2].sum()) == 0
     sampled = np.asarray(setting.sample(jax.random.key(3), model, 20_000))
     after = sampled[:, 1:][sampled[:, :-1] == 2]
-    frequency = np.asarray(model.count).sum(0) / 5
+    frequency = np.asarray(model.counts).sum(0) / 5
     assert max(abs(z_score((after == b) * 1.0, frequency[b])) for b in range(3)) < 4
 
 
@@ -159,7 +159,7 @@ def test_order_0_is_drift_of_frequencies():
     frequency = np.array([0.5, 0.3, 0.15, 0.05])
     n, length, horizon = 6, 5, 10
     setting = markov(0, 0.0, length, languages.chain(np.tile(frequency, (4, 1))))
-    diversity = lambda key, world, params, *_: {"d": 1 - ((params.count / params.count.sum()) ** 2).sum()}  # noqa: E731
+    diversity = lambda key, world, params, *_: {"d": 1 - ((params.counts / params.counts.sum()) ** 2).sum()}  # noqa: E731
     seen = chains(setting._replace(observe=diversity), policies.replace(), n=n, horizon=horizon, num=8000)["d"]
     law = lambda size: (1 - 1 / size) ** np.arange(1, horizon + 1) * (1 - (frequency**2).sum())  # noqa: E731
     assert_law("diversity", seen, law(n * length), law(n))

@@ -205,12 +205,10 @@ def _maximise(
 
 def _sample(key: Key, params: Mixture, num: int) -> Array:
     key_component, key_noise = jax.random.split(key)
-    parts = Batch(params._replace(log_weight=None), jnp.exp(params.log_weight))
-    chosen = B.choose(key_component, jax.tree.map(lambda x: x[None], parts), num)
-    noise = jnp.exp(chosen.log_scale) * normal(key_noise, chosen.mean.shape)
-    if chosen.factor is not None:
-        noise = (chosen.factor * noise[:, None]).sum(2)
-    return chosen.mean + noise
+    parts = Batch((params.mean, params.log_scale, params.factor), jnp.exp(params.log_weight))
+    mean, log_scale, factor = B.choose(key_component, jax.tree.map(lambda x: x[None], parts), num)
+    noise = jnp.exp(log_scale) * normal(key_noise, mean.shape)
+    return mean + (noise if factor is None else (factor * noise[:, None]).sum(2))
 
 
 def _observe(key: Key, world: World, params: Mixture, summary: None, generated: Array) -> dict[str, Array]:

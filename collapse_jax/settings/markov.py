@@ -39,7 +39,7 @@ class Counts(NamedTuple):
 class Model(NamedTuple):
     """Counts of all training rows ``[V^order, V]``, and what is added to each."""
 
-    count: Array
+    counts: Array
     smoothing: Array
 
 
@@ -128,14 +128,14 @@ def _fit(compress: Tree, smoothing: Array | float, key: Key, train: Batch, start
 
 def _weights(params: Model) -> Array:
     """Of the next symbol after each context, not normalised."""
-    weight = params.count + params.smoothing
-    return jnp.where(weight.sum(1, keepdims=True) > 0, weight, params.count.sum(0))
+    weight = params.counts + params.smoothing
+    return jnp.where(weight.sum(1, keepdims=True) > 0, weight, params.counts.sum(0))
 
 
 def _sample(order: int, length: int, key: Key, params: Model, num: int) -> Array:
     key_context, key_walk = jax.random.split(key)
-    num_symbols = params.count.shape[1]
-    context = languages.choose(key_context, (params.count + params.smoothing).sum(1), num)
+    num_symbols = params.counts.shape[1]
+    context = languages.choose(key_context, (params.counts + params.smoothing).sum(1), num)
     digits = [context // num_symbols**i % num_symbols for i in reversed(range(order))]
     rest = languages.walk(key_walk, languages.cumulate(_weights(params)), context, length - order)
     return jnp.concatenate([digit.astype(rest.dtype)[:, None] for digit in digits] + [rest], 1)
@@ -150,10 +150,10 @@ def _sample_compressed(
 
 
 def _observe(key: Key, world: World, params: Model, summary: None, generated: Tree) -> dict[str, Array]:
-    truth, weight, alive = world.truth, _weights(params), params.count > 0
+    truth, weight, alive = world.truth, _weights(params), params.counts > 0
     log_next = jnp.log(weight) - jnp.log(weight.sum(1, keepdims=True))
     mean_of = lambda value: jnp.where(truth.grams == 0, 0.0, truth.grams * value).sum()  # noqa: E731
-    context = params.count.sum(1)
+    context = params.counts.sum(1)
     context = context / context.sum()
     seen = {
         "cross_entropy": -mean_of(log_next),
