@@ -71,12 +71,55 @@ def kde_job(generations: int = 20, n: int = 1000, chains: int = 128) -> Job:
     return Job(f"KDE accumulate n={n}, 500 test points, T={generations}", ours, peer, ("test_nll",), 300)
 
 
+def mixture_job(generations: int = 10, n: int = 500, steps: int = 20, chains: int = 1024) -> Job:
+    source, metrics = data.blobs(num_centers=8, seed=1), ("test_nll", "log_smallest_weight")
+
+    def ours() -> Any:
+        setting = settings.gaussian_mixture(8, steps, source=source)
+        return cj.run(setting, policies.replace(), num_samples=n, num_generations=generations, num_chains=chains,
+                      metrics=metrics)  # fmt: skip
+
+    peer = lambda seed: peers.mixture_replace(seed, np.asarray(source.modes), n, generations, steps)  # noqa: E731
+    return Job(f"mixture of 8, replace d=2 n={n}, {steps} EM steps", ours, peer, metrics, 20)
+
+
+def diffusion_job(generations: int = 50, n: int = 200, chains: int = 1024) -> Job:
+    setting, metrics = settings.ideal_diffusion(0.1), tuple(f"hermite_{k}" for k in range(1, 5))
+    centers = np.asarray(setting.world().real)[:, 0]
+
+    def ours() -> Any:
+        return cj.run(setting, policies.fresh_real(0.5), num_samples=n, num_generations=generations, num_chains=chains,
+                      metrics=metrics)  # fmt: skip
+
+    peer = lambda seed: peers.ideal_diffusion(np.random.default_rng(seed), centers, n, generations, 0.1)  # noqa: E731
+    return Job(f"ideal diffusion, half fresh, d=1 n={n}", ours, peer, metrics, 20)
+
+
+def markov_job(generations: int = 20, n: int = 100, length: int = 64, chains: int = 1024) -> Job:
+    setting = settings.markov(1, 0.1, length, "shakespeare")
+    world = setting.world()
+
+    def ours() -> Any:
+        return cj.run(setting, policies.replace(), num_samples=n, num_generations=generations, num_chains=chains,
+                      metrics=("entropy_rate",))  # fmt: skip
+
+    def peer(seed: int) -> np.ndarray:
+        rng, text = np.random.default_rng(seed), np.asarray(world.real)
+        rows = text[rng.integers(len(text) - length + 1, size=(n, 1)) + np.arange(length)]
+        return peers.markov_replace(rng, rows, 27, generations, 0.1)
+
+    return Job(f"bigrams of 27 symbols, replace n={n}, {length} symbols a row", ours, peer, ("entropy_rate",), 20)
+
+
 JOBS = (
     gaussian_job("Gaussian replace d=1 n=100", policies.replace(), 1, 100, 100, 16384, 150),
     gaussian_job("Gaussian replace d=10 n=1000", policies.replace(), 10, 1000, 100, 4096, 60),
     gaussian_job("Gaussian accumulate d=10 n=1000, T=100", policies.accumulate(), 10, 1000, 100, 4096, 500),
     gaussian_job("Gaussian subsample d=10 n=1000, T=100", policies.accumulate_subsample(), 10, 1000, 100, 64, 1),
     kde_job(),
+    mixture_job(),
+    diffusion_job(),
+    markov_job(),
 )
 
 

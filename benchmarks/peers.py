@@ -49,3 +49,57 @@ def kde_accumulate(seed: int, n: int, generations: int, bandwidth: float, num_te
         out.append(-model.score_samples(test).mean())
         pool = np.concatenate([pool, model.sample(n, random_state=generation)])
     return np.array(out)
+
+
+def mixture_replace(seed: int, centers: np.ndarray, n: int, generations: int, steps: int) -> np.ndarray:
+    """Test NLL and smallest weight's logarithm of one chain of scikit-learn's mixtures, ``[generations, 2]``."""
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    warnings.simplefilter("ignore", ConvergenceWarning)  # all its steps are asked for, as ours are
+    rng = np.random.default_rng(seed)
+    real = lambda num: centers[rng.integers(len(centers), size=num)] + rng.normal(size=(num, centers.shape[1]))  # noqa: E731
+    rows, test, out = real(n), real(500), []
+    for generation in range(generations):
+        model = GaussianMixture(len(centers), max_iter=steps, tol=0.0, init_params="k-means++",
+                                random_state=seed * generations + generation).fit(rows)  # fmt: skip
+        out.append((-model.score(test), np.log(model.weights_.min())))
+        rows, _ = model.sample(n)
+    return np.array(out)
+
+
+def ideal_diffusion(
+    rng: np.random.Generator, centers: np.ndarray, n: int, generations: int, delta: float
+) -> np.ndarray:
+    """Hermite coefficients 1 to 4 of one chain with half its rows fresh, ``[generations, 4]``."""
+    real = lambda num: rng.choice(centers, num) + 0.5 * rng.normal(size=num)  # noqa: E731
+    shrink, noise, rows, out = np.exp(-delta), np.sqrt(1 - np.exp(-2 * delta)), real(n), []
+    for _ in range(generations):
+        h = [np.ones(n), rows]
+        for k in range(1, 4):
+            h.append((rows * h[k] - np.sqrt(k) * h[k - 1]) / np.sqrt(k + 1))
+        out.append([shrink**k * h[k].mean() for k in range(1, 5)])
+        new = shrink * rng.choice(rows, n) + noise * rng.normal(size=n)
+        rows = np.concatenate([real(n // 2), new[n // 2 :]])
+    return np.array(out)
+
+
+def markov_replace(
+    rng: np.random.Generator, rows: np.ndarray, size: int, generations: int, smoothing: float
+) -> np.ndarray:
+    """Entropy rate of one chain of bigram models, all rows side by side, ``[generations, 1]``."""
+    (n, length), out = rows.shape, []
+    for _ in range(generations):
+        codes = rows[:, :-1].astype(int) * size + rows[:, 1:]
+        count = np.bincount(codes.ravel(), minlength=size**2).reshape(size, size)
+        share = (count + smoothing) / (count + smoothing).sum(1, keepdims=True)
+        context = count.sum(1) / count.sum()
+        out.append(-(context[:, None] * share * np.log(share)).sum())
+        cumulative = share.cumsum(1)
+        rows = np.empty_like(rows)
+        rows[:, 0] = rng.choice(size, n, p=(count + smoothing).sum(1) / (count + smoothing).sum())
+        for i in range(1, length):
+            rows[:, i] = (rng.random((n, 1)) >= cumulative[rows[:, i - 1]]).sum(1).clip(max=size - 1)
+    return np.array(out)[:, None]

@@ -58,6 +58,8 @@ class Source(NamedTuple):
       mean: ``[dim]``, of the real law. For a table: of its train split, which *is* the real law.
       covariance: ``[dim, dim]``, of the real law (of a table's train split: divided by the number of rows).
       is_normal: whether the real law is exactly N(mean, covariance).
+      modes: ``[modes, dim]``, centres of the modes, where the law is a mixture of equally likely isotropic ones of one
+        spread.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Source(NamedTuple):
     mean: ArrayLike
     covariance: ArrayLike
     is_normal: bool = False
+    modes: ArrayLike | None = None
 
 
 class Metric(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from collapse_jax import batch as B
-from collapse_jax import policies, settings
+from collapse_jax import data, policies, settings
 from collapse_jax.chain import make_chain, simulate
 from collapse_jax.keys import chain_keys, stream
 from collapse_jax.sweeps import run
@@ -24,13 +24,24 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "kde": {"num_test": 16},
     "flow_matching": {"width": 8, "depth": 1, "steps": 40, "batch_size": 8, "learning_rate": 0.05,
                       "sampler_steps": 4, "num_test": 16},
+    "gaussian_mixture": {"components": 2, "steps": 4, "floor": 0.3, "num_test": 16, "source": data.blobs(box=2.0)},
+    "ideal_diffusion": {"num_test": 16},
+    "markov": {"smoothing": 0.2, "length": 6},
 }  # fmt: skip
 MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gaussian-d1-unbiased": ("gaussian", {"dim": 1, "ddof": 1}),
     "kde-scott": ("kde", {"bandwidth": "scott"}),
     "kde-silverman_scaled": ("kde", {"bandwidth": "silverman_scaled"}),
     "flow_matching-previous": ("flow_matching", {"start": "previous"}),
+    "gaussian_mixture-diagonal": ("gaussian_mixture", {"covariance": "diagonal"}),
+    "gaussian_mixture-spherical": ("gaussian_mixture", {"covariance": "spherical"}),
+    "gaussian_mixture-previous": ("gaussian_mixture", {"start": "previous"}),
+    "ideal_diffusion-ode": ("ideal_diffusion", {"solver_steps": 8}),
+    "markov-order-0": ("markov", {"order": 0}),
+    "markov-shakespeare": ("markov", {"order": 2, "language": "shakespeare"}),
 }
+# Units of metrics that count: they take few values, and need not answer to a small change.
+COUNTS = ("modes", "symbols", "transitions")
 TINY_POLICIES: dict[str, dict[str, Any]] = {"window": {"k": 2}}
 MORE_POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "accumulate_subsample-replacement": ("accumulate_subsample", {"replacement": True}),

@@ -102,6 +102,7 @@ def blobs(
         held_out=held_out_of("blobs", draw, centers if shared_centers else centers_of(1), seed),
         mean=centers.mean(0),
         covariance=std**2 * np.eye(dim) + centred.T @ centred / num_centers,
+        modes=centers,
     )
 
 

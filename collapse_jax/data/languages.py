@@ -1,0 +1,159 @@
+"""Where sequences of symbols come from: an embedded text, or a table of transitions."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import batch as B
+from collapse_jax import check as checks
+from collapse_jax.data import embedded
+from collapse_jax.keys import below
+from collapse_jax.types import Array, Batch, Key, Tree
+
+LETTERS = " abcdefghijklmnopqrstuvwxyz"
+HELD_OUT = 10  # the last of so many parts of a text
+
+
+class Language(NamedTuple):
+    """A law of sequences.
+
+    Attributes:
+      name: as it is called in a config.
+      num_symbols: V; symbols are 0 .. V - 1, at most 256.
+      arrays: pytree of arrays that ``draw`` reads.
+      draw: ``(key, arrays, num, length) -> [num, length]``, uint8: independent sequences, each begun anywhere.
+      grams: ``(order) -> [V^order, V]``: how often a symbol (column) follows a context, as a share of all places. Of a
+        table: exactly; of a text: in its held-out part. A context is the number that its symbols spell in base V.
+      table: ``[V, V]``, the probability of the next symbol (column) after the last (row), or None where nobody knows.
+    """
+
+    name: str
+    num_symbols: int
+    arrays: Tree
+    draw: Callable[[Key, Tree, int, int], Array]
+    grams: Callable[[int], np.ndarray]
+    table: np.ndarray | None
+
+
+def shakespeare() -> Language:
+    """Plays in 27 symbols: a space (for all that is no letter, once in a row), and a to z.
+
+    The law is a window of the first nine tenths, uniform over places; the last tenth is held out.
+    """
+    words = "".join(c if c in LETTERS else " " for c in embedded.read_shakespeare().lower()).split()
+    text = np.frombuffer(" ".join(words).encode(), np.uint8)
+    symbols = np.where(text == ord(" "), 0, text - (ord("a") - 1)).astype(np.uint8)
+    train, test = np.split(symbols, [len(symbols) - len(symbols) // HELD_OUT])
+
+    def draw(key: Key, arrays: Tree, num: int, length: int) -> Array:
+        begin = below(key, num, arrays.shape[0] - length + 1)
+        return arrays[begin[:, None] + jnp.arange(length)]
+
+    def grams(order: int) -> np.ndarray:
+        codes = _codes(test.astype(np.int64), order, len(LETTERS))
+        return np.bincount(codes, minlength=len(LETTERS) ** (order + 1)).reshape(-1, len(LETTERS)) / codes.size
+
+    return Language("shakespeare", len(LETTERS), train, draw, grams, None)
+
+
+def sparse(num_symbols: int = 8, branching: int = 3, seed: int = 0) -> Language:
+    """A random table in which each symbol has `branching` successors, their probabilities uniform on the simplex.
+
+    The next symbol in order is always among them, so that every symbol is reached from every other.
+
+    Raises:
+      ValueError: numbers out of range.
+    """
+    num_symbols = checks.integer("sparse", "num_symbols", num_symbols, 2, 256)
+    branching = checks.integer("sparse", "branching", branching, 1, num_symbols)
+    rng = np.random.default_rng(checks.seed_number("sparse", seed))
+    table = np.zeros((num_symbols, num_symbols))
+    for row in range(num_symbols):
+        others = np.delete(np.arange(num_symbols), (row + 1) % num_symbols)
+        chosen = [(row + 1) % num_symbols, *rng.choice(others, branching - 1, replace=False)]
+        table[row, chosen] = rng.dirichlet(np.ones(branching))
+    return chain(table)._replace(name="sparse")
+
+
+def chain(table: Any) -> Language:
+    """The stationary Markov chain of a table ``[V, V]``: the probability of each next symbol (column) after a symbol.
+
+    Raises:
+      ValueError: no such table, or one where some symbol is not reached from some other.
+    """
+    table = np.asarray(table, np.float64)
+    size = len(table) if table.ndim else 0
+    if table.shape != (size, size) or not 2 <= size <= 256:
+        raise ValueError(f"table must be square, of 2 to 256 symbols, not of shape {table.shape}")
+    if not (table >= 0).all() or not np.allclose(table.sum(1), 1.0, atol=1e-6):
+        raise ValueError("table: every row must be numbers >= 0 that sum to 1")
+    table = table / table.sum(1, keepdims=True)
+    reached = np.linalg.matrix_power(np.eye(size) + (table > 0), size) > 0
+    if not reached.all():
+        a, b = np.argwhere(~reached)[0]
+        raise ValueError(f"table: symbol {b} is not reached from symbol {a}; leave one of them out")
+    balance = np.vstack([table.T - np.eye(size), np.ones(size)])
+    stationary = np.linalg.lstsq(balance, np.append(np.zeros(size), 1.0), rcond=None)[0].clip(0)
+
+    def draw(key: Key, arrays: Tree, num: int, length: int) -> Array:
+        key_first, key_rest = jax.random.split(key)
+        first = choose(key_first, jnp.asarray(arrays[0], float), num)
+        rest = walk(key_rest, cumulate(jnp.asarray(arrays[1], float)), first, length - 1)
+        return jnp.concatenate([first.astype(jnp.uint8)[:, None], rest], 1)
+
+    def grams(order: int) -> np.ndarray:
+        joint = stationary[None]
+        for _ in range(order):
+            joint = (joint.reshape(-1, size)[:, :, None] * table).reshape(-1, size)
+        return joint
+
+    return Language("chain", size, (stationary, table), draw, grams, table)
+
+
+def _codes(symbols: np.ndarray | Array, order: int, num_symbols: int) -> Any:
+    """The numbers that each `order` + 1 symbols in a row (last axis) spell in base `num_symbols`."""
+    length = symbols.shape[-1] - order
+    return sum(symbols[..., i : i + length] * num_symbols ** (order - i) for i in range(order + 1))
+
+
+def count(rows_mxl: Array, weight: Array, order: int, num_symbols: int) -> Array:
+    """How often each symbol follows each context in weighted rows: ``[V^order, V]``."""
+    codes_mxl = _codes(rows_mxl.astype(jnp.int32), order, num_symbols)
+    weights = jnp.broadcast_to(weight[:, None], codes_mxl.shape)
+    counts = jnp.zeros(num_symbols ** (order + 1), weight.dtype).at[codes_mxl.reshape(-1)].add(weights.reshape(-1))
+    return counts.reshape(-1, num_symbols)
+
+
+def choose(key: Key, weight: Array, num: int) -> Array:
+    """`num` numbers of ``0 .. len(weight) - 1`` in proportion to weight."""
+    return B.choose(key, Batch(jnp.arange(weight.size)[None], weight[None]), num)
+
+
+def cumulate(weight_cxv: Array) -> Array:
+    """Running sums of each row over its total, added in order: a weight of 0 changes nothing, whatever is rounded."""
+    add = lambda total, column: (total + column, total + column)  # noqa: E731
+    total, sums = jax.lax.scan(add, jnp.zeros_like(weight_cxv[:, 0]), weight_cxv.T, unroll=True)
+    return sums.T / total[:, None]
+
+
+def walk(key: Key, cumulative_cxv: Array, context: Array, num_steps: int) -> Array:
+    """`num_steps` symbols after each of the contexts ``[n]``, by what ``cumulate`` gave: ``[n, num_steps]``, uint8.
+
+    A binary search for each; never a symbol of weight 0.
+    """
+    contexts, num_symbols = cumulative_cxv.shape
+    depth = (num_symbols - 1).bit_length()
+    padding = ((0, 0), (0, 2**depth - num_symbols))
+    sums = jnp.pad(cumulative_cxv, padding, constant_values=jnp.inf).reshape(-1)
+    uniform = jax.random.uniform(key, (num_steps * context.size,)).reshape(num_steps, -1)
+
+    def step(context: Array, u: Array) -> tuple[Array, Array]:
+        symbol = jnp.zeros_like(context)
+        for half in (2**i for i in reversed(range(depth))):
+            symbol = symbol + jnp.where(u >= sums[context * 2**depth + symbol + half - 1], half, 0)
+        return (context * num_symbols + symbol) % contexts, symbol.astype(jnp.uint8)
+
+    return jax.lax.scan(step, context, uniform)[1].T

@@ -1,0 +1,240 @@
+"""Mixtures of Gaussians fitted by expectation and maximisation."""
+
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from collapse_jax import batch as B
+from collapse_jax import data, moments
+from collapse_jax.check import check_at_least, check_choice, check_positive
+from collapse_jax.gradient import STARTS
+from collapse_jax.keys import normal
+from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, World
+
+NEAR = 3.0  # standard deviations of a real mode, within which a component counts as its own
+ENOUGH = 0.1  # of a real mode's probability: less does not keep it alive
+
+_OF_MODES = (
+    Metric("modes_alive", f"real modes with at least {ENOUGH:g} of their probability in components that have no nearer "
+           f"mode and lie within {NEAR:g} standard deviations", "modes", "definition"),
+)  # fmt: skip
+METRICS = (
+    Metric("test_nll", "mean negative log likelihood of held-out rows", "nats a row", "definition"),
+    Metric("responsibility_entropy", "entropy of a held-out row's responsibilities, mean over rows", "nats a row",
+           "definition"),
+    Metric("separation", "least distance of two components' means over their root mean square standard deviation",
+           "1", "definition", "log"),
+    Metric("log_smallest_weight", "logarithm of the smallest component's weight", "nats", "definition"),
+)  # fmt: skip
+
+COVARIANCES = ("full", "diagonal", "spherical")
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Mixture(NamedTuple):
+    """A mixture of K Gaussians in d columns, each covariance as M diag(exp(2 s)) M^T (see ``moments``).
+
+    Attributes:
+      log_weight: ``[K]``; -inf marks a component that no row belongs to.
+      mean: ``[K, d]``.
+      log_scale: ``[K, d]``, s.
+      factor: ``[K, d, d]``, the unit lower-triangular M, or None where covariances are diagonal.
+    """
+
+    log_weight: Array
+    mean: Array
+    log_scale: Array
+    factor: Array | None
+
+
+class Modes(NamedTuple):
+    """The real law's modes: centres ``[modes, d]``, and the standard deviation of a column within one."""
+
+    centre: Array
+    spread: Array
+
+
+def gaussian_mixture(
+    components: int = 3,
+    steps: int = 30,
+    covariance: Literal["full", "diagonal", "spherical"] = "full",
+    floor: Array | float = 1e-6,
+    start: Literal["init", "previous"] = "init",
+    num_test: int = 500,
+    source: Source | None = None,
+) -> Setting:
+    """Mixture of Gaussians by a fixed number of EM steps (Dempster, Laird and Rubin 1977), no stopping rule.
+
+    A fit starts from `components` rows far apart (the row farthest from the mean, then each time the row farthest from
+    those taken: Gonzalez, doi:10.1016/0304-3975(85)90224-5), every row belonging to the nearest. That is deterministic
+    and finds separated modes, but an outlier may take a component. Where there are fewer distinct rows than
+    components, the others stay empty.
+
+    Args:
+      components: K, at least 2 (one is ``gaussian``).
+      steps: EM steps a fit.
+      covariance: of a component: ``"full"``, ``"diagonal"``, or ``"spherical"`` (one variance for all columns).
+      floor: added to each column's variance, in squared data units, as scikit-learn's ``reg_covar``: without it the
+        likelihood has no maximum, since a component may close on one row. So no variance falls below it: a component of
+        m rows that loses 1/m of its variance a generation settles at about m times the floor. May be a tracer.
+      start: ``"init"`` starts each fit as said above, ``"previous"`` from the last generation's components.
+      num_test: held-out rows that metrics average over.
+      source: the real law; default blobs. ``modes_alive`` exists where it knows its modes.
+
+    Raises:
+      ValueError: a number out of range, or another word than those above.
+    """
+    check_at_least("components", components, 2)
+    check_at_least("steps", steps, 1)
+    check_choice("covariance", covariance, COVARIANCES)
+    check_positive("floor", floor)
+    check_choice("start", start, STARTS)
+    check_at_least("num_test", num_test, 1)
+    source = data.blobs() if source is None else source
+    empty = partial(_empty, components, source.dim, covariance)
+    return Setting(
+        name="gaussian_mixture",
+        world=partial(_world, source, num_test),
+        real=lambda key, world, num: source.draw(key, world.real, num),
+        fit=partial(_fit, components, steps, covariance, floor),
+        sample=_sample,
+        observe=_observe,
+        metrics=METRICS if source.modes is None else (*_OF_MODES, *METRICS),
+        init=empty if start == "previous" else None,
+    )
+
+
+def _world(source: Source, num_test: int) -> World:
+    modes = None if source.modes is None else _modes(source)
+    return World(jax.tree.map(jnp.asarray, source.arrays), modes, jnp.asarray(source.held_out(num_test)))
+
+
+def _modes(source: Source) -> Modes:
+    """What is left of the trace when the centres' own is taken off is the modes' variance, in each of d columns."""
+    centre = jnp.asarray(source.modes)
+    within = jnp.trace(jnp.asarray(source.covariance)) - centre.var(0).sum()
+    return Modes(centre, jnp.sqrt(within / source.dim))
+
+
+def _empty(components: int, dim: int, covariance: str, key: Key) -> Mixture:
+    """What stands for no fit at all: the first one of a chain starts from its rows."""
+    nothing = jnp.zeros((components, dim))
+    factor = jnp.zeros((components, dim, dim)) if covariance == "full" else None
+    return Mixture(jnp.full(components, -jnp.inf), nothing, nothing, factor)
+
+
+def _fit(
+    components: int, steps: int, covariance: str, floor: Array | float, key: Key, train: Batch, previous: Mixture | None
+) -> Mixture:
+    x_mxd, weight = B.rows(train)
+    x_dxm = jnp.where(weight > 0, x_mxd.T, 0.0)  # a row of weight 0 may hold anything, NaN too
+    log_row = jnp.where(weight > 0, jnp.log(jnp.where(weight > 0, weight, 1.0)), -jnp.inf)
+    centre, nearest = _far_apart(x_dxm, weight, components)
+    scale = jnp.full(centre.shape, 0.5 * jnp.log(floor))
+    factor = jnp.broadcast_to(jnp.eye(centre.shape[1]), (*centre.shape, centre.shape[1]))
+    bare = Mixture(jnp.zeros(components), centre, scale, factor if covariance == "full" else None)
+    update = partial(_maximise, covariance, floor, x_dxm, log_row)
+    first = update(bare, jnp.where(jnp.arange(components)[:, None] == nearest, 0.0, -jnp.inf))
+    if previous is not None:
+        known = jnp.isfinite(previous.log_weight).any()
+        first = jax.tree.map(lambda a, b: jnp.where(known, a, b), previous, first)
+    step = lambda mixture, _: (update(mixture, _expect(mixture, x_dxm)[0]), None)  # noqa: E731
+    return jax.lax.scan(step, first, length=steps)[0]
+
+
+def _far_apart(x_dxm: Array, weight: Array, num: int) -> tuple[Array, Array]:
+    """`num` rows far apart ``[num, d]``, and the number of the nearest for each row ``[m]``."""
+
+    def squared(centre: Array) -> Array:
+        return jnp.where(weight > 0, ((x_dxm - centre[:, None]) ** 2).sum(0), -1.0)
+
+    distance = squared((x_dxm * weight).sum(1) / weight.sum())
+    nearest, centres = jnp.zeros(distance.shape, int), []
+    for k in range(num):
+        centre = x_dxm[:, jnp.argmax(distance)]
+        there = squared(centre)
+        nearest = nearest if k == 0 else jnp.where(there < distance, k, nearest)
+        distance = there if k == 0 else jnp.minimum(distance, there)
+        centres.append(centre)
+    return jnp.stack(centres), nearest
+
+
+def _expect(mixture: Mixture, x_dxm: Array) -> tuple[Array, Array]:
+    """Log responsibilities ``[K, m]`` and log densities ``[m]`` of rows."""
+    centred = x_dxm - mixture.mean[:, :, None]
+    if mixture.factor is not None:
+        inverse = jax.vmap(moments.solve_unit_lower, (0, None))(mixture.factor, jnp.eye(x_dxm.shape[0]))
+        centred = jnp.matmul(inverse, centred, precision=_HIGHEST)
+    squares = ((centred * jnp.exp(-mixture.log_scale)[:, :, None]) ** 2).sum(1)
+    constant = mixture.log_weight - mixture.log_scale.sum(1) - 0.5 * x_dxm.shape[0] * jnp.log(2 * jnp.pi)
+    log_joint = constant[:, None] - 0.5 * squares
+    log_density = jax.nn.logsumexp(log_joint, 0)
+    return log_joint - log_density, log_density
+
+
+def _maximise(
+    covariance: str, floor: Array | float, x_dxm: Array, log_row: Array, before: Mixture, log_belongs: Array
+) -> Mixture:
+    """The mixture of greatest likelihood given log responsibilities ``[K, m]``; an empty component stays as `before`.
+
+    In logarithms: a component that lost its last row by underflow could never win one back.
+    """
+    log_joint = log_belongs + log_row
+    log_mass = jax.nn.logsumexp(log_joint, 1)
+    alive = jnp.isfinite(log_mass)
+    share = jnp.exp(log_joint - jnp.where(alive, log_mass, 0.0)[:, None])
+    mean = jnp.matmul(share, x_dxm.T, precision=_HIGHEST)
+    centred = x_dxm - mean[:, :, None]
+    factor = None
+    if covariance == "full":
+        square = jnp.matmul(share[:, None] * centred, centred.transpose(0, 2, 1), precision=_HIGHEST)
+        factor, log_scale = jax.vmap(moments.factorise)(square + floor * jnp.eye(x_dxm.shape[0]))
+        # No pivot lies below the least eigenvalue, whatever rounding says.
+        log_scale = jnp.maximum(log_scale, 0.5 * jnp.log(floor))
+    else:
+        variance = (share[:, None] * centred**2).sum(2)
+        if covariance == "spherical":
+            variance = jnp.broadcast_to(variance.mean(1, keepdims=True), variance.shape)
+        log_scale = 0.5 * jnp.log(variance + floor)
+    new = Mixture(log_mass - jax.nn.logsumexp(log_mass), mean, log_scale, factor)
+    keep = lambda a, b: jnp.where(alive.reshape(-1, *[1] * (a.ndim - 1)), a, b)  # noqa: E731
+    return jax.tree.map(keep, new, before)._replace(log_weight=new.log_weight)
+
+
+def _sample(key: Key, params: Mixture, num: int) -> Array:
+    key_component, key_noise = jax.random.split(key)
+    parts = Batch((params.mean, params.log_scale, params.factor), jnp.exp(params.log_weight))
+    mean, log_scale, factor = B.choose(key_component, jax.tree.map(lambda x: x[None], parts), num)
+    noise = jnp.exp(log_scale) * normal(key_noise, mean.shape)
+    return mean + (noise if factor is None else (factor * noise[:, None]).sum(2))
+
+
+def _observe(key: Key, world: World, params: Mixture, summary: None, generated: Array) -> dict[str, Array]:
+    log_belongs, log_density = _expect(params, world.test.T)
+    seen = {
+        "test_nll": -log_density.mean(),
+        "responsibility_entropy": jax.scipy.special.entr(jnp.exp(log_belongs)).sum(0).mean(),
+        "separation": _separation(params),
+        "log_smallest_weight": params.log_weight.min(),
+    }
+    return seen if world.truth is None else {"modes_alive": _modes_alive(world.truth, params), **seen}
+
+
+def _modes_alive(modes: Modes, params: Mixture) -> Array:
+    distance = jnp.sqrt(((params.mean[:, None] - modes.centre) ** 2).sum(2))
+    number = jnp.arange(modes.centre.shape[0])
+    own = (distance.argmin(1)[:, None] == number) & (distance <= NEAR * modes.spread)
+    mass = jnp.where(own, jnp.exp(params.log_weight)[:, None], 0.0).sum(0)
+    return (mass >= ENOUGH / number.size).sum().astype(mass.dtype)
+
+
+def _separation(params: Mixture) -> Array:
+    """Over components that are not empty; inf where one alone is left."""
+    alive = jnp.isfinite(params.log_weight)
+    factor = jnp.eye(params.mean.shape[1]) if params.factor is None else params.factor
+    variance = ((factor * jnp.exp(params.log_scale)[:, None]) ** 2).sum((1, 2)) / params.mean.shape[1]
+    squared = ((params.mean[:, None] - params.mean) ** 2).sum(2) / (0.5 * (variance[:, None] + variance))
+    pairs = alive[:, None] & alive & ~jnp.eye(alive.size, dtype=bool)
+    return jnp.sqrt(jnp.where(pairs, squared, jnp.inf).min())

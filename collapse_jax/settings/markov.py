@@ -1,0 +1,165 @@
+"""Language models that count: each symbol's frequencies after the few that precede it (n-grams)."""
+
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import batch as B
+from collapse_jax.check import check_at_least, check_choice, check_not_negative
+from collapse_jax.data import languages
+from collapse_jax.data.languages import Language
+from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
+
+METRICS = (
+    Metric("cross_entropy", "of the fit on real sequences: the table's law, or held-out text", "nats a symbol",
+           "definition"),
+    Metric("entropy_rate", "entropy of the fit's next symbol, averaged over the contexts of the training rows",
+           "nats a symbol", "definition", "log"),
+    Metric("symbols_alive", "symbols that some training row holds after a context", "symbols", "definition", "log"),
+    Metric("transitions_alive", "pairs of a context and its next symbol in the training rows", "transitions",
+           "definition", "log"),
+    Metric("forced_share", "share of the training rows' contexts that only one symbol ever follows: text that an "
+           "unsmoothed fit repeats word for word", "1", "definition"),
+)  # fmt: skip
+_OF_TABLES = Metric("kl_rate", "divergence of the fit from the truth", "nats a symbol", "definition", "log")
+
+LANGUAGES = {"sparse": languages.sparse, "shakespeare": languages.shakespeare}
+_LARGEST = 2**24  # entries of a table of counts
+
+
+class Counts(NamedTuple):
+    """What one row holds on average: ``[V^order, V]``, how often each symbol (column) follows each context (row)."""
+
+    mean: Array
+
+
+class Model(NamedTuple):
+    """Counts of all training rows ``[V^order, V]``, and what is added to each."""
+
+    counts: Array
+    smoothing: Array
+
+
+class Truth(NamedTuple):
+    """Shares of all places in real sequences ``[V^order, V]``, and log probabilities of the next symbol, if known."""
+
+    grams: Array
+    log_next: Array | None
+
+
+def markov(
+    order: int = 1,
+    smoothing: Array | float = 0.01,
+    length: int = 64,
+    language: Language | Literal["sparse", "shakespeare"] = "sparse",
+) -> Setting:
+    """Markov chain of some order by counting; a row is a sequence of `length` symbols.
+
+    A sampled row starts in a context drawn as often as it occurs in the training rows, and goes on from there. A
+    context that was never seen to go on (it ends a row) is followed by any symbol, as often as that occurs. Counts are
+    sufficient: pools fold into one table, of V^(order + 1) floats, whatever their age.
+
+    Args:
+      order: symbols of context; 0 forgets all.
+      smoothing: added to every count. 0 is maximum likelihood, under which what once died out stays dead, and
+        ``cross_entropy`` and ``kl_rate`` are infinite as soon as a real transition is lost. A smoothing above 0 adds as
+        much again in every generation, and so drifts to uniform symbols. May be a tracer.
+      length: symbols of a row.
+      language: the real law: ``"shakespeare"``, ``"sparse"`` (a random table of 8 symbols with 3 successors each), or
+        one of ``data.languages``. ``kl_rate`` exists for tables, and is exact for orders of 1 and more.
+
+    Raises:
+      ValueError: a number out of range, another language, or a table of counts above 2^24 entries.
+    """
+    check_at_least("order", order, 0)
+    check_at_least("length", length, order + 1)
+    check_not_negative("smoothing", smoothing)
+    if isinstance(language, str):
+        check_choice("language", language, tuple(LANGUAGES))
+        language = LANGUAGES[language]()
+    elif not isinstance(language, Language):
+        raise ValueError(f"language must be one of {', '.join(LANGUAGES)} or a Language, not {language!r}")
+    size = language.num_symbols
+    if size ** (order + 1) > _LARGEST:
+        raise ValueError(f"order must be lower: {size}^{order + 1} counts are more than {_LARGEST}")
+    compress, sample = partial(_compress, order, size), partial(_sample, order, length)
+    return Setting(
+        name="markov",
+        world=partial(_world, language, order),
+        real=lambda key, world, num: language.draw(key, world.real, num, length),
+        fit=partial(_fit, compress, smoothing),
+        sample=sample,
+        observe=_observe,
+        metrics=METRICS if language.table is None or order == 0 else (_OF_TABLES, *METRICS),
+        compress=compress,
+        sample_compressed=partial(_sample_compressed, compress, sample),
+    )
+
+
+def _world(language: Language, order: int) -> World:
+    log_next = None
+    if language.table is not None and order > 0:
+        with np.errstate(divide="ignore"):
+            log_next = jnp.asarray(np.log(np.tile(language.table, (language.num_symbols ** (order - 1), 1))))
+    truth = Truth(jnp.asarray(language.grams(order), float), log_next)
+    return World(jax.tree.map(jnp.asarray, language.arrays), truth, None)
+
+
+def _compress(order: int, num_symbols: int, batch: Batch) -> Batch:
+    items, weight = B.rows(batch)
+    mass = weight.sum()
+    if not isinstance(items, Counts):
+        mean = languages.count(items, weight, order, num_symbols) / jnp.where(mass > 0, mass, 1.0)
+    elif weight.size == 1:
+        mean = items.mean[0]
+    else:
+        share = (weight / jnp.where(mass > 0, mass, 1.0))[:, None, None]
+        mean = jnp.where(share > 0, share * items.mean, 0.0).sum(0)
+    return B.unit(Counts(mean[None]), mass)
+
+
+def _fit(compress: Tree, smoothing: Array | float, key: Key, train: Batch, start: Tree) -> Model:
+    merged = compress(train)
+    return Model(merged.weight[0, 0] * merged.items.mean[0, 0], jnp.asarray(smoothing, merged.weight.dtype))
+
+
+def _weights(params: Model) -> Array:
+    """Of the next symbol after each context, not normalised."""
+    weight = params.counts + params.smoothing
+    return jnp.where(weight.sum(1, keepdims=True) > 0, weight, params.counts.sum(0))
+
+
+def _sample(order: int, length: int, key: Key, params: Model, num: int) -> Array:
+    key_context, key_walk = jax.random.split(key)
+    num_symbols = params.counts.shape[1]
+    context = languages.choose(key_context, (params.counts + params.smoothing).sum(1), num)
+    digits = [context // num_symbols**i % num_symbols for i in reversed(range(order))]
+    rest = languages.walk(key_walk, languages.cumulate(_weights(params)), context, length - order)
+    return jnp.concatenate([digit.astype(rest.dtype)[:, None] for digit in digits] + [rest], 1)
+
+
+def _sample_compressed(
+    compress: Tree, sample: Tree, key: Key, params: Model, num: int, count: Array | int, exact: bool
+) -> Counts:
+    """Rows are drawn either way: their counts have no law that is cheaper to draw."""
+    rows = B.unit(sample(key, params, num), jnp.arange(num) < count)
+    return jax.tree.map(lambda x: x[0], compress(rows).items)
+
+
+def _observe(key: Key, world: World, params: Model, summary: None, generated: Tree) -> dict[str, Array]:
+    truth, weight, alive = world.truth, _weights(params), params.counts > 0
+    log_next = jnp.log(weight) - jnp.log(weight.sum(1, keepdims=True))
+    mean_of = lambda value: jnp.where(truth.grams == 0, 0.0, truth.grams * value).sum()  # noqa: E731
+    context = params.counts.sum(1)
+    context = context / context.sum()
+    seen = {
+        "cross_entropy": -mean_of(log_next),
+        "entropy_rate": (context * jax.scipy.special.entr(jnp.exp(log_next)).sum(1)).sum(),
+        "symbols_alive": alive.any(0).sum().astype(context.dtype),
+        "transitions_alive": alive.sum().astype(context.dtype),
+        "forced_share": jnp.where(alive.sum(1) == 1, context, 0.0).sum(),
+    }
+    return seen if truth.log_next is None else {"kl_rate": mean_of(truth.log_next - log_next), **seen}
