@@ -1,8 +1,8 @@
 """What the engine costs beside the compute, and how it scales.
 
-``python benchmarks/engine.py`` prints, from one run: what plan, store and progress add to a sweep whose units take about a
-second; how long the command takes on a sweep that is finished; and chain-generations a second on 1, 2, 4 and 8 forced
-host devices, with the same number of chains a device (devices beyond the cores can only show what they cost).
+``python benchmarks/engine.py`` prints, from one run: what plan, store and progress add to a sweep whose units take
+about a second; how long the command takes on a sweep that is finished; and chain-generations a second on 1, 2, 4 and 8
+forced host devices, with the same number of chains a device (devices beyond the cores can only show what they cost).
 """
 
 import argparse
@@ -25,35 +25,50 @@ sweep: {product: {num_samples: [50, 100, 200]}}
 """
 
 INSIDE = """
-import json, sys, time
+import json, statistics, sys, time
 import jax
 from collapse_jax import config, stream, sweeps, units
+
 experiment = config.load(sys.argv[1], [])
-begin = time.perf_counter()
-plan = units.make_plan(experiment.grid(), experiment.options())
-planned = time.perf_counter() - begin
-runner = sweeps.Runner(plan, lambda _: None)
-for unit in plan.units:  # compiles
-    runner.run(unit)
-begin = time.perf_counter()
-for unit in plan.units:
-    runner.run(unit)
-compute = time.perf_counter() - begin
-outcome = stream.run(experiment.grid(), experiment.options(), sys.argv[2])
-engine = outcome.seconds["seconds_total"] - outcome.seconds["seconds_compile"] - outcome.seconds["seconds_trace"]
+grid, options, repeats = experiment.grid(), experiment.options(), int(sys.argv[3])
+
+
+def plan():
+    return units.make_plan(grid, options)
+
+
+def compute(made):
+    runner = sweeps.Runner(made, lambda _: None)
+    for unit in runner.expect(made.units):
+        runner.run(unit)
+
+
+def clock(function, *arguments):
+    begin = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - begin
+
+
+made = plan()
+compute(made)  # fills the cache of compiled programs
+planned, computed, streamed = zip(*(
+    (clock(plan), clock(compute, made), clock(stream.run, grid, options, f"{sys.argv[2]}/{i}")) for i in range(repeats)
+))
 generations = experiment.num_chains * experiment.num_generations * 6
-print(json.dumps({"units": len(plan.units), "plan": planned, "compute": compute, "engine": engine,
-                  "rate": generations / compute, "devices": jax.device_count()}))
+print(json.dumps({"units": len(made.units), "devices": jax.device_count(), "plan": statistics.median(planned),
+                  "compute": statistics.median(computed), "streamed": statistics.median(streamed),
+                  "overhead": statistics.median(s / c - 1 for s, c in zip(streamed, computed)),
+                  "rate": generations / statistics.median(computed)}))
 """
 
 
-def inside(folder: Path, chains: int, devices: int) -> dict:
-    """Timings of the sweep, in a process with so many host devices."""
+def inside(folder: Path, chains: int, devices: int, repeats: int) -> dict:
+    """Timings of the sweep, in a process with so many host devices: medians over pairs of compute and stream."""
     path = folder / f"engine-{chains}.yaml"
     path.write_text(CONFIG % chains)
     flags = f"--xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(folder)}
-    words = [sys.executable, "-c", INSIDE, str(path), tempfile.mkdtemp(dir=folder)]
+    words = [sys.executable, "-c", INSIDE, str(path), tempfile.mkdtemp(dir=folder), str(repeats)]
     return json.loads(subprocess.run(words, check=True, capture_output=True, text=True, env=environment).stdout)
 
 
@@ -63,12 +78,10 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        inside(folder, arguments.chains, 1)  # fills the cache of compiled programs
-        one = inside(folder, arguments.chains, 1)
+        one = inside(folder, arguments.chains, 1, 5)
         print(
-            f"{one['units']} units of {one['compute'] / one['units']:.2f} s: plan {one['plan']:.2f} s, compute "
-            f"{one['compute']:.2f} s, streamed {one['engine']:.2f} s "
-            f"({one['engine'] / one['compute'] - 1:+.1%}, the plan aside)"
+            f"{one['units']} units of {one['compute'] / one['units']:.2f} s: compute {one['compute']:.2f} s, streamed "
+            f"{one['streamed']:.2f} s, its plan of {one['plan']:.2f} s and its store included: {one['overhead']:+.1%}"
         )
         command = [sys.executable, "-m", "collapse_jax.cli", "run", str(folder / f"engine-{arguments.chains}.yaml")]
         out = ["--out", str(folder / "whole")]
@@ -80,7 +93,7 @@ def main() -> None:
         base = None
         for devices in (1, 2, 4, 8):
             chains = arguments.chains // 4 * devices
-            now = inside(folder, chains, devices)
+            now = inside(folder, chains, devices, 1)
             base = base or now["rate"]
             print(f"{devices:7d} {chains:15,} {now['rate']:20,.0f} {now['rate'] / base:14.2f}", flush=True)
 

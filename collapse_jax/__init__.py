@@ -18,7 +18,7 @@ _HOMES = {
     "score": "definitions",
     **{name: "types" for name in ("Batch", "Chain", "Curator", "Metric", "Policy", "Setting", "Source", "World")},
 }
-_MODULES = ("batch", "data", "definitions", "policies", "results", "settings", "survival", "theory", "types")
+_MODULES = ("batch", "data", "definitions", "policies", "results", "settings", "spread", "survival", "theory", "types")
 
 __all__ = sorted((*_HOMES, *_MODULES, "__version__"))
 

@@ -1,11 +1,13 @@
 """Blocks of chains side by side: one compiled program advances a block by a stretch of generations."""
 
+import contextlib
 import math
 import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +20,8 @@ from collapse_jax.types import Array, Chain, Key, Tree, World
 _WORKING_SET = {"cpu": 256 << 10, "gpu": 256 << 20, "tpu": 256 << 20}
 _POOLS = {"cpu": 1 << 30, "gpu": 16 << 30, "tpu": 4 << 30}
 _WIDEST = 1024
+# Where Linux says what a job may take.
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 # XLA's single-core passes are as good for these loops, and a third of the time to compile goes (measured).
 _COMPILER = {"cpu": {"xla_backend_optimization_level": 1}}
@@ -43,7 +47,7 @@ class Programs(NamedTuple):
       devices: where they run.
       width: lanes of a block.
       stretch: generations of one call.
-      at_once: blocks under way at the same time, on all devices together.
+      at_once: blocks under way at the same time on each device; 0: one, whatever the number of devices.
     """
 
     start: tuple[Callable[..., Tree], ...]
@@ -125,14 +129,14 @@ def compile_blocks(traced: Traced) -> Programs:
         traced.devices,
         traced.width,
         traced.stretch,
-        1 if locks else max(_that_fit(compiled[1], blocks_at_once(1)), len(traced.devices)),
+        0 if locks else _that_fit(compiled[1], blocks_at_once(1)),
         traced.seconds,
         time.perf_counter() - clock,
     )
 
 
 def _that_fit(program: jax.stages.Compiled, wanted: int) -> int:
-    """How many of the `wanted` blocks have room on a device together."""
+    """How many of the `wanted` blocks have room on a device together; at least one."""
     about, memory = program.memory_analysis(), device_memory()
     if wanted == 1 or about is None or memory is None:
         return wanted
@@ -142,7 +146,10 @@ def _that_fit(program: jax.stages.Compiled, wanted: int) -> int:
 
 def blocks_at_once(devices: int) -> int:
     """Blocks that so many local devices can have under way; those of a CPU leave cores idle one at a time."""
-    return devices * (min(os.cpu_count() or 1, 8) if jax.default_backend() == "cpu" else 1)
+    if jax.default_backend() != "cpu":
+        return devices
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(devices, min(cores, 8))
 
 
 def run_blocks(
@@ -188,17 +195,20 @@ def run_blocks(
             chosen = lanes(points, keys, padded[i * width : (i + 1) * width])
             _run_block(programs, i, (world, *chosen), num_generations, metrics, keeper, parts[i], tell, stop.is_set)
 
-    if min(programs.at_once, len(parts)) == 1:
+    workers = programs.at_once * len(programs.devices) or 1
+    if min(workers, len(parts)) == 1:
         for i in range(len(parts)):
             block(i)
     else:
-        with ThreadPoolExecutor(programs.at_once) as pool:
+        with contextlib.ExitStack() as stack:  # a pool a device, for one must not run what has room on all of them
+            pools = [stack.enter_context(ThreadPoolExecutor(programs.at_once)) for _ in programs.devices]
             try:
-                for done in [pool.submit(block, i) for i in range(len(parts))]:
+                for done in [pools[i % len(pools)].submit(block, i) for i in range(len(parts))]:
                     done.result()
             except BaseException:  # Ctrl-C too: what is under way ends with its stretch
                 stop.set()
-                pool.shutdown(wait=False, cancel_futures=True)
+                for pool in pools:
+                    pool.shutdown(wait=False, cancel_futures=True)
                 raise
     return {name: np.concatenate([part[name] for part in parts])[:number] for name in metrics}
 
@@ -337,7 +347,9 @@ def device_memory() -> int | None:
     """Bytes of the device's memory, or None where it does not tell."""
     if jax.default_backend() == "cpu":
         names = os.sysconf_names if hasattr(os, "sysconf_names") else {}
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in names else None
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in names else None
+        limits = [int(p.read_text()) for p in _LIMITS if p.exists() and p.read_text().strip().isdecimal()]
+        return min([*limits, *([] if whole is None else [whole])], default=None)
     return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 

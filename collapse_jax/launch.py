@@ -53,7 +53,6 @@ def launch(
     grid, options = experiment.grid(), experiment.options()
     if arguments.engine == "slurm":
         stream.prepare(grid, options, out, config=text, attrs=results.provenance())
-        words = [*words, "--repair"] if arguments.repair else words
         _slurm(words, arguments.jobs, arguments.slurm, Path(out))
         shard = (0, 1)  # what is left over, if a job died, is done here
     engine = functools.partial(_ray, text) if arguments.engine == "ray" else None

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from collapse_jax.types import Batch, Key, Setting, Tree
 
@@ -29,6 +29,8 @@ def spread(setting: Setting, mesh: Mesh, axis: str = "model") -> Setting:
         raise ValueError(f"setting {setting.name} has no parameters to spread; one trained by gradients has")
     if axis not in mesh.shape:
         raise ValueError(f"axis {axis!r} is not one of the mesh's: {', '.join(mesh.shape)}")
+    if mesh.axis_types[mesh.axis_names.index(axis)] != AxisType.Auto:
+        raise ValueError(f"axis {axis!r}: give axis_types=(AxisType.Auto,) to jax.make_mesh")
     init, fit, cut = setting.init, setting.fit, _cutter(mesh, axis)
 
     def fit_cut(key: Key, train: Batch, start: Tree) -> Tree:

@@ -130,9 +130,22 @@ def is_complete(place: Any) -> bool:
     return bool(np.asarray(done[...]).all())
 
 
+def labels_of(place: Any) -> dict[str, list[Any]]:
+    """The labels of the store's dimensions."""
+    with xr.open_dataset(zarr_store(place, read_only=True), engine="zarr", consolidated=False, chunks=None) as ds:
+        return {str(name): values.to_numpy().tolist() for name, values in ds.coords.items()}
+
+
 def cuts(place: Any) -> list[Cut]:
-    """How the store's results were cut into units."""
-    return [Cut(cut["width"], tuple(cut["block"])) for cut in json.loads(attributes_of(place)["plan"])]
+    """How the store's results were cut into units.
+
+    Raises:
+      StoreError: a store of another version of this package.
+    """
+    try:
+        return [Cut(cut["width"], tuple(cut["block"])) for cut in json.loads(attributes_of(place)["plan"])]
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{place}: made by another version; choose another folder with --out") from error
 
 
 def attributes_of(place: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from collapse_jax import checkpoint, store
 from collapse_jax.axes import Grid
 from collapse_jax.memory_model import check_fits
 from collapse_jax.store import STORE, StoreError, Writer, is_bucket, join
-from collapse_jax.sweeps import Runner, attributes
+from collapse_jax.sweeps import Runner, attributes, labels
 from collapse_jax.units import Options, Plan, Unit, make_plan, recut
 
 
@@ -129,15 +129,18 @@ def attach(grid: Grid, options: Options, place: Any, config: str, attrs: Mapping
     """
     if store.exists(place):
         _refuse_another(place, config)
+        _refuse_other_labels(place, grid, options)
         plan = make_plan(grid, options, store.cuts(place))
         check_fits(plan)
-        _refuse_other_numbers(place, plan)
-        return plan
-    plan = make_plan(grid, options)
-    check_fits(plan)
-    store.create(plan, place, {**attrs, "config": config})
-    _refuse_another(place, config)  # another process may have been first
-    return recut(plan, store.cuts(place))
+    else:
+        plan = make_plan(grid, options)
+        check_fits(plan)
+        store.create(plan, place, {**attrs, "config": config})
+        _refuse_another(place, config)  # another process may have been first
+        _refuse_other_labels(place, grid, options)
+        plan = recut(plan, store.cuts(place))
+    _refuse_other_numbers(place, plan)
+    return plan
 
 
 def _refuse_another(place: Any, config: str) -> None:
@@ -146,10 +149,18 @@ def _refuse_another(place: Any, config: str) -> None:
         raise StoreError(f"{place}: holds another run, {different}; choose another folder with --out")
 
 
+def _refuse_other_labels(place: Any, grid: Grid, options: Options) -> None:
+    """For callers who give no config: whose results have other axes, or other values along them."""
+    found, wanted = ({k: v for k, v in made.items() if k not in ("chain", "generation")}
+                     for made in (store.labels_of(place), labels(grid, options)))  # fmt: skip
+    if (different := difference(found, wanted)) is not None:
+        raise StoreError(f"{place}: holds another run, {different}")
+
+
 def _refuse_other_numbers(place: Any, plan: Plan) -> None:
-    """For callers who give no config: what a plan says of itself must agree as well."""
+    """Likewise, of what a plan says of itself."""
     found = store.attributes_of(place)
-    for name, value in attributes(plan).items():
+    for name, value in {**attributes(plan), "variables": list(plan.metrics)}.items():
         if name != "device" and found.get(name, value) != value:
             raise StoreError(f"{place}: holds another run, of {name} {found[name]!r}, not {value!r}")
 

@@ -1,5 +1,6 @@
 """Many chains over a grid, in memory; see ``stream`` for grids that outlive a process."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 import xarray as xr
 
-from collapse_jax.axes import coordinates, grid_of
+from collapse_jax.axes import Grid, coordinates, grid_of
 from collapse_jax.blocks import Programs, Saver, Traced, compile_blocks, run_blocks, trace_blocks
 from collapse_jax.keys import chain_keys
 from collapse_jax.memory_model import check_fits
@@ -151,7 +152,8 @@ class Runner:
         compiled = self._compiled[number].result()
         for n in upcoming:
             if n not in self._compiled:
-                self._submit(n)
+                with contextlib.suppress(Exception):  # it will be raised again when its turn comes
+                    self._submit(n)
         return compiled
 
     def _submit(self, number: int) -> None:
@@ -195,15 +197,13 @@ def attributes(plan: Plan) -> dict[str, Any]:
     }
 
 
-def labels(plan: Plan) -> dict[str, list[Any]]:
+def labels(grid: Grid, options: Options) -> dict[str, list[Any]]:
     """The coordinates of the results."""
-    axes = {axis.dim: coordinates(axis) for axis in plan.grid.axes}
-    chains, generations = plan.options.num_chains, plan.options.num_generations
     return {
-        "policy": list(plan.grid.policies),
-        **axes,
-        "chain": list(range(chains)),
-        "generation": list(range(1, generations + 1)),
+        "policy": list(grid.policies),
+        **{axis.dim: coordinates(axis) for axis in grid.axes},
+        "chain": list(range(options.num_chains)),
+        "generation": list(range(1, options.num_generations + 1)),
     }
 
 
@@ -235,4 +235,4 @@ def dataset(plan: Plan, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, An
     described = about(plan)
     variables = {name: (plan.grid.dims, value, described[name]) for name, value in arrays.items()}
     rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in attrs.items()}
-    return xr.Dataset(variables, labels(plan), attributes(plan) | rounded)
+    return xr.Dataset(variables, labels(plan.grid, plan.options), attributes(plan) | rounded)

@@ -271,6 +271,6 @@ def test_metrics_are_declared(name):
     assert sorted(seen) == sorted(m.name for m in setting.metrics)
     assert {x.shape for x in seen.values()} == {()}
     for metric in setting.metrics:
-        assert all(isinstance(text, str) and text.strip() for text in metric)
+        assert all(text.strip() for text in (metric.name, metric.long_name, metric.units, metric.source))
         assert metric.scale in ("linear", "log")
     assert setting.name in settings.REGISTRY

@@ -84,6 +84,12 @@ def test_gaussian_metrics(num):
     root = root_of(COVARIANCE)
     bures = np.trace(covariance + COVARIANCE - 2 * root_of(root @ covariance @ root))
     error = ((mean - MEAN) ** 2).sum()
+    true_scale, scale = np.sqrt(np.diag(COVARIANCE)), np.sqrt(np.diag(covariance))
+
+    def beyond(z):
+        edges = [(MEAN + side * z * true_scale - mean) / scale for side in (-1, 1)]
+        return scipy.stats.norm.cdf(edges[0]), scipy.stats.norm.sf(edges[1])
+
     expected = {
         "squared_error_of_mean": error,
         "trace_ratio": np.trace(covariance) / np.trace(COVARIANCE),
@@ -92,6 +98,8 @@ def test_gaussian_metrics(num):
         "wasserstein2_squared": error + bures,
         "effective_rank": eigenvalues.sum() ** 2 / (eigenvalues**2).sum(),
         "test_nll": -scipy.stats.multivariate_normal(mean, covariance).logpdf(test).mean(),
+        "tail_mass": 2 * np.minimum(*beyond(scipy.stats.norm.ppf(0.995))).mean(),
+        "hallucinated_mass": np.add(*beyond(np.sqrt(scipy.stats.chi2.ppf(0.999, 1)))).mean(),
     }
     assert set(seen) == set(expected)
     for name, value in expected.items():

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from collapse_jax import policies, settings
-from collapse_jax.chain import make_chain, simulate
+from collapse_jax import settings
 from collapse_jax.spread import spread
 
 PROGRAM = """
@@ -76,16 +75,6 @@ def test_what_cannot_be_spread_is_refused():
         spread(settings.gaussian(), mesh)
     with pytest.raises(ValueError, match="axis 'data' is not one of the mesh's: model"):
         spread(settings.flow_matching(num_test=8), mesh, "data")
-
-
-def test_a_spread_chain_is_the_chain():
-    setting = settings.flow_matching(width=8, steps=5, num_test=8)
-    mesh = jax.make_mesh((1,), ("model",), axis_types=(AxisType.Auto,))
-    world = setting.world()
-
-    def go(setting):
-        chain = make_chain(setting, policies.replace(), num_samples=6, num_generations=2)
-        return jax.jit(lambda key: simulate(chain, key, world, 2))(jax.random.key(0))
-
-    for plain, cut in zip(*(jax.tree.leaves(go(s)) for s in (setting, spread(setting, mesh))), strict=True):
-        np.testing.assert_allclose(plain, cut, rtol=1e-5)
+    explicit = jax.make_mesh((1,), ("model",), axis_types=(AxisType.Explicit,))
+    with pytest.raises(ValueError, match="axis 'model': give axis_types="):
+        spread(settings.flow_matching(num_test=8), explicit)
