@@ -71,12 +71,37 @@ def kde_job(generations: int = 20, n: int = 1000, chains: int = 128) -> Job:
     return Job(f"KDE accumulate n={n}, 500 test points, T={generations}", ours, peer, ("test_nll",), 300)
 
 
+def regression_job(name: str, policy: Any, backend: str, dim: int, n: int, chains: int, target: float) -> Job:
+    generations = 100 if policy.name == "replace" else 50
+
+    def ours() -> Any:
+        return cj.run(
+            settings.linear_regression(dim),
+            policy,
+            num_samples=n,
+            num_generations=generations,
+            num_chains=chains,
+            metrics=("excess_risk",),
+            backend=backend,
+        )
+
+    def peer(seed: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        return peers.linear_regression(rng, dim, n, generations, policy.name == "accumulate")
+
+    return Job(f"Linear regression {name}, T={generations}", ours, peer, ("excess_risk",), target)
+
+
 JOBS = (
     gaussian_job("Gaussian replace d=1 n=100", policies.replace(), 1, 100, 100, 16384, 150),
     gaussian_job("Gaussian replace d=10 n=1000", policies.replace(), 10, 1000, 100, 4096, 60),
     gaussian_job("Gaussian accumulate d=10 n=1000, T=100", policies.accumulate(), 10, 1000, 100, 4096, 500),
     gaussian_job("Gaussian subsample d=10 n=1000, T=100", policies.accumulate_subsample(), 10, 1000, 100, 64, 1),
     kde_job(),
+    regression_job("replace d=10 n=1000, law", policies.replace(), "law", 10, 1000, 1024, 100),
+    regression_job("replace d=10 n=1000, labels drawn", policies.replace(), "rows", 10, 1000, 1024, 20),
+    regression_job("accumulate d=10 n=1000, law", policies.accumulate(), "law", 10, 1000, 1024, 100),
+    regression_job("accumulate d=10 n=1000, labels drawn", policies.accumulate(), "rows", 10, 1000, 1024, 20),
 )
 
 

@@ -44,6 +44,14 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a number > 0, not {value!r}")
 
 
+def check_not_negative(name: str, value: Any) -> None:
+    """`value` is a finite number >= 0."""
+    if is_traced(value):
+        return
+    if isinstance(value, bool) or not _is_real(value) or not 0 <= value < float("inf"):
+        raise ValueError(f"{name} must be a number >= 0, not {value!r}")
+
+
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """`value` is one of `choices`."""
     if value not in choices:

@@ -24,11 +24,16 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "kde": {"num_test": 16},
     "flow_matching": {"width": 8, "depth": 1, "steps": 40, "batch_size": 8, "learning_rate": 0.05,
                       "sampler_steps": 4, "num_test": 16},
+    "linear_regression": {"dim": 2, "num_test": 16, "ridge": 0.1},
+    "logistic_regression": {"dim": 2, "num_test": 16, "ridge": 0.1},
 }  # fmt: skip
 MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gaussian-d1-unbiased": ("gaussian", {"dim": 1, "ddof": 1}),
     "kde-scott": ("kde", {"bandwidth": "scott"}),
     "kde-silverman_scaled": ("kde", {"bandwidth": "silverman_scaled"}),
+    "linear_regression-no_ridge": ("linear_regression", {"ridge": 0.0}),
+    "linear_regression-new_inputs": ("linear_regression", {"reuse_inputs": False}),
+    "logistic_regression-3": ("logistic_regression", {"classes": 3, "reuse_inputs": False}),
     "flow_matching-previous": ("flow_matching", {"start": "previous"}),
 }
 TINY_POLICIES: dict[str, dict[str, Any]] = {"window": {"k": 2}}

@@ -16,6 +16,7 @@ BUILDING = [  # from the ground; a part imports from lower floors only
     ["keys", "check", "gamma"],
     ["batch"],
     ["moments", "memory", "policies", "functional", "gradient", "curators", "metrics"],
+    ["least_squares"],
     ["nets", "data", "theory"],
     ["settings"],
     ["chain", "axes"],
