@@ -17,45 +17,59 @@ _PANEL = 8  # columns reduced one by one between two matrix products, as in ``mo
 def triangle(rows: Array, num: int) -> Array:
     """The first `num` rows of Q' `rows` ``[m, k]``, where Q' makes the first `num` columns upper triangular.
 
-    ``[num, k]``, with rows of 0 beyond m. A pivot is 0 where it is no larger than the rounding of its column: exactly
-    repeated rows or columns count once.
+    ``[num, k]``, with rows of 0 beyond m. A pivot is 0 where it is no larger than the rounding that reached it (8 eps
+    of its column, and what the pivots before it passed on), and so are the first `num` entries of its row: rows that
+    repeat others add no rank. Columns must be in general position (no two alike).
     """
     m, k = rows.shape
     depth = min(m, num)
-    floor = 16 * jnp.finfo(rows.dtype).eps * max(m, num) ** 0.5 * jnp.sqrt((rows[:, :num] ** 2).sum(0))
+    noise = (8 * jnp.finfo(rows.dtype).eps) ** 2 * (rows[:, :num] ** 2).sum(0)  # squares
     done: list[Array] = []
     for begin in range(0, depth, _PANEL):
         width = min(_PANEL, depth - begin)
-        panel, mirrors = _reflected(rows[:, :width], floor[begin : begin + width])
+        panel, mirrors, passed = _reflected(rows[:, :width], noise[:width])
         rest = rows[:, width:]
         products = jnp.matmul(mirrors.T, jnp.concatenate([mirrors, rest], 1), precision=_HIGHEST)
         steps = solve_unit_lower(products[:, :width], products[:, width:])
         rest = rest - jnp.matmul(mirrors, steps, precision=_HIGHEST)
+        noise = noise[width:] + (passed[:, None] * rest[:width, : num - begin - width] ** 2).sum(0)
         done.append(jnp.concatenate([jnp.zeros((width, begin), rows.dtype), panel[:width], rest[:width]], 1))
         rows = rest[width:]
-    return jnp.concatenate([*done, jnp.zeros((num - depth, k), rows.dtype)])
+    reduced = jnp.concatenate([*done, jnp.zeros((num - depth, k), rows.dtype)])
+    return jnp.where((jnp.diagonal(reduced) != 0)[:, None] | (jnp.arange(k) >= num), reduced, 0.0)
 
 
-def _reflected(panel: Array, floor: Array) -> tuple[Array, Array]:
-    """`panel` ``[m, w]`` made upper triangular by mirrors I - v v', and the v as columns (0 where a pivot is 0)."""
-    index = jnp.arange(panel.shape[0])
+def _reflected(panel: Array, noise: Array) -> tuple[Array, Array, Array]:
+    """`panel` ``[m, w]`` made upper triangular by mirrors I - v v', and the v as columns (0 where a pivot is 0).
 
-    def reduce(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        panel, mirrors = carry
-        column = jax.lax.dynamic_index_in_dim(panel, j, 1, keepdims=False)
+    Also each pivot's noise over its square: what entries beside it pass on by their own squares.
+    """
+    index, place = jnp.arange(panel.shape[0]), jnp.arange(panel.shape[1])
+
+    def reduce(j: Array, carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        panel, mirrors, noise, passed = carry
+        at = lambda x, axis=0: jax.lax.dynamic_index_in_dim(x, j, axis, keepdims=False)  # noqa: E731
+        column = at(panel, 1)
         tail = jnp.where(index >= j, column, 0.0)
-        head = jax.lax.dynamic_index_in_dim(column, j, keepdims=False)
-        length = jnp.sqrt((tail**2).sum())
-        alive = length > jax.lax.dynamic_index_in_dim(floor, j, keepdims=False)
-        pivot = jnp.where(alive, jnp.where(head < 0, length, -length), 0.0)
-        away = jnp.where(index == j, tail - pivot, tail)
-        mirror = away * jnp.where(alive, jax.lax.rsqrt(jnp.where(alive, length * (length + jnp.abs(head)), 1.0)), 0.0)
+        square = (tail**2).sum()
+        alive = square > at(noise)
+        length = jnp.sqrt(jnp.where(alive, square, 1.0))
+        pivot = jnp.where(alive, jnp.where(at(column) < 0, length, -length), 0.0)
+        mirror = jnp.where(index == j, tail - pivot, tail) / jnp.sqrt(length * (length + jnp.abs(at(column))))
+        mirror = jnp.where(alive, mirror, 0.0)
         panel = panel - mirror[:, None] * (mirror[:, None] * panel).sum(0)
         column = jnp.where(index < j, column, jnp.where(index == j, pivot, 0.0))
-        place = jnp.arange(panel.shape[1]) == j
-        return jnp.where(place, column[:, None], panel), jnp.where(place, mirror[:, None], mirrors)
+        over = jnp.where(alive, at(noise) / jnp.where(alive, square, 1.0), 0.0)
+        return (
+            jnp.where(place == j, column[:, None], panel),
+            jnp.where(place == j, mirror[:, None], mirrors),
+            noise + jnp.where(place > j, over * at(panel) ** 2, 0.0),
+            jnp.where(place == j, over, passed),
+        )
 
-    return jax.lax.fori_loop(0, panel.shape[1], reduce, (panel, jnp.zeros_like(panel)))
+    start = panel, jnp.zeros_like(panel), noise, jnp.zeros_like(noise)
+    panel, mirrors, _, passed = jax.lax.fori_loop(0, panel.shape[1], reduce, start)
+    return panel, mirrors, passed
 
 
 def solve(root: Array, target: Array) -> Array:

@@ -93,8 +93,14 @@ def test_least_norm_where_rows_are_fewer_than_inputs():
         assert_law("n < d", seen, expected, expected - noise)
 
 
-@pytest.mark.parametrize("name", POLICIES)
-@pytest.mark.parametrize("ridge", [0.0, 0.2])
+FOLDED = [name for name, make in POLICIES.items() if make().redraw is None]
+SOON = [("replace", 0.0), ("accumulate", 0.2), ("fixed_real", 0.2), ("contaminated", 0.0), ("weighted_fresh", 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "ridge"),
+    [*SOON, *(pytest.param(p, r, marks=pytest.mark.nightly) for p in FOLDED for r in (0.0, 0.2) if (p, r) not in SOON)],
+)
 def test_statistics_of_labels_are_those_of_rows(name, ridge):
     """The same normals are drawn, so a chain that keeps statistics is the chain that keeps every row."""
     setting, policy = bare(linear_regression(3, ridge=ridge)), POLICIES[name]()
@@ -104,8 +110,12 @@ def test_statistics_of_labels_are_those_of_rows(name, ridge):
     assert not np.allclose(rows[:, 0], rows[:, -1], rtol=1e-2)
 
 
-@pytest.mark.parametrize("reuse", [True, False])
-@pytest.mark.parametrize(("n", "policy"), [(3, "replace"), (9, "decay"), (4, "accumulate"), (9, "fresh_real")])
+@pytest.mark.parametrize(
+    ("n", "policy", "reuse"),
+    [(3, "replace", True), (9, "decay", True), (3, "accumulate", False), (9, "fresh_real", True),
+     *(pytest.param(*case, marks=pytest.mark.nightly)
+       for case in ((3, "replace", False), (4, "accumulate", True), (9, "decay", False), (9, "fresh_real", False)))],
+)  # fmt: skip
 def test_drawing_statistics_is_drawing_rows_in_law(n, policy, reuse):
     setting, made = linear_regression(4, reuse_inputs=reuse, ridge=0.01, num_test=20), POLICIES[policy]()
     if not plan(setting, made).law:

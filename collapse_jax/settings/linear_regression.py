@@ -1,5 +1,6 @@
 """Linear regression by least squares, with labels drawn from the fit."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -100,6 +101,7 @@ def linear_regression(
         metrics=METRICS,
         compress=_compress,
         sample_compressed=partial(_sample_compressed, rows, statistics),
+        # Of new inputs fixed_real asks for the law of a part of a batch, given the whole, which is not known here.
         real_compressed=(lambda key, world, num: statistics(key, world.real, num)) if reuse_inputs else None,
         relabel=partial(_relabel, noise) if reuse_inputs else None,
         inputs=partial(_inputs, penalty) if reuse_inputs else None,
@@ -134,7 +136,16 @@ def _statistics(noise: Array, key: Key, coefficients: Array, count: Array | int)
     return Statistics(root[None], jnp.where(jnp.diagonal(root) != 0, target, 0.0)[None])
 
 
-def _sample_compressed(rows, statistics, key: Key, params: Array, num: int, count: Array | int, exact: bool) -> Tree:
+def _sample_compressed(
+    rows: Callable[[Key, Array, int], Rows],
+    statistics: Callable[[Key, Array, Array | int], Statistics],
+    key: Key,
+    params: Array,
+    num: int,
+    count: Array | int,
+    exact: bool,
+) -> Statistics:
+    """Of new inputs, too."""
     if exact:
         return statistics(key, params, count)
     drawn = B.unit(rows(key, params, num), jnp.arange(num) < count)
