@@ -26,7 +26,7 @@ def problems(n, d, num, repeated=False):
 
 
 @pytest.mark.parametrize("repeated", [False, True])
-@pytest.mark.parametrize(("n", "d"), [(1, 1), (40, 3), (3, 5), (10, 10), (9, 10), (32, 32), (100, 33), (20, 60)])
+@pytest.mark.parametrize(("n", "d"), [(1, 1), (40, 3), (3, 5), (10, 10), (9, 10), (20, 20), (60, 17), (12, 30)])
 def test_least_squares_is_numpys(n, d, repeated):
     """Off by a multiple of eps times the condition number; normal equations, off by its square, would fail.
 
@@ -45,7 +45,7 @@ def test_least_squares_is_numpys(n, d, repeated):
         assert np.linalg.norm(coefficients - expected) <= bound * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize(("m", "num"), [(5, 3), (3, 5), (40, 20), (12, 12)])
+@pytest.mark.parametrize(("m", "num"), [(5, 3), (3, 5), (40, 20)])
 def test_a_triangle_keeps_all_products(m, num):
     rows = np.random.default_rng(m).normal(size=(m, num + 2)).astype(np.float32)
     reduced = np.asarray(least_squares.triangle(jnp.asarray(rows), num), float)
