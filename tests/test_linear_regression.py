@@ -120,7 +120,8 @@ def test_statistics_of_labels_are_those_of_rows(name, ridge):
     ("n", "policy", "reuse"),
     [(3, "replace", True), (3, "accumulate", False), (9, "fresh_real", True),
      *(pytest.param(*case, marks=pytest.mark.nightly)
-       for case in ((3, "replace", False), (9, "decay", True), (4, "accumulate", True), (9, "decay", False), (9, "fresh_real", False)))],
+       for case in ((3, "replace", False), (9, "decay", True),
+                    (4, "accumulate", True), (9, "decay", False), (9, "fresh_real", False)))],
 )  # fmt: skip
 def test_drawing_statistics_is_drawing_rows_in_law(n, policy, reuse):
     setting, made = linear_regression(4, reuse_inputs=reuse, ridge=0.01, num_test=20), POLICIES[policy]()
