@@ -111,6 +111,27 @@ def markov_job(generations: int = 20, n: int = 100, length: int = 64, chains: in
     return Job(f"bigrams of 27 symbols, replace n={n}, {length} symbols a row", ours, peer, ("entropy_rate",), 20)
 
 
+def regression_job(name: str, policy: Any, backend: str, dim: int, n: int, chains: int, target: float) -> Job:
+    generations = 100 if policy.name == "replace" else 50
+
+    def ours() -> Any:
+        return cj.run(
+            settings.linear_regression(dim),
+            policy,
+            num_samples=n,
+            num_generations=generations,
+            num_chains=chains,
+            metrics=("excess_risk",),
+            backend=backend,
+        )
+
+    def peer(seed: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        return peers.linear_regression(rng, dim, n, generations, policy.name == "accumulate")
+
+    return Job(f"Linear regression {name}, T={generations}", ours, peer, ("excess_risk",), target)
+
+
 JOBS = (
     gaussian_job("Gaussian replace d=1 n=100", policies.replace(), 1, 100, 100, 16384, 150),
     gaussian_job("Gaussian replace d=10 n=1000", policies.replace(), 10, 1000, 100, 4096, 60),
@@ -120,6 +141,10 @@ JOBS = (
     mixture_job(),
     diffusion_job(),
     markov_job(),
+    regression_job("replace d=10 n=1000, law", policies.replace(), "law", 10, 1000, 1024, 100),
+    regression_job("replace d=10 n=1000, labels drawn", policies.replace(), "rows", 10, 1000, 1024, 20),
+    regression_job("accumulate d=10 n=1000, law", policies.accumulate(), "law", 10, 1000, 1024, 100),
+    regression_job("accumulate d=10 n=1000, labels drawn", policies.accumulate(), "rows", 10, 1000, 1024, 20),
 )
 
 

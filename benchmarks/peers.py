@@ -36,6 +36,19 @@ def gaussian_subsample(rng: np.random.Generator, dim: int, n: int, generations: 
     return np.array(out)
 
 
+def linear_regression(rng: np.random.Generator, dim: int, n: int, generations: int, accumulate: bool) -> np.ndarray:
+    """Excess risk of one label-only chain, ``[generations, 1]``: inputs drawn once, labels drawn from each fit."""
+    x, w = rng.normal(size=(n, dim)), np.ones(dim)
+    new = x @ w + rng.normal(size=n)
+    pool_x, pool_y, out = x, new, []
+    for _ in range(generations):
+        fit = np.linalg.lstsq(pool_x, pool_y)[0]
+        out.append([np.sum((fit - w) ** 2)])
+        new = x @ fit + rng.normal(size=n)
+        pool_x, pool_y = (np.concatenate([pool_x, x]), np.concatenate([pool_y, new])) if accumulate else (x, new)
+    return np.array(out)
+
+
 def kde_accumulate(seed: int, n: int, generations: int, bandwidth: float, num_test: int) -> np.ndarray:
     """Test NLL of one chain on moons, ``[generations]``."""
     from sklearn.datasets import make_moons

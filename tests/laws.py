@@ -27,11 +27,16 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "gaussian_mixture": {"components": 2, "steps": 4, "floor": 0.3, "num_test": 16, "source": data.blobs(box=2.0)},
     "ideal_diffusion": {"num_test": 16},
     "markov": {"smoothing": 0.2, "length": 6},
+    "linear_regression": {"dim": 2, "num_test": 16, "ridge": 0.1},
+    "logistic_regression": {"dim": 2, "num_test": 16, "ridge": 0.1},
 }  # fmt: skip
 MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gaussian-d1-unbiased": ("gaussian", {"dim": 1, "ddof": 1}),
     "kde-scott": ("kde", {"bandwidth": "scott"}),
     "kde-silverman_scaled": ("kde", {"bandwidth": "silverman_scaled"}),
+    "linear_regression-no_ridge": ("linear_regression", {"ridge": 0.0}),
+    "linear_regression-new_inputs": ("linear_regression", {"reuse_inputs": False}),
+    "logistic_regression-3": ("logistic_regression", {"classes": 3, "reuse_inputs": False}),
     "flow_matching-previous": ("flow_matching", {"start": "previous"}),
     "gaussian_mixture-diagonal": ("gaussian_mixture", {"covariance": "diagonal"}),
     "gaussian_mixture-spherical": ("gaussian_mixture", {"covariance": "spherical"}),

@@ -16,6 +16,7 @@ BUILDING = [  # from the ground; a part imports from lower floors only
     ["keys", "check", "gamma", "intervals"],
     ["batch", "survival"],
     ["moments", "memory", "policies", "functional", "gradient", "spread", "curators", "metrics"],
+    ["least_squares"],
     ["nets", "data", "theory"],
     ["settings"],
     ["chain", "axes"],
