@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.typing import ArrayLike
 
 Array = jax.Array
@@ -70,6 +71,18 @@ class Source(NamedTuple):
     is_normal: bool = False
 
 
+class Symbols(NamedTuple):
+    """A law over K symbols.
+
+    Attributes:
+      name: as in the registry of ``data.symbols``.
+      probabilities: ``[K]`` in float64; their sum is 1.
+    """
+
+    name: str
+    probabilities: np.ndarray
+
+
 class Metric(NamedTuple):
     """What one number a generation means. `scale` is how its axis should be drawn: linear or log."""
 
@@ -105,6 +118,9 @@ class Setting(NamedTuple):
         law is not known.
       summarise: ``(world, Batch) -> Batch`` of one row: an additive evaluation made once, at a batch's birth, and
         merged by mass like ``compress``; only ``observe`` sees it. None where there is none, or ``compress`` exists.
+      mutate: ``(key, params, rows) -> items``: new rows, each from the training row in its place; `rows` are drawn in
+        proportion to weight. With ``split(key)`` as the two keys this must be ``sample``'s law. None where new rows do
+        not each come from one training row.
       min_samples: fewest rows a fit is defined for.
       block_hint: chains to run side by side where no better number is known; None lets memory decide.
     """
@@ -121,6 +137,7 @@ class Setting(NamedTuple):
     sample_compressed: Callable[..., Tree] | None = None
     real_compressed: Callable[..., Tree] | None = None
     summarise: Callable[[World, Batch], Batch] | None = None
+    mutate: Callable[[Key, Tree, Tree], Tree] | None = None
     min_samples: int = 1
     block_hint: int | None = None
 

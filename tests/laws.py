@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from collapse_jax import batch as B
-from collapse_jax import policies, settings
+from collapse_jax import data, policies, settings
 from collapse_jax.chain import make_chain, simulate
 from collapse_jax.keys import chain_keys, stream
 from collapse_jax.sweeps import run
@@ -22,12 +22,17 @@ from collapse_jax.types import Batch, Policy, Setting, World
 TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "gaussian": {"dim": 2, "num_test": 16},
     "kde": {"num_test": 16},
+    "discrete": {"probabilities": [0.05, 0.1, 0.15, 0.3, 0.25, 0.15]},
+    "poisson": {"rate": 3.0},
     "flow_matching": {"width": 8, "depth": 1, "steps": 40, "batch_size": 8, "learning_rate": 0.05,
                       "sampler_steps": 4, "num_test": 16},
 }  # fmt: skip
 MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gaussian-d1-unbiased": ("gaussian", {"dim": 1, "ddof": 1}),
     "kde-scott": ("kde", {"bandwidth": "scott"}),
+    "kde-lineage": ("kde", {"lineage": True}),
+    "discrete-lineage": ("discrete", {"lineage": True}),
+    "discrete-100": ("discrete", {"probabilities": data.symbols.zipf(100)}),
     "kde-silverman_scaled": ("kde", {"bandwidth": "silverman_scaled"}),
     "flow_matching-previous": ("flow_matching", {"start": "previous"}),
 }

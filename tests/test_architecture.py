@@ -15,7 +15,7 @@ BUILDING = [  # from the ground; a part imports from lower floors only
     ["types", "words", "cost"],
     ["keys", "check", "gamma"],
     ["batch"],
-    ["moments", "memory", "policies", "functional", "gradient", "curators", "metrics"],
+    ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "curators", "metrics"],
     ["nets", "data", "theory"],
     ["settings"],
     ["chain", "axes"],

@@ -233,7 +233,8 @@ def test_a_fit_sees_neither_truth_nor_test_rows(name):
         np.testing.assert_array_equal(a, b)
         assert not np.isnan(a).any()
     assert not any(np.isnan(x) for x in metrics.values())
-    assert any(np.isnan(x) for x in poisoned.values())  # the poison was there: metrics do look
+    if jax.tree.leaves((world.truth, world.test)):  # the poison was there: metrics do look
+        assert any(np.isnan(x) for x in poisoned.values())
 
 
 @pytest.mark.parametrize(("name", "parameter"), FLOATS)
@@ -253,13 +254,13 @@ def test_float_arguments_vmap(name, parameter):
     for metric, values in traced.items():
         assert np.isfinite(values).all()
         np.testing.assert_allclose(values[0], concrete[metric], rtol=1e-3, atol=1e-4, err_msg=metric)
-        assert not np.allclose(values[0], values[1], rtol=1e-3), metric
+        assert metric == "dead" or not np.allclose(values[0], values[1], rtol=1e-3), metric
 
 
 @pytest.mark.fast
 def test_the_registered_floats_are_found():
-    assert {("kde", "bandwidth"), ("flow_matching", "learning_rate")} <= set(FLOATS)
-    assert ("gaussian", "ddof") not in FLOATS
+    assert {("kde", "bandwidth"), ("flow_matching", "learning_rate"), ("poisson", "rate")} <= set(FLOATS)
+    assert not {("gaussian", "ddof"), ("discrete", "probabilities")} & set(FLOATS)
 
 
 @pytest.mark.fast

@@ -1,5 +1,6 @@
 """Data that the package carries, frozen to ``files/``; see the README there and DATA_LICENSES.md."""
 
+import lzma
 from importlib import resources
 from typing import NamedTuple
 
@@ -18,3 +19,9 @@ def read_digits() -> Digits:
     file = resources.files("collapse_jax.data") / "files" / "digits.npz"
     with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
         return Digits(image=arrays["image"], label=arrays["label"])
+
+
+def read_shakespeare() -> str:
+    """Plays of Shakespeare, speakers and verse, 1.1 MB of ASCII."""
+    file = resources.files("collapse_jax.data") / "files" / "shakespeare.txt.xz"
+    return lzma.decompress(file.read_bytes()).decode()
