@@ -32,7 +32,7 @@ class Frequencies(NamedTuple):
 def discrete(probabilities: Symbols | Sequence[float] | None = None, lineage: bool = False) -> Setting:
     """Law over K symbols, fitted by empirical frequencies; rows are symbol numbers.
 
-    A symbol that no training row has is dead, and under ``replace`` stays so. The generation from which one symbol is left
+    A symbol that no training row has is dead, and under ``replace`` stays so. The fit from which one symbol is left
     is ``(runs.symbols_alive > 1).sum("generation") + 1``; T + 1 means: not within T (censored).
 
     Counts have a known law (multinomial), so rows need not be drawn. Where they are, a probability is resolved down to
