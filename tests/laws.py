@@ -188,6 +188,11 @@ def recorded(policy: str) -> Record:
     return record(POLICIES[policy]())
 
 
+def is_valid(metric: str, values: Any) -> bool:
+    """Whether these may be a metric's values: finite, or -inf for the logarithm of what died."""
+    return bool((np.isfinite(values) | (np.isneginf(values) & metric.startswith("log_"))).all())
+
+
 def z_score(sample: np.ndarray, expected: float) -> float:
     """How many standard errors the mean of `sample` lies from `expected`."""
     return float((sample.mean() - expected) / (sample.std(ddof=1) / np.sqrt(sample.size)))
