@@ -71,13 +71,13 @@ def of_part(key: Key, whole_K: Array, num: int, size: Array | int) -> Array:
     return count(jax.random.permutation(key, rows), (jnp.arange(num) < size).astype(whole_K.dtype), whole_K.shape[0])
 
 
-def binomial(key: Key, size: Array, p: Array) -> Array:
+def binomial(key: Key, size: Array | float, p: Array | float) -> Array:
     """Successes among `size` trials of probability `p`, elementwise.
 
     Below 10 expected ones by inversion, above by rejection (Hormann 1993, BTRS). ``jax.random.binomial`` takes longer,
     and rounds where `size` is large.
     """
-    size, p = jnp.broadcast_arrays(jnp.asarray(size, p.dtype), p)
+    size, p = jnp.broadcast_arrays(jnp.asarray(size, float), jnp.asarray(p, float))
     rare = jnp.minimum(p, 1 - p)
     few = size * rare < 10
     n, q = jnp.where(few, 100.0, size), jnp.where(few, 0.5, rare)  # any that rejection can do with

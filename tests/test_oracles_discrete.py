@@ -32,8 +32,12 @@ def binary_chain(n, horizon, start):
     return np.array(law)
 
 
+ON_EVERY_CHANGE = ("replace", "fixed_real", "weighted_fresh", "accumulate_subsample")
+NAMES = [name if name in ON_EVERY_CHANGE else pytest.param(name, marks=pytest.mark.nightly) for name in POLICIES]
+
+
 @POWER
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_policy_loses_symbols_as_it_loses_variance(name, power):
     """A symbol's indicator has variance p (1 - p) at every fit, so the Gaussian recursions of E V hold here; exact."""
     n, T = 12, 6
@@ -47,11 +51,13 @@ def test_every_policy_loses_symbols_as_it_loses_variance(name, power):
 
 
 @POWER
-@pytest.mark.parametrize("backend", ["law", "rows"])
-@pytest.mark.parametrize(("n", "policy"), [(400, "replace"), (400, "fixed_real"), (400, "accumulate")])
-def test_many_rows(n, policy, backend, power):
+@pytest.mark.parametrize(("policy", "backend"), [
+    ("replace", "law"), ("fixed_real", "law"), *[pytest.param(*case, marks=pytest.mark.nightly) for case in
+    (("accumulate", "law"), ("replace", "rows"), ("fixed_real", "rows"), ("accumulate", "rows"))],
+])  # fmt: skip
+def test_many_rows(policy, backend, power):
     """The same where counts are split by binomials; E[1 - sum p^2] = (1 - 1/n)^T and prod (1 - 1 / (n t^2))."""
-    T, (made, options) = 200 if policy == "replace" else 10, POLICIES[policy]
+    n, T, (made, options) = 400, 60 if policy == "replace" else 10, POLICIES[policy]
     at = np.array([1, 2, T // 2, T]) - 1
     exact = policy_moments(policy, n, T, **options)[1]
     if policy == "replace":
@@ -86,7 +92,7 @@ def test_a_symbol_stays_alive_as_its_binary_chain_does(power):
         bound = 1 - np.exp(-n * p[k] * branching(T)[at])
         assert (exact >= bound - 1e-12).all()
         if k == 0:
-            np.testing.assert_allclose(exact, bound, rtol=0.02)
+            np.testing.assert_allclose(exact, bound, rtol=0.03)
         alive = runs[f"a{k}"].values
         if k < 2:
             assert_law(f"alive {k}", alive[:, at], exact, np.append(exact[1:], exact[-1]))
@@ -95,11 +101,10 @@ def test_a_symbol_stays_alive_as_its_binary_chain_does(power):
 
 
 @POWER
-@pytest.mark.parametrize("backend", ["law", "rows"])
-def test_time_to_one_symbol(backend, power):
-    """Exactly, for two symbols, by their chain; for more, the diffusion's -2 n sum (1 - x) ln(1 - x) is a bit low."""
+def test_time_to_one_symbol(power):
+    """Exactly, for two symbols, by their chain; the diffusion's -2 n sum (1 - x) ln(1 - x) is some percent too long."""
     n, T = 20, 400
-    options = {"num_samples": n, "num_generations": T, "num_chains": 4_000 * power, "seed": 34, "backend": backend}
+    options = {"num_samples": n, "num_generations": T, "num_chains": 4_000 * power, "seed": 34}
 
     def time(p):
         runs = collapse_jax.run(discrete(p), policies.replace(), metrics=["symbols_alive"], **options)
@@ -109,9 +114,9 @@ def test_time_to_one_symbol(backend, power):
     exact = 1 + alive.sum()
     two, four = time([0.3, 0.7]), time(P)
     assert max(two.max(), four.max()) < T  # none is censored
-    assert_law(f"two symbols, {backend}", two, exact, exact - 5)
+    assert_law("two symbols", two, exact, exact - 5)
     diffusion = -2 * n * ((1 - P) * np.log(1 - P)).sum()
-    assert 1.0 < four.mean() / diffusion < 1.08
+    assert 0.92 < four.mean() / diffusion < 0.98
 
 
 @POWER
@@ -132,7 +137,9 @@ def test_a_poisson_rate_dies(backend, rate, power):
 
 
 @POWER
-@pytest.mark.parametrize("policy", ["accumulate", "fixed_real", "fresh_real"])
+@pytest.mark.parametrize(
+    "policy", ["fixed_real", *[pytest.param(name, marks=pytest.mark.nightly) for name in ("accumulate", "fresh_real")]]
+)
 def test_poisson_pools(policy, power):
     """A Poisson fit's law has the variance of its mean, whose own variance is that of its batches; exact."""
     n, T, rate = 20, 8, 3.0
