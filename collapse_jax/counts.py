@@ -63,11 +63,11 @@ def multinomial(key: Key, p_K: Array, num: Array | int, size: Array | int) -> Ar
     return counts[:length]
 
 
-def of_part(key: Key, whole_K: Array, num: int, size: Array | int) -> Array:
+def of_part(key: Key, whole_K: Array, num: Array | int, size: Array | int) -> Array:
     """Counts of the first `size` (may be traced) of `num` rows in random order, whose counts are `whole_K`."""
     if is_traced(num):
         raise ValueError("num_samples must be a plain number where some of the first real rows are used again")
-    rows = jnp.repeat(jnp.arange(whole_K.shape[0]), whole_K.astype(jnp.int32), total_repeat_length=num)
+    rows = jnp.repeat(jnp.arange(whole_K.shape[0]), whole_K.astype(jnp.int32), total_repeat_length=int(num))
     return count(jax.random.permutation(key, rows), (jnp.arange(num) < size).astype(whole_K.dtype), whole_K.shape[0])
 
 

@@ -96,7 +96,7 @@ def _observe(key: Key, world: World, params: Frequencies, summary: None, generat
     share, truth = params.share, world.truth
     alive = share > 0
     return {
-        "entropy": -jnp.where(alive, share * jnp.log(jnp.where(alive, share, 1.0)), 0.0).sum(),
+        "entropy": (share * jnp.log(1 / jnp.where(alive, share, 1.0))).sum(),
         "gini_simpson": (share * (1 - share)).sum(),
         "symbols_alive": alive.sum(),
         "missing_mass": jnp.where(alive, 0.0, truth).sum(),
