@@ -53,6 +53,44 @@ def gaussian_job(name: str, policy: Any, dim: int, n: int, generations: int, cha
     return Job(name, ours, peer, metrics, target)
 
 
+def counts_job(
+    setting: Any,
+    peer: Callable[..., np.ndarray],
+    *given: Any,
+    n: int,
+    target: float,
+    rows: bool = False,
+    chains: int = 1024,
+    metrics: tuple[str, ...],
+) -> Job:
+    """A setting whose statistics are counts, under replace; `given` goes to the peer before n."""
+    generations = 100
+
+    def ours() -> Any:
+        return cj.run(
+            setting,
+            policies.replace(),
+            num_samples=n,
+            num_generations=generations,
+            num_chains=chains,
+            metrics=metrics,
+            backend="rows" if rows else "law",
+        )
+
+    def theirs(seed: int) -> np.ndarray:
+        choice = {"rows": rows} if peer is peers.discrete else {}
+        return peer(np.random.default_rng(seed), *given, n, generations, **choice)
+
+    what = f"K={given[0]}" if peer is peers.discrete else f"mean {given[0]}"
+    return Job(f"{setting.name} replace {what} n={n}, {'rows' if rows else 'law'}", ours, theirs, metrics, target)
+
+
+def discrete_job(num: int, n: int, rows: bool, chains: int = 1024) -> Job:
+    setting = settings.discrete(data.symbols.uniform(num))
+    return counts_job(setting, peers.discrete, num, n=n, rows=rows, target=20 if rows else 100, chains=chains,
+                      metrics=("entropy", "symbols_alive"))  # fmt: skip
+
+
 def kde_job(generations: int = 20, n: int = 1000, chains: int = 128) -> Job:
     def ours() -> Any:
         setting = settings.kde(0.1, num_test=500, source=data.moons())
@@ -145,7 +183,15 @@ JOBS = (
     regression_job("replace d=10 n=1000, labels drawn", policies.replace(), "rows", 10, 1000, 1024, 20),
     regression_job("accumulate d=10 n=1000, law", policies.accumulate(), "law", 10, 1000, 1024, 100),
     regression_job("accumulate d=10 n=1000, labels drawn", policies.accumulate(), "rows", 10, 1000, 1024, 20),
-)
+    discrete_job(10, 100, rows=False),
+    discrete_job(10, 1000, rows=False),
+    discrete_job(10, 1000, rows=True),
+    discrete_job(1000, 1000, rows=False, chains=128),
+    counts_job(settings.poisson(10.0), peers.poisson, 10.0, n=1000, target=100,
+               metrics=("log_rate_ratio", "divergence")),
+    counts_job(settings.bernoulli(0.5), peers.bernoulli, 0.5, n=1000, target=100,
+               metrics=("divergence", "dead")),
+)  # fmt: skip
 
 
 def compare(job: Job, rounds: int) -> dict[str, Any]:

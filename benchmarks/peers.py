@@ -1,6 +1,7 @@
 """The same work as the benchmarks', by the loop that a user would write: one chain at a time, NumPy or scikit-learn."""
 
 import numpy as np
+from scipy.special import rel_entr
 
 
 def gaussian_1d(rng: np.random.Generator, n: int, generations: int, accumulate: bool) -> np.ndarray:
@@ -46,6 +47,35 @@ def linear_regression(rng: np.random.Generator, dim: int, n: int, generations: i
         out.append([np.sum((fit - w) ** 2)])
         new = x @ fit + rng.normal(size=n)
         pool_x, pool_y = (np.concatenate([pool_x, x]), np.concatenate([pool_y, new])) if accumulate else (x, new)
+    return np.array(out)
+
+
+def discrete(rng: np.random.Generator, num: int, n: int, generations: int, rows: bool) -> np.ndarray:
+    """Entropy and symbols alive of one chain under replace, ``[generations, 2]``: rows are drawn, or their counts."""
+    share, out = np.full(num, 1 / num), []
+    for _ in range(generations):
+        counts = np.bincount(rng.choice(num, n, p=share), minlength=num) if rows else rng.multinomial(n, share)
+        share = counts / n
+        alive = share[share > 0]
+        out.append((-np.sum(alive * np.log(alive)), len(alive)))
+    return np.array(out)
+
+
+def poisson(rng: np.random.Generator, rate: float, n: int, generations: int) -> np.ndarray:
+    """Log ratio of the rate and divergence of one chain under replace, ``[generations, 2]``."""
+    fit, out = rate, []
+    for _ in range(generations):
+        fit = rng.poisson(fit, n).mean()
+        out.append((np.log(fit / rate), fit * np.log(fit / rate) - fit + rate))
+    return np.array(out)
+
+
+def bernoulli(rng: np.random.Generator, p: float, n: int, generations: int) -> np.ndarray:
+    """Divergence of one chain under replace, and whether it died, ``[generations, 2]``."""
+    fit, out = p, []
+    for _ in range(generations):
+        fit = (rng.random(n) < fit).mean()
+        out.append((rel_entr(fit, p) + rel_entr(1 - fit, 1 - p), fit in (0.0, 1.0)))
     return np.array(out)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.typing import ArrayLike
 
 Array = jax.Array
@@ -76,6 +77,18 @@ class Source(NamedTuple):
     classes: int | None = None
 
 
+class Symbols(NamedTuple):
+    """A law over K symbols.
+
+    Attributes:
+      name: as in the registry of ``data.symbols``.
+      probabilities: ``[K]`` in float64; their sum is 1.
+    """
+
+    name: str
+    probabilities: np.ndarray
+
+
 class Metric(NamedTuple):
     """What one number a generation means.
 
@@ -134,6 +147,9 @@ class Setting(NamedTuple):
         Comes with ``inputs``, which say whether each label is drawn or only their statistics' law.
       summarise: ``(world, Batch) -> Batch`` of one row: an additive evaluation made once, at a batch's birth, and
         merged by mass like ``compress``; only ``observe`` sees it. None where there is none, or ``compress`` exists.
+      mutate: ``(key, params, rows) -> items``: new rows, each from the training row in its place; `rows` are drawn in
+        proportion to weight. With ``split(key)`` as the two keys this must be ``sample``'s law. None where new rows do
+        not each come from one training row.
       min_samples: fewest rows a fit is defined for.
       block_hint: chains to run side by side where no better number is known; None lets memory decide.
       source: the real law, where it is one of rows in columns: what predictions know of it.
@@ -154,6 +170,7 @@ class Setting(NamedTuple):
     inputs: Callable[[Batch], tuple[Tree, Batch]] | None = None
     relabel_compressed: Callable[[Key, Tree, Tree], Tree] | None = None
     summarise: Callable[[World, Batch], Batch] | None = None
+    mutate: Callable[[Key, Tree, Tree], Tree] | None = None
     min_samples: int = 1
     block_hint: int | None = None
     source: Source | None = None

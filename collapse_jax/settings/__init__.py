@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from collapse_jax.settings.discrete import discrete
+from collapse_jax.settings.exponential_family import bernoulli, poisson
 from collapse_jax.settings.flow_matching import flow_matching
 from collapse_jax.settings.gaussian import gaussian
 from collapse_jax.settings.gaussian_mixture import gaussian_mixture
@@ -13,11 +15,12 @@ from collapse_jax.settings.markov import markov
 from collapse_jax.types import Setting
 
 _SETTINGS = (
-    gaussian, kde, linear_regression, logistic_regression, gaussian_mixture, ideal_diffusion, markov, flow_matching,
+    gaussian, kde, discrete, poisson, bernoulli, linear_regression, logistic_regression, gaussian_mixture,
+    ideal_diffusion, markov, flow_matching,
 )  # fmt: skip
 REGISTRY: dict[str, Callable[..., Setting]] = {f.__name__: f for f in _SETTINGS}
 
 __all__ = [
-    "REGISTRY", "flow_matching", "gaussian", "gaussian_mixture", "ideal_diffusion", "kde", "linear_regression",
-    "logistic_regression", "markov",
+    "REGISTRY", "bernoulli", "discrete", "flow_matching", "gaussian", "gaussian_mixture", "ideal_diffusion", "kde",
+    "linear_regression", "logistic_regression", "markov", "poisson",
 ]  # fmt: skip
