@@ -8,6 +8,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,16 +55,9 @@ def gaussian_job(name: str, policy: Any, dim: int, n: int, generations: int, cha
 
 
 def counts_job(
-    setting: Any,
-    peer: Callable[..., np.ndarray],
-    *given: Any,
-    n: int,
-    target: float,
-    rows: bool = False,
-    chains: int = 1024,
-    metrics: tuple[str, ...],
+    setting: Any, what: str, peer: Callable[..., np.ndarray], metrics: tuple[str, ...], n: int, rows: bool, chains: int
 ) -> Job:
-    """A setting whose statistics are counts, under replace; `given` goes to the peer before n."""
+    """A setting whose statistics are counts, under replace; the peer draws what a user would."""
     generations = 100
 
     def ours() -> Any:
@@ -77,18 +71,33 @@ def counts_job(
             backend="rows" if rows else "law",
         )
 
-    def theirs(seed: int) -> np.ndarray:
-        choice = {"rows": rows} if peer is peers.discrete else {}
-        return peer(np.random.default_rng(seed), *given, n, generations, **choice)
-
-    what = f"K={given[0]}" if peer is peers.discrete else f"mean {given[0]}"
-    return Job(f"{setting.name} replace {what} n={n}, {'rows' if rows else 'law'}", ours, theirs, metrics, target)
+    name = f"{setting.name} {what}, replace n={n}, {'rows' if rows else 'law'}"
+    target = 20 if rows else 100
+    return Job(name, ours, lambda seed: peer(np.random.default_rng(seed), n, generations), metrics, target)
 
 
 def discrete_job(num: int, n: int, rows: bool, chains: int = 1024) -> Job:
-    setting = settings.discrete(data.symbols.uniform(num))
-    return counts_job(setting, peers.discrete, num, n=n, rows=rows, target=20 if rows else 100, chains=chains,
-                      metrics=("entropy", "symbols_alive"))  # fmt: skip
+    setting, peer = settings.discrete(data.symbols.uniform(num)), partial(peers.discrete, num=num, rows=rows)
+    return counts_job(setting, f"K={num}", peer, ("entropy", "symbols_alive"), n, rows, chains)
+
+
+def poisson_job(rate: float, n: int, rows: bool, chains: int = 1024) -> Job:
+    peer = partial(peers.poisson, rate=rate)
+    return counts_job(settings.poisson(rate), f"{rate:g}", peer, ("log_rate_ratio", "divergence"), n, rows, chains)
+
+
+def bernoulli_job(p: float, n: int, rows: bool, chains: int = 1024) -> Job:
+    peer = partial(peers.bernoulli, p=p)
+    return counts_job(settings.bernoulli(p), f"{p:g}", peer, ("divergence", "dead"), n, rows, chains)
+
+
+def logistic_job(dim: int, n: int, generations: int = 20, chains: int = 1024) -> Job:
+    def ours() -> Any:
+        setting, options = settings.logistic_regression(dim), {"num_samples": n, "num_generations": generations}
+        return cj.run(setting, policies.replace(), **options, num_chains=chains, metrics=("excess_risk",))
+
+    peer = lambda seed: peers.logistic_regression(np.random.default_rng(seed), dim, n, generations)  # noqa: E731
+    return Job(f"Logistic regression replace d={dim} n={n}, labels drawn", ours, peer, ("excess_risk",), 20)
 
 
 def kde_job(generations: int = 20, n: int = 1000, chains: int = 128) -> Job:
@@ -183,15 +192,16 @@ JOBS = (
     regression_job("replace d=10 n=1000, labels drawn", policies.replace(), "rows", 10, 1000, 1024, 20),
     regression_job("accumulate d=10 n=1000, law", policies.accumulate(), "law", 10, 1000, 1024, 100),
     regression_job("accumulate d=10 n=1000, labels drawn", policies.accumulate(), "rows", 10, 1000, 1024, 20),
+    logistic_job(5, 200),
     discrete_job(10, 100, rows=False),
     discrete_job(10, 1000, rows=False),
     discrete_job(10, 1000, rows=True),
     discrete_job(1000, 1000, rows=False, chains=128),
-    counts_job(settings.poisson(10.0), peers.poisson, 10.0, n=1000, target=100,
-               metrics=("log_rate_ratio", "divergence")),
-    counts_job(settings.bernoulli(0.5), peers.bernoulli, 0.5, n=1000, target=100,
-               metrics=("divergence", "dead")),
-)  # fmt: skip
+    poisson_job(10.0, 1000, rows=False),
+    poisson_job(10.0, 1000, rows=True),
+    bernoulli_job(0.5, 1000, rows=False),
+    bernoulli_job(0.5, 1000, rows=True),
+)
 
 
 def compare(job: Job, rounds: int) -> dict[str, Any]:

@@ -50,7 +50,24 @@ def linear_regression(rng: np.random.Generator, dim: int, n: int, generations: i
     return np.array(out)
 
 
-def discrete(rng: np.random.Generator, num: int, n: int, generations: int, rows: bool) -> np.ndarray:
+def logistic_regression(rng: np.random.Generator, dim: int, n: int, generations: int) -> np.ndarray:
+    """Excess risk of one label-only chain of plain Newton steps, ``[generations, 1]``, over 300 test inputs."""
+    with_one = lambda m: np.concatenate([rng.normal(size=(m, dim)), np.ones((m, 1))], 1)  # noqa: E731
+    rate = lambda x, w: 1 / (1 + np.exp(-x @ w))  # noqa: E731
+    x, test, w, out = with_one(n), with_one(300), np.append(np.full(dim, dim**-0.5), 0.0), []
+    truth = rate(test, w)
+    for _ in range(generations):
+        label, w = rng.random(n) < rate(x, w), np.zeros(dim + 1)
+        for _ in range(10):
+            p = rate(x, w)
+            hessian = (x * (p * (1 - p))[:, None]).T @ x / n + 1e-4 * np.eye(dim + 1)
+            w = w - np.linalg.solve(hessian, x.T @ (p - label) / n + 1e-4 * w)
+        fit = rate(test, w)
+        out.append([np.mean(rel_entr(truth, fit) + rel_entr(1 - truth, 1 - fit))])
+    return np.array(out)
+
+
+def discrete(rng: np.random.Generator, n: int, generations: int, num: int, rows: bool) -> np.ndarray:
     """Entropy and symbols alive of one chain under replace, ``[generations, 2]``: rows are drawn, or their counts."""
     share, out = np.full(num, 1 / num), []
     for _ in range(generations):
@@ -61,7 +78,7 @@ def discrete(rng: np.random.Generator, num: int, n: int, generations: int, rows:
     return np.array(out)
 
 
-def poisson(rng: np.random.Generator, rate: float, n: int, generations: int) -> np.ndarray:
+def poisson(rng: np.random.Generator, n: int, generations: int, rate: float) -> np.ndarray:
     """Log ratio of the rate and divergence of one chain under replace, ``[generations, 2]``."""
     fit, out = rate, []
     for _ in range(generations):
@@ -70,7 +87,7 @@ def poisson(rng: np.random.Generator, rate: float, n: int, generations: int) -> 
     return np.array(out)
 
 
-def bernoulli(rng: np.random.Generator, p: float, n: int, generations: int) -> np.ndarray:
+def bernoulli(rng: np.random.Generator, n: int, generations: int, p: float) -> np.ndarray:
     """Divergence of one chain under replace, and whether it died, ``[generations, 2]``."""
     fit, out = p, []
     for _ in range(generations):

@@ -152,7 +152,7 @@ class Setting(NamedTuple):
         not each come from one training row.
       min_samples: fewest rows a fit is defined for.
       block_hint: chains to run side by side where no better number is known; None lets memory decide.
-      source: the real law, where it is one of rows in columns: what predictions know of it.
+      source: the real law, of rows in columns or of symbols: what predictions know of it.
     """
 
     name: str
@@ -173,7 +173,7 @@ class Setting(NamedTuple):
     mutate: Callable[[Key, Tree, Tree], Tree] | None = None
     min_samples: int = 1
     block_hint: int | None = None
-    source: Source | None = None
+    source: Source | Symbols | None = None
 
 
 class Policy(NamedTuple):

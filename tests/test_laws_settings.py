@@ -18,6 +18,7 @@ from collapse_jax.types import Batch
 
 KEY = jax.random.key(11)
 M = 9  # rows of a training batch
+ROLES = {"risk", "excess_risk", "log_variance", "modes", "tail", "hallucination"}  # see types.Metric
 CLOSED = [name for name, make in SETTINGS.items() if make().init is None]
 TRAINED = [name for name in settings.REGISTRY if name not in CLOSED]
 COMPRESSED = [name for name, make in SETTINGS.items() if make().compress is not None]
@@ -273,5 +274,7 @@ def test_metrics_are_declared(name):
     assert {x.shape for x in seen.values()} == {()}
     for metric in setting.metrics:
         assert all(text.strip() for text in (metric.name, metric.long_name, metric.units, metric.source))
+        assert set(metric.role.split()) <= ROLES
+        assert metric.baseline is None or (metric.role and np.isfinite(metric.baseline))
         assert metric.scale in ("linear", "log")
     assert setting.name in settings.REGISTRY

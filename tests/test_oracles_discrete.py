@@ -4,19 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from oracle_helpers import (
-    POWER,
-    accumulate_variance,
-    assert_law,
-    policy_moments,
-    subsample_moments,
-    z_score,
-)
+from oracle_helpers import POWER, assert_law, policy_moments, subsample_moments, z_score
 from test_oracles_gaussian import POLICIES, observing
 
 import collapse_jax
 from collapse_jax import policies
 from collapse_jax.settings import bernoulli, discrete, poisson
+from collapse_jax.theory.discrete import drift
+from collapse_jax.theory.gaussian import accumulate_variance
 
 P = np.array([0.4, 0.3, 0.2, 0.1])
 TRUTH = 1 - (P**2).sum()
@@ -24,12 +19,7 @@ TRUTH = 1 - (P**2).sum()
 
 def binary_chain(n, horizon, start):
     """Law ``[T, n + 1]`` of the count of a symbol at each fit under replace, from probability `start`."""
-    k = np.arange(n + 1)
-    step = scipy.stats.binom.pmf(k[None, :], n, k[:, None] / n)
-    law = [scipy.stats.binom.pmf(k, n, start)]
-    for _ in range(horizon - 1):
-        law.append(law[-1] @ step)
-    return np.array(law)
+    return drift(n, scipy.stats.binom.pmf(np.arange(n + 1), n, start), horizon)
 
 
 ON_EVERY_CHANGE = ("replace", "fixed_real", "weighted_fresh", "accumulate_subsample")

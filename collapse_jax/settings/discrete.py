@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from collapse_jax import batch as B
 from collapse_jax import counts
@@ -17,10 +18,11 @@ from collapse_jax.types import Array, Batch, Key, Metric, Setting, Symbols, Tree
 METRICS = (
     Metric("entropy", "entropy of the fit", "nats", "arXiv 2410.16713"),
     Metric("gini_simpson", "probability that two draws from the fit differ", "1", "1 - sum p^2", "log"),
-    Metric("symbols_alive", "symbols of positive probability", "symbols", "arXiv 2410.16713", "log"),
+    Metric("symbols_alive", "symbols of positive probability", "symbols", "arXiv 2410.16713", "log", "modes tail"),
     Metric("missing_mass", "real probability of the symbols that died", "1", "definition"),
-    Metric("total_variation", "total variation distance from the real law", "1", "sum |p - q| / 2"),
-)
+    Metric("total_variation", "total variation distance from the real law", "1", "sum |p - q| / 2",
+           role="excess_risk"),
+)  # fmt: skip
 
 
 class Frequencies(NamedTuple):
@@ -57,13 +59,19 @@ def discrete(probabilities: Symbols | Sequence[float] | None = None, lineage: bo
         fit=lambda key, train, start: jax.tree.map(lambda x: x[0, 0], _compress(num, train).items),
         sample=lambda key, params, n: counts.categorical(key, params.share, n),
         observe=_observe,
-        metrics=METRICS,
+        metrics=_metrics(law),
         compress=partial(_compress, num),
         sample_compressed=_sample_compressed,
         real_compressed=_real_compressed,
+        source=probabilities,
         mutate=lambda key, params, rows: rows,
     )
     return with_ancestors(setting) if lineage else setting
+
+
+def _metrics(law: np.ndarray) -> tuple[Metric, ...]:
+    """With the trivial baseline of an error: a model that always says the likeliest symbol."""
+    return tuple(m._replace(baseline=float(1 - law.max())) if m.role == "excess_risk" else m for m in METRICS)
 
 
 def _compress(num: int, batch: Batch) -> Batch:

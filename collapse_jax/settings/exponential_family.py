@@ -60,7 +60,8 @@ def poisson(rate: Array | float = 1.0) -> Setting:
       ValueError: a rate that is not above 0.
     """
     check_positive("rate", rate)
-    ratio = Metric("log_rate_ratio", "logarithm of the fitted rate over the truth's; -inf: dead", "nats", "definition")
+    ratio = Metric("log_rate_ratio", "logarithm of the fitted rate (the variance, too) over the truth's; -inf: dead",
+                   "nats", "definition", role="log_variance")  # fmt: skip
     return _setting("poisson", POISSON, rate, ratio)
 
 
@@ -94,7 +95,7 @@ def _setting(name: str, family: Family, truth: Array | float, ratio: Metric) -> 
         metrics=(
             ratio,
             Metric("dead", "whether the fit has one value only", "yes (1) or no (0)", "definition"),
-            Metric("divergence", "Kullback-Leibler divergence of the fit from the truth", "nats", "KL(fit, truth)"),
+            Metric("divergence", "Kullback-Leibler, KL(fit, truth)", "nats", "definition", role="excess_risk"),
         ),
         compress=_compress,
         sample_compressed=partial(_sample_compressed, family),

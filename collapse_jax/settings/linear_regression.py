@@ -17,10 +17,10 @@ from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
 
 METRICS = (
     Metric("excess_risk", "mean squared error of noise-free labels, over the law of the inputs", "label units^2",
-           "arXiv 2404.01413", "log"),
+           "arXiv 2404.01413", "log", "excess_risk"),
     Metric("log_excess_risk", "logarithm of the excess risk", "nats", "arXiv 2404.01413"),
     Metric("test_error", "mean squared error of the noise-free labels of held-out inputs", "label units^2",
-           "arXiv 2410.16713", "log"),
+           "arXiv 2410.16713", "log", "excess_risk"),
 )  # fmt: skip
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -98,7 +98,7 @@ def linear_regression(
         fit=partial(_fit, penalty),
         sample=rows,
         observe=_observe,
-        metrics=METRICS,
+        metrics=(METRICS[0]._replace(baseline=float(dim)), *METRICS[1:]),  # of no coefficients at all: |w|^2
         compress=_compress,
         sample_compressed=partial(_sample_compressed, rows, statistics),
         # Of new inputs fixed_real asks for the law of a part of a batch, given the whole, which is not known here.

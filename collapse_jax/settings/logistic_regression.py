@@ -16,10 +16,11 @@ from collapse_jax.keys import normal, stream
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
 
 METRICS = (
-    Metric("cross_entropy", "mean negative log likelihood of held-out labels", "nats a label", "arXiv 2410.22812"),
+    Metric("cross_entropy", "mean negative log likelihood of held-out labels", "nats a label", "arXiv 2410.22812",
+           role="risk"),
     Metric("accuracy", "share of held-out labels that the likeliest class hits", "1", "arXiv 2410.22812"),
     Metric("excess_risk", "mean divergence of the fit's labels from the truth's at held-out inputs, KL(truth | fit)",
-           "nats a label", "arXiv 2410.22812", "log"),
+           "nats a label", "arXiv 2410.22812", "log", "excess_risk"),
     Metric("parameter_error", "squared error of the coefficients, summed", "1", "|w - w*|^2", "log"),
 )  # fmt: skip
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -100,7 +101,7 @@ def logistic_regression(
         fit=fit,
         sample=rows,
         observe=_observe,
-        metrics=METRICS,
+        metrics=(METRICS[0]._replace(baseline=float(np.log(classes))), *METRICS[1:]),  # of classes alike
         relabel=_relabel if reuse_inputs else None,
     )
 
