@@ -59,7 +59,7 @@ EXPERIMENTS: tuple[dict[str, Any], ...] = (
     _experiment({"kind": "poisson", "rate": 0.8}, _EVERY_POLICY, 20, 10, 8_000),
     _experiment({"kind": "linear_regression", "dim": 3, "noise_variance": 0.5, "num_test": 1}, _WHOLE, 12, 10, 8_000),
     _experiment({"kind": "linear_regression", "dim": 4, "num_test": 1}, [{"kind": "replace"}], 4, 10, 8_000),
-    _experiment({"kind": "linear_regression", "dim": 2, "reuse_inputs": False, "num_test": 1}, [{"kind": "replace"}],
+    _experiment({"kind": "linear_regression", "dim": 2, "reuse_inputs": False, "num_test": 1}, _WHOLE[:2],
                 12, 10, 8_000),
     _experiment({"kind": "linear_regression", "dim": 2, "num_test": 1}, [{"kind": "accumulate_subsample"}],
                 200, 80, 1_000),

@@ -17,6 +17,7 @@ from collapse_jax import policies
 from collapse_jax.chain import make_chain, plan
 from collapse_jax.keys import chain_keys
 from collapse_jax.settings.linear_regression import Rows, linear_regression
+from collapse_jax.theory.regression import new_inputs_risk
 from collapse_jax.types import Batch, Curator
 
 ROWS = {"backend": "rows"}
@@ -61,16 +62,13 @@ def test_excess_risk_under_replace_and_accumulate(options, power):
 
 @pytest.mark.parametrize("backend", ["law", pytest.param("rows", marks=pytest.mark.nightly)])
 def test_excess_risk_where_inputs_are_new(backend):
-    """Replace adds the same each time; accumulate sigma^2 d / (k (k n - d - 1)) at fit k (exact, derived here).
-
-    Fit k is fit k - 1 plus G^-1 X_k' noise, G the sum of k exchangeable grams, so that E G^-1 G_k G^-1 = E G^-1 / k.
-    """
+    """Replace adds the same each time; accumulate less, the more rows there are (exact)."""
     n, d, k = 12, 5, np.arange(1, 5)
     setting = linear_regression(d, reuse_inputs=False, num_test=50)
     go = partial(chains, setting, n=n, horizon=4, num=20_000, backend=backend)
     first = d / (n - d - 1)
     assert_law("replace", go(policies.replace())["excess_risk"], first * k, first * np.cumsum(1 / k**2))
-    bounded = np.cumsum(d / (k * (k * n - d - 1)))
+    bounded = new_inputs_risk(n, d, 1.0, len(k))
     assert_law("accumulate", go(policies.accumulate())["excess_risk"], bounded, first * np.cumsum(1 / k**2), first * k)
 
 

@@ -10,7 +10,7 @@ from test_oracles_gaussian import POLICIES, observing
 import collapse_jax
 from collapse_jax import policies
 from collapse_jax.settings import bernoulli, discrete, poisson
-from collapse_jax.theory.discrete import drift
+from collapse_jax.theory.discrete import drift, survival_exponents
 from collapse_jax.theory.gaussian import accumulate_variance
 
 P = np.array([0.4, 0.3, 0.2, 0.1])
@@ -22,7 +22,7 @@ def binary_chain(n, horizon, start):
     return drift(n, scipy.stats.binom.pmf(np.arange(n + 1), n, start), horizon)
 
 
-ON_EVERY_CHANGE = ("replace", "fixed_real", "weighted_fresh", "accumulate_subsample")
+ON_EVERY_CHANGE = ("replace", "fixed_real")
 NAMES = [name if name in ON_EVERY_CHANGE else pytest.param(name, marks=pytest.mark.nightly) for name in POLICIES]
 
 
@@ -42,8 +42,9 @@ def test_every_policy_loses_symbols_as_it_loses_variance(name, power):
 
 @POWER
 @pytest.mark.parametrize(("policy", "backend"), [
-    ("replace", "law"), ("fixed_real", "law"), *[pytest.param(*case, marks=pytest.mark.nightly) for case in
-    (("accumulate", "law"), ("replace", "rows"), ("fixed_real", "rows"), ("accumulate", "rows"))],
+    ("replace", "law"), *[pytest.param(*case, marks=pytest.mark.nightly) for case in
+    (("fixed_real", "law"), ("fixed_real", "rows"), ("accumulate", "law"), ("accumulate", "rows"),
+     ("replace", "rows"))],
 ])  # fmt: skip
 def test_many_rows(policy, backend, power):
     """The same where counts are split by binomials; E[1 - sum p^2] = (1 - 1/n)^T and prod (1 - 1 / (n t^2))."""
@@ -60,26 +61,18 @@ def test_many_rows(policy, backend, power):
     assert_law(f"{policy} {backend}", runs.gini_simpson.values[:, at], TRUTH * exact[at], *wrong)
 
 
-def branching(horizon):
-    """g_1 = 1, g_{k+1} = 1 - exp(-g_k): a Poisson family of mean 1 that dies by generation k from g n p founders."""
-    g = [1.0]
-    for _ in range(horizon - 1):
-        g.append(1 - np.exp(-g[-1]))
-    return np.array(g)
-
-
 @POWER
 def test_a_symbol_stays_alive_as_its_binary_chain_does(power):
     """P(alive at t): exactly, by the two-symbol chain; never below 1 - exp(-n p g_t), and near it where p is small."""
     n, T, p = 200, 30, np.array([0.005, 0.02, 0.2, 0.775])
     runs = collapse_jax.run(
         observing(discrete(p), **{f"a{k}": lambda fit, k=k: (fit.share[k] > 0) * 1.0 for k in range(3)}),
-        policies.replace(), num_samples=n, num_generations=T, num_chains=20_000 * power, seed=33,
+        policies.replace(), num_samples=n, num_generations=T, num_chains=6_000 * power, seed=33,
     )  # fmt: skip
     at = np.array([1, 2, 10, 30]) - 1
     for k in range(3):
         exact = 1 - binary_chain(n, T, p[k])[at, 0]
-        bound = 1 - np.exp(-n * p[k] * branching(T)[at])
+        bound = 1 - np.exp(-n * p[k] * survival_exponents(T)[at])
         assert (exact >= bound - 1e-12).all()
         if k == 0:
             np.testing.assert_allclose(exact, bound, rtol=0.03)
@@ -118,7 +111,7 @@ def test_a_poisson_rate_dies(backend, rate, power):
         observing(poisson(rate), dead=lambda fit: (fit == 0) * 1.0, rate=lambda fit: fit), policies.replace(),
         num_samples=n, num_generations=T, num_chains=10_000 * power, seed=35, backend=backend,
     )  # fmt: skip
-    dies = np.exp(-n * rate * branching(T))
+    dies = np.exp(-n * rate * survival_exponents(T))
     at = np.array([1, 2, 10, 30]) if rate < 0.1 else np.array([20, 30])
     assert_law(f"dead {backend}", runs.dead.values[:, at - 1], dies[at - 1], dies[at - 1] ** 2)
     time = np.array([1, 3, 10])

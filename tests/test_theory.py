@@ -76,7 +76,8 @@ def test_assumptions_of_other_settings_are_checked():
     assert found("linear_regression", dim=10) == []
     assert found("linear_regression", reuse_inputs=False) == [risk]
     assert found("linear_regression", policy="accumulate") == [risk, *logs, risk]  # the bound, too
-    assert found("linear_regression", policy="accumulate", reuse_inputs=False) == []
+    assert found("linear_regression", policy="accumulate", reuse_inputs=False) == [risk]
+    assert found("linear_regression", policy="window", reuse_inputs=False) == []
     assert found("logistic_regression", n=299) == found("logistic_regression", n=300, classes=3) == []
     assert len(found("logistic_regression", n=300)) == 1
     assert len(found("ideal_diffusion")) == 4
@@ -212,7 +213,7 @@ def test_least_squares(accumulate):
     assert_law("E |w - truth|^2", np.stack(risks, 1), first * ratio, noise * d / n * ratio, np.full(T, first))
     logs = np.log(np.stack(risks, 1))
     mean = regression.log_first_risk(n, d, noise) + np.log(ratio)
-    assert_law("E log", logs, mean, mean + np.log((n + 1) / n))
+    assert_law("E log", logs, mean, regression.log_first_risk(n, d + 1, noise) + np.log(ratio))
     variance = np.full(T, regression.log_risk_variance(n, d))
     assert_law("Var log", (logs - mean) ** 2, variance, np.full(T, regression.log_risk_variance(n, d + 1)))
     with pytest.raises(ValueError, match="n must be > dim"):

@@ -50,6 +50,16 @@ def log_risk_variance(n: int, dim: int) -> float:
     return float(polygamma(1, dim / 2) + polygamma(1, (n - dim + 1) / 2))
 
 
+def new_inputs_risk(n: int, dim: int, noise: float, num_generations: int) -> np.ndarray:
+    """E |w - truth|^2 of fits 1 .. T under accumulate, each batch having its own inputs; exact (derived here).
+
+    The sum of noise d / (k (k n - d - 1)): fit k is fit k - 1 plus G^-1 X_k' noise, G the sum of k grams. They are
+    exchangeable, so that E G^-1 G_k G^-1 = E G^-1 / k.
+    """
+    k = np.arange(1, num_generations + 1)
+    return np.cumsum(noise * dim / (k * (k * n - dim - 1)))
+
+
 def _size(case: Case) -> tuple[int, int, float]:
     return case.num_samples, case.setting["dim"], case.setting["noise_variance"]
 
@@ -88,6 +98,11 @@ TABLE = (
     Prediction(
         "excess_risk", "linear_regression", ("replace",), ("excess_risk",),
         lambda case: first_risk(*_size(case)) * case.generations, "derived here: errors of independent batches add up",
+        assumptions=(PLAIN, NEW_INPUTS, LIGHT),
+    ),
+    Prediction(
+        "excess_risk", "linear_regression", ("accumulate",), ("excess_risk",),
+        lambda case: new_inputs_risk(*_size(case), case.num_generations), "derived here (new_inputs_risk)",
         assumptions=(PLAIN, NEW_INPUTS, LIGHT),
     ),
     Prediction(
