@@ -20,6 +20,7 @@ from collapse_jax.types import Array, Chain, Key, Tree, World
 _WORKING_SET = {"cpu": 256 << 10, "gpu": 256 << 20, "tpu": 256 << 20}
 _POOLS = {"cpu": 1 << 30, "gpu": 16 << 30, "tpu": 4 << 30}
 _WIDEST = 1024
+MOST_AT_ONCE = 8
 # Where Linux says what a job may take.
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -137,7 +138,7 @@ def compile_blocks(traced: Traced) -> Programs:
 
 
 def _compile(lowered: jax.stages.Lowered, level: int | None) -> jax.stages.Compiled:
-    return lowered.compile(compiler_options=None if level is None else {"xla_backend_optimization_level": level})
+    return lowered.compile(compiler_options=None if level is None else {"xla_backend_optimization_level": str(level)})
 
 
 def _that_fit(program: jax.stages.Compiled, wanted: int) -> int:
@@ -154,7 +155,7 @@ def blocks_at_once(devices: int) -> int:
     if jax.default_backend() != "cpu":
         return devices
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(devices, min(cores, 8))
+    return max(devices, min(cores, MOST_AT_ONCE))
 
 
 def run_blocks(
