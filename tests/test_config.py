@@ -37,11 +37,11 @@ def test_a_round_trip_changes_nothing(tmp_path):
     assert config.from_dict(config.to_dict(experiment)) == experiment
 
 
-@pytest.mark.parametrize("group", ["setting", "policy", "source"])
+@pytest.mark.parametrize("group", ["setting", "policy", "source", "symbols"])
 def test_everything_registered_can_be_written(group):
     from collapse_jax import data, settings
 
-    registry = {"setting": settings, "policy": policies, "source": data}[group].REGISTRY
+    registry = {"setting": settings, "policy": policies, "source": data, "symbols": data.symbols}[group].REGISTRY
     assert [spec.kind for spec in config.spec_types(group)] == list(registry)
 
 

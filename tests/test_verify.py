@@ -1,12 +1,14 @@
 """``collapse-jax verify`` and the dashed lines of pictures: right formulas pass, wrong ones are found."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import xarray as xr
 
 from collapse_jax import cli, config, plots, theory, verify
 from collapse_jax.cases import Lines
-from collapse_jax.theory import Fits, gaussian
+from collapse_jax.theory import Fits, diffusion, discrete, gaussian, regression
 
 SMALL = {
     "setting": {"kind": "gaussian", "dim": 1},
@@ -35,10 +37,48 @@ def test_a_wrong_formula_is_found(monkeypatch, capsys):
     assert captured.err.splitlines()[-1] == "error: 3 of 14 predictions differ from the chains"
 
 
+LATER = lambda right, *given: right(*given[:-1], given[-1] + 1)[1:]  # noqa: E731
+REPLACED = lambda right, _, *size: right({"kind": "replace"}, *size)  # noqa: E731
+WRONG = [  # setting, policy, formula, what it is changed into
+    ({"kind": "discrete"}, "replace", (discrete, "diversity"), LATER),
+    ({"kind": "discrete"}, "replace", (discrete, "drift"), LATER),
+    ({"kind": "discrete", "lineage": True}, "replace", (discrete, "ancestors"), LATER),
+    ({"kind": "bernoulli"}, "accumulate", (discrete, "diversity"), REPLACED),
+    ({"kind": "bernoulli", "p": 0.1}, "replace", (discrete, "fixed"), LATER),
+    ({"kind": "poisson", "rate": 0.2}, "replace", (discrete, "zero_rate"), LATER),
+    ({"kind": "poisson"}, "window", (discrete, "rate_variance"), REPLACED),
+    ({"kind": "linear_regression"}, "decay", (regression, "first_risk"), lambda right, n, dim, noise: noise * dim / n),
+    ({"kind": "linear_regression"}, "replace", (regression, "log_first_risk"),
+     lambda right, n, dim, noise: right(n - 5, dim, noise)),
+    ({"kind": "linear_regression"}, "accumulate", (regression, "log_risk_variance"),
+     lambda right, n, dim: right(n, dim + 1)),
+    ({"kind": "ideal_diffusion", "num_test": 1}, "fresh_real", (diffusion, "hermite_factor"),
+     lambda right, degree, delta, fresh, t: right(degree, delta, 0.0, t)),
+    ({"kind": "ideal_diffusion", "num_test": 1}, "replace", (diffusion, "coefficient"),
+     lambda right, source, degree: right(source, degree) + 0.05),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("setting", "policy", "formula", "change"), WRONG)
+def test_wrong_formulas_of_each_setting_are_found(setting, policy, formula, change, monkeypatch):
+    experiment = config.from_dict({**SMALL, "setting": setting, "policies": [policy]})
+    rows = verify.compare(experiment)
+    assert rows
+    assert not verify.failures(rows)
+    module, name = formula
+    right = getattr(module, name)
+    wrong = Mock(side_effect=lambda *given: change(right, *given))
+    monkeypatch.setattr(module, name, wrong)
+    assert verify.failures(verify.compare(experiment))
+    wrong.assert_called()
+
+
 @pytest.mark.fast
 def test_settings_without_predictions_are_refused(capsys):
     assert cli.main(["verify", "--setting", "gausian"]) == 2
-    assert capsys.readouterr().err == "error: setting: nothing is predicted of 'gausian'; one of gaussian, kde\n"
+    said = capsys.readouterr().err
+    assert said.startswith("error: setting: nothing is predicted of 'gausian'; one of gaussian, kde, discrete, ")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.fast
