@@ -25,8 +25,11 @@ def problems(n, d, num, repeated=False):
     return x, (x.sum(2) + rng.normal(size=(num, n))).astype(np.float32)
 
 
+AT_NIGHT = [pytest.param(*size, marks=pytest.mark.nightly) for size in ((10, 10), (20, 20), (60, 17), (12, 30))]
+
+
 @pytest.mark.parametrize("repeated", [False, True])
-@pytest.mark.parametrize(("n", "d"), [(1, 1), (40, 3), (3, 5), (10, 10), (9, 10), (20, 20), (60, 17), (12, 30)])
+@pytest.mark.parametrize(("n", "d"), [(1, 1), (40, 3), (3, 5), (9, 10), *AT_NIGHT])
 def test_least_squares_is_numpys(n, d, repeated):
     """Off by a multiple of eps times the condition number; normal equations, off by its square, would fail.
 
@@ -45,7 +48,7 @@ def test_least_squares_is_numpys(n, d, repeated):
         assert np.linalg.norm(coefficients - expected) <= bound * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize(("m", "num"), [(5, 3), (3, 5), (40, 20)])
+@pytest.mark.parametrize(("m", "num"), [(5, 3), (3, 5), pytest.param(40, 20, marks=pytest.mark.nightly)])
 def test_a_triangle_keeps_all_products(m, num):
     rows = np.random.default_rng(m).normal(size=(m, num + 2)).astype(np.float32)
     reduced = np.asarray(least_squares.triangle(jnp.asarray(rows), num), float)
@@ -54,7 +57,7 @@ def test_a_triangle_keeps_all_products(m, num):
     np.testing.assert_allclose((reduced.T @ reduced)[:num], expected[:num], atol=2e-5 * m)
 
 
-@pytest.mark.parametrize("d", [4, 12])
+@pytest.mark.parametrize("d", [4, pytest.param(12, marks=pytest.mark.nightly)])
 def test_repeated_rows_count_once(d):
     distinct = np.random.default_rng(1).normal(size=(d - 1, d))
     reduced = least_squares.triangle(jnp.asarray(np.repeat(distinct, 5, axis=0), jnp.float32), d)
