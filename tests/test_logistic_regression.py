@@ -67,7 +67,7 @@ def test_labels_are_drawn_by_the_fits_odds():
     assert (np.abs(share - odds) < 4 * np.sqrt(odds * (1 - odds) / 40_000)).all()
 
 
-@pytest.mark.parametrize("policy", ["replace", "accumulate"])
+@pytest.mark.parametrize("policy", ["replace", pytest.param("accumulate", marks=pytest.mark.nightly)])
 def test_risk_ratios_are_universal(policy):
     """Of any regular estimator: t under replace, sum 1 / k^2 under accumulate (arXiv 2410.22812), for large n."""
     T, n, num = 4, 1000, 400
