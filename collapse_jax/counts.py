@@ -1,5 +1,6 @@
 """Draws of symbols, and the laws of their counts. Counts are floats: whole numbers, exact below 2^24 in float32."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -40,7 +41,8 @@ def count(symbols: Array, weight: Array, num: int) -> Array:
 def multinomial(key: Key, p_K: Array, num: Array | int, size: Array | int) -> Array:
     """Counts ``[K]`` of `size` (may be traced, at most `num`) independent symbols.
 
-    Draws the symbols where they are few, else splits `size` in two over and over: K - 1 binomials in log K steps.
+    Draws the symbols where they are few, else a binomial of those left for one symbol after another; where symbols are
+    many, first for groups of them.
     """
     length = p_K.shape[0]
     if isinstance(num, int) and num <= max(_ROWS, 16 * length):
@@ -50,17 +52,26 @@ def multinomial(key: Key, p_K: Array, num: Array | int, size: Array | int) -> Ar
         cumulative_K = _cumulative(p_K)
         below = there[:, None] & (keys.below(key, num, cumulative_K[-1])[:, None] < cumulative_K)
         return jnp.diff(below.sum(0), prepend=0).astype(p_K.dtype)
-    depth = (length - 1).bit_length()
-    levels = [jnp.pad(p_K, (0, 2**depth - length))]
-    for _ in range(depth):
-        levels.append(levels[-1].reshape(-1, 2).sum(1))
-    counts = jnp.asarray(size, p_K.dtype)[None]
-    for level in range(depth - 1, -1, -1):
-        left, both = levels[level][::2], levels[level + 1]
-        share = jnp.where(both > 0, left / jnp.where(both > 0, both, 1.0), 0.0)
-        lefts = binomial(jax.random.fold_in(key, level), counts, share)
-        counts = jnp.stack([lefts, counts - lefts], 1).reshape(-1)
-    return counts[:length]
+    size = jnp.asarray(size, p_K.dtype)
+    if length <= _FEW:
+        return _one_by_one(key, p_K, size)
+    group = math.isqrt(length - 1) + 1
+    p_GxS = jnp.pad(p_K, (0, -length % group)).reshape(-1, group)
+    sizes_G = _one_by_one(keys.stream(key, "groups"), p_GxS.sum(1), size)
+    return _one_by_one(key, p_GxS, sizes_G).reshape(-1)[:length]
+
+
+def _one_by_one(key: Key, p_K: Array, size: Array) -> Array:
+    """Counts ``[..., K]`` of `size` (``[...]``) symbols: one loop, which compiles in an eighth of a tree's time."""
+    tail_K = jnp.cumsum(p_K[..., ::-1], -1)[..., ::-1]
+    share_K = jnp.where(tail_K > 0, p_K / jnp.where(tail_K > 0, tail_K, 1.0), 0.0)
+
+    def draw(left: Array, symbol: tuple[Array, Array]) -> tuple[Array, Array]:
+        drawn = binomial(jax.random.fold_in(key, symbol[0]), left, symbol[1])
+        return left - drawn, drawn
+
+    symbols = jnp.arange(p_K.shape[-1]), jnp.moveaxis(share_K, -1, 0)
+    return jnp.moveaxis(jax.lax.scan(draw, size, symbols)[1], 0, -1)
 
 
 def of_part(key: Key, whole_K: Array, num: Array | int, size: Array | int) -> Array:
