@@ -234,6 +234,7 @@ BAD_ARGUMENTS = [
     ("swiss_roll", "noise", [-1e-9]),
     ("digits", "pca", [0, 65, 8.0, "8"]),
     ("digits", "standardize", [1, None]),
+    ("digits", "labels", [0, "no"]),
     ("digits", "test_fraction", [0, 1, -0.5, 1.5, np.nan]),
     ("digits", "seed", [-1]),
     ("table", "path", [3, None, b"x.csv", ""]),

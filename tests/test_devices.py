@@ -34,9 +34,14 @@ def bits(tmp_path, forced, used):
     return dict(np.load(path))
 
 
-@pytest.mark.parametrize("count", [2, 4, pytest.param(8, marks=pytest.mark.nightly)])
-def test_bits_do_not_depend_on_the_number_of_devices(tmp_path, count):
-    one, many = bits(tmp_path, 1, 1), bits(tmp_path, count, count)
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return bits(tmp_path_factory.mktemp("one"), 1, 1)
+
+
+@pytest.mark.parametrize("count", [2, *(pytest.param(n, marks=pytest.mark.nightly) for n in (4, 8))])
+def test_bits_do_not_depend_on_the_number_of_devices(tmp_path, one, count):
+    many = bits(tmp_path, count, count)
     assert {name.partition("_")[0] for name in one} == {"gaussian", "kde"}
     for name, values in one.items():
         assert np.isfinite(values).all()
