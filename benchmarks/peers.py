@@ -58,7 +58,7 @@ def logistic_regression(rng: np.random.Generator, dim: int, n: int, generations:
     truth = rate(test, w)
     for _ in range(generations):
         label, w = rng.random(n) < rate(x, w), np.zeros(dim + 1)
-        for _ in range(10):
+        for _ in range(8):
             p = rate(x, w)
             hessian = (x * (p * (1 - p))[:, None]).T @ x / n + 1e-4 * np.eye(dim + 1)
             w = w - np.linalg.solve(hessian, x.T @ (p - label) / n + 1e-4 * w)

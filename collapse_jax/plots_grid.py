@@ -85,7 +85,7 @@ def _label(ds: xr.Dataset, name: str, point: dict[str, int]) -> str:
     attrs = ds[name].attrs
     words = textwrap.wrap(str(attrs.get("long_name", name)), 30)
     words += [f"({attrs['units']})"] if attrs.get("units", "1") not in ("", "1") else []
-    return "\n".join([*(str(ds[axis].to_numpy()[i]) for axis, i in point.items()), *words])
+    return "\n".join([*(f"{axis} = {ds[axis].to_numpy()[i]}" for axis, i in point.items()), *words])
 
 
 def _legend(figure: "Figure", ds: xr.Dataset, axes: list[str]) -> None:

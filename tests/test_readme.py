@@ -55,3 +55,12 @@ def test_every_config_loads_and_says_what_it_is(path):
     header = path.read_text().split("setting:")[0]
     for word in ("Shows", "Source", "Command", "Run time", "Expected"):
         assert word in header, word
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "papers").rglob("*.yaml")), ids=lambda p: p.stem)
+def test_every_config_of_a_paper_loads_and_is_listed(path):
+    config.load(path)
+    header = path.read_text().split("setting:")[0]
+    assert f"# Command   collapse-jax run {path.relative_to(ROOT)}\n" in header
+    assert "# Source    arXiv" in header
+    assert f"| `{path.relative_to(ROOT / 'configs' / 'papers')}` |" in README

@@ -98,7 +98,7 @@ def linear_regression(
         fit=partial(_fit, penalty),
         sample=rows,
         observe=_observe,
-        metrics=(METRICS[0]._replace(baseline=float(dim)), *METRICS[1:]),  # of no coefficients at all: |w|^2
+        metrics=tuple(m._replace(baseline=float(dim)) if m.role else m for m in METRICS),  # of no coefficients: |w|^2
         compress=_compress,
         sample_compressed=partial(_sample_compressed, rows, statistics),
         # Of new inputs fixed_real asks for the law of a part of a batch, given the whole, which is not known here.
