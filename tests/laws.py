@@ -74,7 +74,8 @@ POLICIES: dict[str, Callable[..., Policy]] = _table(policies.REGISTRY, TINY_POLI
 
 NUM, HORIZON, CHAINS = 6, 4, 3
 # On every change: what is registered, and quick variants in closed form. Others of the variants wait for the night.
-SLOW = ("linear_regression-no_ridge", "logistic_regression-3")
+SLOW = ("linear_regression-no_ridge", "logistic_regression-3", "kde-silverman_scaled", "gaussian_mixture-diagonal",
+        "gaussian_mixture-spherical", "markov-order-0")  # fmt: skip
 EVERY_SETTING = [
     name if name in settings.REGISTRY or (make().init is None and name not in SLOW)
     else pytest.param(name, marks=pytest.mark.nightly) for name, make in SETTINGS.items()

@@ -239,6 +239,7 @@ BAD_ARGUMENTS = [
     ("digits", "seed", [-1]),
     ("table", "path", [3, None, b"x.csv", ""]),
     ("table", "standardize", ["yes"]),
+    ("table", "labels", [1, None]),
     ("table", "test_fraction", [0.0, 1.0, True]),
     ("table", "seed", [-1, "0"]),
     ("table", "columns", [0, 2.0]),

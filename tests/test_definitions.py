@@ -221,7 +221,9 @@ def draws(law, shape, rng):
             "lognormal": rng.lognormal(0, 2, shape), "cauchy": rng.standard_cauchy(shape)}[law]  # fmt: skip
 
 
-@pytest.mark.parametrize("law", ["normal", "exponential", "lognormal", "cauchy"])
+@pytest.mark.parametrize(
+    "law", ["normal", "cauchy", *(pytest.param(x, marks=pytest.mark.nightly) for x in ("exponential", "lognormal"))]
+)
 def test_null_ensembles_are_seldom_called_collapsed(law):
     """The same law at every generation. 2.5% of the intervals may lie above 0; 6.5% is four standard errors more."""
     rng, runs = np.random.default_rng(1), 250

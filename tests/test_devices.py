@@ -39,6 +39,7 @@ def one(tmp_path_factory):
     return bits(tmp_path_factory.mktemp("one"), 1, 1)
 
 
+@pytest.mark.xdist_group("devices")
 @pytest.mark.parametrize("count", [2, *(pytest.param(n, marks=pytest.mark.nightly) for n in (4, 8))])
 def test_bits_do_not_depend_on_the_number_of_devices(tmp_path, one, count):
     many = bits(tmp_path, count, count)

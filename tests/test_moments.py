@@ -120,7 +120,13 @@ def test_compose_outlasts_float32():
     assert np.isfinite(both.factor).all()
 
 
-@pytest.mark.parametrize(("dim", "count"), [(1, 1), (1, 30), (3, 1), (3, 2), (3, 3), (3, 12)])
+NIGHT = pytest.mark.nightly
+
+
+@pytest.mark.parametrize(
+    ("dim", "count"),
+    [(1, 30), (3, 2), (3, 12), *(pytest.param(d, n, marks=NIGHT) for d, n in ((1, 1), (3, 1), (3, 3)))],
+)
 def test_the_law_of_moments_is_that_of_the_moments_of_rows(dim, count):
     def see(fit):
         return {
@@ -189,7 +195,10 @@ def test_no_two_entries_of_a_drawn_scatter_depend_on_each_other(dim):
     assert np.abs(off - np.eye(len(off))).max() < 4.5 / math.sqrt(num)
 
 
-@pytest.mark.parametrize(("dim", "num", "count"), [(1, 5, 2), (3, 7, 2), (3, 8, 5), (2, 6, 6)])
+@pytest.mark.parametrize(
+    ("dim", "num", "count"),
+    [(1, 5, 2), (3, 8, 5), pytest.param(3, 7, 2, marks=NIGHT), pytest.param(2, 6, 6, marks=NIGHT)],
+)
 def test_a_part_goes_with_its_whole(dim, num, count):
     """The law of (moments of all rows, moments of the first of them) is that of rows which are drawn."""
 

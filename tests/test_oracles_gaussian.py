@@ -260,7 +260,9 @@ SUBSAMPLES = {
 
 
 @POWER
-@pytest.mark.parametrize("case", ["n20", "n100", "replacement", "num45"])
+@pytest.mark.parametrize(
+    "case", ["n20", "replacement", *(pytest.param(case, marks=pytest.mark.nightly) for case in ("n100", "num45"))]
+)
 def test_accumulate_subsample_recursion(case, power):
     """The exact recursion of the pool's moments (derived here; policy of arXiv 2410.16713), at several T."""
     n, options = SUBSAMPLES[case]

@@ -39,6 +39,9 @@ metrics: [trace_ratio, test_loss]
 SMALL = {"_UNIT_OPERATIONS": 1.0, "blocks_at_once": lambda devices: 1}  # units of one block, whatever the machine
 
 
+pytestmark = pytest.mark.xdist_group("stream")  # one worker, for they compare with stores that are made once
+
+
 @pytest.fixture(autouse=True)
 def small_units(monkeypatch):
     """Many units in a small sweep."""
@@ -188,7 +191,7 @@ def test_damaged_and_missing_chunks_are_named_and_redone_on_request(folder, whol
     same(whole / "grid", "out")
 
 
-@pytest.mark.parametrize("stop", [1, 3, 5])
+@pytest.mark.parametrize("stop", [1, 5, pytest.param(3, marks=pytest.mark.nightly)])
 def test_a_chain_stopped_at_any_generation_goes_on_to_the_same_bits(folder, whole, monkeypatch, stop):
     saves, count = stream.checkpoint.saver, [0]
 

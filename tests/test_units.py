@@ -52,7 +52,7 @@ def test_axes_that_move_together_are_separate_runs():
         np.testing.assert_array_equal(found.trace_ratio[0, i], alone.trace_ratio)
 
 
-@pytest.mark.parametrize("policy", [policies.replace, policies.contaminated])
+@pytest.mark.parametrize("policy", [policies.contaminated, pytest.param(policies.replace, marks=pytest.mark.nightly)])
 def test_a_traced_n_has_the_law_of_a_static_one(policy):
     experiment = config.from_dict({
         **BASE, "policies": [policy().name], "num_generations": 4, "num_chains": 1500, "setting": {"kind": "gaussian",
@@ -134,7 +134,10 @@ MEMORY = [
 ]
 
 
-@pytest.mark.parametrize(("name", "options", "policy", "n", "backend"), MEMORY)
+@pytest.mark.parametrize(
+    ("name", "options", "policy", "n", "backend"),
+    [case if i in (0, 4, 6) else pytest.param(*case, marks=pytest.mark.nightly) for i, case in enumerate(MEMORY)],
+)
 def test_bytes_are_predicted_within_a_fifth(name, options, policy, n, backend):
     grid = grid_of(settings.REGISTRY[name](**options), policy, n, {})
     plan = make_plan(grid, Options(20, 64, backend=backend))
