@@ -221,7 +221,8 @@ def _list(arguments: argparse.Namespace, rest: list[str]) -> None:
     from collapse_jax import config
 
     console = _console()
-    for group, heading in (("setting", "settings"), ("policy", "policies"), ("source", "sources")):
+    headings = {"setting": "settings", "policy": "policies", "source": "sources", "text": "texts"}
+    for group, heading in headings.items():
         console.print(heading, style="bold")
         for spec in config.spec_types(group):
             line = (spec.__doc__ or "").partition("\n")[0]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # at run time these cost the import of JAX, and `--help` must
     from collapse_jax.types import Metric, Policy, Setting
     from collapse_jax.units import Options
 
-_HOMES = {"setting": "settings", "policy": "policies", "source": "data"}
+_HOMES = {"setting": "settings", "policy": "policies", "source": "data", "text": "data.texts"}
 _WORDS = {float: "a number", int: "a whole number", str: "text", bool: "true or false", type(None): "null"}
 
 
@@ -208,7 +208,7 @@ def dumps(experiment: Experiment) -> str:
 
 
 def spec_types(group: str) -> tuple[type[Spec], ...]:
-    """One spec class for each factory of ``"setting"``, ``"policy"`` or ``"source"`` that a config can call."""
+    """One spec class for each factory of a group (a key of ``_HOMES``) that a config can call."""
     registry = importlib.import_module(f"collapse_jax.{_HOMES[group]}").REGISTRY
     specs = (_spec_type(kind, factory) for kind, factory in registry.items())
     return tuple(spec for spec in specs if spec is not None)
@@ -246,8 +246,8 @@ def _configurable(hint: Any) -> Any:
     """The part of a type hint that YAML can write (of ``Array | float``: float), or None."""
     parts = importlib.import_module("collapse_jax.types")
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is parts.Source:
-        return _union("source")
+    if hint in (parts.Source, parts.Text):
+        return _union("source" if hint is parts.Source else "text")
     if hint is Path:
         return str
     if hint in _WORDS or origin is Literal:

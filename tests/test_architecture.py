@@ -15,7 +15,7 @@ BUILDING = [  # from the ground; a part imports from lower floors only
     ["types", "words", "cost"],
     ["keys", "check", "gamma", "intervals"],
     ["batch", "survival"],
-    ["moments", "memory", "policies", "functional", "gradient", "spread", "curators", "metrics"],
+    ["moments", "memory", "policies", "functional", "gradient", "spread", "curators", "metrics", "text_metrics"],
     ["nets", "data", "theory"],
     ["settings"],
     ["chain", "axes"],
