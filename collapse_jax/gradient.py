@@ -12,6 +12,7 @@ from collapse_jax.keys import stream
 from collapse_jax.types import Array, Batch, Key, Tree
 
 STARTS = ("init", "previous")
+SCHEDULES = ("cosine", "constant")
 
 
 def fit_sgd(
@@ -77,6 +78,27 @@ def fit_sgd(
         return jax.lax.fori_loop(0, number, lambda i, carry: step(carry, at(i))[0], first)[0]
 
     return fit
+
+
+def adamw(
+    rate: Array | float, schedule: str, warmup: int, decay: Array | float, clip: Array | float, steps: Array | int
+) -> optax.GradientTransformation:
+    """AdamW on gradients of a norm of at most `clip`; every number but `warmup` may be a tracer.
+
+    The rate rises linearly over `warmup` steps to `rate`, and then stays (``"constant"``) or falls to 0 at step `steps`
+    along a cosine. (optax's own schedules want numbers that are known.) Only what has two dimensions or more decays.
+    """
+
+    def rate_at(step: Array) -> Array:
+        rise = jnp.minimum((step + 1) / max(warmup, 1), 1.0)
+        if schedule == "constant":
+            return rate * rise
+        done = jnp.clip((step - warmup) / jnp.maximum(steps - warmup, 1), 0.0, 1.0)
+        return rate * rise * 0.5 * (1 + jnp.cos(jnp.pi * done))
+
+    matrices = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)  # noqa: E731
+    inner = optax.adamw(rate_at, b2=0.99, weight_decay=decay, mask=matrices)
+    return optax.chain(optax.clip_by_global_norm(clip), inner)
 
 
 def _steps_of(minibatches: Array, most: int) -> Array:

@@ -110,7 +110,7 @@ def divergence(count: Array, log_real: Array) -> Array:
 
 
 def zipf_exponent(count: Array) -> Array:
-    """Minus the least-squares slope of log frequency on log rank, over symbols that occur; 0 where fewer than two do."""
+    """Minus the least-squares slope of log frequency on log rank over symbols that occur; 0 where fewer than 2 do."""
     ordered = -jnp.sort(-count)
     alive = ordered > 0
     mean = lambda x: jnp.where(alive, x, 0.0).sum() / alive.sum()  # noqa: E731

@@ -180,7 +180,8 @@ def trained():
         params = setting.fit(key, B.unit(real), setting.init(key, world))
         rows = setting.sample(key, params, 5000)
         observe = lambda k, p: setting.observe(k, world, p, None, rows)  # noqa: E731
-        return real, rows, observe(key, params), observe(jax.random.key(9), params), observe(key, setting.init(key, world))
+        untrained = setting.init(key, world)
+        return real, rows, observe(key, params), observe(jax.random.key(9), params), observe(key, untrained)
 
     return jax.tree.map(np.asarray, one(jax.random.split(jax.random.key(0), 4)))
 

@@ -1,11 +1,13 @@
 """Language models: the network, its sampler, n-gram metrics against plain loops, fits that learn a known law."""
 
 import itertools
+import sys
 from collections import Counter
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.stats
 from flax import nnx
@@ -14,9 +16,10 @@ from collapse_jax import batch as B
 from collapse_jax import policies, settings
 from collapse_jax import text_metrics as T
 from collapse_jax.chain import make_chain, simulate
+from collapse_jax.cost import operations
 from collapse_jax.data import known_texts, texts
 from collapse_jax.functional import functional
-from collapse_jax.gradient import fit_sgd
+from collapse_jax.gradient import adamw, fit_sgd
 from collapse_jax.keys import chain_keys
 from collapse_jax.nets.decode import Decoding, decode, pick, weights
 from collapse_jax.nets.transformer import PRESETS, Size, Transformer, empty_cache, initial
@@ -40,7 +43,7 @@ def test_no_symbol_sees_a_later_one():
     for size in (SMALL, SMALL._replace(activation="gelu", tied=False, kv_heads=4)):
         module = Transformer(V, size, rngs=nnx.Rngs(0))
         x = jax.random.normal(KEY, (1, L, 16))
-        slopes = jax.jacobian(lambda x, m=module: m.read(x)[0].sum(-1)[0])(x)[:, 0]  # [L out, L in, 16]
+        slopes = jax.jit(jax.jacobian(lambda x, m=module: m.read(x)[0].sum(-1)[0]))(x)[:, 0]  # [L out, L in, 16]
         reach = np.abs(slopes).max(-1)
         assert (reach[np.triu_indices(L, 1)] == 0).all()
         assert (reach[np.tril_indices(L)] > 0).all()
@@ -50,13 +53,13 @@ def test_no_symbol_sees_a_later_one():
 def test_a_cached_pass_is_the_full_pass(size):
     """Prompts of any length at once, then one symbol at a time."""
     params, apply = net(size)
-    tokens = jax.random.randint(KEY, (3, L), 0, V)
+    tokens, apply = jax.random.randint(KEY, (3, L), 0, V), jax.jit(apply)
     full = apply(params, tokens)[0]
     for given in (1, 4):
         logits, cache = apply(params, tokens[:, :given], empty_cache(size, 3, L, jnp.float32), 0)
         seen = [logits]
         for position in range(given, L):
-            logits, cache = jax.jit(apply)(params, tokens[:, position : position + 1], cache, position)
+            logits, cache = apply(params, tokens[:, position : position + 1], cache, position)
             seen.append(logits)
         np.testing.assert_allclose(np.concatenate(seen, 1), full, rtol=1e-4, atol=1e-5)
 
@@ -65,6 +68,7 @@ def test_positions_are_relative_and_matter():
     """Rotary: what attends to a row shifted as a whole sees the same; the order of symbols is not lost."""
     params, apply = net()
     tokens = jax.random.randint(KEY, (2, 4), 0, V)
+    apply = jax.jit(apply)
     at = lambda begin: apply(params, tokens, None, begin)[0]  # noqa: E731
     np.testing.assert_allclose(at(0), at(57), rtol=1e-3, atol=1e-4)
     turned = apply(params, tokens[:, jnp.array([1, 0, 2, 3])])[0]
@@ -76,19 +80,22 @@ def test_remat_and_bfloat16_compute_the_same():
     params, apply = net()
     slope = lambda apply: jax.grad(lambda p: (apply(p, tokens)[0] ** 2).mean())(params)  # noqa: E731
     again, half = net(remat=True)[1], net(dtype=jnp.bfloat16)[1]
-    assert "remat" in str(jax.make_jaxpr(lambda p: slope(again))(params)) or "checkpoint" in str(
-        jax.make_jaxpr(lambda p: slope(again))(params)
-    )
-    for a, b, c in zip(*map(jax.tree.leaves, (slope(apply), slope(again), slope(half))), strict=True):
+    words = lambda apply: str(jax.make_jaxpr(lambda _: slope(apply))(params))  # noqa: E731
+    assert "remat" in words(again) or "checkpoint" in words(again)
+    assert "remat" not in words(apply)
+    assert "checkpoint" not in words(apply)
+    slopes = jax.jit(lambda: (slope(apply), slope(again), slope(half)))()
+    for a, b, c in zip(*map(jax.tree.leaves, slopes), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
         assert c.dtype == jnp.float32
-        assert np.abs(a - c).max() < 0.05 * np.abs(a).max()
-    assert half(params, tokens)[0].dtype == jnp.float32
+        assert 1e-4 < np.abs(a - c).max() / np.abs(a).max() < 0.15  # eight bits of precision
+    assert jax.eval_shape(half, params, tokens)[0].dtype == jnp.float32
 
 
 def test_presets_have_the_sizes_that_they_say():
     for name, symbols, millions in (("tiny", 69, 0.105), ("nano", 69, 10.6), ("gpt2", 50257, 124)):
-        shapes = jax.eval_shape(functional(lambda rngs, n=name, v=symbols: Transformer(v, PRESETS[n], rngs=rngs))[0], KEY)
+        build = lambda rngs, n=name, v=symbols: Transformer(v, PRESETS[n], rngs=rngs)  # noqa: E731
+        shapes = jax.eval_shape(functional(build)[0], KEY)
         assert sum(x.size for x in jax.tree.leaves(shapes)) / 1e6 == pytest.approx(millions, rel=0.01)
 
 
@@ -118,7 +125,7 @@ def test_cuts_of_the_law_of_the_next_symbol():
     assert kept(logits, top_p=0.8)[0] == {0, 1, 2}
     assert kept(logits, top_p=1e-6)[0] == {0}
     assert kept(logits, min_p=0.2)[0] == {0, 1, 2}
-    assert kept(logits, min_p=0.2) [1] == {0, 1, 2, 3, 4}
+    assert kept(logits, min_p=0.2)[1] == {0, 1, 2, 3, 4}
     assert kept(logits, temperature=0.0)[0] == {0}
     # Traced floats take the same cuts.
     traced = jax.jit(lambda t, p, m: weights(logits, Decoding(t, 3, p, m)))
@@ -131,25 +138,27 @@ def test_picks_are_in_proportion_and_never_of_weight_zero():
     chosen = np.bincount(pick(weight, jax.random.uniform(KEY, (40_000,))), minlength=5)
     assert chosen[[0, 2, 4]].tolist() == [0, 0, 0]
     assert abs(chosen[1] - 30_000) < 4 * np.sqrt(40_000 * 0.75 * 0.25)
-    assert pick(weight[:2], jnp.array([0.0, 1.0])).tolist() == [1, 1] or pick(weight[:2], jnp.array([0.0, 1.0]))[1] in (1, 3)
+    assert pick(weight[:2], jnp.array([0.0, 1.0])).tolist() in ([1, 1], [1, 3])  # at the ends, too
 
 
 def test_decoded_rows_follow_the_full_pass():
     """Every symbol of a row is where its uniform number falls in the law that a pass over the whole row gives."""
     params, apply = net()
     params = jax.tree.map(lambda x: 4 * x, params)  # far from uniform
+    full, cache = jax.jit(apply), empty_cache(SMALL, 64, L, jnp.float32)
     for given in (0, 3):
         prompt = jax.random.randint(jax.random.key(9), (64, given), 0, V)
-        rows = decode(apply, params, KEY, empty_cache(SMALL, 64, L, jnp.float32), V, prompt, L, Decoding())
+        draw = jax.jit(lambda warm, p=prompt: decode(apply, params, KEY, cache, V, p, L, Decoding(warm)))
+        rows = draw(1.0)
         assert (rows[:, :given] == prompt).all()
         start = jnp.concatenate([jnp.full((64, 1), V), rows[:, :-1]], 1)
-        share = np.asarray(jax.nn.softmax(apply(params, start)[0]))[:, given:]
+        share = np.asarray(jax.nn.softmax(full(params, start)[0]))[:, given:]
         uniform = np.asarray(jax.random.uniform(KEY, ((L - given) * 64,))).reshape(L - given, 64).T
         expected = (share.cumsum(-1) <= uniform[..., None]).sum(-1)
         assert (np.asarray(rows)[:, given:] == expected).mean() > 0.99  # but for rounding at a border
-    greedy = decode(apply, params, KEY, empty_cache(SMALL, 64, L, jnp.float32), V, prompt, L, Decoding(0.0))
-    full = apply(params, jnp.concatenate([jnp.full((64, 1), V), greedy[:, :-1]], 1))[0]
-    assert (np.asarray(full.argmax(-1))[:, 3:] == np.asarray(greedy)[:, 3:]).all()
+    greedy = draw(0.0)
+    logits = full(params, jnp.concatenate([jnp.full((64, 1), V), greedy[:, :-1]], 1))[0]
+    assert (np.asarray(logits.argmax(-1))[:, 3:] == np.asarray(greedy)[:, 3:]).all()
 
 
 def grams_of(rows, n):
@@ -205,9 +214,6 @@ def test_symbol_metrics_against_numpy():
     found = np.asarray(T.frequencies(jnp.asarray(rows, jnp.uint8), 6, 1)).reshape(6, 6)
     assert all(found[a, b] == pairs[a, b] for a in range(6) for b in range(6))
     share = count / count.sum()
-    assert float(T.divergence(jnp.asarray(count, float), np.log(real))) == pytest.approx(
-        scipy.stats.entropy(share[share > 0], real[share > 0] ) , rel=1e-4
-    ) or True
     expected = sum(s * np.log(s / r) for s, r in zip(share, real, strict=True) if s > 0)
     assert float(T.divergence(jnp.asarray(count, float), np.log(real))) == pytest.approx(expected, rel=1e-4)
     alive = np.sort(share[share > 0])[::-1]
@@ -221,17 +227,15 @@ def test_calibration_error_against_numpy():
     confidence = rng.uniform(size=(20, 30))
     right = rng.uniform(size=(20, 30)) < confidence**2
     bins = np.minimum((confidence * 10).astype(int), 9)
-    expected = sum(
-        np.mean(bins == b) * abs(confidence[bins == b].mean() - right[bins == b].mean()) for b in range(10)
-    )
+    expected = sum(np.mean(bins == b) * abs(confidence[bins == b].mean() - right[bins == b].mean()) for b in range(10))
     assert float(T.calibration_error(jnp.asarray(confidence, jnp.float32), right)) == pytest.approx(expected, abs=2e-3)
 
 
 @pytest.fixture(scope="module")
 def learned():
     """A model of a known law, trained on much and on little of it; observations of both."""
-    setting = settings.language_model(**TINY | {"width": 32, "heads": 2, "steps": 400, "batch_size": 32, "num_test": 256,
-                                                "learning_rate": 1e-2, "rows_at_once": 128, "length": 16})  # fmt: skip
+    options = {"width": 32, "heads": 2, "steps": 400, "batch_size": 32, "num_test": 256, "learning_rate": 1e-2}
+    setting = settings.language_model(**TINY | options | {"rows_at_once": 128, "length": 16})
     world = setting.world()
 
     @jax.jit
@@ -242,11 +246,11 @@ def learned():
         return new, setting.observe(key, world, params, grams, new)
 
     much, little = setting.real(jax.random.key(1), world, 8192), setting.real(jax.random.key(1), world, 32)
-    return setting, world, fits(KEY, much), fits(KEY, little)
+    return world, fits(KEY, much), fits(KEY, little)
 
 
 def test_excess_loss_goes_to_zero_with_data(learned):
-    setting, world, (new, much), (_, little) = learned
+    world, (new, much), (_, little) = learned
     table = LAW.arrays[1]
     entropy = -(LAW.arrays[0][:, None] * table * np.log(np.where(table > 0, table, 1))).sum()
     assert -0.005 < float(much["excess_loss"]) < 0.05
@@ -262,24 +266,9 @@ def test_excess_loss_goes_to_zero_with_data(learned):
     assert float(much["bigram_kl"]) < 0.05
 
 
-def test_the_first_model_is_kept():
-    setting = settings.language_model(**TINY)
-    world = setting.world()
-    params = setting.init(KEY, world)
-    rows = B.unit(setting.real(KEY, world, 16))
-    fit = jax.jit(setting.fit)
-    one = fit(jax.random.key(1), rows, params)
-    two = fit(jax.random.key(2), rows, one)
-    same = lambda a, b: all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))  # noqa: E731
-    assert same(one.first, one.net)
-    assert same(two.first, one.net)
-    assert not same(two.net, one.net)
-    assert int(two.age) == 2
-
-
 @pytest.mark.parametrize("start", ["init", "previous", "base"])
 def test_where_fits_start(start):
-    """With a rate so small that a fit stays where it starts."""
+    """With a rate so small that a fit stays where it starts; generation 1's model is kept beside."""
     setting = settings.language_model(**TINY, start=start, learning_rate=1e-9, base_steps=3)
     world = setting.world()
     begun = setting.init(KEY, world)
@@ -287,6 +276,9 @@ def test_where_fits_start(start):
     fit = jax.jit(setting.fit)
     one = fit(jax.random.key(1), rows, begun)
     two = fit(jax.random.key(2), rows, one._replace(net=jax.tree.map(lambda x: x + 1, one.net)))
+    for model in (one, two):
+        jax.tree.map(np.testing.assert_array_equal, model.first, one.net)
+    assert (int(one.age), int(two.age)) == (1, 2)
     at = lambda model: np.asarray(model["embedding"])  # noqa: E731
     close = lambda a, b: np.allclose(a, b, atol=1e-5)  # noqa: E731
     if start == "base":
@@ -313,7 +305,6 @@ def test_prompts_are_real_text():
 
 def test_epochs_are_of_the_rows_that_are_there():
     """Each step adds 1 to a counter; empty slots and weights count as they should."""
-    import optax
 
     def steps(batch, epochs):
         loss = lambda p, key, x: p["n"]  # noqa: E731
@@ -424,7 +415,8 @@ def test_bad_texts_are_one_line(tmp_path):
     one_line(lambda: texts.text_file(str(bad)), "byte 31", "0xff", "UTF-8")
     fine = tmp_path / "fine.txt"
     fine.write_text("ab\n" * 20 + "aXb" * 5)
-    one_line(lambda: texts.text_file(str(fine), characters="ab\n"), "character 62", "line 21", "'X'", "tokenizer: bytes")
+    outside = lambda: texts.text_file(str(fine), characters="ab\n")  # noqa: E731
+    one_line(outside, "character 62", "line 21", "'X'", "tokenizer: bytes")
     fine.write_text("short")
     one_line(lambda: texts.text_file(str(fine)), "5 characters")
     one_line(lambda: texts.text_file(None), "path")
@@ -436,17 +428,13 @@ def test_bad_texts_are_one_line(tmp_path):
 
 
 def test_a_missing_extra_is_named(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     one_line(lambda: texts.given("t", "never seen before" * 20, "bpe", vocabulary=300), "collapse-jax[text]")
 
 
 def test_a_generation_costs_the_same_at_any_age():
     """Under accumulate with fixed steps: the same operations as under replace."""
-    from collapse_jax.cost import operations
-
-    setting = settings.language_model(**TINY, )
+    setting = settings.language_model(**TINY)
     world = setting.world()
 
     def work(policy):
@@ -458,9 +446,27 @@ def test_a_generation_costs_the_same_at_any_age():
     assert work(policies.accumulate()) < 1.1 * work(policies.replace())
 
 
+@pytest.mark.nightly
 def test_chains_run_from_bfloat16_with_remat():
     setting = settings.language_model(**TINY, dtype="bfloat16", remat=True, prompt=2, start="base", base_steps=3)
     chain = make_chain(setting, policies.accumulate(), num_samples=8, num_generations=2)
     run = jax.jit(jax.vmap(lambda key, world: simulate(chain, key, world, 2), (0, None)))
     seen = run(chain_keys(0, 2), setting.world())
     assert all(np.isfinite(x).all() for x in seen.values())
+
+
+def test_the_rate_rises_and_falls():
+    """Steps of AdamW on a constant slope are the rate itself; against optax's schedules."""
+
+    def rates(schedule, steps):
+        optimizer = adamw(0.1, schedule, 4, 0.0, 1.0, steps)
+        state, seen = optimizer.init({"x": jnp.zeros(())}), []
+        for _ in range(12):
+            update, state = optimizer.update({"x": jnp.ones(())}, state, {"x": jnp.zeros(())})
+            seen.append(-float(update["x"]))
+        return seen
+
+    falling = optax.cosine_decay_schedule(0.1, 8)
+    expected = [0.025, 0.05, 0.075, 0.1, *(float(falling(i)) for i in range(8))]
+    np.testing.assert_allclose(rates("cosine", 12), expected, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(rates("constant", 12), expected[:4] + [0.1] * 8, rtol=1e-4)

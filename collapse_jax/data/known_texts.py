@@ -37,7 +37,7 @@ def markov_chain(num_symbols: int = 8, branching: int = 3, seed: int = 0) -> Tex
 
 
 def hidden_markov(num_states: int = 6, num_symbols: int = 12, seed: int = 0) -> Text:
-    """A hidden Markov model in its stationary state: a state keeps on with probability 0.8 or so, and emits few symbols.
+    """A stationary hidden Markov model: a state keeps on with probability 0.8 or so, and emits few symbols.
 
     What came long ago still tells of the state, so that the entropy rate has no closed form (see ``entropy_rate``).
 

@@ -91,7 +91,7 @@ def tfds_text(
     found = sorted((root / name).glob("*/dataset_info.json")) if isinstance(name, str) and name else []
     if not found:
         raise ValueError(
-            f"tfds_text: {name!r} is not prepared under {root}; run once: python -c \"import tensorflow_datasets as t; "
+            f'tfds_text: {name!r} is not prepared under {root}; run once: python -c "import tensorflow_datasets as t; '
             f"t.load({name!r}, builder_kwargs={{'file_format': 'array_record'}})\" (it needs tensorflow-cpu)"
         )
     import tensorflow_datasets as tfds
@@ -119,7 +119,10 @@ def given(
     cut = len(text) - len(text) // HELD_OUT
     learned_from = text[:cut] if tokenizer == "bpe" else text
     alphabet = alphabet_of(name, learned_from, tokenizer, vocabulary, characters)
-    train, test = alphabet.encode(text[:cut]), alphabet.encode(text[cut:])
+    if tokenizer == "characters":  # at once, so that errors count from the text's beginning
+        train, test = np.split(alphabet.encode(text), [cut])
+    else:
+        train, test = alphabet.encode(text[:cut]), alphabet.encode(text[cut:])
 
     def draw(key: Key, arrays: Tree, num: int, length: int) -> Array:
         return arrays[below(key, num, arrays.shape[0] - length + 1)[:, None] + jnp.arange(length)]

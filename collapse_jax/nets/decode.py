@@ -62,7 +62,7 @@ def weights(logits_BxV: Array, how: Decoding) -> Array:
 
 
 def pick(weight_BxV: Array, uniform_B: Array) -> Array:
-    """A symbol in proportion to weight for each row, by the inverse CDF: one uniform number each, never a weight of 0."""
+    """A symbol for each row in proportion to weight, by the inverse CDF: one uniform number each, never weight 0."""
     cdf_BxV = jnp.cumsum(weight_BxV, -1)
     here_BxV = (cdf_BxV > uniform_B[:, None] * cdf_BxV[:, -1:]) & (weight_BxV > 0)
     return jnp.where(here_BxV.any(-1), here_BxV.argmax(-1), weight_BxV.argmax(-1))  # no place: the sums rounded

@@ -1,7 +1,7 @@
 """A decoder-only transformer over symbols, one function for whole rows and for symbols one at a time (KV cache)."""
 
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -121,11 +121,10 @@ class Transformer(nnx.Module):
         """
         return self.read(self.embedding[...].astype(self.dtype)[tokens_BxL], cache, position)
 
-    def read(
-        self, x_BxLxD: Array, cache: Cache | None = None, position: Array | int = 0
-    ) -> tuple[Array, Cache | None]:
+    def read(self, x_BxLxD: Array, cache: Cache | None = None, position: Array | int = 0) -> tuple[Array, Cache | None]:
         """The same from embedded symbols."""
-        turn, caches = _turns(x_BxLxD.shape[1], self.size.head, position, x_BxLxD.dtype), []
+        turn = _turns(x_BxLxD.shape[1], self.size.head, position, x_BxLxD.dtype)
+        caches: list[Any] = []
         for i, block in enumerate(self.blocks):
             run = jax.checkpoint(block) if self.remat and cache is None else block
             x_BxLxD, filled = run(x_BxLxD, turn, None if cache is None else cache[i], position)
@@ -137,7 +136,7 @@ class Transformer(nnx.Module):
 
 
 def initial(key: Key, shapes: Tree, depth: int) -> Tree:
-    """Parameters of a fresh network: normal, of standard deviation 0.02 for embeddings and ``fan_in^-1/2`` for matrices.
+    """A fresh network's parameters: normal, of standard deviation 0.02 for embeddings, ``fan_in^-1/2`` for matrices.
 
     What writes to the stream between blocks starts ``sqrt(2 depth)`` times smaller, so that its variance does not grow
     with depth; scales of norms are 1. One draw for all: a generator for each would take most of the time to compile.

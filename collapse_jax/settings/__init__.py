@@ -15,4 +15,13 @@ REGISTRY: dict[str, Callable[..., Setting]] = {
     f.__name__: f for f in (gaussian, kde, flow_matching, gaussian_mixture, ideal_diffusion, markov, language_model)
 }
 
-__all__ = ["REGISTRY", "flow_matching", "gaussian", "gaussian_mixture", "ideal_diffusion", "kde", "language_model", "markov"]
+__all__ = [
+    "REGISTRY",
+    "flow_matching",
+    "gaussian",
+    "gaussian_mixture",
+    "ideal_diffusion",
+    "kde",
+    "language_model",
+    "markov",
+]

@@ -15,7 +15,7 @@ from collapse_jax.check import check_at_least, check_choice, check_not_negative,
 from collapse_jax.data import texts
 from collapse_jax.data.tokens import smallest
 from collapse_jax.functional import functional
-from collapse_jax.gradient import fit_sgd
+from collapse_jax.gradient import SCHEDULES, adamw, fit_sgd
 from collapse_jax.keys import stream
 from collapse_jax.nets.decode import Decoding, decode
 from collapse_jax.nets.transformer import PRESETS, Size, Transformer, empty_cache, initial
@@ -206,8 +206,8 @@ def language_model(
     check_positive("learning_rate", learning_rate)
     check_positive("clip", clip)
     check_at_least("warmup", warmup, 0)
-    check_choice("schedule", schedule, ("cosine", "constant"))
-    optimizer = partial(_adamw, learning_rate, schedule, warmup, weight_decay, clip)
+    check_choice("schedule", schedule, SCHEDULES)
+    optimizer = partial(adamw, learning_rate, schedule, warmup, weight_decay, clip)
     train = partial(fit_sgd, partial(_loss, task), optimizer, init=net_init, batch_size=batch_size)
     base = partial(_base, task, train(steps=base_steps), base_steps * batch_size) if start == "base" else None
     fit = train(steps=steps, epochs=epochs, start="init" if start == "init" else "previous")
@@ -226,7 +226,7 @@ def language_model(
 
 
 def _sized(model: str, given: dict) -> Size:
-    """A preset with other sizes put over it; the hidden layer and the heads follow the width where they are not given."""
+    """A preset with other sizes put over it; hidden layer and kv heads follow width and heads where not given."""
     check_choice("model", model, tuple(PRESETS))
     preset = PRESETS[model]
     for name in ("width", "depth", "heads", "kv_heads", "hidden"):
@@ -251,7 +251,7 @@ def _check_rows(text: Text, length: int, batch_size: int, prompt: int, ngram: in
     check_at_least("batch_size", batch_size, 1)
     check_at_least("ngram", ngram, 1, length)
     check_at_least("prompt", prompt, 0, length - ngram)
-    check_at_least("gram_bits", gram_bits, T.WORD, 2**31)
+    check_at_least("gram_bits", gram_bits, T.WORD, 2**30)
     if gram_bits & (gram_bits - 1):
         raise ValueError(f"gram_bits must be a power of two, not {gram_bits}")
     if text.size is not None and text.size < length:
@@ -281,21 +281,6 @@ def _metrics(text: Text) -> tuple[Metric, ...]:
     return tuple(chosen[:1] + known + in_bytes + chosen[1:])
 
 
-def _adamw(
-    rate: Array | float, schedule: str, warmup: int, decay: Array | float, clip: Array | float, steps: Array | int
-) -> optax.GradientTransformation:
-    def rate_at(step: Array) -> Array:
-        rise = jnp.minimum((step + 1) / max(warmup, 1), 1.0)
-        if schedule == "constant":
-            return rate * rise
-        done = jnp.clip((step - warmup) / jnp.maximum(steps - warmup, 1), 0.0, 1.0)
-        return rate * rise * 0.5 * (1 + jnp.cos(jnp.pi * done))
-
-    matrices = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)  # noqa: E731
-    adamw = optax.adamw(rate_at, b2=0.99, weight_decay=decay, mask=matrices)
-    return optax.chain(optax.clip_by_global_norm(clip), adamw)
-
-
 def _logits(task: Task, net: Tree, rows_NxL: Array) -> Array:
     """Of each symbol of each row from those before it, ``[N, L, V]``."""
     start_Nx1 = jnp.full((rows_NxL.shape[0], 1), task.text.num_symbols)
@@ -321,7 +306,7 @@ def _base(task: Task, fit: Callable[..., Tree], rows: int) -> Tree:
 def _world(task: Task, base: Callable[[], Tree] | None) -> World:
     text, size = task.text, task.text.num_symbols
     test = text.held_out(task.num_test, task.length)
-    real = text.real_rows(task.length)
+    real = jnp.asarray(text.real_rows(task.length))
     log_of = lambda count: np.log(count + 0.5) - np.log((count + 0.5).sum())  # noqa: E731
     frequencies = jax.jit(T.frequencies, static_argnums=(1, 2))
     pairs = None if size > _PAIRS else jnp.asarray(log_of(np.asarray(frequencies(real, size, 1), float)), float)
