@@ -36,7 +36,8 @@ class World(NamedTuple):
     """What is fixed for all chains of a run; a fit never sees it.
 
     Attributes:
-      real: pytree of arrays that the law of the real data reads (a table, the centres of blobs, or nothing).
+      real: pytree of arrays that the law of the real data reads (a table, the centres of blobs, or nothing), and that
+        ``Setting.init`` may read.
       truth: pytree of arrays that metrics compare with (the mean and covariance of the real law, say).
       test: held-out real rows, ``[num_test, ...]``, or None.
     """
