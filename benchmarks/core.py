@@ -8,6 +8,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,6 +52,52 @@ def gaussian_job(name: str, policy: Any, dim: int, n: int, generations: int, cha
         return peers.gaussian(rng, dim, n, generations, accumulate)
 
     return Job(name, ours, peer, metrics, target)
+
+
+def counts_job(
+    setting: Any, what: str, peer: Callable[..., np.ndarray], metrics: tuple[str, ...], n: int, rows: bool, chains: int
+) -> Job:
+    """A setting whose statistics are counts, under replace; the peer draws what a user would."""
+    generations = 100
+
+    def ours() -> Any:
+        return cj.run(
+            setting,
+            policies.replace(),
+            num_samples=n,
+            num_generations=generations,
+            num_chains=chains,
+            metrics=metrics,
+            backend="rows" if rows else "law",
+        )
+
+    name = f"{setting.name} {what}, replace n={n}, {'rows' if rows else 'law'}"
+    target = 20 if rows else 100
+    return Job(name, ours, lambda seed: peer(np.random.default_rng(seed), n, generations), metrics, target)
+
+
+def discrete_job(num: int, n: int, rows: bool, chains: int = 1024) -> Job:
+    setting, peer = settings.discrete(data.symbols.uniform(num)), partial(peers.discrete, num=num, rows=rows)
+    return counts_job(setting, f"K={num}", peer, ("entropy", "symbols_alive"), n, rows, chains)
+
+
+def poisson_job(rate: float, n: int, rows: bool, chains: int = 1024) -> Job:
+    peer = partial(peers.poisson, rate=rate)
+    return counts_job(settings.poisson(rate), f"{rate:g}", peer, ("log_rate_ratio", "divergence"), n, rows, chains)
+
+
+def bernoulli_job(p: float, n: int, rows: bool, chains: int = 1024) -> Job:
+    peer = partial(peers.bernoulli, p=p)
+    return counts_job(settings.bernoulli(p), f"{p:g}", peer, ("divergence", "dead"), n, rows, chains)
+
+
+def logistic_job(dim: int, n: int, generations: int = 20, chains: int = 1024) -> Job:
+    def ours() -> Any:
+        setting, options = settings.logistic_regression(dim), {"num_samples": n, "num_generations": generations}
+        return cj.run(setting, policies.replace(), **options, num_chains=chains, metrics=("excess_risk",))
+
+    peer = lambda seed: peers.logistic_regression(np.random.default_rng(seed), dim, n, generations)  # noqa: E731
+    return Job(f"Logistic regression replace d={dim} n={n}, labels drawn", ours, peer, ("excess_risk",), 20)
 
 
 def kde_job(generations: int = 20, n: int = 1000, chains: int = 128) -> Job:
@@ -111,6 +158,27 @@ def markov_job(generations: int = 20, n: int = 100, length: int = 64, chains: in
     return Job(f"bigrams of 27 symbols, replace n={n}, {length} symbols a row", ours, peer, ("entropy_rate",), 20)
 
 
+def regression_job(name: str, policy: Any, backend: str, dim: int, n: int, chains: int, target: float) -> Job:
+    generations = 100 if policy.name == "replace" else 50
+
+    def ours() -> Any:
+        return cj.run(
+            settings.linear_regression(dim),
+            policy,
+            num_samples=n,
+            num_generations=generations,
+            num_chains=chains,
+            metrics=("excess_risk",),
+            backend=backend,
+        )
+
+    def peer(seed: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        return peers.linear_regression(rng, dim, n, generations, policy.name == "accumulate")
+
+    return Job(f"Linear regression {name}, T={generations}", ours, peer, ("excess_risk",), target)
+
+
 JOBS = (
     gaussian_job("Gaussian replace d=1 n=100", policies.replace(), 1, 100, 100, 16384, 150),
     gaussian_job("Gaussian replace d=10 n=1000", policies.replace(), 10, 1000, 100, 4096, 60),
@@ -120,6 +188,19 @@ JOBS = (
     mixture_job(),
     diffusion_job(),
     markov_job(),
+    regression_job("replace d=10 n=1000, law", policies.replace(), "law", 10, 1000, 1024, 100),
+    regression_job("replace d=10 n=1000, labels drawn", policies.replace(), "rows", 10, 1000, 1024, 20),
+    regression_job("accumulate d=10 n=1000, law", policies.accumulate(), "law", 10, 1000, 1024, 100),
+    regression_job("accumulate d=10 n=1000, labels drawn", policies.accumulate(), "rows", 10, 1000, 1024, 20),
+    logistic_job(5, 200),
+    discrete_job(10, 100, rows=False),
+    discrete_job(10, 1000, rows=False),
+    discrete_job(10, 1000, rows=True),
+    discrete_job(1000, 1000, rows=False, chains=128),
+    poisson_job(10.0, 1000, rows=False),
+    poisson_job(10.0, 1000, rows=True),
+    bernoulli_job(0.5, 1000, rows=False),
+    bernoulli_job(0.5, 1000, rows=True),
 )
 
 

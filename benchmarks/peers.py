@@ -1,6 +1,7 @@
 """The same work as the benchmarks', by the loop that a user would write: one chain at a time, NumPy or scikit-learn."""
 
 import numpy as np
+from scipy.special import rel_entr
 
 
 def gaussian_1d(rng: np.random.Generator, n: int, generations: int, accumulate: bool) -> np.ndarray:
@@ -33,6 +34,65 @@ def gaussian_subsample(rng: np.random.Generator, dim: int, n: int, generations: 
         mean, covariance = train.mean(0), np.cov(train.T, bias=True)
         out.append((np.sum(mean**2), np.trace(covariance) / dim, np.linalg.slogdet(covariance)[1]))
         pool = np.concatenate([pool, rng.multivariate_normal(mean, covariance, size=n)])
+    return np.array(out)
+
+
+def linear_regression(rng: np.random.Generator, dim: int, n: int, generations: int, accumulate: bool) -> np.ndarray:
+    """Excess risk of one label-only chain, ``[generations, 1]``: inputs drawn once, labels drawn from each fit."""
+    x, w = rng.normal(size=(n, dim)), np.ones(dim)
+    new = x @ w + rng.normal(size=n)
+    pool_x, pool_y, out = x, new, []
+    for _ in range(generations):
+        fit = np.linalg.lstsq(pool_x, pool_y)[0]
+        out.append([np.sum((fit - w) ** 2)])
+        new = x @ fit + rng.normal(size=n)
+        pool_x, pool_y = (np.concatenate([pool_x, x]), np.concatenate([pool_y, new])) if accumulate else (x, new)
+    return np.array(out)
+
+
+def logistic_regression(rng: np.random.Generator, dim: int, n: int, generations: int) -> np.ndarray:
+    """Excess risk of one label-only chain of plain Newton steps, ``[generations, 1]``, over 300 test inputs."""
+    with_one = lambda m: np.concatenate([rng.normal(size=(m, dim)), np.ones((m, 1))], 1)  # noqa: E731
+    rate = lambda x, w: 1 / (1 + np.exp(-x @ w))  # noqa: E731
+    x, test, w, out = with_one(n), with_one(300), np.append(np.full(dim, dim**-0.5), 0.0), []
+    truth = rate(test, w)
+    for _ in range(generations):
+        label, w = rng.random(n) < rate(x, w), np.zeros(dim + 1)
+        for _ in range(10):
+            p = rate(x, w)
+            hessian = (x * (p * (1 - p))[:, None]).T @ x / n + 1e-4 * np.eye(dim + 1)
+            w = w - np.linalg.solve(hessian, x.T @ (p - label) / n + 1e-4 * w)
+        fit = rate(test, w)
+        out.append([np.mean(rel_entr(truth, fit) + rel_entr(1 - truth, 1 - fit))])
+    return np.array(out)
+
+
+def discrete(rng: np.random.Generator, n: int, generations: int, num: int, rows: bool) -> np.ndarray:
+    """Entropy and symbols alive of one chain under replace, ``[generations, 2]``: rows are drawn, or their counts."""
+    share, out = np.full(num, 1 / num), []
+    for _ in range(generations):
+        counts = np.bincount(rng.choice(num, n, p=share), minlength=num) if rows else rng.multinomial(n, share)
+        share = counts / n
+        alive = share[share > 0]
+        out.append((-np.sum(alive * np.log(alive)), len(alive)))
+    return np.array(out)
+
+
+def poisson(rng: np.random.Generator, n: int, generations: int, rate: float) -> np.ndarray:
+    """Log ratio of the rate and divergence of one chain under replace, ``[generations, 2]``."""
+    fit, out = rate, []
+    for _ in range(generations):
+        fit = rng.poisson(fit, n).mean()
+        out.append((np.log(fit / rate), fit * np.log(fit / rate) - fit + rate))
+    return np.array(out)
+
+
+def bernoulli(rng: np.random.Generator, n: int, generations: int, p: float) -> np.ndarray:
+    """Divergence of one chain under replace, and whether it died, ``[generations, 2]``."""
+    fit, out = p, []
+    for _ in range(generations):
+        fit = (rng.random(n) < fit).mean()
+        out.append((rel_entr(fit, p) + rel_entr(1 - fit, 1 - p), fit in (0.0, 1.0)))
     return np.array(out)
 
 

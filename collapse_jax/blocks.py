@@ -20,11 +20,13 @@ from collapse_jax.types import Array, Chain, Key, Tree, World
 _WORKING_SET = {"cpu": 256 << 10, "gpu": 256 << 20, "tpu": 256 << 20}
 _POOLS = {"cpu": 1 << 30, "gpu": 16 << 30, "tpu": 4 << 30}
 _WIDEST = 1024
+MOST_AT_ONCE = 8
 # Where Linux says what a job may take.
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
-# XLA's single-core passes are as good for these loops, and a third of the time to compile goes (measured).
-_COMPILER = {"cpu": {"xla_backend_optimization_level": 1}}
+# Of a first state, which is made once a block, and of a stretch: lower levels give loops as fast, in two thirds of the
+# time to compile (measured).
+_LEVELS = {"cpu": (0, 1)}
 
 
 class Traced(NamedTuple):
@@ -120,7 +122,7 @@ def compile_blocks(traced: Traced) -> Programs:
     with jax.enable_x64(traced.x64):  # a setting of each thread
         lowered = [program.lower() for program in traced.traced]
         with ThreadPoolExecutor() as pool:
-            compiled = list(pool.map(lambda p: p.compile(compiler_options=_COMPILER.get(platform)), lowered))
+            compiled = list(pool.map(_compile, lowered, _LEVELS.get(platform, (None, None)) * len(traced.devices)))
     # Two batched LAPACK calls at once can lock a CPU's thread pool up (seen with jaxlib 0.10.2).
     locks = platform == "cpu" and any("@lapack_" in program.as_text() for program in lowered)
     return Programs(
@@ -133,6 +135,10 @@ def compile_blocks(traced: Traced) -> Programs:
         traced.seconds,
         time.perf_counter() - clock,
     )
+
+
+def _compile(lowered: jax.stages.Lowered, level: int | None) -> jax.stages.Compiled:
+    return lowered.compile(compiler_options=None if level is None else {"xla_backend_optimization_level": str(level)})
 
 
 def _that_fit(program: jax.stages.Compiled, wanted: int) -> int:
@@ -149,7 +155,7 @@ def blocks_at_once(devices: int) -> int:
     if jax.default_backend() != "cpu":
         return devices
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(devices, min(cores, 8))
+    return max(devices, min(cores, MOST_AT_ONCE))
 
 
 def run_blocks(

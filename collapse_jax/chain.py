@@ -25,6 +25,7 @@ class State(NamedTuple):
       pool: rows, or statistics where fits can do with them.
       summary: what ``Setting.summarise`` made of the pool, block by block, or None.
       first: the first real rows (or their statistics), where the policy goes on using them, or None.
+      inputs: of a label-only loop: what ``Setting.inputs`` made of the first real rows, or these rows; or None.
       params: the last fit, where fits may start from it, or None.
     """
 
@@ -32,6 +33,7 @@ class State(NamedTuple):
     pool: Batch
     summary: Batch | None
     first: Batch | None
+    inputs: Tree
     params: Tree
 
 
@@ -41,6 +43,7 @@ class Plan(NamedTuple):
     law: bool  # statistics are drawn from their law
     fold: bool  # fits see statistics, rows are not kept
     summarise: bool  # evaluations are made at birth and merged
+    shared: bool  # batches differ in their labels alone, and statistics of these are kept
 
 
 def plan(
@@ -55,19 +58,24 @@ def plan(
     check_choice("fold", fold, FOLDS)
     statistics = setting.sample_compressed is not None and policy.redraw is None and curator is None
     folds = statistics and fold == "auto"
-    if backend == "law" and not folds:
+    shared = folds and setting.inputs is not None and policy.real is None
+    lawful = shared if setting.relabel is not None else folds
+    if backend == "law" and not lawful:
         why = (
             f"setting {setting.name} knows no law of its statistics"
             if setting.sample_compressed is None
             else f"policy {policy.name} draws rows from its pool"
             if policy.redraw
+            else f"policy {policy.name} keeps real rows beside rows that setting {setting.name} relabels"
+            if folds
             else "rows are curated or kept"
         )
         raise ValueError(f"backend 'law' is not possible here: {why}; use 'auto' or 'rows'")
     return Plan(
-        law=folds and backend != "rows",
+        law=lawful and backend != "rows",
         fold=folds,
         summarise=setting.summarise is not None and policy.redraw is None and not folds,
+        shared=shared,
     )
 
 
@@ -128,8 +136,9 @@ class _Maker(NamedTuple):
     horizon: int
 
     def init(self, key: Key, world: World) -> State:
-        batch, first = self._first_real(stream(key, "real"), world)
-        template = jax.eval_shape(self._template, key, world, batch, first)
+        real, first = self._first_real(stream(key, "real"), world)
+        inputs, batch = self._inputs(real)
+        template = jax.eval_shape(self._template, key, world, batch, first, inputs)
         if template.weight.shape[1] == 1 and B.num_rows(template) != B.num_rows(batch):
             raise ValueError(f"policy {self.policy.name}: join must stack blocks of n rows, or weigh each row")
         pool = self._memory(self._compress).start(batch, template)
@@ -140,14 +149,14 @@ class _Maker(NamedTuple):
             evaluated = summarise(batch)  # of rows: settings that have this keep no statistics
             summary = self._memory(summarise).start(evaluated, evaluated)
         params = None if self.setting.init is None else self.setting.init(stream(key, "init"), world)
-        return State(key, pool, summary, first if self.policy.real == "first" else None, params)
+        return State(key, pool, summary, first if self.policy.real == "first" else None, inputs, params)
 
-    def _template(self, key: Key, world: World, batch: Batch, real: Batch) -> Batch:
+    def _template(self, key: Key, world: World, batch: Batch, real: Batch, inputs: Tree) -> Batch:
         """Of what will join the pool; only its shape is used. A curator may weigh each row, which real rows are not."""
         if self.curator is None:
             return self._joined(batch, real)
         params = self.setting.fit(key, batch, None if self.setting.init is None else self.setting.init(key, world))
-        return self._joined(self._sample(key, world, params), real)
+        return self._joined(self._sample(key, world, params, inputs), real)
 
     def emit(self, world: World, state: State, generation: Array) -> tuple[State, Batch, dict[str, Array]]:
         key = jax.random.fold_in(state.key, generation)
@@ -155,7 +164,7 @@ class _Maker(NamedTuple):
         if policy.redraw is not None:
             train = B.redraw(stream(key, "redraw"), train, policy.redraw(self.n), policy.replacement)
         params = self.setting.fit(stream(key, "fit"), train, state.params)
-        new = self._sample(stream(key, "sample"), world, params)
+        new = self._sample(stream(key, "sample"), world, params, state.inputs)
         observations = self.setting.observe(
             stream(key, "observe"),
             world,
@@ -202,13 +211,19 @@ class _Maker(NamedTuple):
         return None if self.policy.real_rows is None else self.policy.real_rows(self.n)
 
     def _first_real(self, key: Key, world: World) -> tuple[Batch, Batch]:
-        """The first batch, and those of its rows that may go with later ones."""
+        """The first batch, of rows or of a law's statistics, and those of its rows that may go with later ones."""
         law, count = self.setting.real_compressed, self._real_rows
         if law is None or not self.plan.law:
             real = B.unit(self.setting.real(key, world, self.n))
-            return self._compressed(real), self._share_of(real)
+            return real, self._share_of(real)
         whole = B.unit(law(key, world, self.n), self.n)
         return whole, whole if count is None else B.unit(law(key, world, self.n, count), count)
+
+    def _inputs(self, real: Batch) -> tuple[Tree, Batch]:
+        """What a label-only loop keeps of the inputs of the first batch (None in others), and what joins the pool."""
+        if self.plan.shared and self.setting.inputs is not None:
+            return self.setting.inputs(real)
+        return None if self.setting.relabel is None else B.rows(real)[0], self._compressed(real)
 
     def _fresh_real(self, key: Key, world: World) -> Batch:
         """New real rows that go with a batch."""
@@ -245,12 +260,23 @@ class _Maker(NamedTuple):
             return Batch(items, new.weight)
         return Batch(items, pick(B.full_weight(real), B.full_weight(new)))
 
-    def _sample(self, key: Key, world: World, params: Tree) -> Batch:
+    def _sample(self, key: Key, world: World, params: Tree, inputs: Tree) -> Batch:
+        relabel, statistics = self.setting.relabel, self.setting.relabel_compressed
+        if self.plan.shared and statistics is not None:
+            return B.unit(statistics(key, params, inputs), self.n)
+        if self.plan.fold and relabel is not None:
+            kept = 1.0 - self._is_real()  # the inputs of slots that real rows fill are not labelled
+            return self._compressed(B.unit(relabel(key, params, inputs), kept))
         if self.plan.fold and self.setting.sample_compressed is not None:
             count = self.n if self._real_rows is None else self.n - self._real_rows
             items = self.setting.sample_compressed(key, params, self.n, count, self.plan.law)
             return B.unit(items, count)
+        num = 1 if self.curator is None else self.curator.oversample
+        if relabel is None:
+            candidates = B.unit(self.setting.sample(key, params, self.n * num))
+        else:  # candidates for a slot lie side by side
+            repeated = inputs if num == 1 else jax.tree.map(lambda x: jnp.repeat(x, num, axis=0), inputs)
+            candidates = B.unit(relabel(key, params, repeated))
         if self.curator is None:
-            return B.unit(self.setting.sample(key, params, self.n))
-        candidates = B.unit(self.setting.sample(key, params, self.n * self.curator.oversample))
+            return candidates
         return self.curator.apply(stream(key, "curate"), world, params, candidates, self.n)

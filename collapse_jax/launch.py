@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from collapse_jax import config, results, store, stream
+from collapse_jax.blocks import MOST_AT_ONCE
 from collapse_jax.store import StoreError
 from collapse_jax.units import Cut, Plan, Unit, make_plan
 
@@ -132,7 +133,9 @@ def _ray(text: str, plan: Plan, units: list[Unit]) -> Iterator[tuple[Unit, Any]]
     if not ray.is_initialized():
         ray.init(address="auto" if "RAY_ADDRESS" in os.environ else None, log_to_driver=False)
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
-    task = ray.remote(max_retries=5, num_gpus=gpus)(compute_unit)
+    cores = min((node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]), default=1)
+    cpus = 1 if gpus else max(min(int(cores), MOST_AT_ONCE), 1)  # what a unit makes use of
+    task = ray.remote(max_retries=5, num_gpus=gpus, num_cpus=cpus)(compute_unit)
     numbers = {unit.name: i for i, unit in enumerate(plan.units)}
     waiting = {task.remote(text, plan.cuts, numbers[unit.name]): unit for unit in units}
     while waiting:

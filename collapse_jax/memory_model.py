@@ -38,7 +38,8 @@ def check_fits(plan: Plan) -> None:
     if memory is None:
         return
     for program in plan.programs:
-        if program.lane * program.width < memory / 8:  # far from it: not worth a trace
+        trained = program.setting.init is not None  # whose activations outweigh what a chain keeps
+        if not trained and program.lane * program.width < memory / 8:  # far from it: not worth a trace
             continue
         needed = max(block_bytes(plan, program), program.lane * program.width)
         if needed > memory:

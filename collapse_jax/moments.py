@@ -202,9 +202,9 @@ def _pooled(parts: Moments, share: Array) -> tuple[Array, Array, Array]:
     unit = jnp.where(jnp.isfinite(largest), largest, 0.0)  # a unit: the result does not depend on it
     scaled = between * jnp.exp(-unit)
     lower = jnp.where(present[:, None, None], cholesky(parts._replace(log_scale=log_scale), unit), 0.0)
-    columns = jnp.concatenate([lower, scaled[:, :, None]], axis=2) * _sqrt(share)[:, None, None]
-    columns = columns.transpose(1, 0, 2).reshape(columns.shape[1], -1)
-    return mean, jnp.matmul(columns, columns.T, precision=_HIGHEST), unit
+    rows = jnp.concatenate([lower.mT, scaled[:, None]], axis=1) * _sqrt(share)[:, None, None]
+    rows = rows.reshape(-1, rows.shape[-1])
+    return mean, jnp.matmul(rows.T, rows, precision=_HIGHEST), unit
 
 
 def of_normal_rows(key: Key, dim: int, num: int, count: Array | int) -> Moments:

@@ -62,6 +62,8 @@ class Source(NamedTuple):
       is_normal: whether the real law is exactly N(mean, covariance).
       modes: ``[modes, dim]``, centres of the modes, where the law is a mixture of equally likely isotropic ones of one
         spread.
+      classes: where the last column is a label, a whole number from 0: how many there are (then `arrays` is the table
+        ``[rows, dim]`` of which rows are drawn); None where it is not.
     """
 
     name: str
@@ -73,6 +75,19 @@ class Source(NamedTuple):
     covariance: ArrayLike
     is_normal: bool = False
     modes: ArrayLike | None = None
+    classes: int | None = None
+
+
+class Symbols(NamedTuple):
+    """A law over K symbols.
+
+    Attributes:
+      name: as in the registry of ``data.symbols``.
+      probabilities: ``[K]`` in float64; their sum is 1.
+    """
+
+    name: str
+    probabilities: np.ndarray
 
 
 class Text(NamedTuple):
@@ -155,11 +170,22 @@ class Setting(NamedTuple):
       real_compressed: ``(key, world, num, count) -> items``, leaves ``[1, ...]``: by their law, the statistics of the
         first `count` (None: all) of the `num` real rows that `key` stands for; either may be traced. None where that
         law is not known.
+      relabel: ``(key, params, items) -> items``: the same inputs, with labels drawn from the fit. Where it is given the
+        loop is label-only: a chain's inputs are those of its first real rows, and take the place of ``sample``'s.
+        Row i of a batch has input i; rows that a policy calls fresh bring inputs of their own.
+      inputs: ``(first) -> (inputs, labels)``, for label-only loops in which all batches share the first one's inputs:
+        what a chain needs to keep of them, made once, and a ``Batch`` of one row of statistics of its labels, which
+        ``compress`` merges and ``fit`` takes. `first` is a ``Batch`` of rows, or of what ``real_compressed`` drew.
+      relabel_compressed: ``(key, params, inputs) -> items``, leaves ``[1, ...]``: such statistics of new labels.
+        Comes with ``inputs``, which say whether each label is drawn or only their statistics' law.
       summarise: ``(world, Batch) -> Batch`` of one row: an additive evaluation made once, at a batch's birth, and
         merged by mass like ``compress``; only ``observe`` sees it. None where there is none, or ``compress`` exists.
+      mutate: ``(key, params, rows) -> items``: new rows, each from the training row in its place; `rows` are drawn in
+        proportion to weight. With ``split(key)`` as the two keys this must be ``sample``'s law. None where new rows do
+        not each come from one training row.
       min_samples: fewest rows a fit is defined for.
       block_hint: chains to run side by side where no better number is known; None lets memory decide.
-      source: the real law, where it is one of rows in columns: what predictions know of it.
+      source: the real law, of rows in columns or of symbols: what predictions know of it.
     """
 
     name: str
@@ -173,10 +199,14 @@ class Setting(NamedTuple):
     compress: Callable[[Batch], Batch] | None = None
     sample_compressed: Callable[..., Tree] | None = None
     real_compressed: Callable[..., Tree] | None = None
+    relabel: Callable[[Key, Tree, Tree], Tree] | None = None
+    inputs: Callable[[Batch], tuple[Tree, Batch]] | None = None
+    relabel_compressed: Callable[[Key, Tree, Tree], Tree] | None = None
     summarise: Callable[[World, Batch], Batch] | None = None
+    mutate: Callable[[Key, Tree, Tree], Tree] | None = None
     min_samples: int = 1
     block_hint: int | None = None
-    source: Source | None = None
+    source: Source | Symbols | None = None
 
 
 class Policy(NamedTuple):

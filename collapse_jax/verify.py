@@ -10,6 +10,7 @@ from collapse_jax import config
 from collapse_jax.cases import case_of
 from collapse_jax.sweeps import sweep
 from collapse_jax.theory import Case, Prediction, predictions
+from collapse_jax.types import Symbols
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,6 +28,7 @@ _EVERY_POLICY: tuple[dict[str, Any], ...] = (
     {"kind": "decay", "gamma": 0.6},
     {"kind": "contaminated", "share": 0.25},
 )
+_WHOLE: tuple[dict[str, Any], ...] = (_EVERY_POLICY[0], _EVERY_POLICY[1], *_EVERY_POLICY[6:8])  # mixed by batches
 _NORMAL = {"kind": "normal", "dim": 1, "mean": 1.0, "scale": 1.5}
 
 
@@ -49,6 +51,20 @@ EXPERIMENTS: tuple[dict[str, Any], ...] = (
                 [{"kind": "accumulate_subsample"}, {"kind": "accumulate_subsample", "replacement": True}],
                 100, 80, 2_000),
     _experiment({"kind": "kde", "bandwidth": 0.3, "num_test": 1}, _EVERY_POLICY, 20, 10, 10_000),
+    _experiment({"kind": "kde", "num_test": 1, "lineage": True}, [{"kind": "replace"}], 20, 10, 2_000),
+    _experiment({"kind": "discrete", "probabilities": {"kind": "zipf", "num": 8}}, _EVERY_POLICY, 20, 10, 8_000),
+    _experiment({"kind": "discrete", "probabilities": [0.5, 0.3, 0.2]}, [{"kind": "replace"}], 20, 240, 2_000),
+    _experiment({"kind": "discrete", "lineage": True}, [{"kind": "replace"}], 20, 10, 2_000),
+    _experiment({"kind": "bernoulli", "p": 0.3}, _EVERY_POLICY, 20, 10, 8_000),
+    _experiment({"kind": "poisson", "rate": 0.8}, _EVERY_POLICY, 20, 10, 8_000),
+    _experiment({"kind": "linear_regression", "dim": 3, "noise_variance": 0.5, "num_test": 1}, _WHOLE, 12, 10, 8_000),
+    _experiment({"kind": "linear_regression", "dim": 4, "num_test": 1}, [{"kind": "replace"}], 4, 10, 8_000),
+    _experiment({"kind": "linear_regression", "dim": 2, "reuse_inputs": False, "num_test": 1}, _WHOLE[:2],
+                12, 10, 8_000),
+    _experiment({"kind": "linear_regression", "dim": 2, "num_test": 1}, [{"kind": "accumulate_subsample"}],
+                200, 80, 1_000),
+    _experiment({"kind": "logistic_regression", "dim": 1, "steps": 6}, _WHOLE[:2], 200, 4, 400),
+    _experiment({"kind": "ideal_diffusion", "num_test": 1}, _EVERY_POLICY[:1] + _EVERY_POLICY[3:6], 20, 12, 8_000),
 )  # fmt: skip
 
 
@@ -132,8 +148,7 @@ def _row(case: Case, prediction: Prediction, metrics: Mapping[str, np.ndarray], 
     simulated, error = (_mean if prediction.statistic == "mean" else _variance)(samples)
     z = z_score(simulated, error, low, high)
     worst = int(np.argmax(np.abs(z)))
-    dim = "" if case.source is None else f", d = {case.source.dim}"
-    setting = f"{case.setting['kind']}{dim}{_words(case.setting)}"
+    setting = f"{case.setting['kind']}{_size(case)}{_words(case.setting)}"
     yield Row(
         setting, policy, prediction, case.num_samples, int(column[worst]) + 1, float(low[worst]), float(high[worst]),
         float(simulated[worst]), float(error[worst]), float(z[worst]), len(column),
@@ -197,8 +212,14 @@ def _variance(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return variance, np.sqrt((fourth - variance**2 * (number - 3) / (number - 1)) / number)
 
 
+def _size(case: Case) -> str:
+    if isinstance(case.source, Symbols):
+        return f", K = {len(case.shares)}"
+    return "" if case.source is None else f", d = {case.source.dim}"
+
+
 def _words(raw: Mapping[str, Any]) -> str:
     """The numbers among the parameters that tell cases apart."""
-    hidden = ("kind", "source", "num_test", "dim")
+    hidden = ("kind", "source", "probabilities", "num_test", *(["dim"] if "source" in raw else []))
     given = [f"{k}={v}" for k, v in raw.items() if k not in hidden and v is not None]
     return f" ({', '.join(given)})" if given else ""

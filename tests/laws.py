@@ -23,6 +23,8 @@ from collapse_jax.types import Batch, Policy, Setting, World
 TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "gaussian": {"dim": 2, "num_test": 16},
     "kde": {"num_test": 16},
+    "discrete": {"probabilities": [0.05, 0.1, 0.15, 0.3, 0.25, 0.15]},
+    "poisson": {"rate": 3.0},
     "flow_matching": {"width": 8, "depth": 1, "steps": 40, "batch_size": 8, "learning_rate": 0.05,
                       "sampler_steps": 4, "num_test": 16},
     "gaussian_mixture": {"components": 2, "steps": 4, "floor": 0.3, "num_test": 16, "source": data.blobs(box=2.0)},
@@ -31,11 +33,19 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "language_model": {"text": texts.markov_chain(), "width": 8, "depth": 1, "heads": 1, "length": 6, "steps": 20,
                        "batch_size": 8, "learning_rate": 0.05, "warmup": 2, "num_test": 16, "ngram": 2,
                        "gram_bits": 2**10, "rows_at_once": 8, "top_p": 0.95, "min_p": 0.3},
+    "linear_regression": {"dim": 2, "num_test": 16, "ridge": 0.1},
+    "logistic_regression": {"dim": 2, "num_test": 16, "ridge": 0.1},
 }  # fmt: skip
 MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gaussian-d1-unbiased": ("gaussian", {"dim": 1, "ddof": 1}),
     "kde-scott": ("kde", {"bandwidth": "scott"}),
+    "kde-lineage": ("kde", {"lineage": True}),
+    "discrete-lineage": ("discrete", {"lineage": True}),
+    "discrete-100": ("discrete", {"probabilities": data.symbols.zipf(100)}),
     "kde-silverman_scaled": ("kde", {"bandwidth": "silverman_scaled"}),
+    "linear_regression-no_ridge": ("linear_regression", {"ridge": 0.0}),
+    "linear_regression-new_inputs": ("linear_regression", {"reuse_inputs": False}),
+    "logistic_regression-3": ("logistic_regression", {"classes": 3, "reuse_inputs": False}),
     "flow_matching-previous": ("flow_matching", {"start": "previous"}),
     "gaussian_mixture-diagonal": ("gaussian_mixture", {"covariance": "diagonal"}),
     "gaussian_mixture-spherical": ("gaussian_mixture", {"covariance": "spherical"}),
@@ -49,7 +59,7 @@ MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "markov-shakespeare": ("markov", {"order": 2, "language": "shakespeare"}),
 }
 # Units of metrics that count: they take few values, and need not answer to a small change.
-COUNTS = ("modes", "symbols", "transitions")
+COUNTS = ("modes", "symbols", "transitions", "yes (1) or no (0)")
 TINY_POLICIES: dict[str, dict[str, Any]] = {"window": {"k": 2}}
 MORE_POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "accumulate_subsample-replacement": ("accumulate_subsample", {"replacement": True}),
@@ -71,11 +81,12 @@ SETTINGS: dict[str, Callable[..., Setting]] = _table(settings.REGISTRY, TINY_SET
 POLICIES: dict[str, Callable[..., Policy]] = _table(policies.REGISTRY, TINY_POLICIES, MORE_POLICIES)
 
 NUM, HORIZON, CHAINS = 6, 4, 3
-# On every change: what is registered, and variants in closed form. Others of the variants wait for the night.
+# On every change: what is registered, and quick variants in closed form. Others of the variants wait for the night.
+SLOW = ("linear_regression-no_ridge", "logistic_regression-3")
 EVERY_SETTING = [
-    name if name in settings.REGISTRY or make().init is None else pytest.param(name, marks=pytest.mark.nightly)
-    for name, make in SETTINGS.items()
-]
+    name if name in settings.REGISTRY or (make().init is None and name not in SLOW)
+    else pytest.param(name, marks=pytest.mark.nightly) for name, make in SETTINGS.items()
+]  # fmt: skip
 
 
 @cache
@@ -201,6 +212,11 @@ def record(
 def recorded(policy: str) -> Record:
     """The record of a tabled policy, made once."""
     return record(POLICIES[policy]())
+
+
+def is_valid(metric: str, values: Any) -> bool:
+    """Whether these may be a metric's values: finite, or -inf for the logarithm of what died."""
+    return bool((np.isfinite(values) | (np.isneginf(values) & metric.startswith("log_"))).all())
 
 
 def z_score(sample: np.ndarray, expected: float) -> float:

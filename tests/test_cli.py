@@ -114,7 +114,7 @@ def test_list_names_everything(folder, capsys):
 
     assert cli.main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    for registry in (settings.REGISTRY, policies.REGISTRY, data.REGISTRY, texts.REGISTRY):
+    for registry in (settings.REGISTRY, policies.REGISTRY, data.REGISTRY, data.symbols.REGISTRY, texts.REGISTRY):
         for name, factory in registry.items():
             line = next(line for line in lines if line.startswith(f"  {name}("))
             assert factory.__doc__.partition("\n")[0] in line

@@ -11,7 +11,7 @@ from collapse_jax import batch as B
 from collapse_jax import policies
 from collapse_jax.chain import make_chain
 from collapse_jax.keys import chain_keys
-from collapse_jax.settings.gaussian import gaussian
+from collapse_jax.settings import bernoulli, gaussian, poisson
 from collapse_jax.sweeps import sweep
 from collapse_jax.types import Batch, Curator, Policy
 
@@ -57,6 +57,9 @@ def shared(share: float = 0.5):
         (gaussian, policies.replace, {"num_samples": None}, "num_samples is needed"),
         (partial(gaussian, dim=0), policies.replace, {}, "dim must be >= 1"),
         (partial(SETTINGS["kde"], bandwidth=0.0), policies.replace, {}, "bandwidth must be a number > 0"),
+        (partial(poisson, rate=0.0), policies.replace, {}, "rate must be a number > 0"),
+        (partial(bernoulli, p=1.0), policies.replace, {}, "p=1.0 is wrong; it must be a number above 0 and below 1"),
+        (poisson, policies.replace, {"axes": {"rate": [1.0, -1.0]}}, "rate must be a number > 0"),
         (gaussian, [], {}, "policy: an empty list"),
     ],
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from oracle_helpers import assert_law
 
-from collapse_jax import config, theory, verify
+from collapse_jax import config, data, theory, verify
 from collapse_jax.cases import case_of
 from collapse_jax.theory import Spread, diffusion, discrete, fits, recursions, regression
 
@@ -62,6 +62,35 @@ def test_assumptions_are_checked():
 
 
 @pytest.mark.fast
+def test_assumptions_of_other_settings_are_checked():
+    base = {"policies": ["replace"], "num_samples": 9, "num_generations": 3, "num_chains": 1}
+
+    def found(kind, n=9, policy="replace", **given):
+        raw = {**base, "setting": {"kind": kind, **given}, "num_samples": n, "policies": [policy]}
+        return [(p.quantity, p.statistic) for p in theory.predictions(case_of(config.from_dict(raw)))]
+
+    risk, logs = ("excess_risk", "mean"), [("log_excess_risk", "mean"), ("log_excess_risk", "variance")]
+    assert found("linear_regression") == [risk, *logs]
+    assert found("linear_regression", ridge=0.1) == []
+    assert found("linear_regression", dim=4) == logs  # the risk has no variance
+    assert found("linear_regression", dim=10) == []
+    assert found("linear_regression", reuse_inputs=False) == [risk]
+    assert found("linear_regression", policy="accumulate") == [risk, *logs, risk]  # the bound, too
+    assert found("linear_regression", policy="accumulate", reuse_inputs=False) == [risk]
+    assert found("linear_regression", policy="window", reuse_inputs=False) == []
+    assert found("logistic_regression", n=299) == found("logistic_regression", n=300, classes=3) == []
+    assert len(found("logistic_regression", n=300)) == 1
+    assert len(found("ideal_diffusion")) == 4
+    assert len(found("ideal_diffusion", degree=2)) == 2
+    assert found("ideal_diffusion", solver_steps=8) == found("ideal_diffusion", source="moons") == []
+    ancestors = ("ancestors_alive", "mean")
+    assert ancestors in found("discrete", lineage=True)
+    assert ancestors not in found("discrete")
+    assert ("symbols_alive", "mean") in found("discrete", n=501)  # its bound
+    assert len(found("discrete", n=500)) == len(found("discrete", n=501)) + 2
+
+
+@pytest.mark.fast
 def test_unknown_policies_are_refused():
     with pytest.raises(ValueError, match="no moments are known of 'mystery'; one of replace, "):
         fits({"kind": "mystery"}, 10, 3)
@@ -116,6 +145,31 @@ def test_rare_symbols_survive_at_least_so_often():
     assert alive[-1, 0] / bound[0, 0] < 0.8  # and it falls: a bound of another generation would not do
 
 
+def test_one_symbol_by_itself():
+    """Expected symbols alive, and whether one is left, from the exact law of one symbol's count."""
+    n, start = 10, np.array([0.6, 0.3, 0.1])
+    shares = drift(n, start, T, False, 7)
+    some, one = (shares > 0).sum(2), (shares > 0).sum(2) == 1
+    for name, samples, formula in (("alive", some, discrete.alive), ("one is left", one, discrete.fixed)):
+        exact = formula(n, start, T)
+        assert_law(name, samples, exact, formula(n, start, T + 1)[1:], formula(n + 1, start, T))
+    laws = discrete.drift(n, np.eye(n + 1)[4], T)
+    np.testing.assert_allclose(laws.sum(1), 1, rtol=1e-12)
+    np.testing.assert_allclose(laws @ np.arange(n + 1), 4, rtol=1e-12)
+
+
+def test_real_ancestors():
+    n, rng = 8, np.random.default_rng(8)
+    root = np.broadcast_to(np.arange(n), (CHAINS, n))
+    share = []
+    for _ in range(T):
+        share.append((np.diff(np.sort(root, 1), axis=1) > 0).sum(1) + 1)
+        root = np.take_along_axis(root, rng.integers(n, size=(CHAINS, n)), 1)
+    exact = discrete.ancestors(n, T)
+    assert exact[0] == 1
+    assert_law("ancestors", np.stack(share, 1)[:, 1:] / n, exact[1:], exact[:-1])
+
+
 def test_time_to_one_symbol():
     """The diffusion approximation is one or two fits too long, as stated."""
     n, share, time = 20, np.full(20_000, 0.5), np.zeros(20_000)
@@ -157,6 +211,11 @@ def test_least_squares(accumulate):
     np.testing.assert_allclose(ratio, np.cumsum(1 / t**2) if accumulate else t, rtol=1e-12)
     first = regression.first_risk(n, d, noise)
     assert_law("E |w - truth|^2", np.stack(risks, 1), first * ratio, noise * d / n * ratio, np.full(T, first))
+    logs = np.log(np.stack(risks, 1))
+    mean = regression.log_first_risk(n, d, noise) + np.log(ratio)
+    assert_law("E log", logs, mean, regression.log_first_risk(n, d + 1, noise) + np.log(ratio))
+    variance = np.full(T, regression.log_risk_variance(n, d))
+    assert_law("Var log", (logs - mean) ** 2, variance, np.full(T, regression.log_risk_variance(n, d + 1)))
     with pytest.raises(ValueError, match="n must be > dim"):
         regression.first_risk(3, 2, noise)
 
@@ -176,3 +235,16 @@ def test_coefficients_of_an_ideal_diffusion():
     assert_law("E He_3", np.stack(values, 1), exact, *wrong)
     end = fresh * np.exp(-3 * delta) / (1 - (1 - fresh) * np.exp(-3 * delta))
     np.testing.assert_allclose(diffusion.hermite_factor(degree, delta, fresh, 200)[-1], end, rtol=1e-12)
+
+
+@pytest.mark.fast
+def test_coefficients_of_a_mixture():
+    source = data.blobs(num_centers=3, dim=2, std=0.7)
+    centres, variance = np.asarray(source.modes), 0.7**2
+    square = centres**2 + variance
+    exact = [
+        centres, square - 1, centres**3 + 3 * centres * variance - 3 * centres,
+        centres**4 + 6 * centres**2 * variance + 3 * variance**2 - 6 * square + 3,
+    ]  # fmt: skip
+    for degree, (value, factorial) in enumerate(zip(exact, (1, 2, 6, 24), strict=True), 1):
+        np.testing.assert_allclose(diffusion.coefficient(source, degree), value.mean() / factorial**0.5, rtol=1e-5)

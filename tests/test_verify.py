@@ -1,12 +1,14 @@
 """``collapse-jax verify`` and the dashed lines of pictures: right formulas pass, wrong ones are found."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import xarray as xr
 
 from collapse_jax import cli, config, plots, theory, verify
 from collapse_jax.cases import Lines
-from collapse_jax.theory import Fits, gaussian
+from collapse_jax.theory import Fits, diffusion, discrete, gaussian, regression
 
 SMALL = {
     "setting": {"kind": "gaussian", "dim": 1},
@@ -35,10 +37,55 @@ def test_a_wrong_formula_is_found(monkeypatch, capsys):
     assert captured.err.splitlines()[-1] == "error: 3 of 14 predictions differ from the chains"
 
 
+LATER = lambda right, *given: right(*given[:-1], given[-1] + 1)[1:]  # noqa: E731
+WRONG = [  # setting, policy, formulas and what they are changed into
+    ({"kind": "discrete", "lineage": True}, "replace", [
+        (discrete, "diversity", LATER), (discrete, "drift", LATER), (discrete, "ancestors", LATER),
+    ]),
+    ({"kind": "bernoulli", "p": 0.1}, "replace", [
+        (discrete, "diversity", lambda right, _, n, t: right({"kind": "accumulate"}, n, t)), (discrete, "fixed", LATER),
+    ]),
+    ({"kind": "poisson", "rate": 0.4}, "replace", [
+        (discrete, "zero_rate", LATER), (discrete, "rate_variance", lambda right, *given: 1.5 * right(*given)),
+    ]),
+    ({"kind": "linear_regression"}, "decay", [
+        (regression, "first_risk", lambda right, n, dim, noise: noise * dim / n),
+        (regression, "log_first_risk", lambda right, n, dim, noise: right(n - 5, dim, noise)),
+        (regression, "log_risk_variance", lambda right, n, dim: right(n, dim + 1)),
+    ]),
+    ({"kind": "ideal_diffusion", "num_test": 1}, "fresh_real", [
+        (diffusion, "hermite_factor", lambda right, degree, delta, fresh, t: right(degree, delta, 0.0, t)),
+        (diffusion, "coefficient", lambda right, source, degree: right(source, degree) + 0.05),
+    ]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("setting", "policy", "formulas"), WRONG, ids=[w[0]["kind"] for w in WRONG])
+def test_wrong_formulas_of_each_setting_are_found(setting, policy, formulas, monkeypatch):
+    simulate, simulated = verify.sweep, []
+
+    def once(*given, **options):
+        if not simulated:
+            simulated.append(simulate(*given, **options))
+        return simulated[0]
+
+    monkeypatch.setattr(verify, "sweep", once)
+    experiment = config.from_dict({**SMALL, "setting": setting, "policies": [policy]})
+    rows = verify.compare(experiment)
+    assert rows
+    assert not verify.failures(rows)
+    for module, name, change in formulas:
+        with monkeypatch.context() as patched:
+            patched.setattr(module, name, partial(change, getattr(module, name)))
+            assert verify.failures(verify.compare(experiment)), name
+
+
 @pytest.mark.fast
 def test_settings_without_predictions_are_refused(capsys):
     assert cli.main(["verify", "--setting", "gausian"]) == 2
-    assert capsys.readouterr().err == "error: setting: nothing is predicted of 'gausian'; one of gaussian, kde\n"
+    said = capsys.readouterr().err
+    assert said.startswith("error: setting: nothing is predicted of 'gausian'; one of gaussian, kde, discrete, ")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.fast

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from collapse_jax.data import symbols
 from collapse_jax.data.images import digits, load_digits
 from collapse_jax.data.tables import array, table
 from collapse_jax.data.toy import blobs, circles, moons, normal, swiss_roll
@@ -27,5 +28,6 @@ __all__ = [
     "moons",
     "normal",
     "swiss_roll",
+    "symbols",
     "table",
 ]

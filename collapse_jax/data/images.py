@@ -11,7 +11,13 @@ PIXELS = 64
 WHITE = 16  # the largest value of a pixel
 
 
-def digits(pca: int | None = 8, standardize: bool = False, test_fraction: float = 0.2, seed: int = 0) -> Source:
+def digits(
+    pca: int | None = 8,
+    standardize: bool = False,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    labels: bool = False,
+) -> Source:
     """Images of handwritten digits, 8x8 pixels in 0..1, as their principal components (UCI, 1797 rows).
 
     Args:
@@ -19,16 +25,22 @@ def digits(pca: int | None = 8, standardize: bool = False, test_fraction: float 
       standardize: subtract the train split's mean and divide by its standard deviation, column by column.
       test_fraction: share of the rows that is held out.
       seed: draws the split.
+      labels: append the digit as a last column, for settings that learn it.
     """
     pca = None if pca is None else checks.integer("digits", "pca", pca, 1, PIXELS)
     standardize = checks.flag("digits", "standardize", standardize)
     test_fraction = checks.fraction("digits", "test_fraction", test_fraction)
     seed = checks.seed_number("digits", seed)
-    rows = load_digits().image.reshape(-1, PIXELS) / WHITE
-    split = split_rows(rows, test_fraction, seed, "digits")
+    labels = checks.flag("digits", "labels", labels)
+    images, digit = load_digits()
+    split = split_rows(images.reshape(-1, PIXELS) / WHITE, test_fraction, seed, "digits")
     if pca is not None:
         split = principal_components(split, pca)
-    return empirical("digits", standardized(split) if standardize else split)
+    split = standardized(split) if standardize else split
+    if not labels:
+        return empirical("digits", split)
+    digit_split = split_rows(digit.reshape(-1, 1), test_fraction, seed, "digits")
+    return empirical("digits", Split(*map(np.hstack, zip(split, digit_split, strict=True))), classes=10)
 
 
 def load_digits() -> embedded.Digits:

@@ -12,6 +12,7 @@ from collapse_jax.data import readers
 from collapse_jax.types import Array, Key, Source, Tree
 
 _FARTHEST = 1e5
+_MOST_CLASSES = 10_000
 
 
 class Split(NamedTuple):
@@ -27,6 +28,7 @@ def table(
     test_fraction: float = 0.2,
     seed: int = 0,
     columns: int | None = None,
+    labels: bool = False,
 ) -> Source:
     """Rows of your own file: .npy (2-D), .csv (with or without a header) or .parquet.
 
@@ -39,8 +41,9 @@ def table(
       test_fraction: share of the rows that is held out.
       seed: draws the split.
       columns: how many columns you expect; another number is an error.
+      labels: the last column holds classes, whole numbers from 0, which are not standardised.
     """
-    options = _options("table", standardize, test_fraction, seed, columns)
+    options = _options("table", standardize, test_fraction, seed, columns, labels)
     return _source("table", readers.read(path), str(path), *options)
 
 
@@ -50,6 +53,7 @@ def array(
     test_fraction: float = 0.2,
     seed: int = 0,
     columns: int | None = None,
+    labels: bool = False,
 ) -> Source:
     """Rows of an array in memory, ``[rows, columns]``; all else as in `table`.
 
@@ -59,8 +63,9 @@ def array(
       test_fraction: share of the rows that is held out.
       seed: draws the split.
       columns: how many columns you expect; another number is an error.
+      labels: the last column holds classes, whole numbers from 0, which are not standardised.
     """
-    options = _options("array", standardize, test_fraction, seed, columns)
+    options = _options("array", standardize, test_fraction, seed, columns, labels)
     return _source("array", readers.from_values(values, "array"), "array", *options)
 
 
@@ -77,18 +82,23 @@ def split_rows(rows: np.ndarray, test_fraction: float, seed: int, where: str) ->
     return Split(train=rows[order[num_test:]], test=rows[order[:num_test]])
 
 
-def standardized(split: Split) -> Split:
-    """`split` in units of the train split's standard deviations; columns that never vary there become 0."""
+def standardized(split: Split, labels: bool = False) -> Split:
+    """`split` in units of the train split's standard deviations; columns that never vary there become 0.
+
+    With `labels` the last column stays as it is.
+    """
     train = split.train
     constant = train.min(0) == train.max(0)  # rounding gives their standard deviation a value above 0
     shift = np.where(constant, train[0], train.mean(0))
     scale = np.where(constant, 1.0, train.std(0))
     scale = np.where(scale > 0, scale, 1.0)  # columns of less spread than float64 can square
+    if labels:
+        shift[-1], scale[-1] = 0.0, 1.0
     return Split(*((part - shift) / scale for part in split))
 
 
-def empirical(name: str, split: Split) -> Source:
-    """The source whose law is: a row of ``split.train``, each with the same probability."""
+def empirical(name: str, split: Split, classes: int | None = None) -> Source:
+    """The source whose law is: a row of ``split.train``, each with the same probability; `classes` as in ``Source``."""
     train, test = split
 
     def draw(key: Key, arrays: Tree, num: int) -> Array:
@@ -104,32 +114,56 @@ def empirical(name: str, split: Split) -> Source:
     mean = train.mean(0)
     centred = train - mean
     covariance = centred.T @ centred / len(train)
-    return Source(name, train.shape[1], train, draw, held_out, mean, covariance)
+    return Source(name, train.shape[1], train, draw, held_out, mean, covariance, classes=classes)
 
 
-def _options(where: str, standardize: bool, test_fraction: float, seed: int, columns: int | None):
+def _options(where: str, standardize: bool, test_fraction: float, seed: int, columns: int | None, labels: bool):
     """The checked arguments, before a large file is read for nothing."""
     return (
         checks.flag(where, "standardize", standardize),
         checks.fraction(where, "test_fraction", test_fraction),
         checks.seed_number(where, seed),
         None if columns is None else checks.integer(where, "columns", columns, 1),
+        checks.flag(where, "labels", labels),
     )
 
 
 def _source(
-    name: str, rows: readers.Table, where: str, standardize: bool, test_fraction: float, seed: int, columns: int | None
+    name: str,
+    rows: readers.Table,
+    where: str,
+    standardize: bool,
+    test_fraction: float,
+    seed: int,
+    columns: int | None,
+    labels: bool,
 ) -> Source:
     found = rows.values.shape[1]
     if columns is not None and found != columns:
         raise ValueError(
             f"{where}: {found} columns where columns={columns}; give a table of {columns}, or columns={found}"
         )
+    classes = _classes(rows.values, where) if labels else None
     split = split_rows(rows.values, test_fraction, seed, where)
     if standardize:
-        return empirical(name, standardized(split))
+        return empirical(name, standardized(split, labels), classes)
     _refuse_lost_digits(split.train, where)
-    return empirical(name, split)
+    return empirical(name, split, classes)
+
+
+def _classes(rows: np.ndarray, where: str) -> int:
+    """The number of classes that the last column holds."""
+    if rows.shape[1] < 2:
+        raise ValueError(f"{where}: one column where labels are asked for; a table of labels has features before them")
+    label = rows[:, -1]
+    wrong = (label != np.floor(label)) | (label < 0) | (label >= _MOST_CLASSES)
+    if wrong.any():
+        row = int(wrong.argmax())
+        found = f"row {row + 1} has {label[row]:g} in the last column"
+        raise ValueError(f"{where}: {found}; labels are whole numbers from 0, below {_MOST_CLASSES}")
+    if label.max() < 1:
+        raise ValueError(f"{where}: all labels are 0; two classes or more are needed")
+    return int(label.max()) + 1
 
 
 def _refuse_lost_digits(train: np.ndarray, where: str) -> None:

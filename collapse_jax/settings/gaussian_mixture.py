@@ -18,10 +18,10 @@ ENOUGH = 0.1  # of a real mode's probability: less does not keep it alive
 
 _OF_MODES = (
     Metric("modes_alive", f"real modes with at least {ENOUGH:g} of their probability in components that have no nearer "
-           f"mode and lie within {NEAR:g} standard deviations", "modes", "definition"),
+           f"mode and lie within {NEAR:g} standard deviations", "modes", "definition", role="modes"),
 )  # fmt: skip
 METRICS = (
-    Metric("test_nll", "mean negative log likelihood of held-out rows", "nats a row", "definition"),
+    Metric("test_nll", "mean negative log likelihood of held-out rows", "nats a row", "definition", role="risk"),
     Metric("responsibility_entropy", "entropy of a held-out row's responsibilities, mean over rows", "nats a row",
            "definition"),
     Metric("separation", "least distance of two components' means over their root mean square standard deviation",

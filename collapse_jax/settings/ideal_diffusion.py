@@ -71,6 +71,7 @@ def ideal_diffusion(
         observe=partial(_observe, degree),
         metrics=_metrics(degree),
         block_hint=32,
+        source=source,
     )
 
 
@@ -79,7 +80,7 @@ def _metrics(degree: int) -> tuple[Metric, ...]:
         *(Metric(f"hermite_{k}", f"Hermite coefficient {k} of the fitted law", "1", "arXiv 2606.13796")
           for k in range(1, degree + 1)),
         Metric("variance", "variance of the fitted law, mean over columns", "data units^2", "definition", "log"),
-        Metric("test_nll", "mean negative log likelihood of held-out rows", "nats a row", "definition"),
+        Metric("test_nll", "mean negative log likelihood of held-out rows", "nats a row", "definition", role="risk"),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from collapse_jax import batch as B
 from collapse_jax import data
 from collapse_jax.check import check_at_least, check_choice, check_positive
 from collapse_jax.keys import normal
+from collapse_jax.lineage import with_ancestors
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
 
 METRICS = (
@@ -52,6 +53,7 @@ def kde(
     bandwidth: float | Literal["scott", "silverman", "scott_scaled", "silverman_scaled"] = 0.5,
     num_test: int = 500,
     source: Source | None = None,
+    lineage: bool = False,
 ) -> Setting:
     """Kernel density estimate, Gaussian kernel; a sample is a training row plus bandwidth times normal noise.
 
@@ -65,6 +67,7 @@ def kde(
         of the rows' unbiased variance, averaged over coordinates.
       num_test: held-out rows that ``test_nll`` averages over.
       source: the real law; default moons.
+      lineage: rows know their real ancestors, and the metric ``ancestors_alive`` counts them; see ``lineage``.
 
     Raises:
       ValueError: a bandwidth that is neither a number > 0 nor a rule, or too few held-out rows.
@@ -75,7 +78,7 @@ def kde(
         check_positive("bandwidth", bandwidth)
     check_at_least("num_test", num_test, 1)
     source = data.moons() if source is None else source
-    return Setting(
+    setting = Setting(
         name="kde",
         world=partial(_world, source, num_test),
         real=lambda key, world, num: source.draw(key, world.real, num),
@@ -87,7 +90,9 @@ def kde(
         min_samples=2 if str(bandwidth).endswith("_scaled") else 1,
         block_hint=32,
         source=source,
+        mutate=_mutate,
     )
+    return with_ancestors(setting) if lineage else setting
 
 
 def _world(source: Source, num_test: int) -> World:
@@ -111,8 +116,11 @@ def _fit(bandwidth: Array | float | str, key: Key, train: Batch, start: Tree) ->
 
 def _sample(key: Key, params: Estimate, num: int) -> Array:
     key_row, key_noise = jax.random.split(key)
-    rows_nxd = B.choose(key_row, params.train, num)
-    return rows_nxd + params.bandwidth * normal(key_noise, rows_nxd.shape)
+    return _mutate(key_noise, params, B.choose(key_row, params.train, num))
+
+
+def _mutate(key: Key, params: Estimate, rows_nxd: Array) -> Array:
+    return rows_nxd + params.bandwidth * normal(key, rows_nxd.shape)
 
 
 def _observe(key: Key, world: World, params: Estimate, summary: Summary, generated: Tree) -> dict[str, Array]:

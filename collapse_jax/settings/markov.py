@@ -15,16 +15,19 @@ from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
 
 METRICS = (
     Metric("cross_entropy", "of the fit on real sequences: the table's law, or held-out text", "nats a symbol",
-           "definition"),
+           "definition", role="risk"),
     Metric("entropy_rate", "entropy of the fit's next symbol, averaged over the contexts of the training rows",
            "nats a symbol", "definition", "log"),
-    Metric("symbols_alive", "symbols that some training row holds after a context", "symbols", "definition", "log"),
+    Metric("symbols_alive", "symbols that some training row holds after a context", "symbols", "definition",
+           "log", "tail"),
     Metric("transitions_alive", "pairs of a context and its next symbol in the training rows", "transitions",
            "definition", "log"),
     Metric("forced_share", "share of the training rows' contexts that only one symbol ever follows: text that an "
            "unsmoothed fit repeats word for word", "1", "definition"),
 )  # fmt: skip
-_OF_TABLES = Metric("kl_rate", "divergence of the fit from the truth", "nats a symbol", "definition", "log")
+_OF_TABLES = Metric(
+    "kl_rate", "divergence of the fit from the truth", "nats a symbol", "definition", "log", "excess_risk"
+)
 
 LANGUAGES = {"sparse": languages.sparse, "shakespeare": languages.shakespeare}
 _LARGEST = 2**24  # entries of a table of counts
@@ -93,10 +96,15 @@ def markov(
         fit=partial(_fit, compress, smoothing),
         sample=sample,
         observe=_observe,
-        metrics=METRICS if language.table is None or order == 0 else (_OF_TABLES, *METRICS),
+        metrics=(*([] if language.table is None or order == 0 else [_OF_TABLES]), *_metrics(size)),
         compress=compress,
         sample_compressed=partial(_sample_compressed, compress, sample),
     )
+
+
+def _metrics(size: int) -> tuple[Metric, ...]:
+    """With the trivial baseline of a risk: all symbols alike."""
+    return tuple(m._replace(baseline=float(np.log(size))) if m.role == "risk" else m for m in METRICS)
 
 
 def _world(language: Language, order: int) -> World:

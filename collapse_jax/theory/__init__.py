@@ -1,15 +1,16 @@
 """Predictions by (setting, policy): what theory says a statistic over chains is, and when.
 
 ``predictions(case)`` are those that hold for one experiment; ``collapse-jax verify`` holds chains to all of them. The
-table speaks of settings and policies by their registered names. Formulas that no registered setting uses yet can be
-called by themselves.
+table speaks of settings and policies by their registered names. The formulas can be called by themselves, too.
 """
 
-from collapse_jax.theory import gaussian, kde
+from collapse_jax.theory import diffusion, discrete, gaussian, kde, regression
 from collapse_jax.theory.prediction import Case, Condition, Prediction
 from collapse_jax.theory.recursions import Fits, Spread, fits
 
-TABLE: tuple[Prediction, ...] = (*gaussian.TABLE, *kde.TABLE)
+TABLE: tuple[Prediction, ...] = (
+    *gaussian.TABLE, *kde.TABLE, *discrete.TABLE, *regression.TABLE, *diffusion.TABLE,
+)  # fmt: skip
 
 
 def predictions(case: Case) -> list[Prediction]:

@@ -1,8 +1,13 @@
 """What is known of counts: symbols (Wright and Fisher's model of drift), rates and probabilities."""
 
-import numpy as np
+from collections.abc import Mapping
+from typing import Any
 
-from collapse_jax.theory.recursions import Spread, fits
+import numpy as np
+from scipy.stats import binom
+
+from collapse_jax.theory.prediction import Case, Condition, Prediction
+from collapse_jax.theory.recursions import POLICIES, Spread, fits
 
 
 def survival_exponents(num_generations: int) -> np.ndarray:
@@ -21,6 +26,38 @@ def alive_bound(n: int, probability: np.ndarray | float, num_generations: int) -
     exp(-n p g_{k+1}). Tight for rare symbols.
     """
     return -np.expm1(-n * np.multiply.outer(np.asarray(probability), survival_exponents(num_generations)))
+
+
+def drift(n: int, first: np.ndarray, num_generations: int) -> np.ndarray:
+    """Law of one symbol's count among n rows at fits 1 .. T under replace, ``[T, ..., n + 1]``, from that at fit 1.
+
+    Wright and Fisher's chain: a count of j is followed by a binomial one of n draws at j / n, whatever the others do.
+    """
+    chain = binom.pmf(np.arange(n + 1), n, np.arange(n + 1)[:, None] / n)
+    laws = [np.asarray(first, float)]
+    for _ in range(num_generations - 1):
+        laws.append(laws[-1] @ chain)
+    return np.stack(laws)
+
+
+def alive(n: int, probabilities: np.ndarray, num_generations: int) -> np.ndarray:
+    """Expected number of symbols alive at fits 1 .. T under replace; exact (``drift``)."""
+    return (1 - _drift_of(n, probabilities, num_generations)[..., 0]).sum(1)
+
+
+def fixed(n: int, probabilities: np.ndarray, num_generations: int) -> np.ndarray:
+    """Probability that fits 1 .. T see one symbol only, under replace; exact: of K events that exclude each other."""
+    return _drift_of(n, probabilities, num_generations)[..., n].sum(1)
+
+
+def _drift_of(n: int, probabilities: np.ndarray, num_generations: int) -> np.ndarray:
+    first = binom.pmf(np.arange(n + 1), n, np.asarray(probabilities, float)[:, None])
+    return drift(n, first, num_generations)
+
+
+def ancestors(n: int, num_generations: int) -> np.ndarray:
+    """Share of n real rows from which rows of fits 1 .. T descend, under replace; exact: each begins as one of n."""
+    return 1 - drift(n, np.eye(n + 1)[1], num_generations)[:, 0]
 
 
 def zero_rate(n: int, rate: float, num_generations: int) -> np.ndarray:
@@ -42,7 +79,7 @@ def fixation_time(n: int, probabilities: np.ndarray) -> float:
     return float(-2 * n * (rest * np.log(rest)).sum())
 
 
-def diversity(policy: dict, n: int, num_generations: int) -> np.ndarray:
+def diversity(policy: Mapping[str, Any], n: int, num_generations: int) -> np.ndarray:
     """E[1 - sum p^2] of the fits, over the truth's, under any mixture policy; exact (derived here, ``recursions``).
 
     One-hot rows have the variance 1 - sum p^2, so a categorical fit keeps a Gaussian one's moments: replace (1 - 1/n)^T
@@ -51,9 +88,131 @@ def diversity(policy: dict, n: int, num_generations: int) -> np.ndarray:
     return fits(policy, n, num_generations).variance
 
 
-def rate_variance(policy: dict, n: int, num_generations: int, rate: float) -> np.ndarray:
+def rate_variance(policy: Mapping[str, Any], n: int, num_generations: int, rate: float) -> np.ndarray:
     """Variance of the fitted rate of a Poisson model under any mixture policy; exact (derived here, ``recursions``).
 
     The mean rate is conserved, so that every batch's noise is rate / n in expectation: replace gives rate T / n.
     """
     return fits(policy, n, num_generations, Spread(truth=rate, known=True)).square
+
+
+def _diversity(case: Case) -> np.ndarray:
+    return (1 - (case.shares**2).sum()) * diversity(case.policy, case.num_samples, case.num_generations)
+
+
+def _alive(case: Case) -> np.ndarray:
+    return alive(case.num_samples, case.shares, case.num_generations)
+
+
+def _alive_bounds(case: Case) -> np.ndarray:
+    """At most what fit 1 sees."""
+    n, t = case.num_samples, case.num_generations
+    most = (1 - (1 - case.shares) ** n).sum()
+    return np.stack([alive_bound(n, case.shares, t).sum(0), np.full(t, most)])
+
+
+def _fixation(case: Case) -> np.ndarray:
+    time = fixation_time(case.num_samples, case.shares)
+    return np.array([[time - 2.5], [time - 1.0]]) + 0 * case.generations
+
+
+def _times(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Of each chain the same number at all generations."""
+    return (metrics["symbols_alive"] > 1).sum(1, keepdims=True) + 1 + 0 * case.generations
+
+
+def _probability(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
+    return case.setting["p"] * np.exp(metrics["log_probability_ratio"])
+
+
+def _pair(case: Case) -> np.ndarray:
+    return np.array([case.setting["p"], 1 - case.setting["p"]])
+
+
+def _squared_error(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
+    return (case.setting["rate"] * np.expm1(metrics["log_rate_ratio"])) ** 2
+
+
+def _is_diverse(case: Case) -> np.ndarray:
+    """Generations at which means of 1 - sum p^2 are fair: later, few chains still have two symbols."""
+    return diversity(case.policy, case.num_samples, case.num_generations) >= 0.05
+
+
+def _is_common(chance: np.ndarray) -> np.ndarray:
+    """Where neither an event nor its absence is so rare that chains hold too few of them."""
+    return (chance >= 0.01) & (chance <= 0.99)
+
+
+def _fixed(case: Case) -> np.ndarray:
+    return fixed(case.num_samples, case.shares, case.num_generations)
+
+
+def _fixed_of_two(case: Case) -> np.ndarray:
+    return fixed(case.num_samples, _pair(case), case.num_generations)
+
+
+def _zero_rate(case: Case) -> np.ndarray:
+    return zero_rate(case.num_samples, case.setting["rate"], case.num_generations)
+
+
+def _is_light(case: Case) -> np.ndarray:
+    """Generations at which squares of a rate have fair means: later, few chains are alive and make them all."""
+    return case.generations <= 0.5 * case.num_samples * case.setting["rate"]
+
+
+FEW = Condition("n <= 500 rows", lambda case: case.num_samples <= 500)
+MEASURED = Condition("10 <= n <= 100 rows", lambda case: 10 <= case.num_samples <= 100)
+LONG = Condition("T >= 10 n generations", lambda case: case.num_generations >= 10 * case.num_samples)
+LINEAGE = Condition("rows know their ancestors", lambda case: case.setting["lineage"])
+
+_REPLACE, _DRIFT = ("replace",), "Wright and Fisher's chain; derived here (drift)"
+TABLE = (
+    Prediction(
+        "gini_simpson", "discrete", POLICIES, ("gini_simpson",), _diversity, "derived here (diversity)",
+        fair=_is_diverse,
+    ),
+    Prediction(
+        "symbols_alive", "discrete", _REPLACE, ("symbols_alive",), _alive, _DRIFT, assumptions=(FEW,),
+        fair=lambda case: _alive(case) >= 1.05,
+    ),
+    Prediction(
+        "symbols_alive", "discrete", _REPLACE, ("symbols_alive",), _alive_bounds, "derived here (alive_bound)",
+        exact=False,
+    ),
+    Prediction(
+        "one symbol is left", "discrete", _REPLACE, ("symbols_alive",), _fixed, _DRIFT, assumptions=(FEW,),
+        samples=lambda case, metrics: (metrics["symbols_alive"] == 1).astype(float),
+        fair=lambda case: _is_common(_fixed(case)),
+    ),
+    Prediction(
+        "first fit of one symbol", "discrete", _REPLACE, ("symbols_alive",), _fixation,
+        "Kimura and Ohta 1969, less the 1 to 2.5 fits measured here (fixation_time)", samples=_times,
+        assumptions=(MEASURED, LONG), exact=False, fair=lambda case: case.generations == case.num_generations,
+    ),
+    *(
+        Prediction(
+            "ancestors_alive", setting, _REPLACE, ("ancestors_alive",),
+            lambda case: ancestors(case.num_samples, case.num_generations), _DRIFT, assumptions=(LINEAGE, FEW),
+        )
+        for setting in ("discrete", "kde")
+    ),
+    Prediction(
+        "p (1 - p)", "bernoulli", POLICIES, ("log_probability_ratio",),
+        lambda case: _pair(case).prod() * diversity(case.policy, case.num_samples, case.num_generations),
+        "derived here (diversity)",
+        samples=lambda case, metrics: _probability(case, metrics) * (1 - _probability(case, metrics)), fair=_is_diverse,
+    ),
+    Prediction(
+        "dead", "bernoulli", _REPLACE, ("dead",), _fixed_of_two, _DRIFT, assumptions=(FEW,),
+        fair=lambda case: _is_common(_fixed_of_two(case)),
+    ),
+    Prediction(
+        "dead", "poisson", _REPLACE, ("dead",), _zero_rate, "derived here (zero_rate)",
+        fair=lambda case: _is_common(_zero_rate(case)),
+    ),
+    Prediction(
+        "squared error of the rate", "poisson", POLICIES, ("log_rate_ratio",),
+        lambda case: rate_variance(case.policy, case.num_samples, case.num_generations, case.setting["rate"]),
+        "derived here (rate_variance)", samples=_squared_error, fair=_is_light,
+    ),
+)  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from collapse_jax.types import Source
+from collapse_jax.types import Source, Symbols
 
 
 class Case(NamedTuple):
@@ -23,7 +23,7 @@ class Case(NamedTuple):
     policy: Mapping[str, Any]
     num_samples: int
     num_generations: int
-    source: Source | None = None
+    source: Source | Symbols | None = None
 
     @property
     def generations(self) -> np.ndarray:
@@ -32,9 +32,15 @@ class Case(NamedTuple):
 
     @property
     def law(self) -> Source:
-        """The real law of a setting that has one."""
-        assert self.source is not None
+        """The real law of a setting whose rows are in columns."""
+        assert isinstance(self.source, Source)
         return self.source
+
+    @property
+    def shares(self) -> np.ndarray:
+        """``[K]``, the real law of a setting of symbols."""
+        assert isinstance(self.source, Symbols)
+        return np.asarray(self.source.probabilities, float)
 
     @property
     def truth(self) -> float:

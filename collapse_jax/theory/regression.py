@@ -1,8 +1,15 @@
 """What is known of regressions whose labels are generated anew, and of all regular estimators of many rows."""
 
-import numpy as np
+from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
+from scipy.special import digamma, polygamma
+
+from collapse_jax.theory.prediction import Case, Condition, Prediction
 from collapse_jax.theory.recursions import Spread, fits
+
+WHOLE = ("replace", "accumulate", "window", "decay")  # policies that mix whole batches, of rows that share inputs
 
 
 def first_risk(n: int, dim: int, noise: float) -> float:
@@ -18,7 +25,7 @@ def first_risk(n: int, dim: int, noise: float) -> float:
     return noise * dim / (n - dim - 1)
 
 
-def risk_ratio(policy: dict, n: int, num_generations: int) -> np.ndarray:
+def risk_ratio(policy: Mapping[str, Any], n: int, num_generations: int) -> np.ndarray:
     """Risk of fits 1 .. T over that of the first, where the noise of the labels is known: replace T, accumulate H_T.
 
     H_T = sum of 1/t^2 <= pi^2/6 (arXiv 2404.01413, theorem 1; 2410.22812 for any regular estimator, as n grows).
@@ -27,3 +34,102 @@ def risk_ratio(policy: dict, n: int, num_generations: int) -> np.ndarray:
     """
     moments = fits(policy, n, num_generations, Spread(known=True))
     return moments.square / moments.square[0]
+
+
+def log_first_risk(n: int, dim: int, noise: float) -> float:
+    """E log |w - truth|^2 of least squares on n >= d standard normal rows.
+
+    The error is a multivariate t vector: its square is noise chi^2_d / chi^2_{n-d+1}, the two independent. With inputs
+    shared by all batches that of a later fit has the same law times ``risk_ratio`` (derived here).
+    """
+    return float(np.log(noise) + digamma(dim / 2) - digamma((n - dim + 1) / 2))
+
+
+def log_risk_variance(n: int, dim: int) -> float:
+    """Variance of the same logarithm, at every fit."""
+    return float(polygamma(1, dim / 2) + polygamma(1, (n - dim + 1) / 2))
+
+
+def new_inputs_risk(n: int, dim: int, noise: float, num_generations: int) -> np.ndarray:
+    """E |w - truth|^2 of fits 1 .. T under accumulate, each batch having its own inputs; exact (derived here).
+
+    The sum of noise d / (k (k n - d - 1)): fit k is fit k - 1 plus G^-1 X_k' noise, G the sum of k grams. They are
+    exchangeable, so that E G^-1 G_k G^-1 = E G^-1 / k.
+    """
+    k = np.arange(1, num_generations + 1)
+    return np.cumsum(noise * dim / (k * (k * n - dim - 1)))
+
+
+def _size(case: Case) -> tuple[int, int, float]:
+    return case.num_samples, case.setting["dim"], case.setting["noise_variance"]
+
+
+def _ratio(case: Case) -> np.ndarray:
+    return risk_ratio(case.policy, case.num_samples, case.num_generations)
+
+
+def _plateau(case: Case) -> np.ndarray:
+    _, dim, noise = _size(case)
+    limit = np.pi**2 / 3 if case.policy["replacement"] else np.pi**2 / 2 - 2
+    return noise * dim / case.num_samples * limit * np.array([[0.94], [1.1]]) + 0 * case.generations
+
+
+def _relative(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
+    return metrics["excess_risk"] / metrics["excess_risk"][:, :1].mean()
+
+
+PLAIN = Condition("no ridge", lambda case: case.setting["ridge"] == 0)
+SAME_INPUTS = Condition("all batches have the same inputs", lambda case: case.setting["reuse_inputs"])
+NEW_INPUTS = Condition("each batch has its own", lambda case: not case.setting["reuse_inputs"])
+REGULAR = Condition("no fewer rows than inputs", lambda case: case.num_samples >= case.setting["dim"])
+LIGHT = Condition("n > d + 5 rows: the risk has a variance", lambda case: case.num_samples > case.setting["dim"] + 5)
+MANY = Condition("n >= 100 d rows, as many drawn",
+                 lambda c: c.num_samples >= 100 * c.setting["dim"] and c.policy["num"] is None)  # fmt: skip
+LARGE = Condition("n >= 100 (d + 1) rows, two classes of the model itself, ridge <= 1e-4",
+                  lambda c: c.num_samples >= 100 * ((c.setting["dim"] or 2) + 1) and c.setting["ridge"] <= 1e-4
+                  and (c.setting["classes"] or 2) == 2 and c.source is None)  # fmt: skip
+
+TABLE = (
+    Prediction(
+        "excess_risk", "linear_regression", WHOLE, ("excess_risk",),
+        lambda case: first_risk(*_size(case)) * _ratio(case), "arXiv 2404.01413; window and decay derived here",
+        assumptions=(PLAIN, SAME_INPUTS, LIGHT),
+    ),
+    Prediction(
+        "excess_risk", "linear_regression", ("replace",), ("excess_risk",),
+        lambda case: first_risk(*_size(case)) * case.generations, "derived here: errors of independent batches add up",
+        assumptions=(PLAIN, NEW_INPUTS, LIGHT),
+    ),
+    Prediction(
+        "excess_risk", "linear_regression", ("accumulate",), ("excess_risk",),
+        lambda case: new_inputs_risk(*_size(case), case.num_generations), "derived here (new_inputs_risk)",
+        assumptions=(PLAIN, NEW_INPUTS, LIGHT),
+    ),
+    Prediction(
+        "log_excess_risk", "linear_regression", WHOLE, ("log_excess_risk",),
+        lambda case: log_first_risk(*_size(case)) + np.log(_ratio(case)), "derived here (log_first_risk)",
+        assumptions=(PLAIN, SAME_INPUTS, REGULAR), in_logs=True,
+    ),
+    Prediction(
+        "log_excess_risk", "linear_regression", WHOLE, ("log_excess_risk",),
+        lambda case: log_risk_variance(*_size(case)[:2]) + 0 * case.generations, "derived here (log_first_risk)",
+        statistic="variance", assumptions=(PLAIN, SAME_INPUTS, REGULAR),
+    ),
+    Prediction(
+        "excess_risk", "linear_regression", ("accumulate",), ("excess_risk",),
+        lambda case: first_risk(*_size(case)) * np.array([[1.0], [np.pi**2 / 6]]) + 0 * case.generations,
+        "arXiv 2404.01413, theorem 1: bounded by pi^2 / 6 times the first", assumptions=(PLAIN, SAME_INPUTS, LIGHT),
+        exact=False,
+    ),
+    Prediction(
+        "excess_risk", "linear_regression", ("accumulate_subsample",), ("excess_risk",), _plateau,
+        "derived here: n / (noise d) times it -> pi^2/2 - 2 (with replacement pi^2/3), within -6% to 10% from "
+        "n = 100 d and T = 60", assumptions=(PLAIN, MANY), exact=False, fair=lambda case: case.generations >= 60,
+    ),
+    Prediction(
+        "excess_risk over its mean at fit 1", "logistic_regression", WHOLE, ("excess_risk",),
+        lambda case: _ratio(case) * np.array([[0.9], [1.15]]),
+        "arXiv 2410.22812: of any regular estimator, as n grows; within -10% to 15% from n = 100 (d + 1)",
+        samples=_relative, assumptions=(SAME_INPUTS, LARGE), exact=False,
+    ),
+)  # fmt: skip

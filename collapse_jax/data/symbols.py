@@ -1,0 +1,109 @@
+"""Laws over K symbols: one factory a law, each returns a ``Symbols``."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from collapse_jax import check as checks
+from collapse_jax.check import one_line, wrong
+from collapse_jax.data import embedded
+from collapse_jax.types import Symbols
+
+MOST = 2**24  # symbols: more are not told apart by the float32 that counts them
+
+
+def uniform(num: int = 10) -> Symbols:
+    """Equal probabilities of all symbols.
+
+    Args:
+      num: of symbols, K.
+    """
+    num = checks.integer("uniform", "num", num, 1, MOST)
+    return Symbols("uniform", np.full(num, 1 / num))
+
+
+def zipf(num: int = 1000, exponent: float = 1.0, shift: float = 0.0) -> Symbols:
+    """Zipf-Mandelbrot: the k-th symbol's probability is in proportion to (k + shift)^-exponent, k = 1 .. num.
+
+    Args:
+      num: of symbols, K.
+      exponent: 1 is Zipf's law, 0 the uniform one.
+      shift: flattens the head (Mandelbrot's).
+    """
+    num = checks.integer("zipf", "num", num, 1, MOST)
+    exponent = checks.number("zipf", "exponent", exponent, "a finite number", lambda _: True)
+    shift = checks.number("zipf", "shift", shift, "a number above -1", lambda x: x > -1)
+    log_weight = -exponent * np.log(np.arange(1, num + 1) + shift)
+    weight = np.exp(log_weight - log_weight.max())
+    return Symbols("zipf", weight / weight.sum())
+
+
+def symbol_file(path: str) -> Symbols:
+    """Frequencies of the lines of your own text file (UTF-8), one symbol a line; blank lines do not count.
+
+    Args:
+      path: the file.
+    """
+    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    if not isinstance(name, str) or not name:
+        wrong("symbol_file", "path", path, "the path of a text file, one symbol a line")
+    file = Path(os.path.expanduser(name))
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise ValueError(f"{file}: no such file; give the path of a text file, one symbol a line") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{file}: not text in UTF-8; write one symbol a line") from None
+    except OSError as error:
+        message = f"{file}: cannot be read ({one_line(error.strerror or error)}); check it and its rights"
+        raise ValueError(message) from None
+    symbols = [line.strip() for line in lines if line.strip()]
+    if not symbols:
+        raise ValueError(f"{file}: no symbols; write at least one, one a line")
+    return Symbols("symbol_file", _frequencies(symbols))
+
+
+def words(num: int | None = None) -> Symbols:
+    """Frequencies of words in the embedded plays of Shakespeare: 203,578 in lower case, 12,533 different ones.
+
+    Args:
+      num: the law of the most frequent `num` words alone; default all.
+    """
+    found = _frequencies(re.findall(r"[a-z]+(?:'[a-z]+)*", embedded.read_shakespeare().lower()))
+    if num is not None:
+        found = found[: checks.integer("words", "num", num, 1, len(found))]
+    return Symbols("words", found / found.sum())
+
+
+def given(where: str, probabilities: Any) -> Symbols:
+    """Probabilities that a user wrote down.
+
+    Raises:
+      ValueError: they are not numbers >= 0 whose sum is 1 (up to 1e-4; what is left is divided out).
+    """
+    try:
+        values = np.asarray(probabilities, np.float64)
+    except (TypeError, ValueError):
+        wrong(where, "probabilities", probabilities, "a list of numbers")
+    if values.ndim != 1 or not values.size:
+        wrong(where, "probabilities", probabilities, "a list of one or more numbers")
+    if not (values >= 0).all() or not np.isfinite(values).all():
+        at = int(np.argmin((values >= 0) & np.isfinite(values)))
+        raise ValueError(f"{where}: probabilities[{at}] is {values[at]:g}; each must be a number from 0 to 1")
+    if abs(values.sum() - 1) > 1e-4:
+        raise ValueError(f"{where}: probabilities sum to {values.sum():.6g}, not to 1; divide counts by their sum")
+    return Symbols("given", values / values.sum())
+
+
+def _frequencies(symbols: Sequence[str]) -> np.ndarray:
+    """Of each different symbol, the most frequent first; ties in alphabetical order."""
+    counts = sorted(Counter(symbols).items(), key=lambda item: (-item[1], item[0]))
+    return np.array([count for _, count in counts], np.float64) / len(symbols)
+
+
+REGISTRY: dict[str, Callable[..., Symbols]] = {f.__name__: f for f in (uniform, zipf, symbol_file, words)}

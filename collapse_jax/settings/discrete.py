@@ -1,0 +1,112 @@
+"""Laws over K symbols, fitted by empirical frequencies: the Wright-Fisher model of population genetics."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import batch as B
+from collapse_jax import counts
+from collapse_jax.data import symbols
+from collapse_jax.keys import stream
+from collapse_jax.lineage import with_ancestors
+from collapse_jax.types import Array, Batch, Key, Metric, Setting, Symbols, Tree, World
+
+METRICS = (
+    Metric("entropy", "entropy of the fit", "nats", "arXiv 2410.16713"),
+    Metric("gini_simpson", "probability that two draws from the fit differ", "1", "1 - sum p^2", "log"),
+    Metric("symbols_alive", "symbols of positive probability", "symbols", "arXiv 2410.16713", "log", "modes tail"),
+    Metric("missing_mass", "real probability of the symbols that died", "1", "definition"),
+    Metric("total_variation", "total variation distance from the real law", "1", "sum |p - q| / 2",
+           role="excess_risk"),
+)  # fmt: skip
+
+
+class Frequencies(NamedTuple):
+    """Shares ``[K]`` of the symbols: the fit, and the statistic that is sufficient for it."""
+
+    share: Array
+
+
+def discrete(probabilities: Symbols | Sequence[float] | None = None, lineage: bool = False) -> Setting:
+    """Law over K symbols, fitted by empirical frequencies; rows are symbol numbers.
+
+    A symbol that no training row has is dead, and under ``replace`` stays so. The fit from which one symbol is left
+    is ``(runs.symbols_alive > 1).sum("generation") + 1``; T + 1 means: not within T (censored).
+
+    Counts have a known law (multinomial), so rows need not be drawn. Where they are, a probability is resolved down to
+    2^-31 and is no more than 2^-31 off.
+
+    Args:
+      probabilities: the real law: of ``data.symbols``, or K numbers whose sum is 1; default 10 equally likely symbols.
+      lineage: rows know their real ancestors, and the metric ``ancestors_alive`` counts them; see ``lineage``.
+
+    Raises:
+      ValueError: numbers that are no probabilities.
+    """
+    if probabilities is None:
+        probabilities = symbols.uniform()
+    elif not isinstance(probabilities, Symbols):
+        probabilities = symbols.given("discrete", probabilities)
+    law, num = probabilities.probabilities, len(probabilities.probabilities)
+    setting = Setting(
+        name="discrete",
+        world=lambda: World(real=jnp.asarray(law, float), truth=jnp.asarray(law, float), test=None),
+        real=lambda key, world, n: counts.categorical(key, world.real, n),
+        fit=lambda key, train, start: jax.tree.map(lambda x: x[0, 0], _compress(num, train).items),
+        sample=lambda key, params, n: counts.categorical(key, params.share, n),
+        observe=_observe,
+        metrics=_metrics(law),
+        compress=partial(_compress, num),
+        sample_compressed=_sample_compressed,
+        real_compressed=_real_compressed,
+        source=probabilities,
+        mutate=lambda key, params, rows: rows,
+    )
+    return with_ancestors(setting) if lineage else setting
+
+
+def _metrics(law: np.ndarray) -> tuple[Metric, ...]:
+    """With the trivial baseline of an error: a model that always says the likeliest symbol."""
+    return tuple(m._replace(baseline=float(1 - law.max())) if m.role == "excess_risk" else m for m in METRICS)
+
+
+def _compress(num: int, batch: Batch) -> Batch:
+    """One row of frequencies, of rows and of frequencies alike."""
+    items, weight = B.rows(batch)
+    mass = weight.sum()
+    if isinstance(items, Frequencies):
+        part = (weight / mass)[:, None]
+        share = jnp.where(part > 0, part * items.share, 0.0).sum(0)
+    else:
+        share = counts.count(items, weight, num) / mass
+    return B.unit(Frequencies(share[None]), mass)
+
+
+def _sample_compressed(key: Key, params: Frequencies, num: int, count: Array | int, exact: bool) -> Frequencies:
+    if exact:
+        return Frequencies(counts.multinomial(key, params.share, num, count)[None] / count)
+    rows = counts.categorical(key, params.share, num)
+    return Frequencies(counts.count(rows, (jnp.arange(num) < count) * 1.0, params.share.shape[0])[None] / count)
+
+
+def _real_compressed(key: Key, world: World, num: Array | int, count: Array | int | None = None) -> Frequencies:
+    whole = counts.multinomial(key, world.real, num, num)
+    if count is None:
+        return Frequencies(whole[None] / num)
+    return Frequencies(counts.of_part(stream(key, "part"), whole, num, count)[None] / count)
+
+
+def _observe(key: Key, world: World, params: Frequencies, summary: None, generated: Tree) -> dict[str, Array]:
+    share, truth = params.share, world.truth
+    alive = share > 0
+    return {
+        "entropy": (share * jnp.log(1 / jnp.where(alive, share, 1.0))).sum(),
+        "gini_simpson": (share * (1 - share)).sum(),
+        "symbols_alive": alive.sum(),
+        "missing_mass": jnp.where(alive, 0.0, truth).sum(),
+        "total_variation": 0.5 * jnp.abs(share - truth).sum(),
+    }

@@ -1,0 +1,140 @@
+"""Laws of one parameter, fitted by maximum likelihood: the mean of the rows is sufficient, and is the fit."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from collapse_jax import batch as B
+from collapse_jax import counts
+from collapse_jax.check import check_positive, fraction, is_traced
+from collapse_jax.keys import stream
+from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
+
+
+class Family(NamedTuple):
+    """A law of one parameter, given by its mean.
+
+    Attributes:
+      draw: ``(key, mean, num) -> [num]``: rows.
+      total: ``(key, mean, num, count) -> scalar``: by its law, the sum of `count` rows, at most `num`.
+      part: ``(key, total, num, count) -> scalar``: the sum of `count` of `num` rows whose sum is `total`.
+      divergence: ``(mean, truth) -> scalar``: Kullback-Leibler divergence of two laws of the family, nats.
+      dead: ``(mean) -> bool``: whether only one value is left.
+    """
+
+    draw: Callable[[Key, Array, int], Array]
+    total: Callable[..., Array]
+    part: Callable[..., Array]
+    divergence: Callable[[Array, Array | float], Array]
+    dead: Callable[[Array], Array]
+
+
+POISSON = Family(
+    draw=lambda key, rate, num: counts.poisson(key, jnp.broadcast_to(rate, (num,))),
+    total=lambda key, rate, num, count: counts.poisson(key, rate * count),
+    part=lambda key, total, num, count: counts.binomial(key, total, count / num),
+    divergence=lambda rate, truth: _relative(rate, truth) - rate + truth,
+    dead=lambda rate: rate == 0,
+)
+BERNOULLI = Family(
+    draw=lambda key, p, num: counts.bernoulli(key, p, num),
+    total=lambda key, p, num, count: counts.multinomial(key, jnp.stack([p, 1 - p]), num, count)[0],
+    part=lambda key, total, num, count: counts.of_part(key, jnp.stack([total, num - total]), num, count)[0],
+    divergence=lambda p, truth: _relative(p, truth) + _relative(1 - p, 1 - truth),
+    dead=lambda p: (p == 0) | (p == 1),
+)
+
+
+def poisson(rate: Array | float = 1.0) -> Setting:
+    """Poisson law, rate fitted by maximum likelihood. Under ``replace`` the rate dies: 0 is fitted, and stays.
+
+    P(rate = 0 at fit k) = exp(-n rate g_k), g_1 = 1, g_{k+1} = 1 - exp(-g_k), exactly. Sums have a known law, Poisson(n
+    rate), so rows need not be drawn; they are counted in floats, which tell whole numbers below 2^24 apart.
+
+    Args:
+      rate: of the real law; may be a tracer.
+
+    Raises:
+      ValueError: a rate that is not above 0.
+    """
+    check_positive("rate", rate)
+    ratio = Metric("log_rate_ratio", "logarithm of the fitted rate (the variance, too) over the truth's; -inf: dead",
+                   "nats", "definition", role="log_variance")  # fmt: skip
+    return _setting("poisson", POISSON, rate, ratio)
+
+
+def bernoulli(p: Array | float = 0.5) -> Setting:
+    """Bernoulli law, probability fitted by maximum likelihood: a law of two symbols, one of which dies.
+
+    Sums have a known law, Binomial(n, p), so rows need not be drawn.
+
+    Args:
+      p: probability of a 1 in the real law; may be a tracer.
+
+    Raises:
+      ValueError: a probability that is not above 0 and below 1.
+    """
+    if not is_traced(p):
+        fraction("bernoulli", "p", p)
+    ratio = Metric("log_probability_ratio", "logarithm of the fitted p over the truth's; -inf: p is 0", "nats",
+                   "definition")  # fmt: skip
+    return _setting("bernoulli", BERNOULLI, p, ratio)
+
+
+def _setting(name: str, family: Family, truth: Array | float, ratio: Metric) -> Setting:
+    """`truth` may be traced, so no world holds it: a grid of it is one program."""
+    return Setting(
+        name=name,
+        world=lambda: World((), (), None),
+        real=lambda key, world, num: family.draw(key, jnp.asarray(truth, float), num),
+        fit=lambda key, train, start: _compress(train).items[0, 0],
+        sample=family.draw,
+        observe=partial(_observe, family, truth, ratio.name),
+        metrics=(
+            ratio,
+            Metric("dead", "whether the fit has one value only", "yes (1) or no (0)", "definition"),
+            Metric("divergence", "Kullback-Leibler, KL(fit, truth)", "nats", "definition", role="excess_risk"),
+        ),
+        compress=_compress,
+        sample_compressed=partial(_sample_compressed, family),
+        real_compressed=partial(_real_compressed, family, truth),
+    )
+
+
+def _compress(batch: Batch) -> Batch:
+    """The weighted mean: a row is a statistic of itself."""
+    items, weight = B.rows(batch)
+    mass = weight.sum()
+    return B.unit((jnp.where(weight > 0, weight * items, 0.0).sum() / mass)[None], mass)
+
+
+def _sample_compressed(family: Family, key: Key, mean: Array, num: int, count: Array | int, exact: bool) -> Array:
+    if exact:
+        return family.total(key, mean, num, count)[None] / count
+    return jnp.where(jnp.arange(num) < count, family.draw(key, mean, num), 0.0).sum()[None] / count
+
+
+def _real_compressed(
+    family: Family, truth: Array | float, key: Key, world: World, num: Array | int, count: Array | int | None = None
+) -> Array:
+    whole = family.total(key, jnp.asarray(truth, float), num, num)
+    if count is None:
+        return whole[None] / num
+    return family.part(stream(key, "part"), whole, num, count)[None] / count
+
+
+def _observe(
+    family: Family, truth: Array | float, name: str, key: Key, world: World, mean: Array, summary: None, generated: Tree
+) -> dict[str, Array]:
+    return {
+        name: jnp.log(mean / truth),
+        "dead": family.dead(mean) * 1.0,
+        "divergence": family.divergence(mean, truth),
+    }
+
+
+def _relative(a: Array, b: Array | float) -> Array:
+    """``a log(a / b)``, 0 at a = 0."""
+    return jnp.where(a > 0, a * jnp.log(jnp.where(a > 0, a, 1.0) / b), 0.0)

@@ -1,0 +1,220 @@
+"""Linear regression by least squares, with labels drawn from the fit."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import batch as B
+from collapse_jax import least_squares, moments
+from collapse_jax.check import check_at_least, check_not_negative, check_positive, is_traced
+from collapse_jax.data.toy import HELD_OUT_SEED
+from collapse_jax.keys import normal, stream
+from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
+
+METRICS = (
+    Metric("excess_risk", "mean squared error of noise-free labels, over the law of the inputs", "label units^2",
+           "arXiv 2404.01413", "log", "excess_risk"),
+    Metric("log_excess_risk", "logarithm of the excess risk", "nats", "arXiv 2404.01413"),
+    Metric("test_error", "mean squared error of the noise-free labels of held-out inputs", "label units^2",
+           "arXiv 2410.16713", "log", "excess_risk"),
+)  # fmt: skip
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Rows(NamedTuple):
+    """Inputs ``[..., d]`` and labels ``[...]``."""
+
+    x: Array
+    y: Array
+
+
+class Statistics(NamedTuple):
+    """What least squares needs of rows of mean weight 1: of X / sqrt(n) = Q R, the triangle R and Q'y / sqrt(n).
+
+    Attributes:
+      root: R, ``[..., d, d]``; R'R is the second moment of the inputs.
+      target: ``[..., d]``.
+    """
+
+    root: Array
+    target: Array
+
+
+class Inputs(NamedTuple):
+    """What a label-only chain keeps of its inputs.
+
+    Attributes:
+      gain: ``[d, k]``, from the noise of the labels to that of the coefficients: k is n, or, by the law, d.
+      shrinkage: ``[d, d]``, what the ridge takes off coefficients that labels were drawn from; None without a ridge.
+    """
+
+    gain: Array
+    shrinkage: Array | None
+
+
+def linear_regression(
+    dim: int = 2,
+    noise_variance: float = 1.0,
+    reuse_inputs: bool = True,
+    ridge: float = 0.0,
+    num_test: int = 1000,
+) -> Setting:
+    """Least squares on labels y = x.w + noise, x ~ N(0, I); synthetic labels have the fit's coefficients for w.
+
+    Of several solutions (n < d) the one of least norm is taken, as in arXiv 2410.16713. The true coefficients are all
+    1: the law of the excess risk depends on w through |w|^2 alone (where n >= d and there is no ridge, not at all), and
+    its mean linearly, so that means are those over the published w ~ N(0, I). Where n is d - 1, d or d + 1 the excess
+    risk has no mean: look at quantiles.
+
+    With `reuse_inputs` least squares is linear in the labels, and the coefficients of each batch are sufficient: one
+    factorisation serves a chain. Policies that bring fresh real rows bring their inputs, too, and factorise anew.
+
+    Args:
+      dim: d, number of inputs.
+      noise_variance: sigma^2 of real and of synthetic labels; may be a tracer.
+      reuse_inputs: draw a chain's inputs once and use them in each batch (arXiv 2404.01413, 2410.16713); otherwise new
+        ones come with each synthetic batch.
+      ridge: lambda of the penalty lambda |w|^2 beside the *mean* squared error of the rows; may be a tracer.
+      num_test: held-out inputs that ``test_error`` averages over.
+
+    Raises:
+      ValueError: a number out of range.
+    """
+    check_at_least("dim", dim, 1)
+    check_at_least("num_test", num_test, 1)
+    check_positive("noise_variance", noise_variance)
+    check_not_negative("ridge", ridge)
+    penalty = ridge if is_traced(ridge) or ridge > 0 else None
+    noise = jnp.sqrt(jnp.asarray(noise_variance, jnp.result_type(float)))
+    rows, statistics = partial(_rows, dim, noise), partial(_statistics, noise)
+    return Setting(
+        name="linear_regression",
+        world=lambda: _world(dim, num_test),
+        real=lambda key, world, num: rows(key, world.real, num),
+        fit=partial(_fit, penalty),
+        sample=rows,
+        observe=_observe,
+        metrics=(METRICS[0]._replace(baseline=float(dim)), *METRICS[1:]),  # of no coefficients at all: |w|^2
+        compress=_compress,
+        sample_compressed=partial(_sample_compressed, rows, statistics),
+        # Of new inputs fixed_real asks for the law of a part of a batch, given the whole, which is not known here.
+        real_compressed=(lambda key, world, num: statistics(key, world.real, num)) if reuse_inputs else None,
+        relabel=partial(_relabel, noise) if reuse_inputs else None,
+        inputs=partial(_inputs, penalty) if reuse_inputs else None,
+        relabel_compressed=partial(_relabel_compressed, noise) if reuse_inputs else None,
+    )
+
+
+def _world(dim: int, num_test: int) -> World:
+    test_nxd = np.random.default_rng(HELD_OUT_SEED).normal(size=(num_test, dim))
+    root = np.linalg.qr(test_nxd / np.sqrt(num_test), mode="r")  # mean (x.e)^2 = |root e|^2
+    truth = jnp.ones(dim)
+    return World(truth, truth, jnp.asarray(root))
+
+
+def _rows(dim: int, noise: Array, key: Key, coefficients: Array, num: int) -> Rows:
+    x = normal(stream(key, "inputs"), (num, dim))
+    return _relabel(noise, key, coefficients, Rows(x, x[:, 0]))
+
+
+def _relabel(noise: Array, key: Key, params: Array, items: Rows) -> Rows:
+    clean = jnp.matmul(items.x, params, precision=_HIGHEST)
+    return Rows(items.x, clean + noise * normal(key, clean.shape))
+
+
+def _statistics(noise: Array, key: Key, coefficients: Array, count: Array | int) -> Statistics:
+    """Of `count` rows, by their law, leaves ``[1, ...]``: Q'noise is normal, whatever the triangle (Bartlett's)."""
+    # Of count + 1 rows the scatter about the mean is that of count rows about 0, and the mean is independent of it.
+    white = moments.of_normal_law(key, coefficients.shape[0], count + 1)
+    size = jnp.sqrt((count + 1) / jnp.maximum(jnp.asarray(count, noise.dtype), 1))
+    root = size * moments.cholesky(white).T
+    target = jnp.matmul(root, coefficients, precision=_HIGHEST) + noise * size * white.mean
+    return Statistics(root[None], jnp.where(jnp.diagonal(root) != 0, target, 0.0)[None])
+
+
+def _sample_compressed(
+    rows: Callable[[Key, Array, int], Rows],
+    statistics: Callable[[Key, Array, Array | int], Statistics],
+    key: Key,
+    params: Array,
+    num: int,
+    count: Array | int,
+    exact: bool,
+) -> Statistics:
+    """Of new inputs, too."""
+    if exact:
+        return statistics(key, params, count)
+    drawn = B.unit(rows(key, params, num), jnp.arange(num) < count)
+    return jax.tree.map(lambda x: x[0], _compress(drawn).items)
+
+
+def _compress(batch: Batch) -> Batch:
+    """One row of ``Statistics`` for rows and for these, merged; of coefficients on the same inputs, their mean."""
+    items, weight = B.rows(batch)
+    if weight.shape[0] == 1 and not isinstance(items, Rows):
+        return Batch(jax.tree.map(lambda x: x[:, None], items), batch.weight)
+    mass = weight.sum()
+    share = weight / jnp.where(mass > 0, mass, 1.0)
+    if not isinstance(items, Rows | Statistics):
+        mean = jnp.where(share[:, None] > 0, share[:, None] * items, 0.0).sum(0)
+        return B.unit(mean[None], mass)
+    columns = [items.x, items.y[:, None]] if isinstance(items, Rows) else [items.root, items.target[..., None]]
+    lines = jnp.concatenate(columns, -1)
+    by_row = share.reshape(-1, *[1] * (lines.ndim - 1))
+    lines = jnp.where(by_row > 0, jnp.sqrt(by_row) * lines, 0.0)  # a row of weight 0 may hold anything, NaN too
+    dim = lines.shape[-1] - 1
+    reduced = least_squares.triangle(lines.reshape(-1, dim + 1), dim)
+    return B.unit(Statistics(reduced[None, :, :dim], reduced[None, :, dim]), mass)
+
+
+def _fit(ridge: Array | float | None, key: Key, train: Batch, start: Tree) -> Array:
+    fit = jax.tree.map(lambda x: x[0, 0], _compress(train).items)
+    if not isinstance(fit, Statistics):
+        return fit
+    return _solved(ridge, fit.root, fit.target[:, None])[:, 0]
+
+
+def _solved(ridge: Array | float | None, root: Array, targets: Array) -> Array:
+    """The coefficients ``[d, k]`` of least squares for each column of `targets` ``[d, k]``."""
+    if ridge is None:
+        return least_squares.solve(root, targets)
+    dim = root.shape[0]
+    lines = jnp.block([[root, targets], [jnp.sqrt(ridge) * jnp.eye(dim), jnp.zeros_like(targets)]])
+    reduced = least_squares.triangle(lines, dim)
+    return least_squares.solve(reduced[:, :dim], reduced[:, dim:])
+
+
+def _inputs(ridge: Array | float | None, first: Batch) -> tuple[Inputs, Batch]:
+    """What a chain keeps of its first batch, and the coefficients that its labels give."""
+    root, target = jax.tree.map(lambda x: x[0, 0], _compress(first).items)
+    count, eye = B.total(first), jnp.eye(root.shape[0])
+    gain = _solved(ridge, root, eye)  # coefficients = gain Q'y / sqrt(n)
+    shrinkage = None if ridge is None else eye - jnp.matmul(gain, root, precision=_HIGHEST)
+    coefficients = jnp.matmul(gain, target, precision=_HIGHEST)
+    if isinstance(first.items, Rows):
+        inverse = gain if ridge is None else least_squares.solve(root, eye)
+        orthogonal = jnp.matmul(first.items.x[0], inverse, precision=_HIGHEST) / jnp.sqrt(count)
+        gain = jnp.matmul(gain, orthogonal.T, precision=_HIGHEST)
+    return Inputs(gain / jnp.sqrt(count), shrinkage), B.unit(coefficients[None], count)
+
+
+def _relabel_compressed(noise: Array, key: Key, params: Array, inputs: Inputs) -> Array:
+    """The coefficients of labels drawn from a fit that lies in the span of the inputs."""
+    new = params + noise * jnp.matmul(inputs.gain, normal(key, inputs.gain.shape[1:]), precision=_HIGHEST)
+    if inputs.shrinkage is not None:
+        new = new - jnp.matmul(inputs.shrinkage, params, precision=_HIGHEST)
+    return new[None]
+
+
+def _observe(key: Key, world: World, params: Array, summary: Tree, generated: Tree) -> dict[str, Array]:
+    error = params - world.truth
+    risk = (error**2).sum()
+    return {
+        "excess_risk": risk,
+        "log_excess_risk": jnp.log(risk),
+        "test_error": (jnp.matmul(world.test, error, precision=_HIGHEST) ** 2).sum(),
+    }

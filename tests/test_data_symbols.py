@@ -1,0 +1,87 @@
+"""Laws over symbols: what they are, and what they refuse."""
+
+import numpy as np
+import pytest
+
+import collapse_jax
+from collapse_jax import config, policies
+from collapse_jax.data import symbols
+from collapse_jax.settings import discrete
+
+
+@pytest.mark.parametrize("law", [symbols.uniform(7), symbols.zipf(50, 1.5, 2.7), symbols.words(), symbols.words(100)])
+def test_probabilities_sum_to_one(law):
+    assert law.probabilities.dtype == np.float64
+    assert law.probabilities.sum() == pytest.approx(1, abs=1e-12)
+    assert (law.probabilities > 0).all()
+    assert (np.diff(law.probabilities) <= 0).all()
+
+
+def test_zipf_mandelbrot():
+    p = symbols.zipf(5, exponent=2.0, shift=0.5).probabilities
+    np.testing.assert_allclose(p / p[0], (1.5 / np.arange(1.5, 6)) ** 2)
+    np.testing.assert_allclose(symbols.zipf(4, exponent=0.0).probabilities, symbols.uniform(4).probabilities)
+    assert np.isfinite(symbols.zipf(10, exponent=1000.0).probabilities).all()
+
+
+def test_words_of_the_embedded_plays():
+    law = symbols.words().probabilities
+    assert len(law) == 12_533
+    assert law[0] == pytest.approx(6059 / 203_578)  # "the"
+    np.testing.assert_allclose(symbols.words(3).probabilities, law[:3] / law[:3].sum())
+
+
+def test_a_file_of_symbols(tmp_path):
+    file = tmp_path / "symbols.txt"
+    file.write_text("\ufeffb\na\n\n b \nc c\nb\n", encoding="utf-8")
+    assert symbols.symbol_file(str(file)).probabilities.tolist() == [3 / 5, 1 / 5, 1 / 5]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: symbols.uniform(0), "uniform: num=0 is wrong; it must be an integer from 1 to"),
+        (lambda: symbols.zipf(10, exponent=float("nan")), "zipf: exponent=nan is wrong"),
+        (lambda: symbols.zipf(10, shift=-1.0), "zipf: shift=-1.0 is wrong; it must be a number above -1"),
+        (lambda: symbols.words(10**6), "words: num=1000000 is wrong; it must be an integer from 1 to 12533"),
+        (lambda: symbols.symbol_file(3), "path=3 is wrong"),
+        (lambda: symbols.symbol_file("absent.txt"), "absent.txt: no such file"),
+        (lambda: symbols.symbol_file("."), "cannot be read"),
+        (lambda: discrete([0.5, 0.6]), "discrete: probabilities sum to 1.1, not to 1; divide counts by their sum"),
+        (lambda: discrete([1.5, -0.5]), "discrete: probabilities[1] is -0.5; each must be a number from 0 to 1"),
+        (lambda: discrete([0.5, float("nan")]), "discrete: probabilities[1] is nan"),
+        (lambda: discrete([[0.5, 0.5]]), "it must be a list of one or more numbers"),
+        (lambda: discrete([]), "it must be a list of one or more numbers"),
+        (lambda: discrete("uniform"), "it must be a list of numbers"),
+    ],
+)
+def test_mistakes(make, message):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"", "no symbols"), (b" \n\n", "no symbols"), (b"\xff", "UTF-8")])
+def test_files_that_are_not_what_they_claim(tmp_path, content, message):
+    file = tmp_path / "symbols.txt"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        symbols.symbol_file(file)
+
+
+def test_a_config_names_a_law_of_symbols():
+    base = {"policies": ["replace"], "num_samples": 5, "num_generations": 2, "num_chains": 2}
+    made = lambda p: config.from_dict(base | {"setting": {"kind": "discrete", "probabilities": p}})  # noqa: E731
+    for law in ({"kind": "zipf", "num": 20, "exponent": 1}, "uniform", [0.5, 0.5]):
+        setting, _ = made(law).build()
+        runs = collapse_jax.run(setting, policies.replace(), num_samples=5, num_generations=2, num_chains=2)
+        assert np.isfinite(runs.entropy).all()
+    with pytest.raises(config.ConfigError, match=r"probabilities\.kind: unknown 'moons'"):
+        made("moons").build()
+    grid = config.from_dict(base | {
+        "setting": {"kind": "discrete", "probabilities": {"kind": "uniform"}},
+        "sweep": {"product": {"setting.probabilities.num": [2, 3]}},
+    }).grid()  # fmt: skip
+    worlds = [grid.make(0, grid.values((i,)))[0].world() for i in range(2)]
+    assert [w.truth.shape for w in worlds] == [(2,), (3,)]
