@@ -148,14 +148,14 @@ class _Maker(NamedTuple):
         else:
             evaluated = summarise(batch)  # of rows: settings that have this keep no statistics
             summary = self._memory(summarise).start(evaluated, evaluated)
-        params = None if self.setting.init is None else self.setting.init(stream(key, "init"))
+        params = None if self.setting.init is None else self.setting.init(stream(key, "init"), world)
         return State(key, pool, summary, first if self.policy.real == "first" else None, inputs, params)
 
     def _template(self, key: Key, world: World, batch: Batch, real: Batch, inputs: Tree) -> Batch:
         """Of what will join the pool; only its shape is used. A curator may weigh each row, which real rows are not."""
         if self.curator is None:
             return self._joined(batch, real)
-        params = self.setting.fit(key, batch, None if self.setting.init is None else self.setting.init(key))
+        params = self.setting.fit(key, batch, None if self.setting.init is None else self.setting.init(key, world))
         return self._joined(self._sample(key, world, params, inputs), real)
 
     def emit(self, world: World, state: State, generation: Array) -> tuple[State, Batch, dict[str, Array]]:

@@ -221,7 +221,13 @@ def _list(arguments: argparse.Namespace, rest: list[str]) -> None:
     from collapse_jax import config
 
     console = _console()
-    headings = {"setting": "settings", "policy": "policies", "source": "sources", "symbols": "laws of symbols"}
+    headings = {
+        "setting": "settings",
+        "policy": "policies",
+        "source": "sources",
+        "symbols": "laws of symbols",
+        "text": "texts",
+    }
     for group, heading in headings.items():
         console.print(heading, style="bold")
         for spec in config.spec_types(group):

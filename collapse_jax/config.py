@@ -30,7 +30,13 @@ if TYPE_CHECKING:  # at run time these cost the import of JAX, and `--help` must
     from collapse_jax.types import Metric, Policy, Setting
     from collapse_jax.units import Options
 
-_HOMES = {"setting": "settings", "policy": "policies", "source": "data", "symbols": "data.symbols"}
+_HOMES = {
+    "setting": "settings",
+    "policy": "policies",
+    "source": "data",
+    "symbols": "data.symbols",
+    "text": "data.texts",
+}
 _WORDS = {float: "a number", int: "a whole number", str: "text", bool: "true or false", type(None): "null"}
 
 
@@ -246,8 +252,9 @@ def _configurable(hint: Any) -> Any:
     """The part of a type hint that YAML can write (of ``Array | float``: float), or None."""
     parts = importlib.import_module("collapse_jax.types")
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint in (parts.Source, parts.Symbols):
-        return _union("source" if hint is parts.Source else "symbols")
+    groups = {parts.Source: "source", parts.Symbols: "symbols", parts.Text: "text"}
+    if isinstance(hint, type) and hint in groups:
+        return _union(groups[hint])
     if hint is Path:
         return str
     if hint in _WORDS or origin is Literal:

@@ -36,7 +36,7 @@ def spread(setting: Setting, mesh: Mesh, axis: str = "model") -> Setting:
     def fit_cut(key: Key, train: Batch, start: Tree) -> Tree:
         return cut(fit(key, train, cut(start)))
 
-    return setting._replace(init=lambda key: cut(init(key)), fit=fit_cut)
+    return setting._replace(init=lambda key, world: cut(init(key, world)), fit=fit_cut)
 
 
 def _cutter(mesh: Mesh, axis: str) -> Callable[[Tree], Tree]:

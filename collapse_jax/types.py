@@ -36,7 +36,8 @@ class World(NamedTuple):
     """What is fixed for all chains of a run; a fit never sees it.
 
     Attributes:
-      real: pytree of arrays that the law of the real data reads (a table, the centres of blobs, or nothing).
+      real: pytree of arrays that the law of the real data reads (a table, the centres of blobs, or nothing), and that
+        ``Setting.init`` may read.
       truth: pytree of arrays that metrics compare with (the mean and covariance of the real law, say).
       test: held-out real rows, ``[num_test, ...]``, or None.
     """
@@ -89,6 +90,37 @@ class Symbols(NamedTuple):
     probabilities: np.ndarray
 
 
+class Text(NamedTuple):
+    """Where sequences of symbols come from, for models that learn to continue them.
+
+    Attributes:
+      name: as in the registry of ``data.texts``.
+      num_symbols: V; symbols are 0 .. V - 1.
+      arrays: pytree of arrays that ``draw`` reads.
+      draw: ``(key, arrays, num, length) -> [num, length]``, pure: independent sequences of the real law.
+      held_out: ``(num, length) -> [num, length]``, on the host: test sequences that do not overlap, the same at every
+        call; raises ``ValueError`` where fewer than `num` exist.
+      real_rows: ``(length) -> [rows, columns]``, on the host: all of the real text (of a law without end: a long
+        stretch), in which n-grams count as real.
+      decode: ``(symbols [length]) -> str``.
+      size: symbols that ``draw`` chooses from, or None where they never end.
+      bytes_per_symbol: of the held-out text, in UTF-8, or None.
+      log_prob: ``(rows [num, length]) -> [num]``, on the host: exact log probability of sequences that begin as
+        drawn ones do, in nats, or None where nobody knows it.
+    """
+
+    name: str
+    num_symbols: int
+    arrays: Tree
+    draw: Callable[[Key, Tree, int, int], Array]
+    held_out: Callable[[int, int], np.ndarray]
+    real_rows: Callable[[int], np.ndarray]
+    decode: Callable[[np.ndarray], str]
+    size: int | None = None
+    bytes_per_symbol: float | None = None
+    log_prob: Callable[[np.ndarray], np.ndarray] | None = None
+
+
 class Metric(NamedTuple):
     """What one number a generation means.
 
@@ -128,7 +160,8 @@ class Setting(NamedTuple):
         does not ask for is dead code. `summary` is what ``summarise`` made of the training rows (or None); `generated`
         the new rows, leaves ``[n, ...]`` (None where only statistics are drawn).
       metrics: what ``observe`` returns.
-      init: ``(key) -> params``, for settings trained by gradients, or None.
+      init: ``(key, world) -> params``, once a chain, for settings trained by gradients, or None. Of the world it may
+        take what lies in ``World.real`` (a base model, say).
       compress: ``(Batch) -> Batch`` of one row of sufficient statistics: ``fit(compress(b)) == fit(b)``. It takes rows
         and rows of statistics alike, so it also merges. None where no finite statistic is sufficient.
       sample_compressed: ``(key, params, num, count, exact) -> items``, leaves ``[1, ...]``: the statistics
@@ -162,7 +195,7 @@ class Setting(NamedTuple):
     sample: Callable[[Key, Tree, int], Tree]
     observe: Callable[..., dict[str, Array]]
     metrics: tuple[Metric, ...]
-    init: Callable[[Key], Tree] | None = None
+    init: Callable[[Key, World], Tree] | None = None
     compress: Callable[[Batch], Batch] | None = None
     sample_compressed: Callable[..., Tree] | None = None
     real_compressed: Callable[..., Tree] | None = None

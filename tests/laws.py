@@ -14,6 +14,7 @@ import pytest
 from collapse_jax import batch as B
 from collapse_jax import data, policies, settings
 from collapse_jax.chain import make_chain, simulate
+from collapse_jax.data import texts
 from collapse_jax.keys import chain_keys, stream
 from collapse_jax.sweeps import run
 from collapse_jax.types import Batch, Policy, Setting, World
@@ -29,6 +30,9 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "gaussian_mixture": {"components": 2, "steps": 4, "floor": 0.3, "num_test": 16, "source": data.blobs(box=2.0)},
     "ideal_diffusion": {"num_test": 16},
     "markov": {"smoothing": 0.2, "length": 6},
+    "language_model": {"text": texts.markov_chain(), "width": 8, "depth": 1, "heads": 1, "length": 6, "steps": 20,
+                       "batch_size": 8, "learning_rate": 0.05, "warmup": 2, "num_test": 16, "ngram": 2,
+                       "gram_bits": 2**10, "rows_at_once": 8, "top_p": 0.95, "min_p": 0.3},
     "linear_regression": {"dim": 2, "num_test": 16, "ridge": 0.1},
     "logistic_regression": {"dim": 2, "num_test": 16, "ridge": 0.1},
 }  # fmt: skip
@@ -47,6 +51,10 @@ MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gaussian_mixture-spherical": ("gaussian_mixture", {"covariance": "spherical"}),
     "gaussian_mixture-previous": ("gaussian_mixture", {"start": "previous"}),
     "ideal_diffusion-ode": ("ideal_diffusion", {"solver_steps": 8}),
+    "language_model-previous": ("language_model", {"start": "previous"}),
+    "language_model-base": ("language_model", {"start": "base", "base_steps": 5}),
+    "language_model-epochs": ("language_model", {"epochs": 2}),
+    "language_model-prompts": ("language_model", {"prompt": 2}),
     "markov-order-0": ("markov", {"order": 0}),
     "markov-shakespeare": ("markov", {"order": 2, "language": "shakespeare"}),
 }
@@ -115,7 +123,8 @@ def step_by_step(setting: Setting, policy: Policy, *, n: int, horizon: int, num:
 
 def fitted(setting: Setting, world: World, train: Batch, key: jax.Array) -> tuple[Any, Any]:
     """What one fit to `train` gives: parameters, and the summary of the rows where there is one."""
-    params = setting.fit(stream(key, "fit"), train, None if setting.init is None else setting.init(stream(key, "init")))
+    start = None if setting.init is None else setting.init(stream(key, "init"), world)
+    params = setting.fit(stream(key, "fit"), train, start)
     if setting.summarise is None:
         return params, None
     return params, jax.tree.map(lambda x: x[0, 0], setting.summarise(world, train).items)

@@ -16,7 +16,7 @@ BUILDING = [  # from the ground; a part imports from lower floors only
     ["keys", "check", "gamma", "intervals"],
     ["batch", "survival"],
     ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "spread", "curators", "metrics"],
-    ["least_squares"],
+    ["least_squares", "text_metrics"],
     ["nets", "data", "theory"],
     ["settings"],
     ["chain", "axes"],

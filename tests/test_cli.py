@@ -110,10 +110,11 @@ def test_plot_mistakes(engine, capsys):
 
 def test_list_names_everything(folder, capsys):
     from collapse_jax import data, policies, settings
+    from collapse_jax.data import texts
 
     assert cli.main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    for registry in (settings.REGISTRY, policies.REGISTRY, data.REGISTRY, data.symbols.REGISTRY):
+    for registry in (settings.REGISTRY, policies.REGISTRY, data.REGISTRY, data.symbols.REGISTRY, texts.REGISTRY):
         for name, factory in registry.items():
             line = next(line for line in lines if line.startswith(f"  {name}("))
             assert factory.__doc__.partition("\n")[0] in line

@@ -177,10 +177,11 @@ def trained():
     @jax.vmap
     def one(key):
         real = setting.real(key, world, 4000)
-        params = setting.fit(key, B.unit(real), setting.init(key))
+        params = setting.fit(key, B.unit(real), setting.init(key, world))
         rows = setting.sample(key, params, 5000)
         observe = lambda k, p: setting.observe(k, world, p, None, rows)  # noqa: E731
-        return real, rows, observe(key, params), observe(jax.random.key(9), params), observe(key, setting.init(key))
+        untrained = setting.init(key, world)
+        return real, rows, observe(key, params), observe(jax.random.key(9), params), observe(key, untrained)
 
     return jax.tree.map(np.asarray, one(jax.random.split(jax.random.key(0), 4)))
 
@@ -258,7 +259,7 @@ def test_empty_slots_are_not_trained_on(policy):
         sample=ones,
         observe=lambda key, world, params, summary, generated: {"zeros": params},
         metrics=(Metric("zeros", "zeros read", "1", "test"),),
-        init=init,
+        init=lambda key, world: init(key),
     )
     chain = make_chain(setting, policy(), num_samples=5, num_generations=6)
     zeros = jax.jit(jax.vmap(lambda key: simulate(chain, key, setting.world(), 6)["zeros"]))

@@ -90,7 +90,7 @@ def test_em_is_scikit_learns(kind):
 def test_previous_goes_on_from_the_last_fit():
     first, second = rows(seed=1), rows(seed=2)
     setting = gaussian_mixture(K, 1, start="previous", floor=FLOOR, source=SOURCE)
-    empty = setting.init(None)
+    empty = setting.init(None, None)
     begun = fit(first, previous=empty, steps=1, start="previous")
     jax.tree.map(np.testing.assert_array_equal, begun, fit(first, steps=1))
     gone_on = fit(second, previous=begun, steps=3, start="previous")

@@ -48,7 +48,11 @@ def test_commands_name_what_exists():
         assert (ROOT / path).exists(), path
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs/language_model").glob("*.yaml")]),
+    ids=lambda p: p.stem,
+)
 def test_every_config_loads_and_says_what_it_is(path):
     experiment = config.load(path)
     assert experiment.num_chains >= 1

@@ -23,5 +23,14 @@ def read_digits() -> Digits:
 
 def read_shakespeare() -> str:
     """Plays of Shakespeare, speakers and verse, 1.1 MB of ASCII."""
-    file = resources.files("collapse_jax.data") / "files" / "shakespeare.txt.xz"
+    return _read_text("shakespeare")
+
+
+def read_austen() -> str:
+    """Novels of Jane Austen, 1.1 MB, all but ASCII."""
+    return _read_text("austen")
+
+
+def _read_text(name: str) -> str:
+    file = resources.files("collapse_jax.data") / "files" / f"{name}.txt.xz"
     return lzma.decompress(file.read_bytes()).decode()

@@ -9,6 +9,7 @@ from collapse_jax.settings.gaussian import gaussian
 from collapse_jax.settings.gaussian_mixture import gaussian_mixture
 from collapse_jax.settings.ideal_diffusion import ideal_diffusion
 from collapse_jax.settings.kde import kde
+from collapse_jax.settings.language_model import language_model
 from collapse_jax.settings.linear_regression import linear_regression
 from collapse_jax.settings.logistic_regression import logistic_regression
 from collapse_jax.settings.markov import markov
@@ -16,11 +17,11 @@ from collapse_jax.types import Setting
 
 _SETTINGS = (
     gaussian, kde, discrete, poisson, bernoulli, linear_regression, logistic_regression, gaussian_mixture,
-    ideal_diffusion, markov, flow_matching,
+    ideal_diffusion, markov, flow_matching, language_model,
 )  # fmt: skip
 REGISTRY: dict[str, Callable[..., Setting]] = {f.__name__: f for f in _SETTINGS}
 
 __all__ = [
     "REGISTRY", "bernoulli", "discrete", "flow_matching", "gaussian", "gaussian_mixture", "ideal_diffusion", "kde",
-    "linear_regression", "logistic_regression", "markov", "poisson",
+    "language_model", "linear_regression", "logistic_regression", "markov", "poisson",
 ]  # fmt: skip

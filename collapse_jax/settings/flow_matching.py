@@ -110,7 +110,7 @@ def flow_matching(
         sample=partial(_sample, velocity, source.dim, sampler_steps),
         observe=partial(_observe, velocity),
         metrics=_metrics(source),
-        init=init,
+        init=lambda key, world: init(key),
         block_hint=8,
         source=source,
     )

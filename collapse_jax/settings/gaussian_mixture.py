@@ -93,7 +93,7 @@ def gaussian_mixture(
     check_choice("start", start, STARTS)
     check_at_least("num_test", num_test, 1)
     source = data.blobs() if source is None else source
-    empty = partial(_empty, components, source.dim, covariance)
+    empty = _empty(components, source.dim, covariance)
     return Setting(
         name="gaussian_mixture",
         world=partial(_world, source, num_test),
@@ -102,7 +102,7 @@ def gaussian_mixture(
         sample=_sample,
         observe=_observe,
         metrics=METRICS if source.modes is None else (*_OF_MODES, *METRICS),
-        init=empty if start == "previous" else None,
+        init=(lambda key, world: empty) if start == "previous" else None,
     )
 
 
@@ -118,7 +118,7 @@ def _modes(source: Source) -> Modes:
     return Modes(centre, jnp.sqrt(within / source.dim))
 
 
-def _empty(components: int, dim: int, covariance: str, key: Key) -> Mixture:
+def _empty(components: int, dim: int, covariance: str) -> Mixture:
     """What stands for no fit at all: the first one of a chain starts from its rows."""
     nothing = jnp.zeros((components, dim))
     factor = jnp.zeros((components, dim, dim)) if covariance == "full" else None

@@ -1,0 +1,167 @@
+"""Laws of text whose every sequence has a known probability: a model's excess loss is then exact."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import check as checks
+from collapse_jax.data import languages
+from collapse_jax.data.tokens import smallest
+from collapse_jax.types import Array, Key, Text, Tree
+
+_REAL_ROWS = 4096  # the stretch in which n-grams count as real
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+OPEN, CLOSE = "([{<abcdefghij", ")]}>ABCDEFGHIJ"
+
+
+def markov_chain(num_symbols: int = 8, branching: int = 3, seed: int = 0) -> Text:
+    """A stationary Markov chain: each symbol has a few successors, with random probabilities.
+
+    Args:
+      num_symbols: V.
+      branching: successors of each symbol.
+      seed: draws the table.
+    """
+    language = languages.sparse(num_symbols, branching, seed)
+    stationary, table = language.arrays
+
+    def log_prob(rows: np.ndarray) -> np.ndarray:
+        rows = np.asarray(rows, int)
+        with np.errstate(divide="ignore"):
+            return np.log(stationary[rows[:, 0]]) + np.log(table[rows[:, :-1], rows[:, 1:]]).sum(1)
+
+    return _text("markov_chain", num_symbols, language.arrays, language.draw, log_prob, LETTERS)
+
+
+def hidden_markov(num_states: int = 6, num_symbols: int = 12, seed: int = 0) -> Text:
+    """A stationary hidden Markov model: a state keeps on with probability 0.8 or so, and emits few symbols.
+
+    What came long ago still tells of the state, so that the entropy rate has no closed form (see ``entropy_rate``).
+
+    Args:
+      num_states: hidden states, at least 2.
+      num_symbols: V.
+      seed: draws the two tables.
+    """
+    num_states = checks.integer("hidden_markov", "num_states", num_states, 2, 256)
+    num_symbols = checks.integer("hidden_markov", "num_symbols", num_symbols, 2, 256)
+    rng = np.random.default_rng(checks.seed_number("hidden_markov", seed))
+    table = 0.8 * np.eye(num_states) + 0.2 * rng.dirichlet(np.ones(num_states), num_states)
+    emit = rng.dirichlet(np.full(num_symbols, 0.3), num_states)
+    hidden = languages.chain(table)
+    stationary = hidden.arrays[0]
+
+    def draw(key: Key, arrays: Tree, num: int, length: int) -> Array:
+        key_hidden, key_emit = jax.random.split(key)
+        state_NxL = hidden.draw(key_hidden, arrays[0], num, length).astype(int)
+        cumulative = languages.cumulate(jnp.asarray(arrays[1], float))[:, :-1]
+        uniform_NxL = jax.random.uniform(key_emit, (num * length,)).reshape(num, length)
+        return (uniform_NxL[..., None] >= cumulative[state_NxL]).sum(-1).astype(jnp.uint8)
+
+    def log_prob(rows: np.ndarray) -> np.ndarray:
+        """By the forward algorithm."""
+        state, total = stationary[None], 0.0
+        for symbol in np.asarray(rows, int).T:
+            joint = state * emit.T[symbol]
+            chance = joint.sum(1, keepdims=True)
+            total, state = total + np.log(chance[:, 0]), joint / chance @ table
+        return np.asarray(total)
+
+    return _text("hidden_markov", num_symbols, (hidden.arrays, emit), draw, log_prob, LETTERS)
+
+
+def brackets(kinds: int = 3, depth: int = 6, close: float = 0.5) -> Text:
+    """A probabilistic grammar: brackets of several kinds, closed in the order that they were opened (a Dyck language).
+
+    A row begins outside all brackets. Inside, the innermost one closes with probability `close`; otherwise one of the
+    kinds opens, all equally likely. Outside one must open, at the greatest depth one must close.
+
+    Args:
+      kinds: of brackets, so that V is twice as many.
+      depth: at most so many are open.
+      close: probability, strictly between 0 and 1.
+    """
+    kinds = checks.integer("brackets", "kinds", kinds, 1, len(OPEN))
+    depth = checks.integer("brackets", "depth", depth, 1)
+    close = checks.fraction("brackets", "close", close)
+
+    def draw(key: Key, arrays: Tree, num: int, length: int) -> Array:
+        key_close, key_kind = jax.random.split(key)
+        uniform = jax.random.uniform(key_close, (length * num,)).reshape(length, num)
+        kind = jax.random.randint(key_kind, (length, num), 0, kinds)
+
+        def step(carry: tuple[Array, Array], scanned: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
+            (stack, height), (u, new) = carry, scanned
+            row = jnp.arange(num)
+            closes = (height > 0) & ((height == depth) | (u < arrays))
+            symbol = jnp.where(closes, kinds + stack[row, height - 1], new)
+            stack = stack.at[row, jnp.where(closes, depth, height)].set(new)  # a place that is never read, if it closes
+            return (stack, height + jnp.where(closes, -1, 1)), symbol.astype(jnp.uint8)
+
+        start = jnp.zeros((num, depth + 1), int), jnp.zeros(num, int)
+        return jax.lax.scan(step, start, (uniform, kind))[1].T
+
+    def log_prob(rows: np.ndarray) -> np.ndarray:
+        return np.array([_of_brackets(row, kinds, depth, close) for row in np.asarray(rows).tolist()])
+
+    return _text("brackets", 2 * kinds, np.float32(close), draw, log_prob, OPEN[:kinds] + CLOSE[:kinds])
+
+
+def _of_brackets(row: list[int], kinds: int, depth: int, close: float) -> float:
+    """Log probability of a row; -inf where a bracket is closed that was not the last to open."""
+    stack: list[int] = []
+    total = 0.0
+    for symbol in row:
+        if symbol < kinds:
+            if len(stack) == depth:
+                return -np.inf
+            total += (np.log1p(-close) if stack else 0.0) - np.log(kinds)
+            stack.append(symbol)
+        elif not stack or stack.pop() != symbol - kinds:
+            return -np.inf
+        elif len(stack) + 1 < depth:
+            total += np.log(close)
+    return float(total)
+
+
+def entropy_rate(text: Text, num: int = 64, length: int = 4096, burn: int = 256, seed: int = 0) -> tuple[float, float]:
+    """Nats a symbol of a law of known probabilities, and its standard error.
+
+    The mean over `num` sequences of ``-log p(x_burn .. x_length | what came before) / (length - burn)``: every
+    symbol is predicted from at least `burn` earlier ones, so what is left of the start vanishes as the law forgets.
+
+    Raises:
+      ValueError: a text of unknown probabilities.
+    """
+    if text.log_prob is None:
+        raise ValueError(f"{text.name}: nobody knows its probabilities; give markov_chain, hidden_markov or brackets")
+    rows = np.asarray(jax.jit(text.draw, static_argnums=(2, 3))(jax.random.key(seed), text.arrays, num, length))
+    rates = (text.log_prob(rows[:, :burn]) - text.log_prob(rows)) / (length - burn)
+    return float(rates.mean()), float(rates.std(ddof=1) / np.sqrt(num))
+
+
+def _text(name: str, num_symbols: int, arrays: Tree, draw: Callable[..., Array], log_prob: Any, letters: str) -> Text:
+    drawn = jax.jit(draw, static_argnums=(2, 3))
+
+    def rows(seed: int, num: int, length: int) -> np.ndarray:
+        key = jax.random.key(seed, impl="threefry2x32")
+        return np.asarray(drawn(key, arrays, num, length)).astype(smallest(num_symbols))
+
+    def decode(symbols: np.ndarray) -> str:
+        if num_symbols > len(letters):
+            return " ".join(map(str, np.asarray(symbols)))
+        return "".join(letters[i] for i in np.asarray(symbols))
+
+    return Text(
+        name,
+        num_symbols,
+        arrays,
+        draw,
+        lambda num, length: rows(2**31, num, length),
+        lambda length: rows(2**31 + 1, _REAL_ROWS, length),
+        decode,
+        log_prob=log_prob,
+    )

@@ -1,0 +1,156 @@
+"""Text to learn from: one factory a source, each returns a ``Text``; laws of known entropy are in ``known_texts``."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import check as checks
+from collapse_jax.check import one_line, wrong
+from collapse_jax.data import embedded
+from collapse_jax.data.known_texts import brackets, hidden_markov, markov_chain
+from collapse_jax.data.tokens import Tokenizer, alphabet_of
+from collapse_jax.keys import below
+from collapse_jax.types import Array, Key, Text, Tree
+
+HELD_OUT = 10  # the last of so many parts of a text
+
+
+def shakespeare(tokenizer: Tokenizer = "characters", vocabulary: int = 512) -> Text:
+    """The embedded plays: 1.1 MB, 69 characters.
+
+    Args:
+      tokenizer: characters, bytes, or pieces learned by byte-pair encoding (extra ``text``).
+      vocabulary: of byte-pair encoding.
+    """
+    return given("shakespeare", embedded.read_shakespeare(), tokenizer, vocabulary)
+
+
+def austen(tokenizer: Tokenizer = "characters", vocabulary: int = 512) -> Text:
+    """The embedded novels of Jane Austen: 1.1 MB.
+
+    Args:
+      tokenizer: characters, bytes, or pieces learned by byte-pair encoding (extra ``text``).
+      vocabulary: of byte-pair encoding.
+    """
+    return given("austen", embedded.read_austen(), tokenizer, vocabulary)
+
+
+def text_file(
+    path: str, tokenizer: Tokenizer = "characters", vocabulary: int = 512, characters: str | None = None
+) -> Text:
+    """Your own file, in UTF-8; its last tenth is held out.
+
+    Args:
+      path: the file.
+      tokenizer: characters, bytes, or pieces learned by byte-pair encoding (extra ``text``).
+      vocabulary: of byte-pair encoding.
+      characters: those that may occur, for tokenizer characters; default: those that do.
+    """
+    name = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(name, str) or not name:
+        wrong("text_file", "path", path, "the path of a text file")
+    file = Path(os.path.expanduser(name))
+    try:
+        text = file.read_bytes().decode()
+    except FileNotFoundError:
+        raise ValueError(f"{file}: no such file; give the path of a text file") from None
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise ValueError(f"{file}: byte {error.start + 1} ({byte:#04x}) is not UTF-8; convert the file") from None
+    except OSError as error:
+        message = f"{file}: cannot be read ({one_line(error.strerror or error)}); check it and its rights"
+        raise ValueError(message) from None
+    return given(str(file), text, tokenizer, vocabulary, characters)
+
+
+def tfds_text(
+    name: str,
+    field: str = "text",
+    split: str = "train",
+    documents: int = 10_000,
+    tokenizer: Tokenizer = "characters",
+    vocabulary: int = 512,
+) -> Text:
+    """A text dataset that TensorFlow Datasets has prepared as ``array_record``; documents are joined by empty lines.
+
+    Nothing is downloaded: a dataset that is not there is an error that says how to prepare it.
+
+    Args:
+      name: of the dataset, its config too where it has several (``"ai2_dolma/..."``).
+      field: the feature that holds the text.
+      split: as tfds calls it.
+      documents: read at most so many.
+      tokenizer: characters, bytes, or pieces learned by byte-pair encoding (extra ``text``).
+      vocabulary: of byte-pair encoding.
+    """
+    documents = checks.integer("tfds_text", "documents", documents, 1)
+    root = Path(os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
+    found = sorted((root / name).glob("*/dataset_info.json")) if isinstance(name, str) and name else []
+    if not found:
+        raise ValueError(
+            f'tfds_text: {name!r} is not prepared under {root}; run once: python -c "import tensorflow_datasets as t; '
+            f"t.load({name!r}, builder_kwargs={{'file_format': 'array_record'}})\" (it needs tensorflow-cpu)"
+        )
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(str(found[-1].parent))
+    if split not in builder.info.splits or field not in builder.info.features:
+        have = f"splits {', '.join(builder.info.splits)}; features {', '.join(builder.info.features)}"
+        raise ValueError(f"tfds_text: {name!r} has no split {split!r} with a feature {field!r}; it has {have}")
+    source = builder.as_data_source(split)
+    texts = (source[i][field] for i in range(min(documents, len(source))))
+    joined = "\n\n".join(t.decode(errors="replace") if isinstance(t, bytes) else str(t) for t in texts)
+    return given(name, joined, tokenizer, vocabulary)
+
+
+def given(
+    name: str, text: str, tokenizer: Tokenizer = "characters", vocabulary: int = 512, characters: str | None = None
+) -> Text:
+    """A text in memory. The law is a window of its first nine tenths, uniform over places; the rest is held out.
+
+    Raises:
+      ValueError: a text of fewer than 20 characters, or one outside the alphabet.
+    """
+    if len(text) < 2 * HELD_OUT:
+        raise ValueError(f"{name}: {len(text)} characters; a text needs at least {2 * HELD_OUT}")
+    cut = len(text) - len(text) // HELD_OUT
+    learned_from = text[:cut] if tokenizer == "bpe" else text
+    alphabet = alphabet_of(name, learned_from, tokenizer, vocabulary, characters)
+    if tokenizer == "characters":  # at once, so that errors count from the text's beginning
+        train, test = np.split(alphabet.encode(text), [cut])
+    else:
+        train, test = alphabet.encode(text[:cut]), alphabet.encode(text[cut:])
+
+    def draw(key: Key, arrays: Tree, num: int, length: int) -> Array:
+        return arrays[below(key, num, arrays.shape[0] - length + 1)[:, None] + jnp.arange(length)]
+
+    def held_out(num: int, length: int) -> np.ndarray:
+        if num * length > len(test):
+            raise ValueError(
+                f"{name}: {num} test rows of {length} symbols asked for, {len(test)} symbols are held out; "
+                f"ask for at most {len(test) // length} (num_test)"
+            )
+        begin = np.arange(num) * (len(test) // num)
+        return test[begin[:, None] + np.arange(length)]
+
+    return Text(
+        name,
+        alphabet.num_symbols,
+        train,
+        draw,
+        held_out,
+        lambda length: np.concatenate([train, test])[None],
+        alphabet.decode,
+        size=len(train),
+        bytes_per_symbol=len(text[cut:].encode()) / len(test),
+    )
+
+
+REGISTRY: dict[str, Callable[..., Text]] = {
+    f.__name__: f for f in (shakespeare, austen, text_file, tfds_text, markov_chain, hidden_markov, brackets)
+}
+
+__all__ = ["REGISTRY", "given", *REGISTRY]

@@ -1,0 +1,98 @@
+"""Text as whole numbers: characters, bytes of UTF-8, or pieces learned by byte-pair encoding."""
+
+import functools
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from collapse_jax.check import MissingExtraError, check_at_least, check_choice
+
+Tokenizer = Literal["characters", "bytes", "bpe"]
+
+
+class Alphabet(NamedTuple):
+    """The symbols of a text.
+
+    Attributes:
+      num_symbols: V.
+      encode: ``(str) -> [length]``, of the smallest unsigned type that holds V.
+      decode: ``([length]) -> str``; for bytes and pieces, what is no character becomes U+FFFD.
+    """
+
+    num_symbols: int
+    encode: Callable[[str], np.ndarray]
+    decode: Callable[[np.ndarray], str]
+
+
+def alphabet_of(
+    where: str, text: str, tokenizer: Tokenizer, vocabulary: int = 512, characters: str | None = None
+) -> Alphabet:
+    """The alphabet of a text.
+
+    Args:
+      where: names the text in errors.
+      text: pieces are learned from it (give the part that is trained on).
+      tokenizer: characters, bytes or pieces.
+      vocabulary: of byte-pair encoding: pieces in all, the 256 bytes among them.
+      characters: those that may occur; default: those of `text`.
+
+    Raises:
+      ValueError: too small a vocabulary; ``tokenizers`` is not installed; and, when encoding, a character that is not
+        in the alphabet, with its position.
+    """
+    check_choice("tokenizer", tokenizer, ("characters", "bytes", "bpe"))
+    if tokenizer == "bpe":
+        check_at_least("vocabulary", vocabulary, 257, 2**16)
+        return _pieces(text, vocabulary)
+    if tokenizer == "bytes":
+        return Alphabet(
+            256,
+            lambda text: np.frombuffer(text.encode(), np.uint8),
+            lambda symbols: bytes(np.asarray(symbols, np.uint8)).decode(errors="replace"),
+        )
+    return _characters(where, "".join(sorted(set(text if characters is None else characters))))
+
+
+def _characters(where: str, letters: str) -> Alphabet:
+    codes = np.array([ord(letter) for letter in letters])
+    dtype = smallest(len(letters))
+
+    def encode(text: str) -> np.ndarray:
+        points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        place = np.minimum(np.searchsorted(codes, points), len(codes) - 1)
+        if (wrong := codes[place] != points).any():
+            at = int(wrong.argmax())
+            line = text.count("\n", 0, at) + 1
+            raise ValueError(
+                f"{where}: character {at + 1} (line {line}), {text[at]!r}, is not one of the {len(letters)} of the "
+                "alphabet; add it, or use tokenizer: bytes"
+            )
+        return place.astype(dtype)
+
+    return Alphabet(len(letters), encode, lambda symbols: "".join(letters[i] for i in np.asarray(symbols)))
+
+
+@functools.lru_cache(maxsize=8)  # a sweep makes its setting many times
+def _pieces(text: str, vocabulary: int) -> Alphabet:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise MissingExtraError("tokenizer bpe needs an optional package: pip install 'collapse-jax[text]'") from error
+    learned = tokenizers.Tokenizer(tokenizers.models.BPE())
+    learned.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    learned.decoder = tokenizers.decoders.ByteLevel()
+    first = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=first, show_progress=False)
+    learned.train_from_iterator([text], trainer)
+    size = learned.get_vocab_size()
+    return Alphabet(
+        size,
+        lambda text: np.asarray(learned.encode(text).ids, smallest(size)),
+        lambda symbols: learned.decode(np.asarray(symbols).tolist()),
+    )
+
+
+def smallest(num_symbols: int) -> np.dtype:
+    """The smallest unsigned type that holds so many symbols."""
+    return np.min_scalar_type(max(num_symbols - 1, 0))

@@ -1,0 +1,101 @@
+"""Rows of symbols drawn from a network, one symbol after another, with a cache of keys and values."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from collapse_jax.check import check_at_least, check_not_negative, check_positive, check_share, is_traced
+from collapse_jax.nets.transformer import Cache
+from collapse_jax.types import Array, Key, Tree
+
+Apply = Callable[..., tuple[Array, Cache]]  # (params, tokens [B, L], cache, position) -> (logits [B, L, V], cache)
+
+
+class Decoding(NamedTuple):
+    """How a symbol is drawn from logits; floats may be tracers.
+
+    Attributes:
+      temperature: divides the logits; 0 takes the likeliest symbol.
+      top_k: only so many of the likeliest symbols; 0: all.
+      top_p: the fewest likeliest symbols that have this probability together (arXiv 1904.09751); 1: all.
+      min_p: only symbols at least this times as likely as the likeliest (arXiv 2407.01082); 0: all.
+    """
+
+    temperature: Array | float = 1.0
+    top_k: int = 0
+    top_p: Array | float = 1.0
+    min_p: Array | float = 0.0
+
+    def check(self) -> None:
+        """Raises ``ValueError`` at a number out of range."""
+        check_not_negative("temperature", self.temperature)
+        check_at_least("top_k", self.top_k, 0)
+        check_share("top_p", self.top_p)
+        check_positive("top_p", self.top_p)
+        check_share("min_p", self.min_p)
+
+
+def weights(logits_BxV: Array, how: Decoding) -> Array:
+    """What each symbol's probability is in proportion to; 0 for those left out. The likeliest always stays.
+
+    Temperature comes first; each of the three cuts then looks at the tempered law.
+    """
+    top_B1 = logits_BxV.max(-1, keepdims=True)
+    warm = jnp.where(jnp.asarray(how.temperature) > 0, how.temperature, 1.0)
+    relative_BxV = jnp.exp((logits_BxV - top_B1) / warm)
+    kept_BxV = jnp.ones(logits_BxV.shape, bool)
+    if how.top_k:
+        least_B1 = jax.lax.top_k(logits_BxV, min(how.top_k, logits_BxV.shape[-1]))[0][:, -1:]
+        kept_BxV &= logits_BxV >= least_B1
+    if is_traced(how.top_p) or how.top_p < 1:
+        ordered_BxV = -jnp.sort(-relative_BxV, axis=-1)
+        before_BxV = jnp.cumsum(ordered_BxV, -1) - ordered_BxV
+        inside_BxV = before_BxV < how.top_p * ordered_BxV.sum(-1, keepdims=True)
+        kept_BxV &= relative_BxV >= jnp.where(inside_BxV, ordered_BxV, 1.0).min(-1, keepdims=True)
+    if is_traced(how.min_p) or how.min_p > 0:
+        kept_BxV &= relative_BxV >= how.min_p
+    if is_traced(how.temperature) or how.temperature == 0:
+        kept_BxV &= (jnp.asarray(how.temperature) > 0) | (logits_BxV == top_B1)
+    return jnp.where(kept_BxV, relative_BxV, 0.0)
+
+
+def pick(weight_BxV: Array, uniform_B: Array) -> Array:
+    """A symbol for each row in proportion to weight, by the inverse CDF: one uniform number each, never weight 0."""
+    cdf_BxV = jnp.cumsum(weight_BxV, -1)
+    here_BxV = (cdf_BxV > uniform_B[:, None] * cdf_BxV[:, -1:]) & (weight_BxV > 0)
+    return jnp.where(here_BxV.any(-1), here_BxV.argmax(-1), weight_BxV.argmax(-1))  # no place: the sums rounded
+
+
+def decode(
+    apply: Apply, params: Tree, key: Key, cache: Cache, start: int, prompt_BxP: Array, length: int, how: Decoding
+) -> Array:
+    """Rows ``[B, length]`` of int32 that begin with ``prompt_BxP`` (P may be 0) and go on by `params`.
+
+    Args:
+      apply: the network.
+      params: its parameters.
+      key: one uniform number a symbol is drawn from it.
+      cache: an empty one for `length` positions.
+      start: the symbol that starts rows.
+      prompt_BxP: symbols that rows begin with.
+      length: of a row, prompt included; P < `length`.
+      how: symbols are drawn.
+    """
+    rows, given = prompt_BxP.shape
+    first_Bx1 = jnp.full((rows, 1), start)
+    logits_BxLxV, cache = apply(params, jnp.concatenate([first_Bx1, prompt_BxP], 1), cache, 0)
+    uniform_SxB = jax.random.uniform(key, ((length - given) * rows,)).reshape(length - given, rows)
+    symbol_B = pick(weights(logits_BxLxV[:, -1], how), uniform_SxB[0])
+
+    def step(carry: tuple[Array, Cache], scanned: tuple[Array, Array]) -> tuple[tuple[Array, Cache], Array]:
+        symbol_B, cache = carry
+        position, uniform_B = scanned
+        logits_Bx1xV, cache = apply(params, symbol_B[:, None], cache, position)
+        symbol_B = pick(weights(logits_Bx1xV[:, 0], how), uniform_B)
+        return (symbol_B, cache), symbol_B
+
+    rest = (jnp.arange(given + 1, length), uniform_SxB[1:])
+    later_SxB = jax.lax.scan(step, (symbol_B, cache), rest)[1]
+    return jnp.concatenate([prompt_BxP, symbol_B[:, None], later_SxB.T], 1)

@@ -1,0 +1,187 @@
+"""A decoder-only transformer over symbols, one function for whole rows and for symbols one at a time (KV cache)."""
+
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from collapse_jax.keys import normal
+from collapse_jax.types import Array, Key, Tree
+
+BASE = 10_000.0  # of the wavelengths of rotary positions (arXiv 2104.09864)
+
+# Keys [B, kv_heads, head, P] and values [B, kv_heads, P, head] of each block: so laid out, both products of attention
+# run along what lies side by side (four times as fast on a CPU as in the order of a row).
+Cache = tuple[tuple[Array, Array], ...]
+
+
+class Size(NamedTuple):
+    """Sizes of a transformer; `heads` share `kv_heads` keys and values in groups (arXiv 2305.13245)."""
+
+    width: int
+    depth: int
+    heads: int
+    kv_heads: int
+    hidden: int
+    activation: Literal["swiglu", "gelu"] = "swiglu"
+    tied: bool = True
+
+    @property
+    def head(self) -> int:
+        """Columns of a head."""
+        return self.width // self.heads
+
+
+# Parameters without embeddings: 0.1, 10.6 and 85 million (gpt2: 124 with its 50,257 symbols).
+PRESETS = {
+    "tiny": Size(64, 2, 2, 2, 176),
+    "nano": Size(384, 6, 6, 6, 1024),
+    "gpt2": Size(768, 12, 12, 12, 3072, "gelu"),
+}
+
+
+class Block(nnx.Module):
+    """Attention, then a feed-forward layer, each on a normalised stream that it adds to (arXiv 1910.07467, 2002.05202).
+
+    No biases. Parameters come from ``initial``: what nnx would draw here is never asked for.
+    """
+
+    def __init__(self, size: Size, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+        linear = partial(nnx.Linear, use_bias=False, dtype=dtype, rngs=rngs)
+        self.size = size
+        self.attention_norm = nnx.RMSNorm(size.width, dtype=dtype, rngs=rngs)
+        self.qkv = linear(size.width, (size.heads + 2 * size.kv_heads) * size.head)
+        self.out = linear(size.width, size.width)
+        self.feed_norm = nnx.RMSNorm(size.width, dtype=dtype, rngs=rngs)
+        self.up = linear(size.width, size.hidden * (2 if size.activation == "swiglu" else 1))
+        self.down = linear(size.hidden, size.width)
+
+    def __call__(
+        self, x_BxLxD: Array, turn: tuple[Array, Array], cache: tuple[Array, Array] | None, position: Array | int
+    ) -> tuple[Array, tuple[Array, Array] | None]:
+        """The stream after this block, and its cache with the new keys and values at `position`."""
+        x_BxLxD, cache = self.attend(x_BxLxD, turn, cache, position)
+        up_BxLxF = self.up(self.feed_norm(x_BxLxD))
+        if self.size.activation == "swiglu":
+            gate_BxLxF, up_BxLxF = jnp.split(up_BxLxF, 2, axis=-1)
+            up_BxLxF = nnx.silu(gate_BxLxF) * up_BxLxF
+        else:
+            up_BxLxF = nnx.gelu(up_BxLxF)
+        return x_BxLxD + self.down(up_BxLxF), cache
+
+    def attend(
+        self, x_BxLxD: Array, turn: tuple[Array, Array], cache: tuple[Array, Array] | None, position: Array | int
+    ) -> tuple[Array, tuple[Array, Array] | None]:
+        """The stream after attention alone."""
+        size, (rows, length, _) = self.size, x_BxLxD.shape
+        heads_BxLxHxK = self.qkv(self.attention_norm(x_BxLxD)).reshape(rows, length, -1, size.head)
+        query, key, value = jnp.split(heads_BxLxHxK, (size.heads, size.heads + size.kv_heads), axis=2)
+        query, key = _rotate(query, turn), _rotate(key, turn)
+        if cache is None:
+            mixed = jax.nn.dot_product_attention(query, key, value, is_causal=True)
+        else:
+            write = jax.lax.dynamic_update_slice_in_dim
+            cache = (
+                write(cache[0], key.transpose(0, 2, 3, 1), position, 3),
+                write(cache[1], value.transpose(0, 2, 1, 3), position, 2),
+            )
+            mixed = _attend_cached(query, *cache, position)
+        return x_BxLxD + self.out(mixed.reshape(rows, length, -1)), cache
+
+
+class Transformer(nnx.Module):
+    """Logits of the next of `num_symbols` symbols after each of a row; symbol `num_symbols` starts a row.
+
+    Parameters are float32 and cast to `dtype` where they are used; norms, softmax and logits are float32.
+    With `remat`, what a block computed is computed again in the backward pass instead of kept.
+    """
+
+    def __init__(
+        self, num_symbols: int, size: Size, dtype: jnp.dtype = jnp.float32, remat: bool = False, *, rngs: nnx.Rngs
+    ):
+        self.num_symbols, self.size, self.dtype, self.remat = num_symbols, size, dtype, remat
+        small = nnx.initializers.normal(0.02)
+        self.embedding = nnx.Param(small(rngs.params(), (num_symbols + 1, size.width), jnp.float32))
+        self.blocks = nnx.List([Block(size, dtype, rngs=rngs) for _ in range(size.depth)])
+        self.norm = nnx.RMSNorm(size.width, dtype=dtype, rngs=rngs)
+        if not size.tied:
+            self.head = nnx.Param(small(rngs.params(), (num_symbols, size.width), jnp.float32))
+
+    def __call__(
+        self, tokens_BxL: Array, cache: Cache | None = None, position: Array | int = 0
+    ) -> tuple[Array, Cache | None]:
+        """Logits ``[B, L, V]`` in float32, and the cache.
+
+        Args:
+          tokens_BxL: symbols.
+          cache: of the symbols before `position` (``empty_cache``); without one, the row is seen whole.
+          position: of the first of these symbols in the row.
+        """
+        return self.read(self.embedding[...].astype(self.dtype)[tokens_BxL], cache, position)
+
+    def read(self, x_BxLxD: Array, cache: Cache | None = None, position: Array | int = 0) -> tuple[Array, Cache | None]:
+        """The same from embedded symbols."""
+        turn = _turns(x_BxLxD.shape[1], self.size.head, position, x_BxLxD.dtype)
+        caches: list[Any] = []
+        for i, block in enumerate(self.blocks):
+            run = jax.checkpoint(block) if self.remat and cache is None else block
+            x_BxLxD, filled = run(x_BxLxD, turn, None if cache is None else cache[i], position)
+            caches.append(filled)
+        head_VxD = self.embedding[...][: self.num_symbols] if self.size.tied else self.head[...]
+        x_BxLxD = self.norm(x_BxLxD)
+        logits = jnp.einsum("bld,vd->blv", x_BxLxD, head_VxD.astype(self.dtype), preferred_element_type=jnp.float32)
+        return logits, None if cache is None else tuple(caches)
+
+
+def initial(key: Key, shapes: Tree, depth: int) -> Tree:
+    """A fresh network's parameters: normal, of standard deviation 0.02 for embeddings, ``fan_in^-1/2`` for matrices.
+
+    What writes to the stream between blocks starts ``sqrt(2 depth)`` times smaller, so that its variance does not grow
+    with depth; scales of norms are 1. One draw for all: a generator for each would take most of the time to compile.
+    """
+    leaves, tree = jax.tree.flatten_with_path(shapes)
+    drawn = normal(key, (sum(leaf.size for _, leaf in leaves),))
+    made, begin = [], 0
+    for path, leaf in leaves:
+        names = [part.key for part in path]
+        part = drawn[begin : begin + leaf.size].reshape(leaf.shape).astype(leaf.dtype)
+        begin += leaf.size
+        if names[-1] == "scale":
+            made.append(jnp.ones_like(part))
+        elif names[-1] in ("embedding", "head"):
+            made.append(0.02 * part)
+        else:
+            writes = names[-2] in ("out", "down")
+            made.append(part / (leaf.shape[0] * (2 * depth if writes else 1)) ** 0.5)
+    return jax.tree.unflatten(tree, made)
+
+
+def empty_cache(size: Size, rows: int, positions: int, dtype: jnp.dtype) -> Cache:
+    """Keys and values of no symbol yet, with room for `positions`."""
+    keys = jnp.zeros((rows, size.kv_heads, size.head, positions), dtype)
+    return tuple((keys, keys.swapaxes(2, 3)) for _ in range(size.depth))
+
+
+def _attend_cached(query_BxLxHxK: Array, key_BxGxKxP: Array, value_BxGxPxK: Array, position: Array | int) -> Array:
+    """Attention of L symbols at `position` to all up to their own; heads come in G groups that share keys."""
+    rows, length, heads, head = query_BxLxHxK.shape
+    query = query_BxLxHxK.reshape(rows, length, key_BxGxKxP.shape[1], -1, head)
+    score = jnp.einsum("blghk,bgkp->bghlp", query, key_BxGxKxP, preferred_element_type=jnp.float32)
+    seen_LxP = jnp.arange(score.shape[-1]) <= position + jnp.arange(length)[:, None]
+    share = jax.nn.softmax(jnp.where(seen_LxP, score / jnp.sqrt(head), -jnp.inf)).astype(value_BxGxPxK.dtype)
+    return jnp.einsum("bghlp,bgpk->blghk", share, value_BxGxPxK).reshape(rows, length, heads, head)
+
+
+def _turns(length: int, head: int, position: Array | int, dtype: jnp.dtype) -> tuple[Array, Array]:
+    """Cosines and sines ``[L, 1, head / 2]`` of the angles by which each pair of columns turns at each position."""
+    frequency_F = BASE ** (-jnp.arange(0, head, 2, jnp.float32) / head)
+    angle_LxF = (position + jnp.arange(length))[:, None] * frequency_F
+    return jnp.cos(angle_LxF)[:, None].astype(dtype), jnp.sin(angle_LxF)[:, None].astype(dtype)
+
+
+def _rotate(x_BxLxHxK: Array, turn: tuple[Array, Array]) -> Array:
+    cos, sin = turn
+    a, b = jnp.split(x_BxLxHxK, 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
