@@ -335,10 +335,12 @@ def _progress() -> Iterator[Callable[[Any], None]]:
     with p.Progress(*shown, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("compiling", total=None, speed="")
 
+        start = time.monotonic()
+
         def update(now: Any) -> None:
-            rate = bar.tasks[0].speed
-            words = f"{rate:,.0f} chain-generations/s, {_units(now)}" if rate else _units(now)
-            bar.update(task, description="running", completed=now.done, total=max(now.left, 1), speed=words)
+            rate = now.done / max(time.monotonic() - start, 1e-9)
+            words = f"{rate:,.0f} chain-generations/s, {_units(now)}" if now.done else _units(now)
+            bar.update(task, description="running", completed=now.share, total=1.0, speed=words)
 
         yield update
 
@@ -357,9 +359,8 @@ def _lines() -> Callable[[Any], None]:
         if now.done < now.left and clock - last < _NEWS_EVERY and not (now.done == 0 and now.resumed):
             return
         last, rate = clock, now.done / max(clock - start, 1e-9)
-        left = f"{(now.left - now.done) / rate:,.0f} s left" if rate else "starting"
-        share = now.done / now.left if now.left else 1.0
-        print(f"{share:4.0%}  {_units(now)}  {rate:,.0f} chain-generations/s  {left}", file=sys.stderr, flush=True)
+        left = f"{(clock - start) * (1 / now.share - 1):,.0f} s left" if now.share else "starting"
+        print(f"{now.share:4.0%}  {_units(now)}  {rate:,.0f} chain-generations/s  {left}", file=sys.stderr, flush=True)
 
     return update
 

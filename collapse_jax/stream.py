@@ -28,6 +28,7 @@ class Progress(NamedTuple):
       resumed: units that were done when this process began.
       done: chain-generations done by this process.
       left: chain-generations still to do when this process began.
+      share: of the work that was left then, by the plan's estimate: a chain-generation costs more in some units.
     """
 
     units: int
@@ -35,6 +36,7 @@ class Progress(NamedTuple):
     resumed: int
     done: int
     left: int
+    share: float
 
 
 class Outcome(NamedTuple):
@@ -193,6 +195,39 @@ def work(plan: Plan, unit: Unit) -> float:
     return program.work * blocks * program.width * plan.options.num_generations
 
 
+class _Tally:
+    """Counts what is done of some units, and tells."""
+
+    def __init__(self, plan: Plan, mine: list[Unit], todo: list[Unit], tell: Callable[[Progress], None]):
+        self.plan, self.tell, self.cost = plan, tell, 0.0
+        self.work = float(sum(self._size(unit) * self._cost(unit) for unit in todo))
+        resumed = len(mine) - len(todo)
+        self.now = Progress(resumed, len(mine), resumed, 0, sum(map(self._size, todo)), 0.0 if todo else 1.0)
+        tell(self.now)
+
+    def starts(self, unit: Unit) -> None:
+        """What is ticked from now on is of this unit."""
+        self.cost = self._cost(unit)
+
+    def tick(self, step: int) -> None:
+        """So many chain-generations are done."""
+        share = self.now.share + step * self.cost / self.work
+        self.now = self.now._replace(done=self.now.done + step, share=min(share, 1.0))
+        self.tell(self.now)
+
+    def stored(self, unit: Unit, ticked: bool) -> None:
+        """A unit's results are in the store; `ticked` where it was run in this process."""
+        self.now = self.now._replace(units=self.now.units + 1)
+        self.starts(unit)
+        self.tick(0 if ticked else self._size(unit))
+
+    def _size(self, unit: Unit) -> int:
+        return int(np.prod(unit.shape)) * self.plan.options.num_generations
+
+    def _cost(self, unit: Unit) -> float:
+        return max(self.plan.programs[unit.program].work, 1.0)
+
+
 def _fill(
     plan: Plan,
     writer: Writer,
@@ -203,33 +238,26 @@ def _fill(
 ) -> tuple[dict[str, float], list[tuple[str, Exception]]]:
     mine = share(plan, shard)
     todo = [unit for unit in mine if not writer.is_done(unit)]
-    generations = plan.options.num_generations
-    state = {"done": 0, "units": len(mine) - len(todo)}
-    left = sum(int(np.prod(unit.shape)) for unit in todo) * generations
-
-    def tell(step: int = 0) -> None:
-        state["done"] += step
-        progress(Progress(state["units"], len(mine), len(mine) - len(todo), state["done"], left))
-
-    tell()
-    runner, failures = Runner(plan, tell), []
-    results: Iterable = engine(plan, todo) if engine is not None else _here(runner, todo, _savers(plan, out))
-    begin = time.perf_counter()
+    tally = _Tally(plan, mine, todo, progress)
+    runner, failures, begin = Runner(plan, tally.tick), [], time.perf_counter()
+    results: Iterable = engine(plan, todo) if engine is not None else _here(runner, todo, _savers(plan, out), tally)
     for unit, values in results:
         if isinstance(values, Exception):
             failures.append((unit.name, values))
             continue
         writer.write(unit, values)
-        state["units"] += 1
-        tell(0 if engine is None else int(np.prod(unit.shape)) * generations)
+        tally.stored(unit, engine is None)
         if plan.options.checkpoint_every is not None and isinstance(out, str | Path):
             checkpoint.forget(Path(out) / checkpoint.FOLDER / unit.name)
     return {**runner.seconds, "seconds_total": time.perf_counter() - begin}, failures
 
 
-def _here(runner: Runner, units: list[Unit], saver_of: Callable[[Unit], Any]) -> Iterator[tuple[Unit, Any]]:
+def _here(
+    runner: Runner, units: list[Unit], saver_of: Callable[[Unit], Any], tally: _Tally
+) -> Iterator[tuple[Unit, Any]]:
     """A unit that raises is reported and does not stop the others; a full disk stops all."""
     for unit in runner.expect(units):
+        tally.starts(unit)
         try:
             values: Any = runner.run(unit, saver_of(unit))
         except OSError as error:

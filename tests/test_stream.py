@@ -125,6 +125,7 @@ def test_what_is_unfinished_is_nan_and_the_same_command_goes_on(folder, whole, m
     assert fill("grid.yaml", "out", progress=told.append).complete
     assert (told[0].resumed, told[0].units, told[-1].units, told[-1].total_units) == (7, 7, 24, 24)
     assert told[-1].done == told[-1].left == 17 * 2 * 4
+    assert told[-1].share == pytest.approx(1)
     assert count[0] == 8 + 17
     same(whole / "grid", "out")
 
