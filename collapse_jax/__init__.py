@@ -15,6 +15,7 @@ _HOMES = {
     "simulate": "chain",
     "chain_keys": "keys",
     "open": "results",
+    "predict": "cases",
     "score": "definitions",
     **{name: "types" for name in ("Batch", "Chain", "Curator", "Metric", "Policy", "Setting", "Source", "World")},
 }

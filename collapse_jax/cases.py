@@ -1,7 +1,7 @@
 """From an experiment, or a dataset that carries one, to what theory says of it."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,41 @@ def case_of(experiment: config.Experiment, policy: int = 0, point: Sequence[int]
 @functools.lru_cache(maxsize=64)  # a grid asks for the same few settings again and again
 def _built(spec: config.Spec) -> Any:
     return spec.build("setting")
+
+
+def predict(
+    setting: str | Mapping[str, Any], policy: str | Mapping[str, Any], *, num_samples: int, num_generations: int
+) -> xr.Dataset:
+    """All that theory says of a setting under a policy.
+
+    Args:
+      setting: its name, or name and arguments as in a config: ``{"kind": "gaussian", "dim": 3}``.
+      policy: the same of the policy.
+      num_samples: n.
+      num_generations: T.
+
+    Returns:
+      Dims ``("prediction", "generation")``: ``low`` and ``high``, the ends of an interval, which are equal where the
+      prediction is exact; NaN where chains cannot be held to it. Along ``prediction``: the ``quantity``, the
+      ``statistic`` over chains (mean or variance), whether it is ``exact``, and its ``source``.
+
+    Raises:
+      ValueError: no such setting, policy or argument.
+    """
+    spec = [{"kind": part} if isinstance(part, str) else dict(part) for part in (setting, policy)]
+    experiment = config.from_dict(
+        {"setting": spec[0], "policies": [spec[1]], "num_samples": num_samples, "num_generations": num_generations,
+         "num_chains": 1}
+    )  # fmt: skip
+    case = case_of(experiment)
+    found = theory.predictions(case)
+    limits = np.stack([np.where(p.is_fair(case), p.interval(case), np.nan) for p in found] or [np.zeros((0, 2, 0))])
+    limits = limits.reshape(len(found), 2, num_generations)
+    names = ("quantity", "statistic", "exact", "source")
+    return xr.Dataset(
+        {name: (("prediction", "generation"), limits[:, i]) for i, name in enumerate(("low", "high"))},
+        {"generation": case.generations, **{n: ("prediction", [getattr(p, n) for p in found]) for n in names}},
+    )
 
 
 class Lines:

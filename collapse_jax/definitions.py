@@ -1,8 +1,8 @@
 """The eight definitions of model collapse (arXiv 2503.03150), each a test on a run: yes, no, or it cannot be told.
 
-A definition has an effect (what it says happens) with a 95% interval over chains. No: the interval lies below a margin,
-the smallest effect that counts. Yes: it does not, and lies above 0. Otherwise the run cannot tell. The intervals are of
-one definition at one point each, with no allowance for how many are looked at.
+A definition has an effect (what it says happens) with a 95% interval over chains. No: the whole interval lies below a
+margin, where effects count as none. Yes: it reaches beyond the margin, and lies above 0. Otherwise the run cannot tell.
+The intervals are of one definition at one point each, with no allowance for how many are looked at.
 """
 
 from collections.abc import Callable
@@ -333,7 +333,7 @@ def table(ds: xr.Dataset) -> "Table":
     result.add_column("")
     for definition in DEFINITIONS:
         result.add_column(definition.title, justify="right")
-    result.add_column("generations\nto half variance", justify="right")
+    result.add_column("half-life,\ngenerations", justify="right")
     result.add_column("generations\nto collapse", justify="right")
     for label, position in labels.items():
         words = [str(v) for v in verdicts["verdict"].isel(position).to_numpy()]

@@ -13,7 +13,9 @@ from collapse_jax import batch as B
 from collapse_jax.keys import stream
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
 
-METRIC = Metric("ancestors_alive", "different real ancestors of the training rows, over n", "1", "definition", "log")
+METRIC = Metric(
+    "ancestors_alive", "different real ancestors of the training rows, over n", "1", "definition", "log", "ancestors"
+)
 
 
 class Descendant(NamedTuple):

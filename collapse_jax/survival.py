@@ -43,17 +43,21 @@ def collapse_times(ds: xr.Dataset, threshold: float = 0.01) -> xr.Dataset:
     """
     check_run("collapse_times", ds)
     fraction("collapse_times", "threshold", threshold)
-    return _times(ds, threshold, symbols=True)
+    names = [(name, np.log(threshold)) for name in with_role(ds, "log_variance")[:1]]
+    return _times(ds, names + [(name, 1.5) for name in with_role(ds, "modes")[:1]])  # under it: one alive, or none
 
 
 def half_life(ds: xr.Dataset) -> xr.Dataset:
-    """Generations until half of the real information is lost: total variance under half of the truth's.
+    """Generations until half of the real information is lost.
 
-    As ``collapse_times``, by the role ``log_variance`` alone. Under *replace* the logarithm of a Gaussian's
-    variance, fitted by maximum likelihood, falls by about 2/n nats a generation.
+    Under half of the real rows have descendants, where a metric of the role ``ancestors`` was recorded; else the total
+    variance is under half of the truth's (role ``log_variance``), which a kernel density's, widening, never is. The
+    rest is as of ``collapse_times``. Under *replace* the logarithm of a Gaussian's variance, fitted by maximum
+    likelihood, falls by about 2/n nats a generation.
     """
     check_run("half_life", ds)
-    return _times(ds, 0.5, symbols=False)
+    ancestors = [(name, 0.5) for name in with_role(ds, "ancestors")[:1]]
+    return _times(ds, ancestors or [(name, np.log(0.5)) for name in with_role(ds, "log_variance")[:1]])
 
 
 def kaplan_meier(times: np.ndarray, observed: np.ndarray) -> Survival:
@@ -109,9 +113,8 @@ def check_run(where: str, ds: xr.Dataset) -> None:
             raise ValueError(f"{where}: ds has no dimension {dim!r}; give what sweep or open returned")
 
 
-def _times(ds: xr.Dataset, threshold: float, symbols: bool) -> xr.Dataset:
-    names = [(name, np.log(threshold)) for name in with_role(ds, "log_variance")[:1]]
-    names += [(name, 1.5) for name in with_role(ds, "modes")[:1] if symbols]  # under it: one alive, or none
+def _times(ds: xr.Dataset, names: list[tuple[str, float]]) -> xr.Dataset:
+    """Until the first of some metrics is under its limit."""
     if not names:
         nothing = points(ds) * np.nan
         result = xr.Dataset({field: nothing for field in Survival._fields})

@@ -133,7 +133,8 @@ class Metric(NamedTuple):
       role: what ``definitions.score`` may take it for; several words where it serves for several: ``"risk"`` (a
         population risk), ``"excess_risk"`` (one that is 0 at the truth), ``"log_variance"`` (log of the total variance
         over the truth's), ``"modes"`` (how many are alive), ``"tail"`` (mass on the truth's tails, or symbols alive),
-        ``"hallucination"`` (share of samples below the 0.1% quantile of the truth's density).
+        ``"hallucination"`` (share of samples below the 0.1% quantile of the truth's density), ``"ancestors"`` (share of
+        the real rows that have descendants).
       baseline: risk of a trivial model that learns nothing, where it is known (a tracer where it follows from one).
     """
 

@@ -22,7 +22,7 @@ def registries(monkeypatch):
 @pytest.mark.fast
 def test_the_code_blocks_run_in_order(registries):
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict = {}
     for block in blocks:
         exec(block.replace("num_chains=1000", "num_chains=20").replace("num_generations=50", "num_generations=4")

@@ -65,6 +65,8 @@ def test_first_passage_of_either_metric():
     alone = collapse_times(dataset(log_variance=logs))
     assert list(alone["median"].to_numpy()) == [6, np.inf]
     assert list(half_life(dataset(log_variance=logs, modes=modes))["median"].to_numpy()) == [6, np.inf]
+    alive = np.exp(logs)  # what counts ancestors is asked first
+    assert list(half_life(dataset(log_variance=0 * logs, ancestors=alive))["median"].to_numpy()) == [6, np.inf]
     assert list(collapse_times(dataset(modes=modes))["median"].to_numpy()) == [np.inf, 3]
 
 

@@ -62,7 +62,8 @@ def markov(
     """Markov chain of some order by counting; a row is a sequence of `length` symbols.
 
     A sampled row starts in a context drawn as often as it occurs in the training rows, and goes on from there. A
-    context that was never seen to go on (it ends a row) is followed by any symbol, as often as that occurs. Counts are
+    context that was never seen to go on (it ends a row) is followed by any symbol: as often as that occurs, or with
+    smoothing all alike. Counts are
     sufficient: pools fold into one table, of V^(order + 1) floats, whatever their age.
 
     Args:
