@@ -138,7 +138,9 @@ def compile_blocks(traced: Traced) -> Programs:
 
 
 def _compile(lowered: jax.stages.Lowered, level: int | None) -> jax.stages.Compiled:
-    return lowered.compile(compiler_options=None if level is None else {"xla_backend_optimization_level": str(level)})
+    if level is None or jax.config.read("jax_disable_most_optimizations"):  # that switch of JAX's says more
+        return lowered.compile()
+    return lowered.compile(compiler_options={"xla_backend_optimization_level": str(level)})
 
 
 def _that_fit(program: jax.stages.Compiled, wanted: int) -> int:

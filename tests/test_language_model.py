@@ -266,7 +266,9 @@ def test_excess_loss_goes_to_zero_with_data(learned):
     assert float(much["bigram_kl"]) < 0.05
 
 
-@pytest.mark.parametrize("start", ["init", "previous", "base"])
+@pytest.mark.parametrize(
+    "start", ["base", *(pytest.param(start, marks=pytest.mark.nightly) for start in ("init", "previous"))]
+)
 def test_where_fits_start(start):
     """With a rate so small that a fit stays where it starts; generation 1's model is kept beside."""
     setting = settings.language_model(**TINY, start=start, learning_rate=1e-9, base_steps=3)

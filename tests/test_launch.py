@@ -65,6 +65,7 @@ def test_an_unknown_engine_is_refused(folder, capsys):
     assert "--engine: 'sun' is not one of local, ray, slurm" in capsys.readouterr().err
 
 
+@pytest.mark.nightly
 def test_slurm_jobs_fill_one_store(folder):
     """On this machine: submitit's own stand-in for a cluster, with real processes."""
     pytest.importorskip("submitit")

@@ -17,8 +17,10 @@ N, GENERATIONS = 20, np.array([10, 100, 1000])
 
 
 @POWER
-@pytest.mark.parametrize("backend", ["law", "rows"])
-@pytest.mark.parametrize("d", [1, 8])
+@pytest.mark.parametrize(
+    ("d", "backend"),
+    [(8, "law"), (1, "rows"), *(pytest.param(*x, marks=pytest.mark.nightly) for x in ((8, "rows"), (1, "law")))],
+)
 def test_replace_follows_theory_to_generation_1000(d, backend, power):
     """E log det = T sum_i [psi((n - i)/2) + log(2/n)], far below float32's smallest number (its log is -88).
 
