@@ -87,7 +87,7 @@ def test_assumptions_of_other_settings_are_checked():
     assert ancestors in found("discrete", lineage=True)
     assert ancestors not in found("discrete")
     assert ("symbols_alive", "mean") in found("discrete", n=501)  # its bound
-    assert len(found("discrete", n=500)) == len(found("discrete", n=501)) + 2
+    assert len(found("discrete", n=500)) == len(found("discrete", n=501)) + 3
 
 
 @pytest.mark.fast
@@ -170,15 +170,17 @@ def test_real_ancestors():
     assert_law("ancestors", np.stack(share, 1)[:, 1:] / n, exact[1:], exact[:-1])
 
 
-def test_time_to_one_symbol():
-    """The diffusion approximation is one or two fits too long, as stated."""
-    n, share, time = 20, np.full(20_000, 0.5), np.zeros(20_000)
-    rng = np.random.default_rng(3)
-    while (alive := (share > 0) & (share < 1)).any():
-        time += alive
-        share = rng.binomial(n, share) / n
-    assert 1.0 < discrete.fixation_time(n, np.array([0.5, 0.5])) - time.mean() < 2.5
-    assert discrete.fixation_time(n, np.array([1.0, 0.0])) == 0
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+def test_time_to_one_symbol(share):
+    """Even and uneven laws; a horizon cuts the time of some chains short."""
+    n, start, horizon = 10, np.array([share, 1 - share]), 12
+    time = (drift(n, start, horizon, False, 3) < 1).all(2).sum(1) + 1
+    assert time.max() == horizon + 1
+    exact = discrete.fixation_time(n, start, horizon)
+    assert_law("first fit of one symbol", time, exact, exact - 1, discrete.fixation_time(n + 5, start, horizon))
+    whole = -2 * n * ((1 - start) * np.log(1 - start)).sum()  # of a diffusion
+    assert abs(discrete.fixation_time(n, start, 300) - whole) < 2.5
+    assert discrete.fixation_time(n, np.array([1.0, 0.0]), horizon) == 1
 
 
 def test_rates_die_and_spread():
