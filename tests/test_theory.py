@@ -65,8 +65,9 @@ def test_assumptions_are_checked():
 def test_assumptions_of_other_settings_are_checked():
     base = {"policies": ["replace"], "num_samples": 9, "num_generations": 3, "num_chains": 1}
 
-    def found(kind, n=9, policy="replace", **given):
-        raw = {**base, "setting": {"kind": kind, **given}, "num_samples": n, "policies": [policy]}
+    def found(kind, n=9, policy="replace", t=3, **given):
+        sizes = {"num_samples": n, "num_generations": t}
+        raw = {**base, **sizes, "setting": {"kind": kind, **given}, "policies": [policy]}
         return [(p.quantity, p.statistic) for p in theory.predictions(case_of(config.from_dict(raw)))]
 
     risk, logs = ("excess_risk", "mean"), [("log_excess_risk", "mean"), ("log_excess_risk", "variance")]
@@ -79,7 +80,8 @@ def test_assumptions_of_other_settings_are_checked():
     assert found("linear_regression", policy="accumulate", reuse_inputs=False) == [risk]
     assert found("linear_regression", policy="window", reuse_inputs=False) == []
     assert found("logistic_regression", n=299) == found("logistic_regression", n=300, classes=3) == []
-    assert len(found("logistic_regression", n=300)) == 1
+    assert len(found("logistic_regression", n=300)) == len(found("logistic_regression", n=300, t=4)) == 1
+    assert found("logistic_regression", n=300, t=5) == []  # beyond the first order
     assert len(found("ideal_diffusion")) == 4
     assert len(found("ideal_diffusion", degree=2)) == 2
     assert found("ideal_diffusion", solver_steps=8) == found("ideal_diffusion", source="moons") == []
