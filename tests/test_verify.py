@@ -100,6 +100,18 @@ def test_z_scores():
 
 
 @pytest.mark.fast
+def test_the_error_of_a_ratio_counts_its_unit():
+    """Over many repeats the ratio of two means scatters as its error says, tied together or not."""
+    (prediction,) = (p for p in theory.TABLE if p.samples is regression._relative)
+    first, own = np.random.default_rng(0).exponential(size=(2, 1_000, 400))
+    for risk in (own, 2 * first + own):
+        repeats = [prediction.samples(None, {"excess_risk": pair}) for pair in np.stack([first, risk], -1)]
+        ratio, error = np.moveaxis([verify._mean(samples) for samples in repeats], 1, 0)[..., 1]
+        np.testing.assert_allclose(ratio, risk.mean(1) / first.mean(1))
+        np.testing.assert_allclose(ratio.std(), error.mean(), rtol=0.1)  # alone: 0.7 and 1.6 times
+
+
+@pytest.mark.fast
 def test_the_limit_grows_with_the_looks():
     row = verify.Row("", "", theory.TABLE[0], 1, 1, 0.0, 0.0, 0.0, 0.0, 0.0, 1)
     assert verify.limit([row]) == pytest.approx(3.2905, abs=1e-4)
