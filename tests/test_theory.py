@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 from oracle_helpers import assert_law
+from scipy import stats
 
 from collapse_jax import config, data, theory, verify
 from collapse_jax.cases import case_of
-from collapse_jax.theory import Spread, diffusion, discrete, fits, recursions, regression
+from collapse_jax.theory import Spread, diffusion, discrete, fits, gaussian, recursions, regression
 
 CHAINS, T = 40_000, 8
 
@@ -90,6 +91,19 @@ def test_assumptions_of_other_settings_are_checked():
     assert ancestors not in found("discrete")
     assert ("symbols_alive", "mean") in found("discrete", n=501)  # its bound
     assert len(found("discrete", n=500)) == len(found("discrete", n=501)) + 3
+
+
+@pytest.mark.fast
+def test_medians_lie_where_means_do():
+    """Wherever a picture of medians shows the mean: chi^2 of many degrees, but no risk of few coefficients."""
+    shown = {p.quantity for p in theory.TABLE if p.in_logs}
+    assert shown == {"log_trace_ratio", "log_det_ratio"}
+    for n in (5, 20):
+        median = np.log(stats.chi2(n - 1).median() / n)
+        spread = gaussian.log_variance_spread(n) ** 0.5
+        assert abs(median - gaussian.log_variance_drift(n)) < 0.13 * spread
+    median = np.log(stats.f(1, 99).median() / 99)
+    assert median - regression.log_first_risk(99, 1, 1.0) > 0.4
 
 
 @pytest.mark.fast

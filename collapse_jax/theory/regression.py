@@ -120,7 +120,7 @@ TABLE = (
     Prediction(
         "log_excess_risk", "linear_regression", WHOLE, ("log_excess_risk",),
         lambda case: log_first_risk(*_size(case)) + np.log(_ratio(case)), "derived here (log_first_risk)",
-        assumptions=(PLAIN, SAME_INPUTS, REGULAR), in_logs=True,
+        assumptions=(PLAIN, SAME_INPUTS, REGULAR),
     ),
     Prediction(
         "log_excess_risk", "linear_regression", WHOLE, ("log_excess_risk",),
