@@ -63,6 +63,14 @@ def test_assumptions_are_checked():
 
 
 @pytest.mark.fast
+def test_the_rank_of_one_row_is_none():
+    raw = {"setting": {"kind": "gaussian", "dim": 2}, "policies": ["replace"], "num_generations": 3, "num_chains": 1}
+    case = case_of(config.from_dict({**raw, "num_samples": 1}))
+    (rank,) = (p for p in theory.predictions(case) if p.quantity == "effective_rank")
+    np.testing.assert_array_equal(rank.interval(case), 0)
+
+
+@pytest.mark.fast
 def test_assumptions_of_other_settings_are_checked():
     base = {"policies": ["replace"], "num_samples": 9, "num_generations": 3, "num_chains": 1}
 
@@ -74,7 +82,8 @@ def test_assumptions_of_other_settings_are_checked():
     risk, logs = ("excess_risk", "mean"), [("log_excess_risk", "mean"), ("log_excess_risk", "variance")]
     assert found("linear_regression") == [risk, *logs]
     assert found("linear_regression", ridge=0.1) == []
-    assert found("linear_regression", dim=4) == logs  # the risk has no variance
+    assert found("linear_regression", dim=5) == [risk, *logs]
+    assert found("linear_regression", dim=6) == logs  # the risk has no variance
     assert found("linear_regression", dim=10) == []
     assert found("linear_regression", reuse_inputs=False) == [risk]
     assert found("linear_regression", policy="accumulate") == [risk, *logs, risk]  # the bound, too

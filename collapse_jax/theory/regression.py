@@ -92,7 +92,7 @@ PLAIN = Condition("no ridge", lambda case: case.setting["ridge"] == 0)
 SAME_INPUTS = Condition("all batches have the same inputs", lambda case: case.setting["reuse_inputs"])
 NEW_INPUTS = Condition("each batch has its own", lambda case: not case.setting["reuse_inputs"])
 REGULAR = Condition("no fewer rows than inputs", lambda case: case.num_samples >= case.setting["dim"])
-LIGHT = Condition("n > d + 5 rows: the risk has a variance", lambda case: case.num_samples > case.setting["dim"] + 5)
+LIGHT = Condition("n > d + 3 rows: the risk has a variance", lambda case: case.num_samples > case.setting["dim"] + 3)
 MANY = Condition("n >= 100 d rows, as many drawn",
                  lambda c: c.num_samples >= 100 * c.setting["dim"] and c.policy["num"] is None)  # fmt: skip
 LARGE = Condition("n >= 100 (d + 1) rows, two classes of the model itself, ridge <= 1e-4",
