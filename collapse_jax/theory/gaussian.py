@@ -222,7 +222,7 @@ TABLE = (
     ),
     Prediction(
         "squared_error_of_mean", "gaussian", ("weighted_fresh", "fresh_real"), ("squared_error_of_mean",), _golden,
-        "arXiv 2502.18049; the fitted variance's part derived here: a limit, held within 1e-4 of it", assumptions=(MAXIMUM_LIKELIHOOD, MIXED),
-        exact=False, fair=_is_stationary,
+        "arXiv 2502.18049; the fitted variance's part derived here: a limit, within 1e-4 of it once stationary",
+        assumptions=(MAXIMUM_LIKELIHOOD, MIXED), exact=False, fair=_is_stationary,
     ),
 )  # fmt: skip
