@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 from oracle_helpers import assert_law
+from scipy import stats
 
 from collapse_jax import config, data, theory, verify
 from collapse_jax.cases import case_of
-from collapse_jax.theory import Spread, diffusion, discrete, fits, recursions, regression
+from collapse_jax.theory import Spread, diffusion, discrete, fits, gaussian, recursions, regression
 
 CHAINS, T = 40_000, 8
 
@@ -62,24 +63,35 @@ def test_assumptions_are_checked():
 
 
 @pytest.mark.fast
+def test_the_rank_of_one_row_is_none():
+    raw = {"setting": {"kind": "gaussian", "dim": 2}, "policies": ["replace"], "num_generations": 3, "num_chains": 1}
+    case = case_of(config.from_dict({**raw, "num_samples": 1}))
+    (rank,) = (p for p in theory.predictions(case) if p.quantity == "effective_rank")
+    np.testing.assert_array_equal(rank.interval(case), 0)
+
+
+@pytest.mark.fast
 def test_assumptions_of_other_settings_are_checked():
     base = {"policies": ["replace"], "num_samples": 9, "num_generations": 3, "num_chains": 1}
 
-    def found(kind, n=9, policy="replace", **given):
-        raw = {**base, "setting": {"kind": kind, **given}, "num_samples": n, "policies": [policy]}
+    def found(kind, n=9, policy="replace", t=3, **given):
+        sizes = {"num_samples": n, "num_generations": t}
+        raw = {**base, **sizes, "setting": {"kind": kind, **given}, "policies": [policy]}
         return [(p.quantity, p.statistic) for p in theory.predictions(case_of(config.from_dict(raw)))]
 
     risk, logs = ("excess_risk", "mean"), [("log_excess_risk", "mean"), ("log_excess_risk", "variance")]
     assert found("linear_regression") == [risk, *logs]
     assert found("linear_regression", ridge=0.1) == []
-    assert found("linear_regression", dim=4) == logs  # the risk has no variance
+    assert found("linear_regression", dim=5) == [risk, *logs]
+    assert found("linear_regression", dim=6) == logs  # the risk has no variance
     assert found("linear_regression", dim=10) == []
     assert found("linear_regression", reuse_inputs=False) == [risk]
     assert found("linear_regression", policy="accumulate") == [risk, *logs, risk]  # the bound, too
     assert found("linear_regression", policy="accumulate", reuse_inputs=False) == [risk]
     assert found("linear_regression", policy="window", reuse_inputs=False) == []
     assert found("logistic_regression", n=299) == found("logistic_regression", n=300, classes=3) == []
-    assert len(found("logistic_regression", n=300)) == 1
+    assert len(found("logistic_regression", n=300)) == len(found("logistic_regression", n=300, t=4)) == 1
+    assert found("logistic_regression", n=300, t=5) == []  # beyond the first order
     assert len(found("ideal_diffusion")) == 4
     assert len(found("ideal_diffusion", degree=2)) == 2
     assert found("ideal_diffusion", solver_steps=8) == found("ideal_diffusion", source="moons") == []
@@ -87,7 +99,20 @@ def test_assumptions_of_other_settings_are_checked():
     assert ancestors in found("discrete", lineage=True)
     assert ancestors not in found("discrete")
     assert ("symbols_alive", "mean") in found("discrete", n=501)  # its bound
-    assert len(found("discrete", n=500)) == len(found("discrete", n=501)) + 2
+    assert len(found("discrete", n=500)) == len(found("discrete", n=501)) + 3
+
+
+@pytest.mark.fast
+def test_medians_lie_where_means_do():
+    """Wherever a picture of medians shows the mean: chi^2 of many degrees, but no risk of few coefficients."""
+    shown = {p.quantity for p in theory.TABLE if p.in_logs}
+    assert shown == {"log_trace_ratio", "log_det_ratio"}
+    for n in (5, 20):
+        median = np.log(stats.chi2(n - 1).median() / n)
+        spread = gaussian.log_variance_spread(n) ** 0.5
+        assert abs(median - gaussian.log_variance_drift(n)) < 0.13 * spread
+    median = np.log(stats.f(1, 99).median() / 99)
+    assert median - regression.log_first_risk(99, 1, 1.0) > 0.4
 
 
 @pytest.mark.fast
@@ -170,15 +195,17 @@ def test_real_ancestors():
     assert_law("ancestors", np.stack(share, 1)[:, 1:] / n, exact[1:], exact[:-1])
 
 
-def test_time_to_one_symbol():
-    """The diffusion approximation is one or two fits too long, as stated."""
-    n, share, time = 20, np.full(20_000, 0.5), np.zeros(20_000)
-    rng = np.random.default_rng(3)
-    while (alive := (share > 0) & (share < 1)).any():
-        time += alive
-        share = rng.binomial(n, share) / n
-    assert 1.0 < discrete.fixation_time(n, np.array([0.5, 0.5])) - time.mean() < 2.5
-    assert discrete.fixation_time(n, np.array([1.0, 0.0])) == 0
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+def test_time_to_one_symbol(share):
+    """Even and uneven laws; a horizon cuts the time of some chains short."""
+    n, start, horizon = 10, np.array([share, 1 - share]), 12
+    time = (drift(n, start, horizon, False, 3) < 1).all(2).sum(1) + 1
+    assert time.max() == horizon + 1
+    exact = discrete.fixation_time(n, start, horizon)
+    assert_law("first fit of one symbol", time, exact, exact - 1, discrete.fixation_time(n + 5, start, horizon))
+    whole = -2 * n * ((1 - start) * np.log(1 - start)).sum()  # of a diffusion
+    assert abs(discrete.fixation_time(n, start, 300) - whole) < 2.5
+    assert discrete.fixation_time(n, np.array([1.0, 0.0]), horizon) == 1
 
 
 def test_rates_die_and_spread():

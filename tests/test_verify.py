@@ -8,7 +8,7 @@ import xarray as xr
 
 from collapse_jax import cli, config, plots, theory, verify
 from collapse_jax.cases import Lines
-from collapse_jax.theory import Fits, diffusion, discrete, gaussian, regression
+from collapse_jax.theory import Fits, diffusion, discrete, gaussian, kde, regression
 
 SMALL = {
     "setting": {"kind": "gaussian", "dim": 1},
@@ -38,30 +38,52 @@ def test_a_wrong_formula_is_found(monkeypatch, capsys):
 
 
 LATER = lambda right, *given: right(*given[:-1], given[-1] + 1)[1:]  # noqa: E731
-WRONG = [  # setting, policy, formulas and what they are changed into
-    ({"kind": "discrete", "lineage": True}, "replace", [
+WRONG = [  # what differs from SMALL, formulas and what they are changed into
+    ({"policies": ["replace"]}, [
+        (gaussian, "c4", lambda right, n: 1.0),
+        (gaussian, "log_variance_drift", lambda right, n, ddof, column: right(n, ddof + 1, column)),
+        (gaussian, "log_variance_spread", lambda right, n, column: right(n - 5, column)),
+    ]),
+    ({"policies": ["accumulate"]}, [
+        (gaussian, name, lambda right, n, t: right(n // 2, t)) for name in ("accumulate_limit", "accumulate_square")
+    ]),
+    ({"policies": [{"kind": "weighted_fresh", "weight": 0.618}], "num_generations": 8}, [
+        (gaussian, "golden_ratio", lambda right, weight, *given: right(1 - weight, *given)),
+    ]),
+    ({"setting": {"kind": "kde", "bandwidth": 0.6, "num_test": 1}, "policies": ["accumulate"]}, [
+        (kde, "fits", lambda right, policy, n, t, spread: right(policy, n, t, spread._replace(noise=0.6))),
+        (kde, "accumulate_growth", lambda right, n, t, bandwidth, truth: right(n, t, 0.0, truth)),
+    ]),
+    ({"setting": {"kind": "discrete", "lineage": True}, "policies": ["replace"]}, [
         (discrete, "diversity", LATER), (discrete, "drift", LATER), (discrete, "ancestors", LATER),
     ]),
-    ({"kind": "bernoulli", "p": 0.1}, "replace", [
+    ({"setting": {"kind": "discrete", "probabilities": [0.9, 0.1]}, "policies": ["replace"]}, [
+        (discrete, "fixed", LATER), (discrete, "fixation_time", lambda right, *given: right(*given) - 1),
+    ]),
+    ({"setting": {"kind": "bernoulli", "p": 0.1}, "policies": ["replace"]}, [
         (discrete, "diversity", lambda right, _, n, t: right({"kind": "accumulate"}, n, t)), (discrete, "fixed", LATER),
     ]),
-    ({"kind": "poisson", "rate": 0.4}, "replace", [
+    ({"setting": {"kind": "poisson", "rate": 0.4}, "policies": ["replace"]}, [
         (discrete, "zero_rate", LATER), (discrete, "rate_variance", lambda right, *given: 1.5 * right(*given)),
     ]),
-    ({"kind": "linear_regression"}, "decay", [
+    ({"setting": {"kind": "linear_regression"}, "policies": ["decay"]}, [
         (regression, "first_risk", lambda right, n, dim, noise: noise * dim / n),
         (regression, "log_first_risk", lambda right, n, dim, noise: right(n - 5, dim, noise)),
         (regression, "log_risk_variance", lambda right, n, dim: right(n, dim + 1)),
     ]),
-    ({"kind": "ideal_diffusion", "num_test": 1}, "fresh_real", [
+    ({"setting": {"kind": "logistic_regression", "dim": 1, "steps": 6}, "policies": ["replace"], "num_samples": 200,
+      "num_chains": 400}, [
+        (regression, "risk_ratio", lambda right, _, n, t: right({"kind": "accumulate"}, n, t)),
+    ]),
+    ({"setting": {"kind": "ideal_diffusion", "num_test": 1}, "policies": ["fresh_real"]}, [
         (diffusion, "hermite_factor", lambda right, degree, delta, fresh, t: right(degree, delta, 0.0, t)),
         (diffusion, "coefficient", lambda right, source, degree: right(source, degree) + 0.05),
     ]),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("setting", "policy", "formulas"), WRONG, ids=[w[0]["kind"] for w in WRONG])
-def test_wrong_formulas_of_each_setting_are_found(setting, policy, formulas, monkeypatch):
+@pytest.mark.parametrize(("changed", "formulas"), WRONG, ids=[formulas[0][1] for _, formulas in WRONG])
+def test_wrong_formulas_of_each_setting_are_found(changed, formulas, monkeypatch):
     simulate, simulated = verify.sweep, []
 
     def once(*given, **options):
@@ -70,7 +92,7 @@ def test_wrong_formulas_of_each_setting_are_found(setting, policy, formulas, mon
         return simulated[0]
 
     monkeypatch.setattr(verify, "sweep", once)
-    experiment = config.from_dict({**SMALL, "setting": setting, "policies": [policy]})
+    experiment = config.from_dict({**SMALL, **changed})
     rows = verify.compare(experiment)
     assert rows
     assert not verify.failures(rows)
@@ -97,6 +119,18 @@ def test_z_scores():
     assert verify.z_score(*one(1.0, 0.0, 1.0, 1.0)) == 0.0  # no spread and no difference
     assert abs(verify.z_score(*one(0.9, 0.0, 1.0, 1.0))) == np.inf
     assert verify.z_score(*one(np.nan, np.nan, 1.0, 1.0)) == np.inf
+
+
+@pytest.mark.fast
+def test_the_error_of_a_ratio_counts_its_unit():
+    """Over many repeats the ratio of two means scatters as its error says, tied together or not."""
+    (prediction,) = (p for p in theory.TABLE if p.samples is regression._relative)
+    first, own = np.random.default_rng(0).exponential(size=(2, 1_000, 400))
+    for risk in (own, 2 * first + own):
+        repeats = [prediction.samples(None, {"excess_risk": pair}) for pair in np.stack([first, risk], -1)]
+        ratio, error = np.moveaxis([verify._mean(samples) for samples in repeats], 1, 0)[..., 1]
+        np.testing.assert_allclose(ratio, risk.mean(1) / first.mean(1))
+        np.testing.assert_allclose(ratio.std(), error.mean(), rtol=0.1)  # alone: 0.7 and 1.6 times
 
 
 @pytest.mark.fast

@@ -68,15 +68,13 @@ def zero_rate(n: int, rate: float, num_generations: int) -> np.ndarray:
     return np.exp(-n * rate * survival_exponents(num_generations))
 
 
-def fixation_time(n: int, probabilities: np.ndarray) -> float:
-    """Mean number of the fit that sees one symbol, under replace: -2 n sum (1 - x) ln(1 - x), ``[K]`` shares x.
+def fixation_time(n: int, probabilities: np.ndarray, num_generations: int) -> float:
+    """Mean number of the first fit that sees one symbol, under replace, where T + 1 stands for none of T; exact.
 
-    The diffusion approximation (Kimura and Ohta 1969; Ewens, Mathematical Population Genetics, 2004). Measured: 1 to
-    2.5 fits too many from n = 10 to 100, which is 6% at n = 20 and 2% at n = 100.
+    1 + sum of 1 - P(fit t sees one), from ``fixed``. As n and T grow it nears the diffusion approximation
+    -2 n sum (1 - x) ln(1 - x) of shares x (Kimura and Ohta 1969); at n = 10 to 100 that is off by up to 2.5 fits.
     """
-    x = np.asarray(probabilities, float)
-    rest = 1 - x[x < 1]
-    return float(-2 * n * (rest * np.log(rest)).sum())
+    return float(1 + (1 - fixed(n, probabilities, num_generations)).sum())
 
 
 def diversity(policy: Mapping[str, Any], n: int, num_generations: int) -> np.ndarray:
@@ -112,8 +110,7 @@ def _alive_bounds(case: Case) -> np.ndarray:
 
 
 def _fixation(case: Case) -> np.ndarray:
-    time = fixation_time(case.num_samples, case.shares)
-    return np.array([[time - 2.5], [time - 1.0]]) + 0 * case.generations
+    return fixation_time(case.num_samples, case.shares, case.num_generations) + 0.0 * case.generations
 
 
 def _times(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -161,8 +158,6 @@ def _is_light(case: Case) -> np.ndarray:
 
 
 FEW = Condition("n <= 500 rows", lambda case: case.num_samples <= 500)
-MEASURED = Condition("10 <= n <= 100 rows", lambda case: 10 <= case.num_samples <= 100)
-LONG = Condition("T >= 10 n generations", lambda case: case.num_generations >= 10 * case.num_samples)
 LINEAGE = Condition("rows know their ancestors", lambda case: case.setting["lineage"])
 
 _REPLACE, _DRIFT = ("replace",), "Wright and Fisher's chain; derived here (drift)"
@@ -186,8 +181,8 @@ TABLE = (
     ),
     Prediction(
         "first fit of one symbol", "discrete", _REPLACE, ("symbols_alive",), _fixation,
-        "Kimura and Ohta 1969, less the 1 to 2.5 fits measured here (fixation_time)", samples=_times,
-        assumptions=(MEASURED, LONG), exact=False, fair=lambda case: case.generations == case.num_generations,
+        "Wright and Fisher's chain; derived here (fixation_time)", samples=_times, assumptions=(FEW,),
+        fair=lambda case: (case.generations == case.num_generations) & _is_common(_fixed(case)).any(),
     ),
     *(
         Prediction(

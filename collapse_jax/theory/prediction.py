@@ -74,7 +74,8 @@ class Prediction(NamedTuple):
       exact: for every n and T. Otherwise an interval: a bound, or a limit with the tolerance that `source` states.
       fair: ``(case) -> [T]``: generations whose statistic over chains can be compared at all: tails are not too heavy,
         and a limit is reached. Default: all.
-      in_logs: the quantity is a logarithm, so that medians over chains lie where its mean does.
+      in_logs: the quantity is a logarithm whose law is all but symmetric, so that medians over chains lie where its
+        mean does. Not that of a risk of few coefficients: the log of an F(1, m) has a median 0.5 above its mean.
     """
 
     quantity: str

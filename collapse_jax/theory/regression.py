@@ -31,6 +31,10 @@ def risk_ratio(policy: Mapping[str, Any], n: int, num_generations: int) -> np.nd
     H_T = sum of 1/t^2 <= pi^2/6 (arXiv 2404.01413, theorem 1; 2410.22812 for any regular estimator, as n grows).
     Exact for linear regression when the policies mix whole batches and every batch has the same inputs; under replace
     whatever the inputs. Other policies by the recursions of a mean (derived here), for n much larger than d.
+
+    Of other estimators it is the first order in the coefficients' error, of T p / n with p coefficients: logistic
+    regression of one input (p = 2) at n = 200 under replace has 1.10 times the ratio at T = 4, 1.20 at 10, 1.43 at 20
+    and 1.77 at 40.
     """
     moments = fits(policy, n, num_generations, Spread(known=True))
     return moments.square / moments.square[0]
@@ -75,19 +79,27 @@ def _plateau(case: Case) -> np.ndarray:
 
 
 def _relative(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
-    return metrics["excess_risk"] / metrics["excess_risk"][:, :1].mean()
+    """Samples whose mean is the ratio of the two means and whose error is its own, both made by the same chains.
+
+    The first order of a ratio of means (delta method): what a chain adds to it.
+    """
+    risk, first = metrics["excess_risk"], metrics["excess_risk"][:, :1]
+    ratio = risk.mean(0) / first.mean()
+    return ratio + (risk - ratio * first) / first.mean()
 
 
 PLAIN = Condition("no ridge", lambda case: case.setting["ridge"] == 0)
 SAME_INPUTS = Condition("all batches have the same inputs", lambda case: case.setting["reuse_inputs"])
 NEW_INPUTS = Condition("each batch has its own", lambda case: not case.setting["reuse_inputs"])
 REGULAR = Condition("no fewer rows than inputs", lambda case: case.num_samples >= case.setting["dim"])
-LIGHT = Condition("n > d + 5 rows: the risk has a variance", lambda case: case.num_samples > case.setting["dim"] + 5)
+LIGHT = Condition("n > d + 3 rows: the risk has a variance", lambda case: case.num_samples > case.setting["dim"] + 3)
 MANY = Condition("n >= 100 d rows, as many drawn",
                  lambda c: c.num_samples >= 100 * c.setting["dim"] and c.policy["num"] is None)  # fmt: skip
 LARGE = Condition("n >= 100 (d + 1) rows, two classes of the model itself, ridge <= 1e-4",
                   lambda c: c.num_samples >= 100 * ((c.setting["dim"] or 2) + 1) and c.setting["ridge"] <= 1e-4
                   and (c.setting["classes"] or 2) == 2 and c.source is None)  # fmt: skip
+FIRST_ORDER = Condition("T (d + 1) / n <= 0.04: errors small enough for the first order",
+                        lambda c: 25 * c.num_generations * ((c.setting["dim"] or 2) + 1) <= c.num_samples)  # fmt: skip
 
 TABLE = (
     Prediction(
@@ -108,7 +120,7 @@ TABLE = (
     Prediction(
         "log_excess_risk", "linear_regression", WHOLE, ("log_excess_risk",),
         lambda case: log_first_risk(*_size(case)) + np.log(_ratio(case)), "derived here (log_first_risk)",
-        assumptions=(PLAIN, SAME_INPUTS, REGULAR), in_logs=True,
+        assumptions=(PLAIN, SAME_INPUTS, REGULAR),
     ),
     Prediction(
         "log_excess_risk", "linear_regression", WHOLE, ("log_excess_risk",),
@@ -129,7 +141,8 @@ TABLE = (
     Prediction(
         "excess_risk over its mean at fit 1", "logistic_regression", WHOLE, ("excess_risk",),
         lambda case: _ratio(case) * np.array([[0.9], [1.15]]),
-        "arXiv 2410.22812: of any regular estimator, as n grows; within -10% to 15% from n = 100 (d + 1)",
-        samples=_relative, assumptions=(SAME_INPUTS, LARGE), exact=False,
+        "arXiv 2410.22812: of any regular estimator, as n grows; within -10% to 15% from n = 100 (d + 1) and up to "
+        "T (d + 1) / n = 0.04 (risk_ratio)",
+        samples=_relative, assumptions=(SAME_INPUTS, LARGE, FIRST_ORDER), exact=False,
     ),
 )  # fmt: skip
