@@ -39,18 +39,17 @@ def test_a_wrong_formula_is_found(monkeypatch, capsys):
 
 LATER = lambda right, *given: right(*given[:-1], given[-1] + 1)[1:]  # noqa: E731
 WRONG = [  # what differs from SMALL, formulas and what they are changed into
-    ({"policies": ["replace"]}, [
+    ({}, [
         (gaussian, "c4", lambda right, n: 1.0),
         (gaussian, "log_variance_drift", lambda right, n, ddof, column: right(n, ddof + 1, column)),
         (gaussian, "log_variance_spread", lambda right, n, column: right(n - 5, column)),
-    ]),
-    ({"policies": ["accumulate"]}, [
-        (gaussian, name, lambda right, n, t: right(n // 2, t)) for name in ("accumulate_limit", "accumulate_square")
+        (gaussian, "accumulate_limit", lambda right, n, t: right(n // 2, t)),
+        (gaussian, "accumulate_square", lambda right, n, t: right(n // 2, t)),
     ]),
     ({"policies": [{"kind": "weighted_fresh", "weight": 0.618}], "num_generations": 8}, [
         (gaussian, "golden_ratio", lambda right, weight, *given: right(1 - weight, *given)),
     ]),
-    ({"setting": {"kind": "kde", "bandwidth": 0.6, "num_test": 1}, "policies": ["accumulate"]}, [
+    ({"setting": {"kind": "kde", "bandwidth": 0.6, "num_test": 1}, "policies": ["accumulate"], "num_chains": 1_000}, [
         (kde, "fits", lambda right, policy, n, t, spread: right(policy, n, t, spread._replace(noise=0.6))),
         (kde, "accumulate_growth", lambda right, n, t, bandwidth, truth: right(n, t, 0.0, truth)),
     ]),
