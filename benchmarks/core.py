@@ -275,16 +275,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", help="write the figures here too")
+    parser.add_argument("--only", default="", help="jobs whose names hold this")
     arguments = parser.parse_args()
     print(f"{'job':62s} {'ours us':>10s} {'peer us':>10s} {'ratio':>7s} {'target':>7s} {'compile s':>10s}")
     ratios = []
     for job in JOBS:
+        if arguments.only not in job.name:
+            continue
         ratios.append(compare(job, arguments.rounds))
         print(
             "{job:62s} {ours_us:10.3f} {peer_us:10.1f} {ratio:7.0f} {target:7.0f} {compile_s:10.1f}".format(
                 **ratios[-1]
-            )
+            ),
+            flush=True,
         )
+    if arguments.only:
+        return
     print(f"\n{'cost that should stay':62s} {'from us':>10s} {'to us':>10s} {'growth':>7s} {'at most':>7s}")
     growths = flatness(arguments.rounds)
     for growth in growths:

@@ -74,7 +74,7 @@ def inside(folder: Path, chains: int, devices: int, repeats: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--chains", type=int, default=16384, help="of each point, on one device")
+    parser.add_argument("--chains", type=int, default=4096, help="of each point, on one device")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
