@@ -7,8 +7,18 @@ T / n > 0.5, logarithms are tested and never means.
 import numpy as np
 import pytest
 
+from collapse_jax import policies
 from collapse_jax.theory import Spread, fits
 
+# Policies between replace and accumulate, and their parameters as theory knows them.
+MIXTURES = {
+    "fixed_real": (policies.fixed_real(0.25), {"share": 0.25}),
+    "fresh_real": (policies.fresh_real(0.25), {"share": 0.25}),
+    "weighted_fresh": (policies.weighted_fresh(0.3), {"weight": 0.3}),
+    "window": (policies.window(3), {"k": 3}),
+    "decay": (policies.decay(0.6), {"gamma": 0.6}),
+    "contaminated": (policies.contaminated(0.25), {"share": 0.25}),
+}
 Z_LIMIT = 4.0  # a true prediction stays below, by chance, in 99.994% of cases
 Z_POWER = 10.0  # a wrong one must lie above: the test could have failed
 

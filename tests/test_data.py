@@ -12,27 +12,13 @@ import pytest
 import sklearn.datasets
 import sklearn.decomposition
 from scipy import integrate, stats
+from table_rows import ROWS
 
 import collapse_jax.data as data
 from collapse_jax.data import embedded
 
 NUM = 20_000
-ROWS = np.random.default_rng(0).normal([5.0, -1.0, 0.0], [2.0, 0.1, 1.0], (50, 3))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        path = tmp_path_factory.mktemp("tfds")
-        patch.setenv("TFDS_DATA_DIR", str(path))
-        yield path
-
-
-@pytest.fixture(scope="module")
-def csv(tmp_path_factory):
-    path = tmp_path_factory.mktemp("table") / "rows.csv"
-    np.savetxt(path, ROWS, delimiter=",", fmt="%.17g", header="a,b,c", comments="")
-    return str(path)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 VARIANTS = [

@@ -9,26 +9,12 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from table_rows import ROWS
 
 import collapse_jax.data as data
 from collapse_jax.data.readers import read
 
-ROWS = np.random.default_rng(0).normal([5.0, -1.0, 0.0], [2.0, 0.1, 1.0], (50, 3))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        path = tmp_path_factory.mktemp("tfds")
-        patch.setenv("TFDS_DATA_DIR", str(path))
-        yield path
-
-
-@pytest.fixture(scope="module")
-def csv(tmp_path_factory):
-    path = tmp_path_factory.mktemp("table") / "rows.csv"
-    np.savetxt(path, ROWS, delimiter=",", fmt="%.17g", header="a,b,c", comments="")
-    return str(path)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.mark.parametrize("kind", ["npy", "csv", "bare.csv", "quoted.csv", "commented.csv", "parquet", "CSV"])

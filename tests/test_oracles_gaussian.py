@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracle_helpers import POWER, assert_law, policy_moments, subsample_moments, z_score_of_variance
+from oracle_helpers import MIXTURES, POWER, assert_law, policy_moments, subsample_moments, z_score_of_variance
 
 import collapse_jax
 from collapse_jax import batch as B
@@ -55,12 +55,7 @@ POLICIES = {
     "replace": (policies.replace(), {}),
     "accumulate": (policies.accumulate(), {}),
     "accumulate_subsample": (policies.accumulate_subsample(), {}),
-    "fixed_real": (policies.fixed_real(0.25), {"share": 0.25}),
-    "fresh_real": (policies.fresh_real(0.25), {"share": 0.25}),
-    "weighted_fresh": (policies.weighted_fresh(0.3), {"weight": 0.3}),
-    "window": (policies.window(3), {"k": 3}),
-    "decay": (policies.decay(0.6), {"gamma": 0.6}),
-    "contaminated": (policies.contaminated(0.25), {"share": 0.25}),
+    **MIXTURES,
 }
 CASES = [(name, "law") for name in POLICIES if name != "accumulate_subsample"]
 CASES += [("accumulate_subsample", "rows"), ("fixed_real", "rows")]

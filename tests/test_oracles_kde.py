@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from oracle_helpers import POWER, assert_law, policy_moments, subsample_moments
+from oracle_helpers import MIXTURES, POWER, assert_law, policy_moments, subsample_moments
 
 import collapse_jax
 from collapse_jax import data, policies
@@ -53,14 +53,6 @@ def test_accumulate_grows_as_a_logarithm(source, h, power):
     assert_law(f"KDE accumulate {source}", measured[:, T - 1], exact[T - 1], *(w[T - 1] for w in wrong))
 
 
-MIXTURES = {
-    "fixed_real": (policies.fixed_real(0.25), {"share": 0.25}),
-    "fresh_real": (policies.fresh_real(0.25), {"share": 0.25}),
-    "weighted_fresh": (policies.weighted_fresh(0.3), {"weight": 0.3}),
-    "window": (policies.window(3), {"k": 3}),
-    "decay": (policies.decay(0.6), {"gamma": 0.6}),
-    "contaminated": (policies.contaminated(0.25), {"share": 0.25}),
-}
 ON_EVERY_CHANGE = ("weighted_fresh",)
 
 

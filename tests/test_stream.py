@@ -75,6 +75,27 @@ def fill(name, out, overrides=(), **options):
     return stream.run(experiment.grid(), experiment.options(), out, config=config.dumps(experiment), **options)
 
 
+def stop_at_save(monkeypatch, number):
+    """The run of flow.yaml, interrupted after so many checkpoints."""
+    saver_of, count = stream.checkpoint.saver, [0]
+
+    def killing(path):
+        made = saver_of(path)
+
+        def save(block, done, state):
+            made.save(block, done, state)
+            count[0] += 1
+            if count[0] == number:
+                raise KeyboardInterrupt
+
+        return made._replace(save=save)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stream.checkpoint, "saver", killing)
+        with pytest.raises(KeyboardInterrupt):
+            fill("flow.yaml", "out")
+
+
 def same(a, b):
     a, b = (results.open(x) for x in (a, b))
     assert list(a.data_vars) == list(b.data_vars)
@@ -194,23 +215,7 @@ def test_damaged_and_missing_chunks_are_named_and_redone_on_request(folder, whol
 
 @pytest.mark.parametrize("stop", [1, 5, pytest.param(3, marks=pytest.mark.nightly)])
 def test_a_chain_stopped_at_any_generation_goes_on_to_the_same_bits(folder, whole, monkeypatch, stop):
-    saves, count = stream.checkpoint.saver, [0]
-
-    def killing(path):
-        made = saves(path)
-
-        def save(block, done, state):
-            made.save(block, done, state)
-            count[0] += 1
-            if count[0] == stop + 6:  # in the second block or unit
-                raise KeyboardInterrupt
-
-        return made._replace(save=save)
-
-    monkeypatch.setattr(stream.checkpoint, "saver", killing)
-    with pytest.raises(KeyboardInterrupt):
-        fill("flow.yaml", "out")
-    monkeypatch.setattr(stream.checkpoint, "saver", saves)
+    stop_at_save(monkeypatch, stop + 6)  # in the second block or unit
     told = []
     fill("flow.yaml", "out", progress=told.append)
     same(whole / "flow", "out")
@@ -218,21 +223,7 @@ def test_a_chain_stopped_at_any_generation_goes_on_to_the_same_bits(folder, whol
 
 
 def test_a_truncated_checkpoint_is_named_and_redone_on_request(folder, whole, monkeypatch):
-    runs = stream.checkpoint.saver
-
-    def killing(path):
-        made = runs(path)
-
-        def save(block, done, state):
-            made.save(block, done, state)
-            raise KeyboardInterrupt
-
-        return made._replace(save=save)
-
-    monkeypatch.setattr(stream.checkpoint, "saver", killing)
-    with pytest.raises(KeyboardInterrupt):
-        fill("flow.yaml", "out")
-    monkeypatch.setattr(stream.checkpoint, "saver", runs)
+    stop_at_save(monkeypatch, 1)
     for path in Path("out/checkpoints").rglob("*"):
         if path.is_file():
             os.truncate(path, path.stat().st_size // 2)
