@@ -6,6 +6,16 @@ import pytest
 from table_rows import ROWS
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """The laws of one setting go to one worker, which compiles its programs once."""
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        name = parameters.get("setting", parameters.get("name"))
+        if item.module.__name__.startswith("test_laws") and isinstance(name, str):
+            item.add_marker(pytest.mark.xdist_group(name))
+
+
 @pytest.fixture
 def optimised():
     """For tests that look at bits: programs are compiled as users' are."""
