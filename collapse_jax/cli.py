@@ -153,8 +153,10 @@ def _report(out: Any, outcome: Any) -> None:
     for words in outcome.repaired:
         console.print(f"repaired: unit {words}", soft_wrap=True, markup=False)
     if outcome.complete:
-        picture = _show_whole(out, console, is_new=bool(outcome.seconds))
-        console.print(f"results: {results.place(out)}\npicture: {picture}", soft_wrap=True)
+        pages = _show_whole(out, console, is_new=bool(outcome.seconds))
+        console.print(f"results: {results.place(out)}", soft_wrap=True)
+        for page in pages:
+            console.print(f"{'samples' if 'samples' in Path(page).name else 'picture'}: {page}", soft_wrap=True)
     else:
         console.print(f"results so far: {results.place(out)}", soft_wrap=True)
     for unit, error in outcome.failures:
@@ -163,26 +165,29 @@ def _report(out: Any, outcome: Any) -> None:
         raise UnitsFailed(f"{len(outcome.failures)} units failed; the others are done: run again to retry")
 
 
-def _show_whole(out: Any, console: "Console", is_new: bool) -> Any:
-    """Prints the tables and draws the picture, unless nothing is new: then they are what was made before."""
+def _show_whole(out: Any, console: "Console", is_new: bool) -> list[Any]:
+    """Prints the tables, and draws what there is to see unless it is there and nothing is new; returns where it is."""
     from rich.text import Text
 
     from collapse_jax import results, store
 
-    picture, tables = (Path(out) / name for name in (results.PICTURE, results.TABLES))
-    if not is_new and picture.exists() and tables.exists():
+    is_here = not store.is_bucket(out)
+    if is_here and not is_new and (tables := Path(out) / results.TABLES).exists():
         print(tables.read_text(), end="")
-        return picture
-    from collapse_jax import definitions, plots
+        return [page for name in results.PAGES if (page := Path(out) / name).exists()]
+    from collapse_jax import definitions, plots, samples
+    from collapse_jax.variables import scalars
 
     ds = results.open(out)
     with console.capture() as printed:
         console.print(results.table(ds))
         console.print(definitions.table(ds))
     print(printed.get(), end="")
-    if not store.is_bucket(out):
-        tables.write_text(Text.from_ansi(printed.get()).plain)
-    return plots.plot_into(ds, out)
+    pages = [plots.plot_into(ds, out)] if scalars(ds) else []
+    pages += samples.write_into(ds, out)
+    if is_here:  # last, so that it tells that all of them are
+        (Path(out) / results.TABLES).write_text(Text.from_ansi(printed.get()).plain)
+    return pages
 
 
 def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -206,9 +211,12 @@ def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 def _export(arguments: argparse.Namespace, rest: list[str]) -> None:
     from collapse_jax import results
+    from collapse_jax.variables import shaped
 
-    table = arguments.out or _beside(arguments.dir, "results.parquet")
-    print(f"table: {results.to_parquet(results.open(arguments.dir), table)}")
+    table, ds = arguments.out or _beside(arguments.dir, "results.parquet"), results.open(arguments.dir)
+    print(f"table: {results.to_parquet(ds, table)}")
+    if left_out := shaped(ds):
+        print(f"left out, since their values are arrays: {', '.join(left_out)}")
 
 
 def _beside(place: str, name: str) -> Path:
