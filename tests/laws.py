@@ -53,7 +53,7 @@ MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "ideal_diffusion-ode": ("ideal_diffusion", {"solver_steps": 8}),
     "language_model-previous": ("language_model", {"start": "previous"}),
     "language_model-base": ("language_model", {"start": "base", "base_steps": 5}),
-    "language_model-epochs": ("language_model", {"epochs": 2}),
+    "language_model-epochs": ("language_model", {"steps": None, "epochs": 2}),
     "language_model-prompts": ("language_model", {"prompt": 2}),
     "markov-order-0": ("markov", {"order": 0}),
     "markov-shakespeare": ("markov", {"order": 2, "language": "shakespeare"}),
