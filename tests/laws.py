@@ -32,7 +32,7 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "markov": {"smoothing": 0.2, "length": 6},
     "language_model": {"text": texts.markov_chain(), "width": 8, "depth": 1, "heads": 1, "length": 6, "steps": 20,
                        "batch_size": 8, "learning_rate": 0.05, "warmup": 2, "num_test": 16, "ngram": 2,
-                       "gram_bits": 2**10, "rows_at_once": 8, "top_p": 0.95, "min_p": 0.3},
+                       "gram_bits": 2**11, "rows_at_once": 8, "top_p": 0.95, "min_p": 0.3},
     "linear_regression": {"dim": 2, "num_test": 16, "ridge": 0.1},
     "logistic_regression": {"dim": 2, "num_test": 16, "ridge": 0.1},
 }  # fmt: skip

@@ -145,7 +145,7 @@ def test_cuts_together_come_in_their_order():
 
 def test_losses_in_parts_are_those_at_once(monkeypatch):
     """So are their slopes, where only a few logits exist at a time."""
-    params, apply = net()
+    params, apply = net(SMALL._replace(depth=1))
     tokens, labels = jax.random.randint(KEY, (2, 3, L), 0, V)
 
     def losses(params):
