@@ -146,18 +146,14 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _report(out: Any, outcome: Any) -> None:
-    """The table, where everything is, and what went wrong."""
-    from collapse_jax import definitions, plots, results
+    """The tables, where everything is, and what went wrong."""
+    from collapse_jax import results
 
     console = _console()
     for words in outcome.repaired:
         console.print(f"repaired: unit {words}", soft_wrap=True, markup=False)
     if outcome.complete:
-        ds = results.open(out)
-        console.print(results.table(ds))
-        console.print(definitions.table(ds))
-        old = Path(out) / results.PICTURE
-        picture = old if not outcome.seconds and old.exists() else plots.plot_into(ds, out)
+        picture = _show_whole(out, console, is_new=bool(outcome.seconds))
         console.print(f"results: {results.place(out)}\npicture: {picture}", soft_wrap=True)
     else:
         console.print(f"results so far: {results.place(out)}", soft_wrap=True)
@@ -165,6 +161,28 @@ def _report(out: Any, outcome: Any) -> None:
         print(f"unit {unit} failed: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
     if outcome.failures:
         raise UnitsFailed(f"{len(outcome.failures)} units failed; the others are done: run again to retry")
+
+
+def _show_whole(out: Any, console: "Console", is_new: bool) -> Any:
+    """Prints the tables and draws the picture, unless nothing is new: then they are what was made before."""
+    from rich.text import Text
+
+    from collapse_jax import results, store
+
+    picture, tables = (Path(out) / name for name in (results.PICTURE, results.TABLES))
+    if not is_new and picture.exists() and tables.exists():
+        print(tables.read_text(), end="")
+        return picture
+    from collapse_jax import definitions, plots
+
+    ds = results.open(out)
+    with console.capture() as printed:
+        console.print(results.table(ds))
+        console.print(definitions.table(ds))
+    print(printed.get(), end="")
+    if not store.is_bucket(out):
+        tables.write_text(Text.from_ansi(printed.get()).plain)
+    return plots.plot_into(ds, out)
 
 
 def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:

@@ -21,7 +21,7 @@ from collapse_jax.store import STORE, StoreError
 if TYPE_CHECKING:
     from rich.table import Table
 
-CONFIG, PICTURE = "config.yaml", "metrics.png"
+CONFIG, PICTURE, TABLES = "config.yaml", "metrics.png", "tables.txt"
 ResultsError = StoreError
 _PACKAGES = ("collapse-jax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray", "zarr")
 _MOST_COLUMNS, _MOST_ROWS = 8, 100  # of a table in a terminal

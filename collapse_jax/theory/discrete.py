@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.stats import binom
 
 from collapse_jax.theory.prediction import Case, Condition, Prediction
 from collapse_jax.theory.recursions import POLICIES, Spread, fits
@@ -33,11 +32,18 @@ def drift(n: int, first: np.ndarray, num_generations: int) -> np.ndarray:
 
     Wright and Fisher's chain: a count of j is followed by a binomial one of n draws at j / n, whatever the others do.
     """
-    chain = binom.pmf(np.arange(n + 1), n, np.arange(n + 1)[:, None] / n)
+    chain = _binomial(n, np.arange(n + 1) / n)
     laws = [np.asarray(first, float)]
     for _ in range(num_generations - 1):
         laws.append(laws[-1] @ chain)
     return np.stack(laws)
+
+
+def _binomial(n: int, probability: np.ndarray) -> np.ndarray:
+    """Law of a count of n draws at each of `probability`, ``[..., n + 1]``."""
+    from scipy.stats import binom  # takes longer to import than all the rest of this package
+
+    return binom.pmf(np.arange(n + 1), n, probability[..., None])
 
 
 def alive(n: int, probabilities: np.ndarray, num_generations: int) -> np.ndarray:
@@ -51,7 +57,7 @@ def fixed(n: int, probabilities: np.ndarray, num_generations: int) -> np.ndarray
 
 
 def _drift_of(n: int, probabilities: np.ndarray, num_generations: int) -> np.ndarray:
-    first = binom.pmf(np.arange(n + 1), n, np.asarray(probabilities, float)[:, None])
+    first = _binomial(n, np.asarray(probabilities, float))
     return drift(n, first, num_generations)
 
 
