@@ -150,16 +150,16 @@ def test_losses_in_parts_are_those_at_once(monkeypatch):
 
     def losses(params):
         of = lambda logits, label: -jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], 1)[:, 0]  # noqa: E731
-        return apply(params, tokens, labels, of, method="judge")
+        losses_NxL = apply(params, tokens, labels, of, method="judge")
+        return (losses_NxL**2).mean(), losses_NxL
 
-    both = lambda params: (losses(params), jax.grad(lambda p: (losses(p) ** 2).mean())(params))  # noqa: E731
-    whole = jax.jit(both)(params)
+    whole = jax.jit(jax.grad(losses, has_aux=True))(params)
     monkeypatch.setattr(transformer, "MOST_LOGITS", 4 * V)
     assert "scan" in str(jax.make_jaxpr(losses)(params))
-    parts = jax.jit(lambda params: both(params))(params)
+    parts = jax.jit(jax.grad(lambda params: losses(params), has_aux=True))(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), parts, whole)
     log = jax.nn.log_softmax(apply(params, tokens)[0])
-    np.testing.assert_allclose(whole[0], -np.take_along_axis(np.asarray(log), labels[..., None], -1)[..., 0], rtol=1e-4)
+    np.testing.assert_allclose(whole[1], -np.take_along_axis(np.asarray(log), labels[..., None], -1)[..., 0], rtol=1e-4)
 
 
 def test_bfloat16_turns_by_float32_angles():
