@@ -14,8 +14,8 @@ from collapse_jax.axes import Axis, Grid, coordinates, grid_of
 from collapse_jax.blocks import Programs, Saver, Traced, compile_blocks, run_blocks, trace_blocks
 from collapse_jax.keys import chain_keys
 from collapse_jax.memory_model import check_fits
-from collapse_jax.types import Curator, Policy, Setting
-from collapse_jax.units import Options, Plan, Unit, make_plan, stretch
+from collapse_jax.types import Curator, Policy, Setting, World
+from collapse_jax.units import Options, Plan, Program, Unit, make_plan, same, stretch
 
 
 def run(setting: Setting, policy: Policy, **options: Any) -> xr.Dataset:
@@ -116,6 +116,7 @@ class Runner:
         self.seconds = {"seconds_trace": 0.0, "seconds_compile": 0.0, "seconds_run": 0.0}
         self._ahead = ThreadPoolExecutor(1)
         self._compiled: dict[int, Future[Programs]] = {}
+        self._worlds: list[tuple[World, World]] = []
         self._order: list[int] = []
 
     def expect(self, units: Sequence[Unit]) -> Sequence[Unit]:
@@ -131,7 +132,7 @@ class Runner:
         clock = time.perf_counter()
         out = run_blocks(
             compiled,
-            program.world,
+            self._world(program),
             points,
             self.keys[chains],
             num_generations=plan.options.num_generations,
@@ -169,7 +170,7 @@ class Runner:
         unit = next(unit for unit in plan.units if unit.program == number)
         return trace_blocks(
             lambda values: plan.chain_of(program, values),
-            program.world,
+            self._world(program),
             plan.lanes(unit)[0],
             self.keys,
             metrics=program.metrics,
@@ -177,6 +178,16 @@ class Runner:
             stretch=stretch(plan),
             devices=self.devices,
         )
+
+    def _world(self, program: Program) -> World:
+        """What a program's chains share; what takes compute is made here, once for all programs of one outline."""
+        if program.setting.outline is None:
+            return program.world
+        for outline, world in self._worlds:
+            if same(outline, program.world):
+                return world
+        self._worlds.append((program.world, program.setting.world()))
+        return self._worlds[-1][1]
 
     def _compile(self, traced: Traced) -> Programs:
         compiled = compile_blocks(traced)

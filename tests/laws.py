@@ -32,7 +32,7 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "markov": {"smoothing": 0.2, "length": 6},
     "language_model": {"text": texts.markov_chain(), "width": 8, "depth": 1, "heads": 1, "length": 6, "steps": 20,
                        "batch_size": 8, "learning_rate": 0.05, "warmup": 2, "num_test": 16, "ngram": 2,
-                       "gram_bits": 2**10, "rows_at_once": 8, "top_p": 0.95, "min_p": 0.3},
+                       "gram_bits": 2**11, "rows_at_once": 8, "top_p": 0.95, "min_p": 0.3},
     "linear_regression": {"dim": 2, "num_test": 16, "ridge": 0.1},
     "logistic_regression": {"dim": 2, "num_test": 16, "ridge": 0.1},
 }  # fmt: skip
@@ -53,7 +53,7 @@ MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "ideal_diffusion-ode": ("ideal_diffusion", {"solver_steps": 8}),
     "language_model-previous": ("language_model", {"start": "previous"}),
     "language_model-base": ("language_model", {"start": "base", "base_steps": 5}),
-    "language_model-epochs": ("language_model", {"epochs": 2}),
+    "language_model-epochs": ("language_model", {"steps": None, "epochs": 2}),
     "language_model-prompts": ("language_model", {"prompt": 2}),
     "markov-order-0": ("markov", {"order": 0}),
     "markov-shakespeare": ("markov", {"order": 2, "language": "shakespeare"}),
