@@ -13,11 +13,12 @@ import collapse_jax
 from collapse_jax import batch as B
 from collapse_jax import data, policies
 from collapse_jax.lineage import Descendant, num_roots, with_ancestors
-from collapse_jax.settings import discrete, gaussian, kde
+from collapse_jax.settings import discrete, gaussian, ideal_diffusion, kde
 
 SETTINGS = {
     "kde": lambda lineage=True: kde(0.3, num_test=4, source=data.normal(1), lineage=lineage),
     "discrete": lambda lineage=True: discrete([0.2, 0.5, 0.3], lineage=lineage),
+    "ideal_diffusion": lambda lineage=True: ideal_diffusion(num_test=4, lineage=lineage),
 }
 
 
@@ -122,6 +123,8 @@ def test_roots_are_counted_by_presence():
 def test_where_there_are_no_parents():
     with pytest.raises(ValueError, match="setting gaussian has no lineage"):
         with_ancestors(gaussian())
+    with pytest.raises(ValueError, match="setting ideal_diffusion has no lineage: its new rows do not each come"):
+        ideal_diffusion(solver_steps=4, lineage=True)
     with pytest.raises(ValueError, match="setting discrete knows no law"):
         collapse_jax.run(discrete(lineage=True), policies.replace(), num_samples=5, num_generations=2, num_chains=2,
                          backend="law")  # fmt: skip

@@ -7,7 +7,7 @@ from oracle_helpers import MIXTURES, POWER, assert_law, policy_moments, subsampl
 import collapse_jax
 from collapse_jax import data, policies
 from collapse_jax.settings import kde
-from collapse_jax.theory.kde import accumulate_growth, replace_variance
+from collapse_jax.theory.kde import accumulate_growth
 
 SOURCES = {"normal1": data.normal(1, mean=2.0), "normal2": data.normal(2, scale=1.5), "moons": data.moons()}
 
@@ -23,11 +23,14 @@ def variances(policy, source, h, n, num_generations, power, seed):
 @POWER
 @pytest.mark.parametrize(("source", "h"), [("normal1", 0.5), pytest.param("moons", 0.3, marks=pytest.mark.nightly)])
 def test_replace_spreads_out(source, h, power):
-    """At fit T: q^T s^2 + h^2 (n - 1)(1 - q^(T-1)), q = 1 - 1/n: it spreads (protocol of 2410.16713, derived here)."""
+    """At fit T: q^T s^2 + h^2 (n - 1)(1 - q^(T-1)), q = 1 - 1/n: it spreads (protocol of 2410.16713, derived here).
+
+    E V_{T+1} = q (E V_T + h^2), since the n rows sampled at T have variance V_T + h^2 about their centre: solved.
+    """
     n, T = 40, np.array([1, 2, 5, 10, 20])
     measured, s2 = variances(policies.replace(), source, h, n, 20, power, seed=81)
     q = 1 - 1 / n
-    exact = replace_variance(n, 20, h, s2)[T - 1]
+    exact = q**T * s2 + h**2 * (n - 1) * (1 - q ** (T - 1))
     np.testing.assert_allclose(policy_moments("replace", n, 20, h=h, s2=s2)[1][T - 1], exact, rtol=1e-12)
     unbiased = s2 + h**2 * (T - 1)
     assert_law(f"KDE replace {source}", measured[:, T - 1], exact, q**T * s2, unbiased, s2 + np.zeros(5))

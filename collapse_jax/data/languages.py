@@ -28,6 +28,7 @@ class Language(NamedTuple):
       grams: ``(order) -> [V^order, V]``: how often a symbol (column) follows a context, as a share of all places. Of a
         table: exactly; of a text: in its held-out part. A context is the number that its symbols spell in base V.
       table: ``[V, V]``, the probability of the next symbol (column) after the last (row), or None where nobody knows.
+      text: all symbols that ``draw`` chooses from, one after another, or None where they never end.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Language(NamedTuple):
     draw: Callable[[Key, Tree, int, int], Array]
     grams: Callable[[int], np.ndarray]
     table: np.ndarray | None
+    text: np.ndarray | None = None
 
 
 def shakespeare() -> Language:
@@ -56,7 +58,7 @@ def shakespeare() -> Language:
         codes = _codes(test.astype(np.int64), order, len(LETTERS))
         return np.bincount(codes, minlength=len(LETTERS) ** (order + 1)).reshape(-1, len(LETTERS)) / codes.size
 
-    return Language("shakespeare", len(LETTERS), train, draw, grams, None)
+    return Language("shakespeare", len(LETTERS), train, draw, grams, None, train)
 
 
 def sparse(num_symbols: int = 8, branching: int = 3, seed: int = 0) -> Language:

@@ -10,6 +10,7 @@ import numpy as np
 
 from collapse_jax import batch as B
 from collapse_jax import moments
+from collapse_jax.calls import recorded
 from collapse_jax.check import check_at_least, check_positive
 from collapse_jax.data.toy import HELD_OUT_SEED
 from collapse_jax.keys import normal, stream
@@ -34,6 +35,7 @@ class Rows(NamedTuple):
     label: Array
 
 
+@recorded
 def logistic_regression(
     dim: int | None = None,
     classes: int | None = None,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy.special import digamma, polygamma
 
-from collapse_jax.theory.prediction import Case, Condition, Prediction
+from collapse_jax.theory.prediction import Case, Condition, Prediction, over_first
 from collapse_jax.theory.recursions import Spread, fits
 
 WHOLE = ("replace", "accumulate", "window", "decay")  # policies that mix whole batches, of rows that share inputs
@@ -78,16 +78,6 @@ def _plateau(case: Case) -> np.ndarray:
     return noise * dim / case.num_samples * limit * np.array([[0.94], [1.1]]) + 0 * case.generations
 
 
-def _relative(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Samples whose mean is the ratio of the two means and whose error is its own, both made by the same chains.
-
-    The first order of a ratio of means (delta method): what a chain adds to it.
-    """
-    risk, first = metrics["excess_risk"], metrics["excess_risk"][:, :1]
-    ratio = risk.mean(0) / first.mean()
-    return ratio + (risk - ratio * first) / first.mean()
-
-
 PLAIN = Condition("no ridge", lambda case: case.setting["ridge"] == 0)
 SAME_INPUTS = Condition("all batches have the same inputs", lambda case: case.setting["reuse_inputs"])
 NEW_INPUTS = Condition("each batch has its own", lambda case: not case.setting["reuse_inputs"])
@@ -143,6 +133,6 @@ TABLE = (
         lambda case: _ratio(case) * np.array([[0.9], [1.15]]),
         "arXiv 2410.22812: of any regular estimator, as n grows; within -10% to 15% from n = 100 (d + 1) and up to "
         "T (d + 1) / n = 0.04 (risk_ratio)",
-        samples=_relative, assumptions=(SAME_INPUTS, LARGE, FIRST_ORDER), exact=False,
+        samples=over_first, assumptions=(SAME_INPUTS, LARGE, FIRST_ORDER), exact=False,
     ),
 )  # fmt: skip
