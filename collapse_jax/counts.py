@@ -119,7 +119,8 @@ def poisson(key: Key, mean: Array) -> Array:
     ``jax.random.poisson`` knows one random-number implementation only, and rounds where means are large.
     """
     few = mean < 10
-    return jnp.where(few, _inversion(key, jnp.exp(-mean), lambda k: mean / k, few), _many_poisson(key, mean, ~few))
+    many = _many_poisson(key, jnp.where(few, 10.0, mean), ~few)
+    return jnp.where(few, _inversion(key, jnp.exp(-mean), lambda k: mean / k, few), many)
 
 
 def poisson_rows(key: Key, mean: Array, num: int) -> Array:
@@ -127,13 +128,13 @@ def poisson_rows(key: Key, mean: Array, num: int) -> Array:
     few = mean < 16  # of which one in 10^17 reaches the table's end
     ratio_K = jnp.where(few, mean, 0.0) / jnp.arange(1, 64)
     p_K = jnp.exp(-mean) * jnp.concatenate([jnp.ones(1, mean.dtype), jnp.cumprod(ratio_K)])
-    means, wanted = (jnp.broadcast_to(x, (num,)) for x in (mean, ~few))  # no trial at all where none is wanted
-    return jnp.where(few, categorical(key, p_K, num).astype(mean.dtype), _many_poisson(key, means, wanted))
+    tabled = categorical(key, p_K, num).astype(mean.dtype)
+    many = _many_poisson(key, jnp.where(few, 16.0, mean), jnp.broadcast_to(~few, (num,)))
+    return jnp.where(few, tabled, many)
 
 
-def _many_poisson(key: Key, mean: Array, wanted: Array) -> Array:
-    """Hormann's PTRS, for means of at least 10, where `wanted`."""
-    rate = jnp.where(wanted, mean, 10.0)
+def _many_poisson(key: Key, rate: Array, wanted: Array) -> Array:
+    """Hormann's PTRS where `wanted`, for rates of at least 10."""
     b = 0.931 + 2.53 * jnp.sqrt(rate)
     log_norm = jnp.log(rate) + 0.5 * jnp.log(2 * jnp.pi)
     return _rejection(
@@ -151,7 +152,7 @@ def _rejection(
 
     def trial(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         i, k, open_ = state
-        u, v = jax.random.uniform(jax.random.fold_in(key, i), (2, *a.shape), a.dtype)
+        u, v = jax.random.uniform(jax.random.fold_in(key, i), (2, *wanted.shape), a.dtype)
         u = u - 0.5
         edge = jnp.maximum(0.5 - jnp.abs(u), 1e-7)
         new = jnp.floor((2 * a / edge + b) * u + centre)
@@ -160,7 +161,7 @@ def _rejection(
         accepted = open_ & inside & (log_hat <= log_pmf(jnp.where(inside, new, jnp.floor(centre))))
         return i + 1, jnp.where(accepted, new, k), open_ & ~accepted
 
-    start = jnp.int32(0), jnp.zeros_like(a), wanted
+    start = jnp.int32(0), jnp.zeros(wanted.shape, a.dtype), wanted
     return jax.lax.while_loop(lambda state: state[2].any(), trial, start)[1]
 
 

@@ -213,7 +213,8 @@ def test_pictures_of_sweeps_in_memory():
     assert len(drawn(runs)) == 8
     by_hand = settings.kde(0.5, num_test=1)._replace(sample=lambda *given: given)
     assert calls.written(policies.window(3)._replace(name="three")) == {"kind": "window", "k": 3}
-    for part in (by_hand, data.array(np.eye(4)), settings.kde(source=data.array(np.eye(4)), num_test=1)):
+    table = data.array(np.random.default_rng(0).normal(size=(20, 2)))
+    for part in (by_hand, table, settings.kde(source=table, num_test=1)):
         with pytest.raises(ValueError, match=r"cannot be written|parts of kde were replaced"):
             calls.written(part)
 

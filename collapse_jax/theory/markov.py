@@ -7,7 +7,6 @@ import numpy as np
 
 from collapse_jax.theory.discrete import FEW, alive, diversity
 from collapse_jax.theory.prediction import Case, Condition, Prediction, over_first
-from collapse_jax.theory.recursions import POLICIES
 
 
 def _symbols(case: Case) -> np.ndarray:
@@ -51,7 +50,8 @@ _SAME = "derived here: a row is one draw from the law of grams, as in ``discrete
 
 TABLE = (
     Prediction(
-        "gini_simpson", "markov", POLICIES, ("gini_simpson",), _diversity, _SAME, assumptions=(UNSMOOTHED, ONE_GRAM),
+        "gini_simpson", "markov", ("replace", "accumulate", "fixed_real", "decay"), ("gini_simpson",), _diversity,
+        _SAME, assumptions=(UNSMOOTHED, ONE_GRAM),
         fair=lambda case: diversity(case.policy, case.num_samples, case.num_generations) >= 0.05,
     ),
     Prediction(
