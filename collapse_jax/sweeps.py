@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import xarray as xr
 
-from collapse_jax.axes import Axis, Grid, coordinates, grid_of
+from collapse_jax.axes import Axis, Grid, coordinates, describe, grid_of
 from collapse_jax.blocks import Programs, Saver, Traced, compile_blocks, run_blocks, trace_blocks
 from collapse_jax.keys import chain_keys
 from collapse_jax.memory_model import check_fits
@@ -104,7 +104,9 @@ def sweep(
         for unit in runner.expect(plan.units):
             for name, value in runner.run(unit).items():
                 out[name][unit.where] = value
-    return dataset(plan, out, {**runner.seconds, **({} if num_samples is None else {"num_samples": num_samples})})
+    calls = describe(plan.grid) if curator is None else None
+    given = {"num_samples": num_samples, "calls": calls}
+    return dataset(plan, out, runner.seconds | {name: value for name, value in given.items() if value is not None})
 
 
 class Runner:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import batch as B
-from collapse_jax.types import Array, Batch
+from collapse_jax.types import Array, Batch, Metric, Text
 
 WORD = 32  # bits of a word
 PLACES = 6  # bits that an n-gram sets
@@ -116,6 +116,14 @@ def is_among(grams: Grams, known: Grams) -> Array:
     place = jax.lax.fori_loop(0, size.bit_length(), halve, jnp.zeros(grams.one.shape, jnp.int32))
     place = jnp.minimum(place, size - 1)
     return (known.one[place] == grams.one) & (known.other[place] == grams.other)
+
+
+def sample_text(text: Text, num_shown: int, length: int) -> Metric:
+    """A metric of whole rows, with what ``variables.texts_of`` reads them by."""
+    symbols = [piece.decode("latin-1") for piece in text.pieces]
+    dims = (("sample", num_shown), ("symbol", length))
+    return Metric("sample_text", "the first generated rows", "symbols", "definition", dims=dims,
+                  attrs={"symbols": symbols})  # fmt: skip
 
 
 def novelty(known_NxG: Array, chance: Array | float = 0.0) -> Array:

@@ -65,6 +65,7 @@ class Source(NamedTuple):
         spread.
       classes: where the last column is a label, a whole number from 0: how many there are (then `arrays` is the table
         ``[rows, dim]`` of which rows are drawn); None where it is not.
+      call: how a registered factory was called (``calls.Call``), or None.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Source(NamedTuple):
     is_normal: bool = False
     modes: ArrayLike | None = None
     classes: int | None = None
+    call: Any = None
 
 
 class Symbols(NamedTuple):
@@ -85,10 +87,12 @@ class Symbols(NamedTuple):
     Attributes:
       name: as in the registry of ``data.symbols``.
       probabilities: ``[K]`` in float64; their sum is 1.
+      call: as in ``Source``.
     """
 
     name: str
     probabilities: np.ndarray
+    call: Any = None
 
 
 class Text(NamedTuple):
@@ -210,6 +214,7 @@ class Setting(NamedTuple):
       min_samples: fewest rows a fit is defined for.
       block_hint: chains to run side by side where no better number is known; None lets memory decide.
       source: the real law, of rows in columns or of symbols: what predictions know of it.
+      call: as in ``Source``.
     """
 
     name: str
@@ -232,6 +237,7 @@ class Setting(NamedTuple):
     min_samples: int = 1
     block_hint: int | None = None
     source: Source | Symbols | None = None
+    call: Any = None
 
 
 class Policy(NamedTuple):
@@ -247,6 +253,7 @@ class Policy(NamedTuple):
       join: ``(new, real) -> Batch``: what joins the pool; default: `new` (after ``real_rows`` took their share).
       redraw: ``(n) -> num`` (static): each fit sees `num` rows drawn anew from the whole pool; None: it sees the pool.
       replacement: whether ``redraw`` draws with replacement.
+      call: as in ``Source``.
     """
 
     name: str
@@ -257,6 +264,7 @@ class Policy(NamedTuple):
     join: Callable[[Batch, Any], Batch] | None = None
     redraw: Callable[[int], int] | None = None
     replacement: bool = False
+    call: Any = None
 
 
 class Curator(NamedTuple):

@@ -51,6 +51,7 @@ MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gaussian_mixture-spherical": ("gaussian_mixture", {"covariance": "spherical"}),
     "gaussian_mixture-previous": ("gaussian_mixture", {"start": "previous"}),
     "ideal_diffusion-ode": ("ideal_diffusion", {"solver_steps": 8}),
+    "ideal_diffusion-lineage": ("ideal_diffusion", {"lineage": True}),
     "language_model-previous": ("language_model", {"start": "previous"}),
     "language_model-base": ("language_model", {"start": "base", "base_steps": 5}),
     "language_model-epochs": ("language_model", {"steps": None, "epochs": 2}),
@@ -83,7 +84,7 @@ POLICIES: dict[str, Callable[..., Policy]] = _table(policies.REGISTRY, TINY_POLI
 NUM, HORIZON, CHAINS = 6, 4, 3
 # On every change: what is registered, and quick variants in closed form. Others of the variants wait for the night.
 SLOW = ("linear_regression-no_ridge", "logistic_regression-3", "kde-silverman_scaled", "gaussian_mixture-diagonal",
-        "gaussian_mixture-spherical", "markov-order-0")  # fmt: skip
+        "gaussian_mixture-spherical", "ideal_diffusion-lineage", "markov-order-0")  # fmt: skip
 EVERY_SETTING = [
     name if name in settings.REGISTRY or (make().init is None and name not in SLOW)
     else pytest.param(name, marks=pytest.mark.nightly) for name, make in SETTINGS.items()

@@ -12,7 +12,7 @@ import collapse_jax
 
 ROOT = Path(collapse_jax.__file__).parent
 BUILDING = [  # from the ground; a part imports from lower floors only
-    ["types", "words", "cost"],
+    ["types", "words", "cost", "calls"],
     ["keys", "check", "gamma", "intervals", "variables"],
     ["batch", "survival"],
     ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "spread", "curators", "metrics"],

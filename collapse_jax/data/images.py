@@ -3,6 +3,7 @@
 import numpy as np
 
 from collapse_jax import check as checks
+from collapse_jax.calls import recorded
 from collapse_jax.data import embedded
 from collapse_jax.data.tables import Split, empirical, split_rows, standardized
 from collapse_jax.types import Source
@@ -11,6 +12,7 @@ PIXELS = 64
 WHITE = 16  # the largest value of a pixel
 
 
+@recorded
 def digits(
     pca: int | None = 8,
     standardize: bool = False,

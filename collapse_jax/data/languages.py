@@ -29,6 +29,7 @@ class Language(NamedTuple):
       grams: ``(order) -> [V^order, V]``: how often a symbol (column) follows a context, as a share of all places. Of a
         table: exactly; of a text: in its held-out part. A context is the number that its symbols spell in base V.
       table: ``[V, V]``, the probability of the next symbol (column) after the last (row), or None where nobody knows.
+      text: all symbols that ``draw`` chooses from, one after another, or None where they never end.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Language(NamedTuple):
     draw: Callable[[Key, Tree, int, int], Array]
     grams: Callable[[int], np.ndarray]
     table: np.ndarray | None
+    text: np.ndarray | None = None
 
 
 def shakespeare() -> Language:
@@ -53,7 +55,7 @@ def shakespeare() -> Language:
         code = codes(test.astype(np.int64), order, len(LETTERS))
         return np.bincount(code, minlength=len(LETTERS) ** (order + 1)).reshape(-1, len(LETTERS)) / code.size
 
-    return Language("shakespeare", len(LETTERS), train, windows, grams, None)
+    return Language("shakespeare", len(LETTERS), train, windows, grams, None, train)
 
 
 def held_out_from(length: int) -> int:

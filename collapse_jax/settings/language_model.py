@@ -249,7 +249,7 @@ def language_model(
         fit=partial(_fit, fit),
         sample=partial(_sample, task),
         observe=partial(_observe, task),
-        metrics=(*_metrics(text, gram_bits), _of_rows(text, num_shown, length)),
+        metrics=(*_metrics(text, gram_bits), T.sample_text(text, num_shown, length)),
         init=partial(_init, task, net_init),
         summarise=partial(_summarise, task) if gram_bits else None,
         block_hint=1 if jax.default_backend() == "cpu" else None,  # of a CPU, blocks share the cores
@@ -296,14 +296,6 @@ def _metrics(text: Text, gram_bits: int) -> tuple[Metric, ...]:
     known = () if text.log_prob is None else _OF_KNOWN
     in_bytes = () if text.bytes_per_symbol is None else (_OF_TEXT,)
     return (*chosen[:1], *known, *in_bytes, *chosen[1:])
-
-
-def _of_rows(text: Text, num_shown: int, length: int) -> Metric:
-    """Rows, with what ``variables.texts_of`` reads them by."""
-    symbols = [piece.decode("latin-1") for piece in text.pieces]
-    dims = (("sample", num_shown), ("symbol", length))
-    return Metric("sample_text", "the first generated rows", "symbols", "definition", dims=dims,
-                  attrs={"symbols": symbols})  # fmt: skip
 
 
 def _trained(task: Task, base: Base) -> Tree:

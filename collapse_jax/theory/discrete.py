@@ -48,17 +48,20 @@ def _binomial(n: int, probability: np.ndarray) -> np.ndarray:
 
 def alive(n: int, probabilities: np.ndarray, num_generations: int) -> np.ndarray:
     """Expected number of symbols alive at fits 1 .. T under replace; exact (``drift``)."""
-    return (1 - _drift_of(n, probabilities, num_generations)[..., 0]).sum(1)
+    laws, number = _drift_of(n, probabilities, num_generations)
+    return (1 - laws[..., 0]) @ number
 
 
 def fixed(n: int, probabilities: np.ndarray, num_generations: int) -> np.ndarray:
     """Probability that fits 1 .. T see one symbol only, under replace; exact: of K events that exclude each other."""
-    return _drift_of(n, probabilities, num_generations)[..., n].sum(1)
+    laws, number = _drift_of(n, probabilities, num_generations)
+    return laws[..., n] @ number
 
 
-def _drift_of(n: int, probabilities: np.ndarray, num_generations: int) -> np.ndarray:
-    first = _binomial(n, np.asarray(probabilities, float))
-    return drift(n, first, num_generations)
+def _drift_of(n: int, probabilities: np.ndarray, num_generations: int) -> tuple[np.ndarray, np.ndarray]:
+    """``drift`` of each different probability, and how many symbols have it: many are alike where there are many."""
+    share, number = np.unique(np.asarray(probabilities, float), return_counts=True)
+    return drift(n, _binomial(n, share), num_generations), number
 
 
 def ancestors(n: int, num_generations: int) -> np.ndarray:
@@ -195,7 +198,7 @@ TABLE = (
             "ancestors_alive", setting, _REPLACE, ("ancestors_alive",),
             lambda case: ancestors(case.num_samples, case.num_generations), _DRIFT, assumptions=(LINEAGE, FEW),
         )
-        for setting in ("discrete", "kde")
+        for setting in ("discrete", "kde", "ideal_diffusion")
     ),
     Prediction(
         "p (1 - p)", "bernoulli", POLICIES, ("log_probability_ratio",),
@@ -206,6 +209,10 @@ TABLE = (
     Prediction(
         "dead", "bernoulli", _REPLACE, ("dead",), _fixed_of_two, _DRIFT, assumptions=(FEW,),
         fair=lambda case: _is_common(_fixed_of_two(case)),
+    ),
+    Prediction(
+        "symbols_alive", "bernoulli", _REPLACE, ("symbols_alive",), lambda case: 2 - _fixed_of_two(case), _DRIFT,
+        assumptions=(FEW,), fair=lambda case: _is_common(_fixed_of_two(case)),
     ),
     Prediction(
         "dead", "poisson", _REPLACE, ("dead",), _zero_rate, "derived here (zero_rate)",
