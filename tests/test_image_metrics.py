@@ -50,6 +50,13 @@ def _frechet_of_one(x, mean, root):
     return ((x.mean() - mean) ** 2 + (x.std(ddof=1) - root[0]) ** 2).item()
 
 
+def test_frechet_distance_of_the_real_law_itself():
+    """Its bias, to first order in 1 / N: the mean's tr S / N, and half the sum of Var(S_ij) / (l_i + l_j)."""
+    x = RNG.normal(size=(400, 1000, 6)).astype(np.float32)
+    seen = jax.jit(jax.vmap(M.frechet_distance, (0, None, None)))(x, jnp.zeros(6), jnp.eye(6))
+    assert abs(z_score(np.asarray(seen), 6 * (6 + 5) / (4 * 1000))) < 4
+
+
 def test_nuclear_norm_is_the_sum_of_singular_values():
     left, _ = np.linalg.qr(rows(40, 10))
     right, _ = np.linalg.qr(rows(10, 10))
@@ -182,14 +189,13 @@ def test_points_of_known_density():
     source = data.normal(2)
     judge = M.judge(source, num_rows=2000)
     roles = {metric.role for metric in judge.metrics}
-    assert {"excess_risk", "log_variance", "tail", "hallucination"} <= roles
+    assert {"excess_risk", "tail", "hallucination"} <= roles
     assert next(metric for metric in judge.metrics if metric.role == "excess_risk").name == "kl"
     scales = (1.0, 0.5, 1e-3)
     *found, _ = judged(judge, *(rows(2000, 2, scale) for scale in scales))
     for scale, seen in zip(scales, found, strict=True):
         kl = scale**2 - 1 - 2 * np.log(scale)
         assert abs(seen["kl"] - kl) < 0.12, (scale, seen["kl"], kl)
-        np.testing.assert_allclose(seen["log_trace_ratio"], 2 * np.log(scale), atol=0.1)
         for name, share in (("tail_mass", 0.01), ("hallucinated", 0.001)):
             mass = share ** (1 / scale**2)  # |x|^2 / 2 is exponential
             assert abs(seen[name] - mass) <= 4 * np.sqrt(mass * (1 - mass) / 2000) + 0.1 * mass, (name, seen[name])
@@ -252,10 +258,9 @@ def test_collapsed_and_copied_digits(digits):
     assert (seen["classes_alive"], seen["minority_share"], seen["smallest_class_ratio"]) == (1, 0, 0)
     assert seen["frechet_distance"] > 0.8
     assert seen["recall"] < 0.05
-    assert seen["log_trace_ratio"] < -4
     mean = np.tile(source.mean[:64], (250, 1))
     far = observe(truth, jnp.asarray(mean, jnp.float32), jnp.zeros(250))
-    assert all(np.isfinite(value) for name, value in far.items() if name != "log_trace_ratio"), far
+    assert all(np.isfinite(value) for value in far.values()), far
 
 
 def test_a_batch_of_chains_is_each_alone(digits):
@@ -281,7 +286,7 @@ def test_features_of_ones_own_and_images_without_labels():
 def test_a_table_has_the_metrics_of_rows_alone():
     judge = M.judge(data.digits(pca=3), num_test=50)
     assert [metric.name for metric in judge.metrics][:2] == ["frechet_distance", "precision"]
-    assert len(judge.metrics) == 7
+    assert len(judge.metrics) == 5
     assert all(isinstance(metric, Metric) for metric in judge.metrics)
 
 
