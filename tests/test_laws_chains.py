@@ -60,8 +60,8 @@ def check_run(setting, policy):
     assert list(result.data_vars) == [m.name for m in declared]
     for metric in declared:
         values = result[metric.name]
-        assert values.dims == ("chain", "generation")
-        assert values.shape == (CHAINS, HORIZON)
+        assert values.dims == ("chain", "generation", *(dim for dim, _ in metric.dims))
+        assert values.shape == (CHAINS, HORIZON, *metric.shape)
         assert is_valid(metric.name, values), metric.name
         constant = metric.name == "effective_rank" and "d1" in setting  # one direction counts as one
         few = metric.units in COUNTS or metric.name in FEW_VALUES
