@@ -19,6 +19,11 @@ from collapse_jax.keys import chain_keys, stream
 from collapse_jax.sweeps import run
 from collapse_jax.types import Batch, Policy, Setting, World
 
+# Three classes of points, for models that are told the class.
+_RNG = np.random.default_rng(0)
+_POINTS = np.hstack([_RNG.normal(size=(60, 2)) + np.repeat(np.eye(3)[:, :2], 20, 0), np.repeat(np.arange(3.0), 20)[:, None]])
+LABELLED = data.array(_POINTS, labels=True)
+
 # Small instances that compile in seconds. What is registered and not named here is tried with its defaults.
 TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "gaussian": {"dim": 2, "num_test": 16},
@@ -27,6 +32,9 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "poisson": {"rate": 3.0},
     "flow_matching": {"width": 8, "depth": 1, "steps": 40, "batch_size": 8, "learning_rate": 0.05,
                       "sampler_steps": 4, "num_test": 16},
+    "diffusion": {"source": LABELLED, "conditional": True, "width": 8, "depth": 1, "steps": 40, "batch_size": 8,
+                  "learning_rate": 0.05, "warmup": 2, "ema": 0.9, "drop_label": 0.4, "guidance": 2.0, "stop": 0.1,
+                  "sampler_steps": 4, "num_test": 12},
     "gaussian_mixture": {"components": 2, "steps": 4, "floor": 0.3, "num_test": 16, "source": data.blobs(box=2.0)},
     "ideal_diffusion": {"num_test": 16},
     "markov": {"smoothing": 0.2, "length": 6},
@@ -47,6 +55,9 @@ MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "linear_regression-new_inputs": ("linear_regression", {"reuse_inputs": False}),
     "logistic_regression-3": ("logistic_regression", {"classes": 3, "reuse_inputs": False}),
     "flow_matching-previous": ("flow_matching", {"start": "previous"}),
+    "diffusion-previous": ("diffusion", {"start": "previous"}),
+    "diffusion-ddpm": ("diffusion", {"objective": "ddpm", "source": None, "conditional": False, "guidance": 1.0}),
+    "diffusion-edm": ("diffusion", {"objective": "edm", "rows_at_once": 2}),
     "gaussian_mixture-diagonal": ("gaussian_mixture", {"covariance": "diagonal"}),
     "gaussian_mixture-spherical": ("gaussian_mixture", {"covariance": "spherical"}),
     "gaussian_mixture-previous": ("gaussian_mixture", {"start": "previous"}),

@@ -19,11 +19,11 @@ from collapse_jax.types import Batch, Curator, Policy
 from collapse_jax.units import RNGS
 
 ALWAYS = ("replace", "accumulate", "accumulate_subsample")
-TRAINED = ("flow_matching", "language_model")  # whose programs take long to compile
+TRAINED = ("flow_matching", "diffusion", "language_model")  # whose programs take long to compile
 PAIRS = list(
     dict.fromkeys(
         [(s, p) for s in ("gaussian", "kde") for p in policies.REGISTRY]
-        + [(s, p) for s in settings.REGISTRY for p in (ALWAYS if s != "language_model" else ("accumulate",))]
+        + [(s, p) for s in settings.REGISTRY for p in (ALWAYS if s not in TRAINED[1:] else ("accumulate",))]
     )
 )
 FAST = [
