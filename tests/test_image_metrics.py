@@ -246,6 +246,10 @@ def test_real_digits_are_like_real_digits(digits):
     np.testing.assert_allclose(seen["minority_share"] / seen["minority_ratio"], rare, rtol=1e-5)
     assert 0.5 < seen["minority_ratio"] < 1.5
     assert seen["copied"] < -1  # the rows are the held-out ones
+    np.testing.assert_array_equal(seen["sample_image"], x[:8, :64].reshape(8, 8, 8).astype(np.float32))
+    few = observe(truth, jnp.asarray(x[:3, :64], jnp.float32), jnp.asarray(x[:3, 64]))["sample_image"]
+    assert (np.isfinite(few).reshape(8, -1).all(1) == (np.arange(8) < 3)).all()
+    np.testing.assert_allclose(seen["class_share"].sum(), 1, rtol=1e-6)
 
 
 def test_collapsed_and_copied_digits(digits):
@@ -260,7 +264,7 @@ def test_collapsed_and_copied_digits(digits):
     assert seen["recall"] < 0.05
     mean = np.tile(source.mean[:64], (250, 1))
     far = observe(truth, jnp.asarray(mean, jnp.float32), jnp.zeros(250))
-    assert all(np.isfinite(value) for value in far.values()), far
+    assert all(np.isfinite(value).all() for value in far.values()), far
 
 
 def test_a_batch_of_chains_is_each_alone(digits):
@@ -296,7 +300,7 @@ def test_a_table_has_the_metrics_of_rows_alone():
         ({"num_test": 0}, "num_test"),
         ({"k": 1.5}, "k"),
         ({"num_rows": -1}, "num_rows"),
-        ({"labelled": True}, "labelled"),
+        ({"num_shown": 0}, "num_shown"),
     ],
 )
 def test_bad_arguments(options, words):

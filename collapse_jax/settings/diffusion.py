@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import batch as B
-from collapse_jax import data, denoising
+from collapse_jax import data, denoising, image_metrics
 from collapse_jax.check import check_at_least, check_choice, check_not_negative, check_positive, check_share, is_traced
 from collapse_jax.denoising import Objective, noised, row_and_noise
 from collapse_jax.gradient import SCHEDULES as RATES
@@ -45,12 +45,14 @@ class Truth(NamedTuple):
       variance: of the real law, summed over columns.
       noise: ``[PROBES * num_test, dim]``, added to the held-out rows for the test loss.
       sigma: ``[PROBES * num_test]``, and how strongly.
+      judged: what the judge of generated rows compares with.
     """
 
     mean: Array
     variance: Array
     noise: Array
     sigma: Array
+    judged: Tree
 
 
 class Model(NamedTuple):
@@ -79,6 +81,7 @@ class Task(NamedTuple):
       drop_label: how often training hides a label.
       guidance: see ``diffusion``.
       draw: rows, ``(key, estimate, num) -> [num, dim]``, in the network's frame.
+      judge: of generated rows.
       rows_at_once: see ``diffusion``.
     """
 
@@ -92,6 +95,7 @@ class Task(NamedTuple):
     drop_label: Array | float
     guidance: Array | float
     draw: Callable[..., Array]
+    judge: image_metrics.Judge
     rows_at_once: int
 
 
@@ -120,6 +124,8 @@ def diffusion(
     temperature: Array | float = 1.0,
     frame: Literal["unit", "raw"] = "unit",
     num_test: int = 500,
+    num_shown: int = 8,
+    features: Callable[[Array], Array] | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
     rows_at_once: int = 512,
 ) -> Setting:
@@ -157,6 +163,8 @@ def diffusion(
       frame: ``"unit"`` shifts and scales rows, by two numbers for all columns, to the mean 0 and variance 1 of the
         real law for the network alone; ``"raw"`` leaves them.
       num_test: held-out real rows for the metrics.
+      num_shown: generated images that ``sample_image`` keeps.
+      features: what images are compared by; see ``image_metrics.judge``.
       dtype: of the arithmetic; parameters and losses are float32.
       rows_at_once: rows that are sampled or judged together: bounds memory.
 
@@ -186,7 +194,8 @@ def diffusion(
     sizes = {"width": width, "depth": depth, "heads": heads, "patch": patch}
     init, apply = timed_net(net, dim, getattr(source, "shape", None), sizes, classes, DTYPES[dtype])
     draw = partial(_draw, how, dim, sampler, jnp.asarray(how.grid(sampler_steps), float), stop, temperature)
-    task = Task(source, dim, classes, how, apply, center, scale, drop_label, guidance, draw, rows_at_once)
+    judge = image_metrics.judge(source, num_test, num_shown=num_shown, features=features, labelled=classes > 0)
+    task = Task(source, dim, classes, how, apply, center, scale, drop_label, guidance, draw, judge, rows_at_once)
     both = lambda key: Averaged(init(key), init(key))  # noqa: E731
     optimizer = lambda number: averaged(adamw(learning_rate, schedule, warmup, 0.0, _CLIP, number), ema)  # noqa: E731
     return Setting(
@@ -229,7 +238,8 @@ def _metrics(task: Task) -> tuple[Metric, ...]:
     mean_D, variance_D = np.asarray(task.source.mean)[: task.dim], np.diagonal(task.source.covariance)[: task.dim]
     square = float(((mean_D - task.center) ** 2 + variance_D).mean()) / task.scale**2
     silent = 1 + square if task.how.name == "flow" else 1.0  # EDM's target has the variance 1 at every level
-    return tuple(m._replace(baseline=silent) if m.role == "risk" else m for m in METRICS)
+    own = (m._replace(baseline=silent) if m.role == "risk" else m for m in METRICS)
+    return (*own, *task.judge.metrics)
 
 
 def _world(task: Task, num_test: int) -> World:
@@ -237,7 +247,7 @@ def _world(task: Task, num_test: int) -> World:
     test = jnp.asarray(source.held_out(num_test))
     noise, u = probes(num_test, dim)
     variance = jnp.asarray(np.diagonal(source.covariance)[:dim].sum(), float)
-    truth = Truth(jnp.asarray(source.mean, float)[:dim], variance, noise, task.how.levels(u))
+    truth = Truth(jnp.asarray(source.mean, float)[:dim], variance, noise, task.how.levels(u), task.judge.truth())
     return World(jax.tree.map(jnp.asarray, source.arrays), truth, test if task.classes else test[:, :dim])
 
 
@@ -334,6 +344,7 @@ def _observe(
         "trace_ratio": variance / truth.variance,
         "log_trace_ratio": jnp.log(variance) - jnp.log(truth.variance),
         "squared_error_of_mean": jnp.sum((mean_D - truth.mean) ** 2),
+        **task.judge.observe(truth.judged, new_NxD, generated_NxC[:, -1] if task.classes else None),
     }
 
 
