@@ -101,8 +101,11 @@ def test_guidance_at_one_and_at_zero():
     label = jnp.arange(9) % 3
     estimate = jax.jit(lambda g, label: _estimate(task_of(made(g)), net, label, x, sigma))
     task = task_of(made(1.0))
-    said = lambda label: denoising.row_and_noise(task.how, x, _said(task, net, x, jnp.full(9, sigma), label), jnp.full(9, sigma))  # noqa: E501, E731
-    given, free = said(label), said(jnp.full(9, 3))
+    sigma_B = jnp.full(9, sigma)
+    given, free = (
+        denoising.row_and_noise(task.how, x, _said(task, net, x, sigma_B, told), sigma_B)
+        for told in (label, jnp.full(9, 3))
+    )
     assert not np.allclose(given[0], free[0], atol=1e-3)
     for k in (0, 1):
         np.testing.assert_allclose(estimate(1.0, label)[k], given[k], rtol=1e-4, atol=1e-5)
@@ -152,6 +155,9 @@ def test_frames():
     center, scale, spread = _frame(source, 2, "unit")
     inside = (np.asarray(source.arrays) - center) / scale
     np.testing.assert_allclose([inside.mean(), (inside**2).mean(), spread], [0, 1, 1], atol=1e-5)
+    image = source._replace(shape=(1, 2, 1))
+    rms = np.sqrt(((np.asarray(source.arrays) * 2 - 1) ** 2).mean())
+    np.testing.assert_allclose(_frame(image, 2, "pixels"), [0.5, 0.5, rms], rtol=1e-5)
     raw = _frame(source, 2, "raw")
     np.testing.assert_allclose(raw, [0, 1, np.sqrt((np.asarray(source.arrays) ** 2).mean())], rtol=1e-5)
 
@@ -159,7 +165,7 @@ def test_frames():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        *(({name: 0}, name) for name in ("steps", "batch_size", "sampler_steps", "num_test", "rows_at_once", "width", "depth")),
+        *(({name: 0}, name) for name in ("steps", "batch_size", "sampler_steps", "num_test", "rows_at_once", "width")),
         ({"objective": "vp"}, "objective must be one of ddpm, edm, flow, not 'vp'"),
         ({"sampler": "euler"}, "sampler must be one of ancestral, ddim, heun, midpoint"),
         ({"objective": "ddpm", "sampler_steps": 1001}, "sampler_steps must be <= 1000"),
@@ -170,7 +176,8 @@ def test_frames():
         ({"temperature": "warm"}, "temperature"),
         ({"warmup": -1}, "warmup"),
         ({"start": "base"}, "start"),
-        ({"frame": "pixels"}, "frame"),
+        ({"frame": "pixels"}, "frame pixels needs images"),
+        ({"frame": "zscore"}, "frame must be one of"),
         ({"dtype": "float16"}, "dtype"),
         ({"noise_schedule": "sigmoid"}, "noise_schedule"),
         ({"conditional": True}, "source moons has none"),

@@ -24,7 +24,9 @@ def moved(params):
     """The same network with nothing at 0."""
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(KEY, len(leaves))
-    return jax.tree.unflatten(tree, [x + 0.1 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
+    return jax.tree.unflatten(
+        tree, [x + 0.1 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+    )
 
 
 def test_patches_make_a_convolution():
@@ -65,7 +67,9 @@ def test_what_networks_see(name):
     )  # fmt: skip
     assert not np.isclose(said, others[0], rtol=1e-4).all(1).any()
     assert not np.isclose(said, others[1], rtol=1e-4).all(1).any()
-    np.testing.assert_array_equal(np.isclose(said, others[2], rtol=1e-4, atol=1e-5).all(1), [False, True, True, True, True])
+    np.testing.assert_array_equal(
+        np.isclose(said, others[2], rtol=1e-4, atol=1e-5).all(1), [False, True, True, True, True]
+    )
     np.testing.assert_allclose(apply(params, x, t, label + 4 * (label == 3)), said, rtol=1e-4, atol=1e-5)  # no class
 
 

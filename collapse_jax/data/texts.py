@@ -9,7 +9,7 @@ import numpy as np
 
 from collapse_jax import check as checks
 from collapse_jax.check import one_line, wrong
-from collapse_jax.data import embedded
+from collapse_jax.data import embedded, readers
 from collapse_jax.data.known_texts import brackets, hidden_markov, markov_chain
 from collapse_jax.data.tokens import Tokenizer, alphabet_of
 from collapse_jax.keys import below
@@ -87,16 +87,7 @@ def tfds_text(
       vocabulary: of byte-pair encoding.
     """
     documents = checks.integer("tfds_text", "documents", documents, 1)
-    root = Path(os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
-    found = sorted((root / name).glob("*/dataset_info.json")) if isinstance(name, str) and name else []
-    if not found:
-        raise ValueError(
-            f'tfds_text: {name!r} is not prepared under {root}; run once: python -c "import tensorflow_datasets as t; '
-            f"t.load({name!r}, builder_kwargs={{'file_format': 'array_record'}})\" (it needs tensorflow-cpu)"
-        )
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(str(found[-1].parent))
+    builder = readers.prepared("tfds_text", name)
     if split not in builder.info.splits or field not in builder.info.features:
         have = f"splits {', '.join(builder.info.splits)}; features {', '.join(builder.info.features)}"
         raise ValueError(f"tfds_text: {name!r} has no split {split!r} with a feature {field!r}; it has {have}")

@@ -1,0 +1,336 @@
+"""What generated images (and points of known density) are judged by: a seam that settings of such rows share.
+
+Images are compared by the last hidden layer of a small classifier that is trained once on the real images, so that the
+Frechet distance here is **not the published FID**, whose features are those of an Inception network trained on
+ImageNet, and is comparable within one source alone. Give ``features`` to use others.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import neighbours as N
+from collapse_jax.check import check_at_least
+from collapse_jax.nets import classifier
+from collapse_jax.types import Array, Metric, Source, Tree
+
+ENOUGH = 0.1  # of a class's real share: less does not keep it alive
+RARE = 0.5  # of an equal share: classes of less are the minority
+NEAR = 3.0  # standard deviations of a mode, within which a point counts as of its class
+TAIL, HALLUCINATED = 0.01, 0.001  # of the real law's mass lies below these quantiles of its density
+_SEED = 0x0D1A_6E57  # far from the small seeds that chains are given
+_DRAWS = 2**18  # of the real law, that such quantiles are taken of
+_TRAIN = 4096  # training images at most that copies are looked for among
+_POLAR_STEPS = 24
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+_OF_ROWS = (
+    Metric("frechet_distance", "Frechet distance of generated from real rows' features", "features^2",
+           "arXiv 1706.08500", role="excess_risk"),
+    Metric("precision", "share of generated rows within a real row's k-th neighbour", "1", "arXiv 1904.06991"),
+    Metric("recall", "share of real rows within a generated row's k-th neighbour", "1", "arXiv 1904.06991"),
+    Metric("density", "real balls around a generated row, over k", "1", "arXiv 2002.09797"),
+    Metric("coverage", "share of real balls that hold a generated row", "1", "arXiv 2002.09797"),
+    Metric("trace_ratio", "total variance of generated rows over the truth's", "1", "tr S / tr Sigma, S over n - 1",
+           "log"),
+    Metric("log_trace_ratio", "logarithm of the trace ratio", "nats", "definition", role="log_variance"),
+)  # fmt: skip
+_OF_CLASSES = (
+    Metric("class_entropy", "entropy of the generated rows' classes", "nats", "definition"),
+    Metric("classes_alive", f"classes with at least {ENOUGH:g} of their real share of the generated rows", "classes",
+           "definition", role="modes"),
+    Metric("class_bias", "total variation of the generated rows' classes from the real ones", "1", "definition"),
+    Metric("smallest_class_ratio", "least ratio of a class's generated to its real share", "1", "definition"),
+)  # fmt: skip
+_OF_MINORITY = (
+    Metric("minority_share", f"share of the generated rows in classes that have less than {RARE:g} of an equal share",
+           "1", "definition"),
+    Metric("minority_ratio", "the same over the real share: below 1 the bias is amplified", "1", "definition"),
+)  # fmt: skip
+_OF_LABELS = (
+    Metric("label_agreement", "share of generated rows that are seen to be of the class they were made as", "1",
+           "definition"),
+)  # fmt: skip
+_OF_IMAGES = (
+    Metric("copied", "excess of generated images whose nearest real image was trained on, 1 where all are copies", "1",
+           "after arXiv 2004.05675"),
+)  # fmt: skip
+_OF_DENSITY = (
+    Metric("kl", "divergence of the generated law from the real one, by nearest neighbours", "nats",
+           "arXiv cond-mat/0305641", role="excess_risk"),
+    Metric("tail_mass", f"share of generated rows outside the real law's {1 - TAIL:.0%} region of density", "1",
+           "definition", role="tail"),
+    Metric("hallucinated", f"share below the {HALLUCINATED:.1%} quantile of the real law's density", "1", "definition",
+           role="hallucination"),
+)  # fmt: skip
+
+
+class Judge(NamedTuple):
+    """How a setting judges generated rows.
+
+    Attributes:
+      metrics: what ``observe`` returns.
+      truth: ``() -> Tree``, on the host, once a run: what metrics compare with.
+      observe: ``(truth, rows [num, D], label [num] or None) -> {metric: value}``, pure. Rows without their labels;
+        `label` is the class that each was made as, where there are such.
+    """
+
+    metrics: tuple[Metric, ...]
+    truth: Callable[[], Tree]
+    observe: Callable[..., dict[str, Array]]
+
+
+class Truth(NamedTuple):
+    """What metrics compare with; None where a source has no such thing.
+
+    Attributes:
+      classifier: its parameters.
+      mean: ``[F]``, of the real rows' features.
+      root: ``[F, F]``, the symmetric square root of their covariance.
+      real: held-out rows' features and radii.
+      log_variance: log of the real law's total variance.
+      share: ``[C]``, of the real rows' classes.
+      centre: ``[C, D]``, of the real law's modes, and the squared distance within which a row counts as of one.
+      near: see `centre`.
+      train: ``[R, D]``, training images.
+      held_out: ``[M, D]``, images that were not trained on.
+      density: what the source's density reads.
+      log_tail: the quantiles ``TAIL`` and ``HALLUCINATED`` of its logarithm, under the real law.
+    """
+
+    classifier: Tree
+    mean: Array
+    root: Array
+    real: N.Manifold
+    log_variance: Array
+    share: Array | None
+    centre: Array | None
+    near: Array | None
+    train: Array | None
+    held_out: Array | None
+    density: Tree
+    log_tail: Array | None
+
+
+class Task(NamedTuple):
+    """The parts that the functions of a judge share."""
+
+    source: Source
+    dim: int
+    features: Callable[[Array], Array] | None
+    num_test: int
+    num_rows: int
+    k: int
+    has_minority: bool
+    is_labelled: bool
+
+
+def judge(
+    source: Source,
+    num_test: int = 500,
+    num_rows: int = 1000,
+    k: int = 5,
+    features: Callable[[Array], Array] | None = None,
+    labelled: bool = False,
+) -> Judge:
+    """The metrics that are known of a source, and how they are computed.
+
+    Of every source: Frechet distance, precision and recall, density and coverage on features, total variance. Of
+    labelled images, and of points around modes: classes. Of images: copies of training images. Of points of known
+    density: divergence and tails. Features are the classifier's of labelled images, the rows themselves elsewhere.
+
+    The Frechet distance of N rows of the real law is not 0 but about (F + 1) / 2N of the features' total variance, so
+    that it compares runs of one N.
+
+    Args:
+      source: of the real rows.
+      num_test: held-out real rows.
+      num_rows: generated rows that are compared with their neighbours, at most; others look at all.
+      k: of nearest neighbours.
+      features: ``(rows [num, D]) -> [num, F]``, pure, in place of the classifier's (which then still tells classes).
+      labelled: whether ``observe`` is given the class that each row was made as.
+
+    Raises:
+      ValueError: a count below 1, or classes that are asked for of a source without labels.
+    """
+    for name, count in (("num_test", num_test), ("num_rows", num_rows), ("k", k)):
+        check_at_least(name, count, 1)
+    has_labels = source.classes is not None
+    if labelled and not has_labels:
+        raise ValueError(f"labelled must be False where the source has no labels, as {source.name}")
+    share = _real_share(source)
+    has_minority = share is not None and bool(_is_minority(share).any())
+    dim = source.dim - has_labels
+    task = Task(source, dim, features, num_test, num_rows, k, has_minority, labelled)
+    parts = (
+        (_OF_DENSITY, source.log_density is not None),
+        (_OF_ROWS, True),
+        (_OF_CLASSES, share is not None),
+        (_OF_MINORITY, has_minority),
+        (_OF_LABELS, labelled),
+        (_OF_IMAGES, source.shape is not None),
+    )
+    metrics = tuple(metric for part, is_known in parts if is_known for metric in part)
+    if features is None:  # rows that are all the real mean have the whole trace for a distance
+        trivial = 1.0 if has_labels else float(np.trace(np.asarray(source.covariance)))
+        metrics = tuple(m._replace(baseline=trivial) if m.name == "frechet_distance" else m for m in metrics)
+    return Judge(metrics, partial(_truth, task), partial(_observe, task))
+
+
+def _real_share(source: Source) -> np.ndarray | None:
+    """``[C]``: how often each class occurs among the real rows, or None where there are no classes."""
+    if source.classes is not None:
+        label = np.asarray(source.arrays)[:, -1].astype(int)
+        return np.bincount(label, minlength=source.classes) / len(label)
+    return None if source.modes is None else np.full(len(np.asarray(source.modes)), 1 / len(np.asarray(source.modes)))
+
+
+def _is_minority(share_C: np.ndarray) -> np.ndarray:
+    return (share_C > 0) & (share_C < RARE / (share_C > 0).sum())
+
+
+def _truth(task: Task) -> Truth:
+    source, dim = task.source, task.dim
+    is_table = source.classes is not None or source.shape is not None
+    test = np.asarray(source.held_out(task.num_test))[:, :dim]
+    key = jax.random.key(_SEED, impl="threefry2x32")
+    train = np.asarray(source.arrays if is_table else source.draw(key, source.arrays, _DRAWS))[:, :dim]
+    net = None
+    if source.classes is not None:
+        net = classifier.trained(train, np.asarray(source.arrays)[:, -1], source.classes)
+    to_features = jax.jit(partial(_features, task.features))
+    mean, root = moments_of([np.asarray(to_features(net, jnp.asarray(x, float))) for x in _parts(train)])
+    centre, near = (None, None) if source.modes is None else _modes(source)
+    density, log_tail = None, None
+    if source.log_density is not None:
+        density = jax.tree.map(jnp.asarray, source.arrays)
+        log_density = jax.jit(lambda arrays, x: source.log_density(arrays, x))
+        logs = np.concatenate([np.asarray(log_density(density, jnp.asarray(x, float))) for x in _parts(train)])
+        log_tail = jnp.asarray(np.quantile(logs, [TAIL, HALLUCINATED]), float)
+    share = _real_share(source)
+    variance = np.diagonal(np.asarray(source.covariance))[:dim].sum()
+    images = source.shape is not None
+    return Truth(
+        net,
+        jnp.asarray(mean, float),
+        jnp.asarray(root, float),
+        jax.jit(N.manifold, static_argnums=1)(to_features(net, jnp.asarray(test, float)), task.k),
+        jnp.asarray(np.log(variance), float),
+        None if share is None else jnp.asarray(share, float),
+        centre,
+        near,
+        jnp.asarray(train[:_TRAIN], float) if images else None,
+        jnp.asarray(test, float) if images else None,
+        density,
+        log_tail,
+    )
+
+
+def _parts(rows: np.ndarray, at_once: int = 4096) -> list[np.ndarray]:
+    return [rows[i : i + at_once] for i in range(0, len(rows), at_once)]
+
+
+def moments_of(parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean ``[F]``, and the symmetric root ``[F, F]`` of the covariance, of rows in parts; in float64, on the host."""
+    num = sum(map(len, parts))
+    mean = np.sum([part.sum(0, dtype=np.float64) for part in parts], 0) / num
+    covariance = np.sum([(part - mean).T @ (part - mean) for part in parts], 0) / num
+    variance, axes = np.linalg.eigh(covariance)
+    return mean, axes * np.sqrt(np.maximum(variance, 0.0)) @ axes.T
+
+
+def _modes(source: Source) -> tuple[Array, Array]:
+    """Centres, and the squared distance of ``NEAR`` standard deviations within a mode."""
+    centre = np.asarray(source.modes)
+    within = (np.trace(np.asarray(source.covariance)) - centre.var(0).sum()) / source.dim
+    return jnp.asarray(centre, float), jnp.asarray(NEAR**2 * within, float)
+
+
+def _features(given: Callable[[Array], Array] | None, net: Tree, x_NxD: Array) -> Array:
+    if given is not None:
+        return given(x_NxD)
+    return x_NxD if net is None else classifier.apply(net, x_NxD)[0]
+
+
+def _observe(task: Task, truth: Truth, rows_NxD: Array, label_N: Array | None = None) -> dict[str, Array]:
+    some_NxD = rows_NxD[: task.num_rows]
+    features_NxF = _features(task.features, truth.classifier, rows_NxD)
+    seen = N.overlap(truth.real, features_NxF[: task.num_rows], task.k)._asdict()
+    spread = jnp.sum((rows_NxD - rows_NxD.mean(0)) ** 2) / max(rows_NxD.shape[0] - 1, 1)
+    seen["frechet_distance"] = frechet_distance(features_NxF, truth.mean, truth.root)
+    seen["log_trace_ratio"] = jnp.log(spread) - truth.log_variance
+    seen["trace_ratio"] = jnp.exp(seen["log_trace_ratio"])
+    if truth.share is not None:
+        seen |= _of_classes(task, truth, rows_NxD, label_N)
+    if truth.train is not None:
+        seen["copied"] = N.copied(some_NxD, truth.train, truth.held_out)
+    if truth.log_tail is not None:
+        log_density_N = task.source.log_density(truth.density, rows_NxD)
+        tail, hallucinated = ((log_density_N < quantile).mean() for quantile in truth.log_tail)
+        kl = -N.entropy(some_NxD, task.k) - log_density_N[: task.num_rows].mean()
+        seen |= {"kl": kl, "tail_mass": tail, "hallucinated": hallucinated}
+    return seen
+
+
+def _of_classes(task: Task, truth: Truth, rows_NxD: Array, label_N: Array | None) -> dict[str, Array]:
+    is_of_NxC = _classes(truth, rows_NxD)
+    count_C = is_of_NxC.sum(0)
+    share_C, real_C = count_C / rows_NxD.shape[0], truth.share
+    ratio_C = jnp.where(real_C > 0, share_C / jnp.where(real_C > 0, real_C, 1.0), jnp.inf)
+    known_C = count_C / jnp.maximum(count_C.sum(), 1.0)
+    seen = {
+        "class_entropy": jax.scipy.special.entr(known_C).sum(),
+        "classes_alive": ((real_C > 0) & (ratio_C >= ENOUGH)).sum().astype(share_C.dtype),
+        "class_bias": 0.5 * (jnp.abs(share_C - real_C).sum() + 1 - share_C.sum()),
+        "smallest_class_ratio": ratio_C.min(),
+    }
+    if task.has_minority:
+        is_rare_C = (real_C > 0) & (real_C < RARE / (real_C > 0).sum())
+        rare, really = (jnp.where(is_rare_C, x, 0.0).sum() for x in (share_C, real_C))
+        seen |= {"minority_share": rare, "minority_ratio": rare / really}
+    if task.is_labelled:
+        own_N = jnp.take_along_axis(is_of_NxC, label_N.astype(int)[:, None], 1)
+        seen["label_agreement"] = own_N.mean()
+    return seen
+
+
+def _classes(truth: Truth, rows_NxD: Array) -> Array:
+    """``[N, C]``: 1 in the place of a row's class, by the classifier or by the nearest mode; 0 where it is of none."""
+    num_classes = truth.share.shape[0]
+    if truth.classifier is not None:
+        return jax.nn.one_hot(classifier.apply(truth.classifier, rows_NxD)[1].argmax(1), num_classes)
+    squared_NxC = jnp.sum((rows_NxD[:, None] - truth.centre) ** 2, axis=2)
+    return jax.nn.one_hot(squared_NxC.argmin(1), num_classes) * (squared_NxC.min(1) <= truth.near)[:, None]
+
+
+def frechet_distance(features_NxF: Array, mean_F: Array, root_FxF: Array) -> Array:
+    """``|m - m_r|^2 + tr S + tr S_r - 2 tr (S_r^1/2 S S_r^1/2)^1/2``, squared as everywhere (arXiv 1706.08500, eq. 6).
+
+    S is the features' covariance over N - 1, S_r that of which `root_FxF` is the symmetric root. The last trace is the
+    nuclear norm of the centred features times that root: no eigenvalues are needed.
+    """
+    num = features_NxF.shape[0]
+    mean = features_NxF.mean(0)
+    scaled_NxF = (features_NxF - mean) / np.sqrt(max(num - 1, 1))
+    across = nuclear_norm(jnp.matmul(scaled_NxF, root_FxF, precision=_HIGHEST))
+    return jnp.sum((mean - mean_F) ** 2) + jnp.sum(scaled_NxF**2) + jnp.sum(root_FxF**2) - 2 * across
+
+
+def nuclear_norm(a_NxF: Array) -> Array:
+    """Sum of the singular values, by Newton and Schulz's iteration for the polar factor: products of matrices alone.
+
+    Each singular value s (over the Frobenius norm) grows by 1.5 - s^2 / 2 a step towards 1, so that those below 1e-4 of
+    the norm are counted in part. It takes no LAPACK, two batched calls of which can lock up jaxlib 0.10 on a CPU.
+    """
+    norm = jnp.linalg.norm(a_NxF)
+    start_NxF = a_NxF / jnp.where(norm > 0, norm, 1.0)
+    product = partial(jnp.matmul, precision=_HIGHEST)
+
+    def step(_: Any, x_NxF: Array) -> Array:
+        return 1.5 * x_NxF - 0.5 * product(x_NxF, product(x_NxF.T, x_NxF))
+
+    return jnp.sum(jax.lax.fori_loop(0, _POLAR_STEPS, step, start_NxF) * a_NxF)
