@@ -1,9 +1,9 @@
 """Training steps and sampling of diffusion models, beside PyTorch. ``python benchmarks/diffusion.py``.
 
 The same networks (MLP, DiT, U-Net), the same minibatch, noise drawn in every step, AdamW with clipping and an average
-of the weights; PyTorch eager. Both sides run in turn in one process; each figure is the best of its rounds, each ratio the
-median of pairs. Parameters are copied over, and what the two networks say compared, before anything is timed. Needs the
-extra ``bench`` and PyTorch. ``--ours`` runs without PyTorch (on an accelerator, say).
+of the weights; PyTorch eager. Both sides run in turn in one process; each figure is the best of its rounds, each ratio
+the median of pairs. Parameters are copied over, and what the two networks say compared, before anything is timed. Needs
+the extra ``bench`` and PyTorch. ``--ours`` runs without PyTorch (on an accelerator, say).
 """
 
 import argparse

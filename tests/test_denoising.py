@@ -197,6 +197,26 @@ def test_a_stopped_sampler_leaves_its_noise(name, sampler):
     assert scipy.stats.kstest(x / shrink, distribution).pvalue < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("name", "sampler", "gain"),
+    [("ddpm", "midpoint", 0), ("edm", "midpoint", 0), ("flow", "midpoint", 0), ("ddpm", "ddim", -0.111),
+     ("ddpm", "ancestral", -0.209), ("edm", "heun", 0.032)],
+)  # fmt: skip
+def test_what_few_steps_do_to_the_variance(name, sampler, gain):
+    """In 32 steps with the exact score of N(0, 1), as the setting's documentation says."""
+    how = denoising.edm(1.0) if name == "edm" else OBJECTIVES[name]
+
+    def estimate(x, sigma):
+        a, b = how.path(sigma)
+        return a * x / (a**2 + b**2), b * x / (a**2 + b**2)
+
+    sigma = jnp.asarray(how.grid(32), jnp.float32)
+    draw = jax.jit(lambda s: samplers.sample(estimate, how.path, jax.random.key(1), (40_000, 1), s, sampler))
+    begin, end = (np.asarray(draw(s), float) for s in (jnp.full(33, sigma[0].clip(max=1e6)), sigma))
+    found = end.var() / (begin**2).mean() * (1 + 1 / min(float(sigma[0]), 1e6) ** 2) - 1
+    assert abs(found - gain) < (0.002 if sampler == "midpoint" else 0.02)
+
+
 def test_no_temperature_no_noise():
     how = OBJECTIVES["ddpm"]
     model, sigma = (exact(how.path), how.path, jax.random.key(3), (NUM, 1)), jnp.asarray(how.grid(50), jnp.float32)

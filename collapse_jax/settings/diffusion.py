@@ -22,7 +22,6 @@ from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree,
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 FRAMES = ("unit", "pixels", "raw")
-_USUAL = {"ddpm": "ancestral", "edm": "heun", "flow": "midpoint"}
 _CLIP = 1.0  # largest norm of a gradient, as in arXiv 2006.11239's code
 
 _LOSS = Metric("test_loss", "denoising loss on held-out real rows at fixed noises, mean over columns", "1",
@@ -106,7 +105,7 @@ def diffusion(
     warmup: int = 50,
     ema: Array | float = 0.99,
     start: Literal["init", "previous"] = "init",
-    sampler: Literal["ancestral", "ddim", "heun", "midpoint"] | None = None,
+    sampler: Literal["ancestral", "ddim", "heun", "midpoint"] = "midpoint",
     sampler_steps: int = 32,
     stop: Array | float = 0.0,
     temperature: Array | float = 1.0,
@@ -141,8 +140,10 @@ def diffusion(
       warmup: steps in which the rate rises linearly.
       ema: decay of the moving average (``gradient.averaged``); 0: none.
       start: each fit starts from ``"init"``: fresh parameters, or ``"previous"``: the last generation's.
-      sampler: see ``samplers.sample``; default ancestral for ddpm, heun for edm, midpoint for flow.
-      sampler_steps: of `sampler`; heun and midpoint take two evaluations each.
+      sampler: see ``samplers.sample``; the published ones are ancestral for ddpm (1,000 steps) and heun for edm.
+      sampler_steps: of `sampler`; heun and midpoint take two evaluations each. Few steps are a collapse of the sampler's
+        making: in 32, with the exact score of a standard normal, ancestral steps lose 21% of the variance at every
+        generation (ddpm), ddim 11%, and of a flow 14% and 8%; heun adds 3% (edm). Midpoint: below 0.2% for all.
       stop: time, of an Ornstein-Uhlenbeck process, at which sampling stops early (``settings.ideal_diffusion``): the
         noise that is left then stays in the rows.
       temperature: multiplies all noise that sampling draws.
@@ -159,11 +160,9 @@ def diffusion(
     for name, value, choices in (
         ("objective", objective, denoising.OBJECTIVES), ("noise_schedule", noise_schedule, denoising.SCHEDULES),
         ("net", net, NETS), ("schedule", schedule, RATES), ("dtype", dtype, tuple(DTYPES)),
-        ("frame", frame, FRAMES),
+        ("frame", frame, FRAMES), ("sampler", sampler, SAMPLERS),
     ):  # fmt: skip
         check_choice(name, value, choices)
-    sampler = _USUAL[objective] if sampler is None else sampler
-    check_choice("sampler", sampler, SAMPLERS)
     for name, number in (("sampler_steps", sampler_steps), ("num_test", num_test), ("rows_at_once", rows_at_once)):
         check_at_least(name, number, 1)
     check_at_least("warmup", warmup, 0)
