@@ -1,9 +1,9 @@
 """Training steps and sampling of diffusion models, beside PyTorch. ``python benchmarks/diffusion.py``.
 
-The same networks (MLP, DiT, U-Net), the same minibatch, noise drawn in every step, AdamW with clipping and an average of the
-weights; PyTorch eager. Both sides run in turn in one process; each figure is the best of its rounds, each ratio the median
-of pairs. Parameters are copied over, and what the two networks say compared, before anything is timed. Needs the extra
-``bench`` and PyTorch. ``--ours`` runs without PyTorch (on an accelerator, say).
+The same networks (MLP, DiT, U-Net), the same minibatch, noise drawn in every step, AdamW with clipping and an average
+of the weights; PyTorch eager. Both sides run in turn in one process; each figure is the best of its rounds, each ratio
+the median of pairs. Parameters are copied over, and what the two networks say compared, before anything is timed. Needs
+the extra ``bench`` and PyTorch. ``--ours`` runs without PyTorch (on an accelerator, say).
 """
 
 import argparse
@@ -103,7 +103,12 @@ def unet(p: Any, x: Any, t: Any, shape: Any) -> Any:
         image = block(p["down"][i], image)
         kept.append(image)
     rows, c, h, w = image.shape
-    q, k, v = pointwise(p["attend"]["qkv"], norm(p["attend"]["norm"], image)).view(rows, 3, c, h * w).transpose(2, 3).unbind(1)
+    q, k, v = (
+        pointwise(p["attend"]["qkv"], norm(p["attend"]["norm"], image))
+        .view(rows, 3, c, h * w)
+        .transpose(2, 3)
+        .unbind(1)
+    )
     mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(image.shape)
     image = image + pointwise(p["attend"]["out"], mixed)
     for i in reversed(range(len(kept))):
@@ -135,7 +140,9 @@ def loss(apply: Any, params: Any, key: jax.Array, rows: jax.Array) -> jax.Array:
     return jnp.mean((apply(params, x, FLOW.path(sigma)[0]) - target) ** 2)
 
 
-def training(net: str, shape: tuple[int, int, int], batch: int, steps: int, rounds: int, chains: int = 1) -> dict[str, Any]:
+def training(
+    net: str, shape: tuple[int, int, int], batch: int, steps: int, rounds: int, chains: int = 1
+) -> dict[str, Any]:
     """Milliseconds a step a chain, of ours and of PyTorch's."""
     params, apply = made(net, shape)
     rows = np.random.default_rng(0).normal(size=(batch, int(np.prod(shape)))).astype(np.float32)
@@ -158,10 +165,14 @@ def training(net: str, shape: tuple[int, int, int], batch: int, steps: int, roun
     ours = lambda: jax.block_until_ready(compiled(many, keys))  # noqa: E731
     weights = sum(x.size for x in jax.tree.leaves(params))
     name = f"training step, {net}, {'x'.join(map(str, shape))}, {weights} weights, batch {batch}, {chains} chain(s)"
-    return told_of(name, in_turn(ours, peer_training(net, shape, params, apply, rows, steps), rounds), steps * chains, steps)
+    return told_of(
+        name, in_turn(ours, peer_training(net, shape, params, apply, rows, steps), rounds), steps * chains, steps
+    )
 
 
-def peer_training(net: str, shape: Any, params: Any, apply: Any, rows: np.ndarray, steps: int) -> Callable[[], Any] | None:
+def peer_training(
+    net: str, shape: Any, params: Any, apply: Any, rows: np.ndarray, steps: int
+) -> Callable[[], Any] | None:
     if torch is None:
         return None
     theirs = jax.tree.map(lambda x: torch.nn.Parameter(torch.tensor(np.asarray(x))), params)
@@ -192,8 +203,10 @@ def agree(net: str, shape: Any, params: Any, theirs: Any, apply: Any, rows: np.n
     np.testing.assert_allclose(apply(params, some, t), peer, rtol=1e-3, atol=1e-3)
 
 
-def sampling(net: str, shape: tuple[int, int, int], num: int, steps: int, rounds: int, at_once: int = 512) -> dict[str, Any]:
-    """Milliseconds for `num` images in `steps` steps of Euler's rule; ours `at_once` at a time, PyTorch's best of that and all."""
+def sampling(
+    net: str, shape: tuple[int, int, int], num: int, steps: int, rounds: int, at_once: int = 512
+) -> dict[str, Any]:
+    """Milliseconds for `num` images in `steps` steps of Euler's rule; ours take `at_once` images at a time."""
     params, apply = made(net, shape)
     dim, sigma = int(np.prod(shape)), jnp.asarray(FLOW.grid(steps), jnp.float32)
 

@@ -1,7 +1,7 @@
 """Objectives of diffusion models: how rows are noised, and what a network is asked to say about them.
 
-A noised row is ``x = a row + b z``, z ~ N(0, I). All is a function of sigma = b / a, the ratio of noise to signal, from 0
-(the row) to infinity (noise alone). A network F learns ``p row + q z`` by least squares, so its best answer is
+A noised row is ``x = a row + b z``, z ~ N(0, I). All is a function of sigma = b / a, the ratio of noise to signal, from
+0 (the row) to infinity (noise alone). A network learns ``p row + q z`` by least squares, so its best answer is
 ``p E[row | x] + q E[z | x]``; with x itself these are two equations for the two expectations, the only things that
 samplers see. In these terms all three published losses are plain means of squares.
 """
@@ -71,7 +71,7 @@ def ddpm(schedule: str = "linear") -> Objective:
 
 
 def ddpm_levels(schedule: str) -> np.ndarray:
-    """sigma at t = 1 .. 1000, rising; in float64."""
+    """Noise over signal at t = 1 .. 1000, rising; in float64."""
     if schedule == "linear":
         log_kept = np.cumsum(np.log1p(-np.linspace(1e-4, 0.02, DDPM_STEPS)))
     else:

@@ -35,6 +35,9 @@ _OF_ROWS = (
     Metric("recall", "share of real rows within a generated row's k-th neighbour", "1", "arXiv 1904.06991"),
     Metric("density", "real balls around a generated row, over k", "1", "arXiv 2002.09797"),
     Metric("coverage", "share of real balls that hold a generated row", "1", "arXiv 2002.09797"),
+    Metric("trace_ratio", "total variance of generated rows over the truth's", "1", "tr S / tr Sigma, S over n - 1",
+           "log"),
+    Metric("log_trace_ratio", "logarithm of the trace ratio", "nats", "definition", role="log_variance"),
 )  # fmt: skip
 _OF_CLASSES = (
     Metric("class_share", "share of each class among the generated rows", "1", "definition"),
@@ -91,6 +94,7 @@ class Truth(NamedTuple):
       mean: ``[F]``, of the real rows' features.
       root: ``[F, F]``, the symmetric square root of their covariance.
       real: held-out rows' features and radii.
+      log_variance: log of the real law's total variance.
       share: ``[C]``, of the real rows' classes.
       centre: ``[C, D]``, of the real law's modes.
       near: squared distance from a centre within which a row counts as of its class.
@@ -104,6 +108,7 @@ class Truth(NamedTuple):
     mean: Array
     root: Array
     real: N.Manifold
+    log_variance: Array
     share: Array | None
     centre: Array | None
     near: Array | None
@@ -143,8 +148,8 @@ def judge(
 ) -> Judge:
     """The metrics that are known of a source, and how they are computed.
 
-    Of every source: Frechet distance, precision and recall, density and coverage on features. Of labelled images, and
-    of points around modes: classes. Of images: copies of training images. Of points of known density: divergence and
+    Of every source: Frechet distance, precision and recall, density and coverage on features; total variance. Of
+    labelled images, and of points around modes: classes. Of images: copies of training images. Of points of known density: divergence and
     tails. Features are the classifier's of labelled images, the rows themselves elsewhere.
 
     The Frechet distance of N rows of the real law is not 0 in expectation but, of normal features, up to (F + 5) / 4N
@@ -221,11 +226,13 @@ def _truth(task: Task) -> Truth:
     centre, near = (None, None) if source.modes is None else _modes(source)
     density, log_tail = (None, None) if source.log_density is None else _tails(source.log_density, source.arrays, train)
     share, images = _real_share(source), source.shape is not None
+    variance = np.diagonal(np.asarray(source.covariance))[:dim].sum()
     return Truth(
         net,
         jnp.asarray(mean, float),
         jnp.asarray(root, float),
         jax.jit(N.manifold, static_argnums=1)(to_features(net, jnp.asarray(test, float)), task.k),
+        jnp.asarray(np.log(variance), float),
         None if share is None else jnp.asarray(share, float),
         centre,
         near,
@@ -274,6 +281,10 @@ def _observe(task: Task, truth: Truth, rows_NxD: Array, label_N: Array | None = 
     features_NxF = _features(task.features, truth.classifier, rows_NxD)
     seen = N.overlap(truth.real, features_NxF[: task.num_rows], task.k)._asdict()
     seen["frechet_distance"] = frechet_distance(features_NxF, truth.mean, truth.root)
+    # Over n - 1: it judges the model, not the number of rows it was asked for.
+    spread = jnp.sum((rows_NxD - rows_NxD.mean(0)) ** 2) / max(rows_NxD.shape[0] - 1, 1)
+    seen["log_trace_ratio"] = jnp.log(spread) - truth.log_variance
+    seen["trace_ratio"] = jnp.exp(seen["log_trace_ratio"])
     if truth.share is not None:
         seen |= _of_classes(task, truth, rows_NxD, label_N)
     if truth.train is not None:

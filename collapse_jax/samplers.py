@@ -59,7 +59,6 @@ def sample(
     return x_NxD / jnp.sqrt(a**2 + b**2)
 
 
-
 def _ddim(estimate: Estimate, path: Path, x: Array, now: Array, then: Array, fresh: Callable[[], Array]) -> Array:
     row, noise = estimate(x, now)
     a, b = path(then)

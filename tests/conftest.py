@@ -14,7 +14,7 @@ def optimised():
 @pytest.fixture(autouse=True)
 def _quick_compiles(request):
     """JAX's own switch, for the laws alone; the nightly tests compile as users do."""
-    quick = request.module.__name__.startswith(("test_laws", "test_compiles", "test_batch"))
+    quick = request.module.__name__.startswith(("test_laws", "test_compiles", "test_batch", "test_nets"))
     quick &= "optimised" not in request.fixturenames and request.node.get_closest_marker("nightly") is None
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", quick or before)

@@ -21,7 +21,9 @@ from collapse_jax.types import Batch, Policy, Setting, World
 
 # Three classes of points, for models that are told the class.
 _RNG = np.random.default_rng(0)
-_POINTS = np.hstack([_RNG.normal(size=(60, 2)) + np.repeat(np.eye(3)[:, :2], 20, 0), np.repeat(np.arange(3.0), 20)[:, None]])
+_POINTS = np.hstack(
+    [_RNG.normal(size=(60, 2)) + np.repeat(np.eye(3)[:, :2], 20, 0), np.repeat(np.arange(3.0), 20)[:, None]]
+)
 LABELLED = data.array(_POINTS, labels=True)
 
 # Small instances that compile in seconds. What is registered and not named here is tried with its defaults.

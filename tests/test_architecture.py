@@ -16,7 +16,7 @@ BUILDING = [  # from the ground; a part imports from lower floors only
     ["keys", "check", "gamma", "intervals", "variables"],
     ["batch", "survival"],
     ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "spread", "curators", "metrics"],
-    ["least_squares", "text_metrics", "denoising", "neighbours"],
+    ["least_squares", "text_metrics", "neighbours", "denoising"],
     ["samplers"],
     ["nets", "data", "theory"],
     ["image_metrics"],

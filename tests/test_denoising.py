@@ -69,7 +69,7 @@ def test_what_is_said_gives_row_and_noise_back(name):
 
 @EVERY
 def test_the_best_answer_is_the_exact_score(name):
-    """The least squares' answer is orthogonal to functions of x: what the exact row and noise say is, others are not."""
+    """Least squares leaves errors that no function of x can tell: so are those of the exact row and noise."""
     how, rng = OBJECTIVES[name], np.random.default_rng(1)
     num = 40_000
     row, noise, sigma = draw_rows(rng, num)[:, None], rng.normal(size=(num, 1)), levels_of(how, rng, num)
@@ -87,7 +87,9 @@ def test_the_best_answer_is_the_exact_score(name):
     wrong = p * 0.8 * expected + q * (x - a * 0.8 * expected) / b
     z_scores = lambda said: [  # noqa: E731
         np.sqrt(num) * product.mean() / product.std()
-        for product in ((np.asarray(target)[:, 0] - said) * np.cos(k * np.pi * np.clip(x / 4, -1, 1) + k) for k in range(5))
+        for product in (
+            (np.asarray(target)[:, 0] - said) * np.cos(k * np.pi * np.clip(x / 4, -1, 1) + k) for k in range(5)
+        )
     ]
     assert np.abs(z_scores(best)).max() < 4
     assert np.abs(z_scores(wrong)).max() > 10
@@ -195,10 +197,30 @@ def test_a_stopped_sampler_leaves_its_noise(name, sampler):
     assert scipy.stats.kstest(x / shrink, distribution).pvalue < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("name", "sampler", "gain"),
+    [("ddpm", "midpoint", 0), ("edm", "midpoint", 0), ("flow", "midpoint", 0), ("ddpm", "ddim", -0.111),
+     ("ddpm", "ancestral", -0.209), ("edm", "heun", 0.032)],
+)  # fmt: skip
+def test_what_few_steps_do_to_the_variance(name, sampler, gain):
+    """In 32 steps with the exact score of N(0, 1), as the setting's documentation says."""
+    how = denoising.edm(1.0) if name == "edm" else OBJECTIVES[name]
+
+    def estimate(x, sigma):
+        a, b = how.path(sigma)
+        return a * x / (a**2 + b**2), b * x / (a**2 + b**2)
+
+    sigma = jnp.asarray(how.grid(32), jnp.float32)
+    draw = jax.jit(lambda s: samplers.sample(estimate, how.path, jax.random.key(1), (40_000, 1), s, sampler))
+    begin, end = (np.asarray(draw(s), float) for s in (jnp.full(33, sigma[0].clip(max=1e6)), sigma))
+    found = end.var() / (begin**2).mean() * (1 + 1 / min(float(sigma[0]), 1e6) ** 2) - 1
+    assert abs(found - gain) < (0.002 if sampler == "midpoint" else 0.02)
+
+
 def test_no_temperature_no_noise():
     how = OBJECTIVES["ddpm"]
-    go = jax.jit(lambda t: samplers.sample(exact(how.path), how.path, jax.random.key(3), (NUM, 1),
-                                           jnp.asarray(how.grid(50), jnp.float32), "ancestral", temperature=t))  # fmt: skip
+    model, sigma = (exact(how.path), how.path, jax.random.key(3), (NUM, 1)), jnp.asarray(how.grid(50), jnp.float32)
+    go = jax.jit(lambda t: samplers.sample(*model, sigma, "ancestral", temperature=t))
     cold, cool, usual = (np.asarray(go(t)) for t in (0.0, 0.7, 1.0))
     assert np.ptp(cold) == 0
     assert 0.1 < cool.std() < usual.std()

@@ -8,6 +8,7 @@ import pytest
 from laws import LABELLED, chains
 from oracle_helpers import assert_law
 from scipy.special import roots_hermitenorm
+from test_flow_matching import COVARIANCE, MEAN, normal_source
 from test_ideal_diffusion import polynomial
 
 from collapse_jax import batch as B
@@ -57,21 +58,22 @@ def test_no_decay_is_no_average():
 @pytest.mark.parametrize("objective", denoising.OBJECTIVES)
 def test_a_model_learns_a_normal(objective):
     """Its test loss comes near the least there is, which is known for this law, and its rows near those of the law."""
-    source = data.normal(2, mean=3.0, scale=0.5)
+    source = normal_source()
     setting = diffusion(source, objective, width=48, depth=2, steps=800, learning_rate=1e-2, num_test=400)
     rows = setting.real(KEY, setting.world(), 4000)
     world, params = fitted(setting, rows)
     drawn = np.asarray(jax.jit(lambda p: setting.sample(KEY, p, 3000))(params))
-    np.testing.assert_allclose(drawn.mean(0), 3.0, atol=0.06)
-    np.testing.assert_allclose(np.cov(drawn.T), 0.25 * np.eye(2), atol=0.035)
-    how, sigma = task_of(setting).how, world.truth.sigma
+    np.testing.assert_allclose(drawn.mean(0), MEAN, atol=0.06)
+    np.testing.assert_allclose(np.cov(drawn.T), COVARIANCE, atol=0.07)
+    how, sigma, scale = task_of(setting).how, world.truth.sigma, task_of(setting).scale
     (a, b), (p, q) = (tuple(np.asarray(x, float) for x in pair) for pair in (how.path(sigma), how.target(sigma)))
-    least = np.mean((p * b - q * a) ** 2 / (a**2 + b**2))  # in the network's frame rows have variance 1
+    variances = np.linalg.eigvalsh(COVARIANCE) / scale**2  # in the network's frame
+    least = np.mean([(p * b - q * a) ** 2 * v / (a**2 * v + b**2) for v in variances])
     loss = float(jax.jit(lambda p: setting.observe(KEY, world, p, None, rows)["test_loss"])(params))
     silent = next(m.baseline for m in setting.metrics if m.name == "test_loss")
-    assert 0.97 * least < loss < min(1.05 * least + 0.01, silent)
+    assert 0.96 * least < loss < 1.06 * least + 0.01 < silent
     still = float(_test_loss(task_of(setting), jax.tree.map(jnp.zeros_like, params.net.average), world))
-    np.testing.assert_allclose(still, silent, rtol=0.03)  # held-out rows are not quite the law
+    np.testing.assert_allclose(still, silent, rtol=0.05)  # held-out rows are not quite the law
 
 
 def test_classes_are_drawn_as_often_as_trained_on_and_rows_as_their_class():
@@ -101,8 +103,11 @@ def test_guidance_at_one_and_at_zero():
     label = jnp.arange(9) % 3
     estimate = jax.jit(lambda g, label: _estimate(task_of(made(g)), net, label, x, sigma))
     task = task_of(made(1.0))
-    said = lambda label: denoising.row_and_noise(task.how, x, _said(task, net, x, jnp.full(9, sigma), label), jnp.full(9, sigma))  # noqa: E501, E731
-    given, free = said(label), said(jnp.full(9, 3))
+    sigma_B = jnp.full(9, sigma)
+    given, free = (
+        denoising.row_and_noise(task.how, x, _said(task, net, x, sigma_B, told), sigma_B)
+        for told in (label, jnp.full(9, 3))
+    )
     assert not np.allclose(given[0], free[0], atol=1e-3)
     for k in (0, 1):
         np.testing.assert_allclose(estimate(1.0, label)[k], given[k], rtol=1e-4, atol=1e-5)
@@ -152,6 +157,9 @@ def test_frames():
     center, scale, spread = _frame(source, 2, "unit")
     inside = (np.asarray(source.arrays) - center) / scale
     np.testing.assert_allclose([inside.mean(), (inside**2).mean(), spread], [0, 1, 1], atol=1e-5)
+    image = source._replace(shape=(1, 2, 1))
+    rms = np.sqrt(((np.asarray(source.arrays) * 2 - 1) ** 2).mean())
+    np.testing.assert_allclose(_frame(image, 2, "pixels"), [0.5, 0.5, rms], rtol=1e-5)
     raw = _frame(source, 2, "raw")
     np.testing.assert_allclose(raw, [0, 1, np.sqrt((np.asarray(source.arrays) ** 2).mean())], rtol=1e-5)
 
@@ -159,7 +167,7 @@ def test_frames():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        *(({name: 0}, name) for name in ("steps", "batch_size", "sampler_steps", "num_test", "rows_at_once", "width", "depth")),
+        *(({name: 0}, name) for name in ("steps", "batch_size", "sampler_steps", "num_test", "rows_at_once", "width")),
         ({"objective": "vp"}, "objective must be one of ddpm, edm, flow, not 'vp'"),
         ({"sampler": "euler"}, "sampler must be one of ancestral, ddim, heun, midpoint"),
         ({"objective": "ddpm", "sampler_steps": 1001}, "sampler_steps must be <= 1000"),
@@ -170,7 +178,8 @@ def test_frames():
         ({"temperature": "warm"}, "temperature"),
         ({"warmup": -1}, "warmup"),
         ({"start": "base"}, "start"),
-        ({"frame": "pixels"}, "frame"),
+        ({"frame": "pixels"}, "frame pixels needs images"),
+        ({"frame": "zscore"}, "frame must be one of"),
         ({"dtype": "float16"}, "dtype"),
         ({"noise_schedule": "sigmoid"}, "noise_schedule"),
         ({"conditional": True}, "source moons has none"),

@@ -189,7 +189,7 @@ def test_points_of_known_density():
     source = data.normal(2)
     judge = M.judge(source, num_rows=2000)
     roles = {metric.role for metric in judge.metrics}
-    assert {"excess_risk", "tail", "hallucination"} <= roles
+    assert {"excess_risk", "log_variance", "tail", "hallucination"} <= roles
     assert next(metric for metric in judge.metrics if metric.role == "excess_risk").name == "kl"
     scales = (1.0, 0.5, 1e-3)
     *found, _ = judged(judge, *(rows(2000, 2, scale) for scale in scales))
@@ -199,6 +199,8 @@ def test_points_of_known_density():
         for name, share in (("tail_mass", 0.01), ("hallucinated", 0.001)):
             mass = share ** (1 / scale**2)  # |x|^2 / 2 is exponential
             assert abs(seen[name] - mass) <= 4 * np.sqrt(mass * (1 - mass) / 2000) + 0.1 * mass, (name, seen[name])
+        np.testing.assert_allclose(seen["log_trace_ratio"], 2 * np.log(scale), atol=0.1)
+        np.testing.assert_allclose(seen["trace_ratio"], np.exp(seen["log_trace_ratio"]), rtol=1e-5)
         frechet = 2 * (1 - scale) ** 2
         assert abs(seen["frechet_distance"] - frechet) < 0.1
 
@@ -264,7 +266,7 @@ def test_collapsed_and_copied_digits(digits):
     assert seen["recall"] < 0.05
     mean = np.tile(source.mean[:64], (250, 1))
     far = observe(truth, jnp.asarray(mean, jnp.float32), jnp.zeros(250))
-    assert all(np.isfinite(value).all() for value in far.values()), far
+    assert all(np.isfinite(value).all() for name, value in far.items() if name != "log_trace_ratio"), far
 
 
 def test_a_batch_of_chains_is_each_alone(digits):
@@ -290,7 +292,7 @@ def test_features_of_ones_own_and_images_without_labels():
 def test_a_table_has_the_metrics_of_rows_alone():
     judge = M.judge(data.digits(pca=3), num_test=50)
     assert [metric.name for metric in judge.metrics][:2] == ["frechet_distance", "precision"]
-    assert len(judge.metrics) == 5
+    assert len(judge.metrics) == 7
     assert all(isinstance(metric, Metric) for metric in judge.metrics)
 
 

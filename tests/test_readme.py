@@ -50,7 +50,9 @@ def test_commands_name_what_exists():
 
 @pytest.mark.parametrize(
     "path",
-    sorted(path for folder in (".", "diffusion", "language_model") for path in (ROOT / "configs" / folder).glob("*.yaml")),
+    sorted(
+        path for folder in (".", "diffusion", "language_model") for path in (ROOT / "configs" / folder).glob("*.yaml")
+    ),
     ids=lambda p: f"{p.parent.stem}-{p.stem}",
 )
 def test_every_config_loads_and_says_what_it_is(path):

@@ -23,6 +23,7 @@ class Block(nnx.Module):
         self.up, self.down = linear(width, 4 * width), linear(4 * width, width)
 
     def __call__(self, x_BxLxD: Array, told_Bx6xD: Array) -> Array:
+        """The stream after this block."""
         shift, scale, gate, shift_feed, scale_feed, gate_feed = jnp.split(told_Bx6xD, 6, axis=1)
         rows, length, _ = x_BxLxD.shape
         heads = self.qkv(modulated(x_BxLxD, scale, shift)).reshape(rows, length, 3, self.heads, -1)
@@ -89,7 +90,7 @@ def modulated(x_BxLxD: Array, scale_Bx1xD: Array, shift_Bx1xD: Array) -> Array:
 
 
 def places(down: int, across: int, width: int) -> np.ndarray:
-    """``[down * across, width]``: waves of the row number in one half of the columns, of the column number in the other."""
+    """``[down * across, width]``: waves of a patch's row number, beside those of its column number."""
     half = -(-width // 4)
     rate = 100.0 ** (-np.arange(half) / half)
     waves = lambda n: np.concatenate([f(np.arange(n)[:, None] * rate) for f in (np.sin, np.cos)], 1)  # noqa: E731

@@ -1,4 +1,4 @@
-"""Networks that say something about a noised row: one signature, ``(params, x [B, D], time [B], label [B]) -> [B, D]``."""
+"""Networks that say something about noised rows: all are ``(params, x [B, D], time [B], label [B]) -> [B, D]``."""
 
 from collections.abc import Callable
 from functools import partial

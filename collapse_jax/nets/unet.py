@@ -1,10 +1,11 @@
 """A U-Net of images, told the noise level by scales and shifts (after arXiv 2006.11239 and 2105.05233).
 
-Convolutions are matrix products of patches: XLA's own run at a few percent of a CPU's rate inside a loop, and with a set of
-weights for each of many chains they become grouped ones, which are slow on GPUs as well.
+Convolutions are matrix products of patches: XLA's own run at a few percent of a CPU's rate inside a loop, and with a
+set of weights for each of many chains they become grouped ones, which are slow on GPUs as well.
 """
 
 from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ class Convolution(nnx.Module):
         self.map = nnx.Linear(9 * before, after, dtype=dtype, rngs=rngs)
 
     def __call__(self, x_BxHxWxC: Array) -> Array:
+        """Images ``[B, H, W, after]``."""
         _, height, width, _ = x_BxHxWxC.shape
         around = jnp.pad(x_BxHxWxC, ((0, 0), (1, 1), (1, 1), (0, 0)))
         shifted = [around[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
@@ -43,6 +45,7 @@ class Residual(nnx.Module):
         self.skip = linear(before, after) if before != after else None
 
     def __call__(self, x_BxHxWxC: Array, told_BxD: Array) -> Array:
+        """Images ``[B, H, W, after]``."""
         h_BxHxWxC = self.first(nnx.silu(self.norm(x_BxHxWxC)))
         scale_BxC, shift_BxC = jnp.split(self.modulate(told_BxD), 2, axis=-1)
         h_BxHxWxC = self.middle(h_BxHxWxC) * (1 + scale_BxC[:, None, None]) + shift_BxC[:, None, None]
@@ -59,6 +62,7 @@ class Attention(nnx.Module):
         self.out = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x_BxHxWxC: Array) -> Array:
+        """Images of the same shape."""
         rows, height, width, columns = x_BxHxWxC.shape
         qkv = self.qkv(self.norm(x_BxHxWxC)).reshape(rows, height * width, 3, 1, columns)
         mixed = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
@@ -96,10 +100,10 @@ class UNet(nnx.Module):
         self.told = TimeAndLabel(told, classes, dtype, rngs=rngs)
         self.read = Convolution(shape[2], width, dtype, rngs=rngs)
         self.down = nnx.List([residual(size, size, told) for size in sizes])
-        self.halve = nnx.List([linear(4 * a, b) for a, b in zip(sizes, sizes[1:], strict=False)])
+        self.halve = nnx.List([linear(4 * a, b) for a, b in pairwise(sizes)])
         self.attend = Attention(sizes[-1], dtype, rngs=rngs)
         self.up = nnx.List([residual(2 * size, size, told) for size in sizes])
-        self.double = nnx.List([linear(b, 4 * a) for a, b in zip(sizes, sizes[1:], strict=False)])
+        self.double = nnx.List([linear(b, 4 * a) for a, b in pairwise(sizes)])
         self.norm = nnx.GroupNorm(width, GROUPS, rngs=rngs)
         self.last = Convolution(width, shape[2], jnp.float32, rngs=rngs)
 
