@@ -149,11 +149,11 @@ def judge(
     """The metrics that are known of a source, and how they are computed.
 
     Of every source: Frechet distance, precision and recall, density and coverage on features; total variance. Of
-    labelled images, and of points around modes: classes. Of images: copies of training images. Of points of known density: divergence and
-    tails. Features are the classifier's of labelled images, the rows themselves elsewhere.
+    labelled images, and of points around modes: classes. Of images: copies of training images. Of points of known
+    density: divergence and tails. Features are the classifier's of labelled images, the rows themselves elsewhere.
 
-    The Frechet distance of N rows of the real law is not 0 in expectation but, of normal features, up to (F + 5) / 4N
-    of their total variance (all of it where their spectrum is flat): compare runs of one N.
+    The Frechet distance of N rows of the real law is not 0 in expectation. Of F normal features it is at most
+    (F + 5) / 4N of their total variance, to first order, as where all vary alike: compare runs of one N.
 
     Args:
       source: of the real rows.
