@@ -146,7 +146,7 @@ def test_entropy_of_normal_rows():
         (lambda: data.circles(noise=0.1), 2.0),
         (lambda: data.circles(noise=0.3, factor=0.0), 3.0),
         (lambda: data.moons(noise=0.2), 3.5),
-        (lambda: data.moons(noise=0.05), 1.8),
+        (lambda: data.moons(noise=0.05), 2.1),
     ],
 )
 def test_densities_integrate_to_one_and_belong_to_the_draws(make, spread):
