@@ -86,22 +86,45 @@ class Judge(NamedTuple):
     observe: Callable[..., dict[str, Array]]
 
 
+class Classes(NamedTuple):
+    """How classes are told.
+
+    Attributes:
+      share: ``[C]``, of the real rows.
+      modes: the classes' centres ``[C, D]``, and the squared distance within which a row counts as of one; None where
+        the classifier tells.
+    """
+
+    share: Array
+    modes: tuple[Array, Array] | None
+
+
+class Pictures(NamedTuple):
+    """Images that were trained on ``[R, D]``, and others ``[M, D]``."""
+
+    train: Array
+    held_out: Array
+
+
+class Law(NamedTuple):
+    """What the source's density reads, and quantiles ``TAIL`` and ``HALLUCINATED`` of its log under the real law."""
+
+    arrays: Tree
+    log_quantile: Array
+
+
 class Truth(NamedTuple):
     """What metrics compare with; None where a source has no such thing.
 
     Attributes:
-      classifier: its parameters.
+      classifier: of labelled images.
       mean: ``[F]``, of the real rows' features.
       root: ``[F, F]``, the symmetric square root of their covariance.
       real: held-out rows' features and radii.
       log_variance: log of the real law's total variance.
-      share: ``[C]``, of the real rows' classes.
-      centre: ``[C, D]``, of the real law's modes.
-      near: squared distance from a centre within which a row counts as of its class.
-      train: ``[R, D]``, training images.
-      held_out: ``[M, D]``, images that were not trained on.
-      density: what the source's density reads.
-      log_tail: the quantiles ``TAIL`` and ``HALLUCINATED`` of its logarithm, under the real law.
+      classes: see there.
+      pictures: see there.
+      law: see there.
     """
 
     classifier: Tree
@@ -109,13 +132,9 @@ class Truth(NamedTuple):
     root: Array
     real: N.Manifold
     log_variance: Array
-    share: Array | None
-    centre: Array | None
-    near: Array | None
-    train: Array | None
-    held_out: Array | None
-    density: Tree
-    log_tail: Array | None
+    classes: Classes | None
+    pictures: Pictures | None
+    law: Law | None
 
 
 class Task(NamedTuple):
@@ -130,12 +149,6 @@ class Task(NamedTuple):
     k: int
     has_minority: bool
     is_labelled: bool
-
-    @property
-    def has_classifier(self) -> bool:
-        """Whether classes are told by a classifier."""
-        return self.source.shape is not None and self.source.classes is not None
-
 
 def judge(
     source: Source,
@@ -185,7 +198,8 @@ def judge(
     details: dict[str, dict[str, Any]] = {}
     if features is None:  # rows that are all the real mean have the whole trace for a distance
         variance = np.diagonal(np.asarray(source.covariance))[:dim].sum()
-        details["frechet_distance"] = {"baseline": 1.0 if task.has_classifier else float(variance)}
+        has_classifier = source.shape is not None and source.classes is not None
+        details["frechet_distance"] = {"baseline": 1.0 if has_classifier else float(variance)}
     if share is not None:
         details["class_share"] = {"dims": (("class", len(share)),)}
     if source.shape is not None:
@@ -208,46 +222,48 @@ def _real_share(source: Source) -> np.ndarray | None:
     return None if source.modes is None else np.full(len(np.asarray(source.modes)), 1 / len(np.asarray(source.modes)))
 
 
-def _is_minority(share_C: np.ndarray) -> np.ndarray:
+def _is_minority(share_C: Any) -> Any:
+    """Which classes are rare, of shares in NumPy or JAX."""
     return (share_C > 0) & (share_C < RARE / (share_C > 0).sum())
 
 
 def _truth(task: Task) -> Truth:
     source, dim = task.source, task.dim
     is_table = source.classes is not None or source.shape is not None
-    test = np.asarray(source.held_out(task.num_test))[:, :dim]
     key = jax.random.key(_SEED, impl="threefry2x32")
-    train = np.asarray(source.arrays if is_table else source.draw(key, source.arrays, _DRAWS))[:, :dim]
+    rows = np.asarray(source.arrays if is_table else source.draw(key, source.arrays, _DRAWS))
+    train, test = rows[:, :dim], jnp.asarray(np.asarray(source.held_out(task.num_test))[:, :dim], float)
     net = None
-    if task.has_classifier:
-        net = classifier.trained(train, np.asarray(source.arrays)[:, -1], source.classes)
+    if source.classes is not None and source.shape is not None:
+        net = classifier.trained(train, rows[:, -1], source.classes)
     to_features = jax.jit(partial(_features, task.features))
-    mean, root = moments_of([np.asarray(to_features(net, jnp.asarray(x, float))) for x in _parts(train)])
-    centre, near = (None, None) if source.modes is None else _modes(source)
-    density, log_tail = (None, None) if source.log_density is None else _tails(source.log_density, source.arrays, train)
-    share, images = _real_share(source), source.shape is not None
-    variance = np.diagonal(np.asarray(source.covariance))[:dim].sum()
+    mean, root = moments_of([np.asarray(to_features(net, jnp.asarray(part, float))) for part in _parts(train)])
+    share = _real_share(source)
     return Truth(
         net,
         jnp.asarray(mean, float),
         jnp.asarray(root, float),
-        jax.jit(N.manifold, static_argnums=1)(to_features(net, jnp.asarray(test, float)), task.k),
-        jnp.asarray(np.log(variance), float),
-        None if share is None else jnp.asarray(share, float),
-        centre,
-        near,
-        jnp.asarray(train[:_TRAIN], float) if images else None,
-        jnp.asarray(test, float) if images else None,
-        density,
-        log_tail,
+        jax.jit(N.manifold, static_argnums=1)(to_features(net, test), task.k),
+        jnp.asarray(np.log(np.diagonal(np.asarray(source.covariance))[:dim].sum()), float),
+        None if share is None else Classes(jnp.asarray(share, float), _modes(source)),
+        None if source.shape is None else Pictures(jnp.asarray(train[:_TRAIN], float), test),
+        None if source.log_density is None else _law(source.log_density, source.arrays, train),
     )
 
 
-def _tails(log_density: Callable[[Tree, Array], Array], arrays: Tree, train: np.ndarray) -> tuple[Tree, Array]:
-    """What the density reads, and quantiles of its logarithm over real rows."""
-    density, of_rows = jax.tree.map(jnp.asarray, arrays), jax.jit(log_density)
-    logs = np.concatenate([np.asarray(of_rows(density, jnp.asarray(part, float))) for part in _parts(train)])
-    return density, jnp.asarray(np.quantile(logs, [TAIL, HALLUCINATED]), float)
+def _law(log_density: Callable[[Tree, Array], Array], arrays: Tree, train: np.ndarray) -> Law:
+    on_device, of_rows = jax.tree.map(jnp.asarray, arrays), jax.jit(log_density)
+    logs = np.concatenate([np.asarray(of_rows(on_device, jnp.asarray(part, float))) for part in _parts(train)])
+    return Law(on_device, jnp.asarray(np.quantile(logs, [TAIL, HALLUCINATED]), float))
+
+
+def _modes(source: Source) -> tuple[Array, Array] | None:
+    """Centres, and the squared distance of ``NEAR`` standard deviations within a mode."""
+    if source.modes is None:
+        return None
+    centre = np.asarray(source.modes)
+    within = (np.trace(np.asarray(source.covariance)) - centre.var(0).sum()) / source.dim
+    return jnp.asarray(centre, float), jnp.asarray(NEAR**2 * within, float)
 
 
 def _parts(rows: np.ndarray, at_once: int = 4096) -> list[np.ndarray]:
@@ -261,13 +277,6 @@ def moments_of(parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     covariance = np.sum([(part - mean).T @ (part - mean) for part in parts], 0) / num
     variance, axes = np.linalg.eigh(covariance)
     return mean, axes * np.sqrt(np.maximum(variance, 0.0)) @ axes.T
-
-
-def _modes(source: Source) -> tuple[Array, Array]:
-    """Centres, and the squared distance of ``NEAR`` standard deviations within a mode."""
-    centre = np.asarray(source.modes)
-    within = (np.trace(np.asarray(source.covariance)) - centre.var(0).sum()) / source.dim
-    return jnp.asarray(centre, float), jnp.asarray(NEAR**2 * within, float)
 
 
 def _features(given: Callable[[Array], Array] | None, net: Tree, x_NxD: Array) -> Array:
@@ -285,51 +294,49 @@ def _observe(task: Task, truth: Truth, rows_NxD: Array, label_N: Array | None = 
     spread = jnp.sum((rows_NxD - rows_NxD.mean(0)) ** 2) / max(rows_NxD.shape[0] - 1, 1)
     seen["log_trace_ratio"] = jnp.log(spread) - truth.log_variance
     seen["trace_ratio"] = jnp.exp(seen["log_trace_ratio"])
-    if truth.share is not None:
-        seen |= _of_classes(task, truth, rows_NxD, label_N)
-    if truth.train is not None:
-        seen["copied"] = N.copied(some_NxD, truth.train, truth.held_out)
+    if truth.classes is not None:
+        seen |= _of_classes(task, truth.classes, _told(truth.classifier, truth.classes, rows_NxD), label_N)
+    if truth.pictures is not None:
+        seen["copied"] = N.copied(some_NxD, *truth.pictures)
+    if task.source.shape is not None:
         shape = [length for _, length in _dims_of_images(task.source.shape, task.num_shown)]
         shown_KxD = jnp.full((task.num_shown, task.dim), jnp.nan).at[: len(rows_NxD)].set(rows_NxD[: task.num_shown])
         seen["sample_image"] = shown_KxD.reshape(shape)
-    if truth.log_tail is not None:
-        log_density_N = task.source.log_density(truth.density, rows_NxD)
-        tail, hallucinated = ((log_density_N < quantile).mean() for quantile in truth.log_tail)
-        kl = -N.entropy(some_NxD, task.k) - log_density_N[: task.num_rows].mean()
-        seen |= {"kl": kl, "tail_mass": tail, "hallucinated": hallucinated}
+    if truth.law is not None and task.source.log_density is not None:
+        log_density_N = task.source.log_density(truth.law.arrays, rows_NxD)
+        seen["tail_mass"], seen["hallucinated"] = ((log_density_N < q).mean() for q in truth.law.log_quantile)
+        seen["kl"] = -N.entropy(some_NxD, task.k) - log_density_N[: task.num_rows].mean()
     return seen
 
 
-def _of_classes(task: Task, truth: Truth, rows_NxD: Array, label_N: Array | None) -> dict[str, Array]:
-    is_of_NxC = _classes(truth, rows_NxD)
-    count_C = is_of_NxC.sum(0)
-    share_C, real_C = count_C / rows_NxD.shape[0], truth.share
+def _told(net: Tree, classes: Classes, rows_NxD: Array) -> Array:
+    """``[N, C]``: 1 in the place of a row's class, by the classifier or by the nearest mode; 0 where it is of none."""
+    num_classes = classes.share.shape[0]
+    if classes.modes is None:
+        return jax.nn.one_hot(classifier.apply(net, rows_NxD)[1].argmax(1), num_classes)
+    centre_CxD, near = classes.modes
+    squared_NxC = jnp.sum((rows_NxD[:, None] - centre_CxD) ** 2, axis=2)
+    return jax.nn.one_hot(squared_NxC.argmin(1), num_classes) * (squared_NxC.min(1) <= near)[:, None]
+
+
+def _of_classes(task: Task, classes: Classes, is_of_NxC: Array, label_N: Array | None) -> dict[str, Array]:
+    count_C, real_C = is_of_NxC.sum(0), classes.share
+    share_C = count_C / is_of_NxC.shape[0]
     ratio_C = jnp.where(real_C > 0, share_C / jnp.where(real_C > 0, real_C, 1.0), jnp.inf)
-    known_C = count_C / jnp.maximum(count_C.sum(), 1.0)
     seen = {
         "class_share": share_C,
-        "class_entropy": jax.scipy.special.entr(known_C).sum(),
+        "class_entropy": jax.scipy.special.entr(count_C / jnp.maximum(count_C.sum(), 1.0)).sum(),
         "classes_alive": ((real_C > 0) & (ratio_C >= ENOUGH)).sum().astype(share_C.dtype),
         "class_bias": 0.5 * (jnp.abs(share_C - real_C).sum() + 1 - share_C.sum()),
         "smallest_class_ratio": ratio_C.min(),
     }
     if task.has_minority:
-        is_rare_C = (real_C > 0) & (real_C < RARE / (real_C > 0).sum())
+        is_rare_C = _is_minority(real_C)
         rare, really = (jnp.where(is_rare_C, x, 0.0).sum() for x in (share_C, real_C))
         seen |= {"minority_share": rare, "minority_ratio": rare / really}
-    if task.is_labelled:
-        own_N = jnp.take_along_axis(is_of_NxC, label_N.astype(int)[:, None], 1)
-        seen["label_agreement"] = own_N.mean()
+    if task.is_labelled and label_N is not None:
+        seen["label_agreement"] = jnp.take_along_axis(is_of_NxC, label_N.astype(int)[:, None], 1).mean()
     return seen
-
-
-def _classes(truth: Truth, rows_NxD: Array) -> Array:
-    """``[N, C]``: 1 in the place of a row's class, by the classifier or by the nearest mode; 0 where it is of none."""
-    num_classes = truth.share.shape[0]
-    if truth.classifier is not None:
-        return jax.nn.one_hot(classifier.apply(truth.classifier, rows_NxD)[1].argmax(1), num_classes)
-    squared_NxC = jnp.sum((rows_NxD[:, None] - truth.centre) ** 2, axis=2)
-    return jax.nn.one_hot(squared_NxC.argmin(1), num_classes) * (squared_NxC.min(1) <= truth.near)[:, None]
 
 
 def frechet_distance(features_NxF: Array, mean_F: Array, root_FxF: Array) -> Array:
