@@ -141,9 +141,9 @@ def diffusion(
       ema: decay of the moving average (``gradient.averaged``); 0: none.
       start: each fit starts from ``"init"``: fresh parameters, or ``"previous"``: the last generation's.
       sampler: see ``samplers.sample``; the published ones are ancestral for ddpm (1,000 steps) and heun for edm.
-      sampler_steps: of `sampler`; heun and midpoint take two evaluations each. Few steps are a collapse of the sampler's
-        making: in 32, with the exact score of a standard normal, ancestral steps lose 21% of the variance at every
-        generation (ddpm), ddim 11%, and of a flow 14% and 8%; heun adds 3% (edm). Midpoint: below 0.2% for all.
+      sampler_steps: of `sampler`; heun and midpoint take two evaluations each. Few steps alone
+        make a collapse: in 32, with the exact score of a standard normal, ancestral steps lose 21% of the variance at
+        every generation (ddpm), ddim 11%, and of a flow 14% and 8%; heun adds 3% (edm). Midpoint: below 0.2% for all.
       stop: time, of an Ornstein-Uhlenbeck process, at which sampling stops early (``settings.ideal_diffusion``): the
         noise that is left then stays in the rows.
       temperature: multiplies all noise that sampling draws.
