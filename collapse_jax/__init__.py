@@ -17,6 +17,7 @@ _HOMES = {
     "open": "results",
     "predict": "cases",
     "score": "definitions",
+    "texts_of": "variables",
     **{name: "types" for name in ("Batch", "Chain", "Curator", "Metric", "Policy", "Setting", "Source", "World")},
 }
 _MODULES = ("batch", "data", "definitions", "policies", "results", "settings", "spread", "survival", "theory", "types")

@@ -45,15 +45,15 @@ class Programs(NamedTuple):
 
     Attributes:
       start: one a device, ``(world, values, keys) -> state``.
-      advance: one a device, ``(world, values, state, generation) -> (state, {metric: [stretch, width]})``.
+      advance: one a device, ``(world, values, state, generation) -> (state, {metric: [stretch, width, ...]})``.
       devices: where they run.
       width: lanes of a block.
       stretch: generations of one call.
       at_once: blocks under way at the same time on each device; 0: one, whatever the number of devices.
     """
 
-    start: tuple[Callable[..., Tree], ...]
-    advance: tuple[Callable[..., tuple[Tree, dict[str, Array]]], ...]
+    start: tuple[jax.stages.Compiled, ...]
+    advance: tuple[jax.stages.Compiled, ...]
     devices: tuple[jax.Device, ...]
     width: int
     stretch: int
@@ -66,8 +66,8 @@ class Saver(NamedTuple):
     """How the state of a block outlives its process.
 
     Attributes:
-      load: ``(block, template) -> (generations done, (state, {metric: [lanes, T]})) | None``.
-      save: ``(block, generations done, (state, {metric: [lanes, T]}))``.
+      load: ``(block, template) -> (generations done, (state, {metric: [lanes, T, ...]})) | None``.
+      save: ``(block, generations done, (state, {metric: [lanes, T, ...]}))``.
     """
 
     load: Callable[[int, Tree], tuple[int, Tree] | None]
@@ -167,7 +167,6 @@ def run_blocks(
     keys: Key,
     *,
     num_generations: int,
-    metrics: tuple[str, ...],
     progress: Callable[[int], None],
     saver: Saver | None = None,
 ) -> dict[str, np.ndarray]:
@@ -179,12 +178,11 @@ def run_blocks(
       points: ``{name: [lanes]}``, the values by which lanes differ.
       keys: ``[lanes]``.
       num_generations: T.
-      metrics: which observations to keep.
       progress: called with the number of chain-generations just done.
       saver: keeps the state of a block after each stretch, so that another process can go on with it.
 
     Returns:
-      ``{metric: [lanes, T]}``.
+      ``{metric: [lanes, T, ...]}``.
     """
     number, width = keys.shape[0], programs.width
     padded = np.minimum(np.arange(-(-number // width) * width), number - 1)
@@ -201,7 +199,7 @@ def run_blocks(
 
         with jax.enable_x64(x64):  # a setting of each thread
             chosen = lanes(points, keys, padded[i * width : (i + 1) * width])
-            _run_block(programs, i, (world, *chosen), num_generations, metrics, keeper, parts[i], tell, stop.is_set)
+            _run_block(programs, i, (world, *chosen), num_generations, keeper, parts[i], tell, stop.is_set)
 
     workers = programs.at_once * len(programs.devices) or 1
     if min(workers, len(parts)) == 1:
@@ -218,7 +216,7 @@ def run_blocks(
                 for pool in pools:
                     pool.shutdown(wait=False, cancel_futures=True)
                 raise
-    return {name: np.concatenate([part[name] for part in parts])[:number] for name in metrics}
+    return {name: np.concatenate([part[name] for part in parts])[:number] for name in parts[0]}
 
 
 def _one_at_a_time(saver: Saver) -> Saver:
@@ -241,7 +239,6 @@ def _run_block(
     index: int,
     inputs: tuple[World, dict[str, Array], Key],
     num_generations: int,
-    metrics: tuple[str, ...],
     saver: Saver | None,
     out: dict[str, np.ndarray],
     progress: Callable[[int], None],
@@ -252,7 +249,8 @@ def _run_block(
     stretch, done, device = programs.stretch, 0, programs.devices[place]
     start, advance = programs.start[place], programs.advance[place]
     world, values, keys = jax.device_put(inputs, device)
-    out |= {n: np.full((programs.width, num_generations), np.nan, jnp.result_type(float)) for n in metrics}
+    for name, value in advance.out_info[1].items():  # [stretch, width, ...]
+        out[name] = np.full((programs.width, num_generations, *value.shape[2:]), np.nan, jnp.result_type(float))
     state = start(world, values, keys)
     if saver is not None and (found := saver.load(index, (state, dict(out)))) is not None:
         done, (state, seen) = found
@@ -264,7 +262,7 @@ def _run_block(
     def collect(begin: int, seen: dict[str, Array]) -> None:
         now = min(stretch, num_generations - begin)
         for name, value in jax.device_get(seen).items():
-            out[name][:, begin : begin + now] = value[:now].T
+            out[name][:, begin : begin + now] = value[:now].swapaxes(0, 1)
         progress(now)
 
     # What a stretch gave is fetched while the next one runs.

@@ -147,7 +147,8 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 def _report(out: Any, outcome: Any) -> None:
     """The table, where everything is, and what went wrong."""
-    from collapse_jax import definitions, plots, results
+    from collapse_jax import definitions, plots, results, samples
+    from collapse_jax.variables import scalars
 
     console = _console()
     for words in outcome.repaired:
@@ -157,8 +158,12 @@ def _report(out: Any, outcome: Any) -> None:
         console.print(results.table(ds))
         console.print(definitions.table(ds))
         old = Path(out) / results.PICTURE
-        picture = old if not outcome.seconds and old.exists() else plots.plot_into(ds, out)
-        console.print(f"results: {results.place(out)}\npicture: {picture}", soft_wrap=True)
+        console.print(f"results: {results.place(out)}", soft_wrap=True)
+        if scalars(ds):
+            picture = old if not outcome.seconds and old.exists() else plots.plot_into(ds, out)
+            console.print(f"picture: {picture}", soft_wrap=True)
+        for page in samples.write_into(ds, out):
+            console.print(f"samples: {page}", soft_wrap=True)
     else:
         console.print(f"results so far: {results.place(out)}", soft_wrap=True)
     for unit, error in outcome.failures:
@@ -188,9 +193,12 @@ def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 def _export(arguments: argparse.Namespace, rest: list[str]) -> None:
     from collapse_jax import results
+    from collapse_jax.variables import shaped
 
-    table = arguments.out or _beside(arguments.dir, "results.parquet")
-    print(f"table: {results.to_parquet(results.open(arguments.dir), table)}")
+    table, ds = arguments.out or _beside(arguments.dir, "results.parquet"), results.open(arguments.dir)
+    print(f"table: {results.to_parquet(ds, table)}")
+    if left_out := shaped(ds):
+        print(f"left out, since their values are arrays: {', '.join(left_out)}")
 
 
 def _beside(place: str, name: str) -> Path:
@@ -272,15 +280,18 @@ def _show(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _plot(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from collapse_jax import plots, results
+    from collapse_jax import plots, plots_images, results
 
     ds = results.open(arguments.dir)
-    picture = arguments.out or _beside(arguments.dir, results.PICTURE)
-    try:
-        plots.plot(ds, picture)
-    except OSError as error:
-        raise UsageError(f"{picture}: cannot be written: {(error.strerror or str(error)).lower()}") from error
-    print(f"picture: {picture}")
+    pictures = {arguments.out or _beside(arguments.dir, results.PICTURE): plots.plot}
+    if plots_images.has_images(ds) and not arguments.out:
+        pictures[_beside(arguments.dir, plots_images.PICTURE)] = plots_images.plot_samples
+    for picture, draw in pictures.items():
+        try:
+            draw(ds, picture)
+        except OSError as error:
+            raise UsageError(f"{picture}: cannot be written: {(error.strerror or str(error)).lower()}") from error
+        print(f"picture: {picture}")
 
 
 def _print_options(experiment: Any, path: Path) -> None:

@@ -131,7 +131,7 @@ class Experiment:
     def grid(self) -> "Grid":
         """The policies and axes of this experiment, with every part of it built once to see that it can be."""
         setting, _ = self.build()
-        return grid_of(self, tuple(metric.name for metric in setting.metrics))
+        return grid_of(self, tuple(name for m in setting.metrics for name in (m.name, *dict(m.dims))))
 
     def options(self) -> "Options":
         """What a sweep is told besides its grid."""

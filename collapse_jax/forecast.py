@@ -31,7 +31,8 @@ def forecast(grid: Grid, options: Options) -> tuple[list[Row], str]:
     with jax.enable_x64(options.precision == "float64"):
         plan = make_plan(grid, options)
         rows = [_row(plan, number) for number in range(len(plan.programs))]
-    result = math.prod(plan.shape) * (8 if options.precision == "float64" else 4) * len(plan.metrics) / 2**20
+    numbers = math.prod(plan.shape) * sum(math.prod(metric.shape) for metric in plan.metrics.values())
+    result = numbers * (8 if options.precision == "float64" else 4) / 2**20
     seconds = sum(row.seconds for row in rows) + _COMPILE_SECONDS * len(rows)
     total = (
         f"{len(plan.units):,} units, {len(rows)} compiles, {math.prod(plan.shape):,} chain-generations, "

@@ -23,7 +23,7 @@ RARE = 0.5  # of an equal share: classes of less are the minority
 NEAR = 3.0  # standard deviations of a mode, within which a point counts as of its class
 TAIL, HALLUCINATED = 0.01, 0.001  # of the real law's mass lies below these quantiles of its density
 _SEED = 0x0D1A_6E57  # far from the small seeds that chains are given
-_DRAWS = 2**18  # of the real law, that such quantiles are taken of
+_DRAWS = 2**16  # of the real law, that such quantiles are taken of: the mass below is TAIL, give or take 4%
 _TRAIN = 4096  # training images at most that copies are looked for among
 _POLAR_STEPS = 24
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -40,6 +40,7 @@ _OF_ROWS = (
     Metric("log_trace_ratio", "logarithm of the trace ratio", "nats", "definition", role="log_variance"),
 )  # fmt: skip
 _OF_CLASSES = (
+    Metric("class_share", "share of each class among the generated rows", "1", "definition"),
     Metric("class_entropy", "entropy of the generated rows' classes", "nats", "definition"),
     Metric("classes_alive", f"classes with at least {ENOUGH:g} of their real share of the generated rows", "classes",
            "definition", role="modes"),
@@ -48,8 +49,8 @@ _OF_CLASSES = (
 )  # fmt: skip
 _OF_MINORITY = (
     Metric("minority_share", f"share of the generated rows in classes that have less than {RARE:g} of an equal share",
-           "1", "definition"),
-    Metric("minority_ratio", "the same over the real share: below 1 the bias is amplified", "1", "definition"),
+           "1", "definition", role="tail"),
+    Metric("minority_ratio", "the same over the real share: below 1 the bias is amplified", "1", "arXiv 2403.07857"),
 )  # fmt: skip
 _OF_LABELS = (
     Metric("label_agreement", "share of generated rows that are seen to be of the class they were made as", "1",
@@ -58,6 +59,7 @@ _OF_LABELS = (
 _OF_IMAGES = (
     Metric("copied", "excess of generated images whose nearest real image was trained on, 1 where all are copies", "1",
            "after arXiv 2004.05675"),
+    Metric("sample_image", "the first generated images", "1", "definition"),
 )  # fmt: skip
 _OF_DENSITY = (
     Metric("kl", "divergence of the generated law from the real one, by nearest neighbours", "nats",
@@ -94,8 +96,8 @@ class Truth(NamedTuple):
       real: held-out rows' features and radii.
       log_variance: log of the real law's total variance.
       share: ``[C]``, of the real rows' classes.
-      centre: ``[C, D]``, of the real law's modes, and the squared distance within which a row counts as of one.
-      near: see `centre`.
+      centre: ``[C, D]``, of the real law's modes.
+      near: squared distance from a centre within which a row counts as of its class.
       train: ``[R, D]``, training images.
       held_out: ``[M, D]``, images that were not trained on.
       density: what the source's density reads.
@@ -124,66 +126,83 @@ class Task(NamedTuple):
     features: Callable[[Array], Array] | None
     num_test: int
     num_rows: int
+    num_shown: int
     k: int
     has_minority: bool
     is_labelled: bool
+
+    @property
+    def has_classifier(self) -> bool:
+        """Whether classes are told by a classifier."""
+        return self.source.shape is not None and self.source.classes is not None
 
 
 def judge(
     source: Source,
     num_test: int = 500,
     num_rows: int = 1000,
+    num_shown: int = 8,
     k: int = 5,
     features: Callable[[Array], Array] | None = None,
     labelled: bool = False,
 ) -> Judge:
     """The metrics that are known of a source, and how they are computed.
 
-    Of every source: Frechet distance, precision and recall, density and coverage on features, total variance. Of
+    Of every source: Frechet distance, precision and recall, density and coverage on features; total variance. Of
     labelled images, and of points around modes: classes. Of images: copies of training images. Of points of known
     density: divergence and tails. Features are the classifier's of labelled images, the rows themselves elsewhere.
 
-    The Frechet distance of N rows of the real law is not 0 but about (F + 1) / 2N of the features' total variance, so
-    that it compares runs of one N.
+    The Frechet distance of N rows of the real law is not 0 in expectation. Of F normal features it is at most
+    (F + 5) / 4N of their total variance, to first order, as where all vary alike: compare runs of one N.
 
     Args:
       source: of the real rows.
       num_test: held-out real rows.
       num_rows: generated rows that are compared with their neighbours, at most; others look at all.
+      num_shown: generated images that ``sample_image`` keeps; NaN where there are fewer.
       k: of nearest neighbours.
       features: ``(rows [num, D]) -> [num, F]``, pure, in place of the classifier's (which then still tells classes).
       labelled: whether ``observe`` is given the class that each row was made as.
 
     Raises:
-      ValueError: a count below 1, or classes that are asked for of a source without labels.
+      ValueError: a count below 1.
     """
-    for name, count in (("num_test", num_test), ("num_rows", num_rows), ("k", k)):
+    for name, count in (("num_test", num_test), ("num_rows", num_rows), ("num_shown", num_shown), ("k", k)):
         check_at_least(name, count, 1)
-    has_labels = source.classes is not None
-    if labelled and not has_labels:
-        raise ValueError(f"labelled must be False where the source has no labels, as {source.name}")
     share = _real_share(source)
     has_minority = share is not None and bool(_is_minority(share).any())
-    dim = source.dim - has_labels
-    task = Task(source, dim, features, num_test, num_rows, k, has_minority, labelled)
+    dim = source.dim - (source.classes is not None)
+    task = Task(source, dim, features, num_test, num_rows, num_shown, k, has_minority, labelled and share is not None)
     parts = (
         (_OF_DENSITY, source.log_density is not None),
         (_OF_ROWS, True),
         (_OF_CLASSES, share is not None),
         (_OF_MINORITY, has_minority),
-        (_OF_LABELS, labelled),
+        (_OF_LABELS, task.is_labelled),
         (_OF_IMAGES, source.shape is not None),
     )
-    metrics = tuple(metric for part, is_known in parts if is_known for metric in part)
+    known = {metric.name: metric for part, is_known in parts if is_known for metric in part}
+    details: dict[str, dict[str, Any]] = {}
     if features is None:  # rows that are all the real mean have the whole trace for a distance
-        trivial = 1.0 if has_labels else float(np.trace(np.asarray(source.covariance)))
-        metrics = tuple(m._replace(baseline=trivial) if m.name == "frechet_distance" else m for m in metrics)
+        variance = np.diagonal(np.asarray(source.covariance))[:dim].sum()
+        details["frechet_distance"] = {"baseline": 1.0 if task.has_classifier else float(variance)}
+    if share is not None:
+        details["class_share"] = {"dims": (("class", len(share)),)}
+    if source.shape is not None:
+        details["sample_image"] = {"dims": _dims_of_images(source.shape, num_shown)}
+    metrics = tuple(metric._replace(**details.get(name, {})) for name, metric in known.items())
     return Judge(metrics, partial(_truth, task), partial(_observe, task))
 
 
+def _dims_of_images(shape: tuple[int, int, int], num: int) -> tuple[tuple[str, int], ...]:
+    height, width, channels = shape
+    grey = ("sample", num), ("y", height), ("x", width)
+    return grey if channels == 1 else (*grey, ("channel", channels))
+
+
 def _real_share(source: Source) -> np.ndarray | None:
-    """``[C]``: how often each class occurs among the real rows, or None where there are no classes."""
-    if source.classes is not None:
+    """``[C]``: how often each class occurs among the real rows, or None where no classes are told."""
+    if source.shape is not None and source.classes is not None:
         label = np.asarray(source.arrays)[:, -1].astype(int)
         return np.bincount(label, minlength=source.classes) / len(label)
     return None if source.modes is None else np.full(len(np.asarray(source.modes)), 1 / len(np.asarray(source.modes)))
@@ -200,20 +219,14 @@ def _truth(task: Task) -> Truth:
     key = jax.random.key(_SEED, impl="threefry2x32")
     train = np.asarray(source.arrays if is_table else source.draw(key, source.arrays, _DRAWS))[:, :dim]
     net = None
-    if source.classes is not None:
+    if task.has_classifier:
         net = classifier.trained(train, np.asarray(source.arrays)[:, -1], source.classes)
     to_features = jax.jit(partial(_features, task.features))
     mean, root = moments_of([np.asarray(to_features(net, jnp.asarray(x, float))) for x in _parts(train)])
     centre, near = (None, None) if source.modes is None else _modes(source)
-    density, log_tail = None, None
-    if source.log_density is not None:
-        density = jax.tree.map(jnp.asarray, source.arrays)
-        log_density = jax.jit(lambda arrays, x: source.log_density(arrays, x))
-        logs = np.concatenate([np.asarray(log_density(density, jnp.asarray(x, float))) for x in _parts(train)])
-        log_tail = jnp.asarray(np.quantile(logs, [TAIL, HALLUCINATED]), float)
-    share = _real_share(source)
+    density, log_tail = (None, None) if source.log_density is None else _tails(source.log_density, source.arrays, train)
+    share, images = _real_share(source), source.shape is not None
     variance = np.diagonal(np.asarray(source.covariance))[:dim].sum()
-    images = source.shape is not None
     return Truth(
         net,
         jnp.asarray(mean, float),
@@ -228,6 +241,13 @@ def _truth(task: Task) -> Truth:
         density,
         log_tail,
     )
+
+
+def _tails(log_density: Callable[[Tree, Array], Array], arrays: Tree, train: np.ndarray) -> tuple[Tree, Array]:
+    """What the density reads, and quantiles of its logarithm over real rows."""
+    density, of_rows = jax.tree.map(jnp.asarray, arrays), jax.jit(log_density)
+    logs = np.concatenate([np.asarray(of_rows(density, jnp.asarray(part, float))) for part in _parts(train)])
+    return density, jnp.asarray(np.quantile(logs, [TAIL, HALLUCINATED]), float)
 
 
 def _parts(rows: np.ndarray, at_once: int = 4096) -> list[np.ndarray]:
@@ -260,14 +280,18 @@ def _observe(task: Task, truth: Truth, rows_NxD: Array, label_N: Array | None = 
     some_NxD = rows_NxD[: task.num_rows]
     features_NxF = _features(task.features, truth.classifier, rows_NxD)
     seen = N.overlap(truth.real, features_NxF[: task.num_rows], task.k)._asdict()
-    spread = jnp.sum((rows_NxD - rows_NxD.mean(0)) ** 2) / max(rows_NxD.shape[0] - 1, 1)
     seen["frechet_distance"] = frechet_distance(features_NxF, truth.mean, truth.root)
+    # Over n - 1: it judges the model, not the number of rows it was asked for.
+    spread = jnp.sum((rows_NxD - rows_NxD.mean(0)) ** 2) / max(rows_NxD.shape[0] - 1, 1)
     seen["log_trace_ratio"] = jnp.log(spread) - truth.log_variance
     seen["trace_ratio"] = jnp.exp(seen["log_trace_ratio"])
     if truth.share is not None:
         seen |= _of_classes(task, truth, rows_NxD, label_N)
     if truth.train is not None:
         seen["copied"] = N.copied(some_NxD, truth.train, truth.held_out)
+        shape = [length for _, length in _dims_of_images(task.source.shape, task.num_shown)]
+        shown_KxD = jnp.full((task.num_shown, task.dim), jnp.nan).at[: len(rows_NxD)].set(rows_NxD[: task.num_shown])
+        seen["sample_image"] = shown_KxD.reshape(shape)
     if truth.log_tail is not None:
         log_density_N = task.source.log_density(truth.density, rows_NxD)
         tail, hallucinated = ((log_density_N < quantile).mean() for quantile in truth.log_tail)
@@ -283,6 +307,7 @@ def _of_classes(task: Task, truth: Truth, rows_NxD: Array, label_N: Array | None
     ratio_C = jnp.where(real_C > 0, share_C / jnp.where(real_C > 0, real_C, 1.0), jnp.inf)
     known_C = count_C / jnp.maximum(count_C.sum(), 1.0)
     seen = {
+        "class_share": share_C,
         "class_entropy": jax.scipy.special.entr(known_C).sum(),
         "classes_alive": ((real_C > 0) & (ratio_C >= ENOUGH)).sum().astype(share_C.dtype),
         "class_bias": 0.5 * (jnp.abs(share_C - real_C).sum() + 1 - share_C.sum()),

@@ -14,6 +14,7 @@ from collapse_jax.cases import Lines
 from collapse_jax.intervals import median_interval
 from collapse_jax.plots_grid import THEORY, draw_grid, legend
 from collapse_jax.results import at, columns
+from collapse_jax.variables import scalars
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +48,7 @@ def plot(ds: xr.Dataset, path: Path | str) -> Path:
       The path.
 
     Raises:
-      ValueError: a suffix that matplotlib cannot write.
+      ValueError: a suffix that matplotlib cannot write, or a dataset without a metric that is one number a generation.
     """
     figure = draw(ds)
     figure.savefig(path, dpi=150)
@@ -68,7 +69,10 @@ def draw(ds: xr.Dataset) -> "Figure":
     """The figure that `plot` saves."""
     from matplotlib.figure import Figure  # no pyplot: no window, no global state
 
-    names, labels = [str(name) for name in ds.data_vars], columns(ds)
+    labels, ds = columns(ds), scalars(ds)
+    names = [str(name) for name in ds.data_vars]
+    if not names:
+        raise ValueError("nothing to plot: no metric here is one number a generation")
     if len(labels) > MOST_CURVES:
         return draw_grid(ds)
     width = min(len(names), min((3, 4), key=lambda columns: -len(names) % columns))  # fewest empty panels

@@ -17,6 +17,7 @@ import xarray as xr
 from collapse_jax import store
 from collapse_jax.intervals import SUMMARIES, choose_summary
 from collapse_jax.store import STORE, StoreError
+from collapse_jax.variables import grid_dims, scalars
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -130,12 +131,14 @@ def place(path: Any) -> Any:
 def to_parquet(ds: xr.Dataset, path: Path | str) -> Path:
     """One row a (policy, axes, chain, generation), one column a metric; needs the extra ``parquet``.
 
+    Metrics whose values are arrays (``variables.shaped``) have no place in such a table, and are left out.
+
     Raises:
       ResultsError: the extra is missing.
     """
     try:
         importlib.import_module("pyarrow")
-        frame = ds.to_dataframe().reset_index()
+        frame = scalars(ds).to_dataframe().reset_index()
     except ImportError as error:
         raise ResultsError("parquet needs optional packages: pip install 'collapse-jax[parquet]'") from error
     frame.to_parquet(path, index=False)
@@ -144,9 +147,7 @@ def to_parquet(ds: xr.Dataset, path: Path | str) -> Path:
 
 def columns(ds: xr.Dataset) -> dict[str, dict[str, int]]:
     """Label -> position of each curve: one a policy, and one a point of the grid where other axes were swept."""
-    found = (str(dim) for name in ds.data_vars for dim in ds[name].dims)
-    dims = [dim for dim in dict.fromkeys(found) if dim not in ("chain", "generation")]
-    labels = {}
+    dims, labels = grid_dims(ds), {}
     for index in np.ndindex(*(ds.sizes[dim] for dim in dims)):
         words = [_word(ds, dim, i) for dim, i in zip(dims, index, strict=True)]
         labels[" ".join(words)] = dict(zip(dims, index, strict=True))
@@ -163,8 +164,8 @@ def summary(ds: xr.Dataset, generation: int = -1) -> list[Summary]:
 
     A metric has one kind of centre under all policies, by the weight of its tails: see ``choose_summary``.
     """
-    last, rows = ds.isel(generation=generation), []
-    for name in map(str, ds.data_vars):
+    last, rows = scalars(ds).isel(generation=generation), []
+    for name in map(str, last.data_vars):
         samples = {label: at(last[name], position).to_numpy() for label, position in columns(ds).items()}
         kind = choose_summary(samples.values())
         rows += [Summary(name, label, kind, *SUMMARIES[kind](values)) for label, values in samples.items()]
@@ -177,15 +178,16 @@ def table(ds: xr.Dataset, generation: int = -1) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    if len(columns(ds)) > _MOST_COLUMNS:
+    labels = columns(ds)
+    if len(labels) > _MOST_COLUMNS:
         return _grid_table(ds, generation)
-    rows = summary(ds, generation)
+    rows, ds = summary(ds, generation), scalars(ds)
     number, chains = int(ds["generation"].to_numpy()[generation]), ds.sizes["chain"]
     over = f"centre over {chains:,} chains (which, by tail weight: below each metric), 95% interval in parentheses"
     title = f"Generation {number:,}: {over if chains > 1 else 'one chain'}"
     result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 1, 0))
     result.add_column("metric", no_wrap=True)
-    for label in columns(ds):
+    for label in labels:
         result.add_column(Text(label), justify="right", overflow="fold")
     for name in map(str, ds.data_vars):
         found = [row for row in rows if row.metric == name]
@@ -200,7 +202,8 @@ def _grid_table(ds: xr.Dataset, generation: int) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    points, last = columns(ds), ds.isel(generation=generation).median("chain", skipna=True)
+    points, ds = columns(ds), scalars(ds)
+    last = ds.isel(generation=generation).median("chain", skipna=True)
     title = f"Generation {int(ds['generation'][generation]):,}: median over {ds.sizes['chain']:,} chains"
     result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     result.add_column("")

@@ -98,15 +98,18 @@ def _create(plan: Plan, store: Any, record: Mapping[str, Any]) -> None:
     group = zarr.open_group(store, mode="a")
     group.attrs.update(record)
     dims, checked = plan.grid.dims, ZstdCodec(level=3, checksum=True)
+    horizon = plan.options.num_generations
 
     def make(name: str, shape: tuple[int, ...], chunks: tuple[int, ...], **options: Any) -> None:
         with contextlib.suppress(ContainsArrayError):  # another shard made the same one
             group.create_array(name, shape=shape, chunks=chunks, **options)
 
     for name, described in about(plan).items():
+        value = plan.metrics[name].shape
         make(
-            name, plan.shape, (*plan.chunk, plan.options.num_generations), dtype=plan.options.precision,
-            fill_value=float("nan"), dimension_names=dims, compressors=checked, attributes=described,
+            name, (*plan.shape, *value), (*plan.chunk, horizon, *value), dtype=plan.options.precision,
+            fill_value=float("nan"), dimension_names=(*dims, *described.get("value_dims", ())), compressors=checked,
+            attributes=described,
         )  # fmt: skip
     done = {"long_name": "whether these chains are finished"}
     make(DONE, plan.shape[:-1], plan.chunk, dtype="uint8", fill_value=0, dimension_names=dims[:-1], attributes=done)
@@ -216,7 +219,7 @@ class Writer:
     def _chunks(self, name: str, unit: Unit) -> list[str]:
         """Keys of the unit's chunks of one metric."""
         array = self.arrays[name]
-        where = (*unit.where, slice(0, array.shape[-1]))
+        where = (*unit.where, *(slice(0, length) for length in array.shape[len(unit.where) :]))
         spans = [range(s.start // c, -(-s.stop // c)) for s, c in zip(where, array.chunks, strict=True)]
         return [f"{name}/{array.metadata.encode_chunk_key(index)}" for index in itertools.product(*spans)]
 

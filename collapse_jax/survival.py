@@ -8,6 +8,7 @@ import xarray as xr
 
 from collapse_jax.check import fraction
 from collapse_jax.intervals import LEVEL
+from collapse_jax.variables import grid_dims
 
 if TYPE_CHECKING:
     from scipy.stats._survival import EmpiricalDistributionFunction
@@ -98,8 +99,7 @@ def with_role(ds: xr.Dataset, role: str) -> list[str]:
 
 def points(ds: xr.Dataset) -> xr.DataArray:
     """Zeros at the policies and grid points of a run, with their labels."""
-    found = dict.fromkeys(dim for values in ds.data_vars.values() for dim in values.dims)
-    dims = [dim for dim in found if dim not in ("chain", "generation")]
+    dims = grid_dims(ds)
     coords = {name: c for name, c in ds.coords.items() if set(c.dims) <= set(dims)}
     return xr.DataArray(np.zeros([ds.sizes[dim] for dim in dims]), coords, dims)
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import xarray as xr
 
-from collapse_jax.axes import Grid, coordinates, grid_of
+from collapse_jax.axes import Axis, Grid, coordinates, grid_of
 from collapse_jax.blocks import Programs, Saver, Traced, compile_blocks, run_blocks, trace_blocks
 from collapse_jax.keys import chain_keys
 from collapse_jax.memory_model import check_fits
@@ -82,7 +82,8 @@ def sweep(
       progress: called as ``progress(done, total)``, in chain-generations.
 
     Returns:
-      Dims ``("policy", *axes, "chain", "generation")``, one variable a metric.
+      Dims ``("policy", *axes, "chain", "generation")``, one variable a metric; those of metrics whose values are arrays
+      (sample texts, pictures) follow, and are named in the variable's attribute ``value_dims`` too.
 
     Raises:
       ValueError: bad input, in one line, before anything is computed.
@@ -99,9 +100,7 @@ def sweep(
                 progress(done[0], total)
 
         runner = Runner(plan, tick, devices)
-        out = {
-            name: np.full(plan.shape, np.nan, float if precision == "float64" else np.float32) for name in plan.metrics
-        }
+        out = {name: np.full((*plan.shape, *m.shape), np.nan, precision) for name, m in plan.metrics.items()}
         for unit in runner.expect(plan.units):
             for name, value in runner.run(unit).items():
                 out[name][unit.where] = value
@@ -136,12 +135,16 @@ class Runner:
             points,
             self.keys[chains],
             num_generations=plan.options.num_generations,
-            metrics=program.metrics,
             progress=self.tick,
             saver=saver,
         )
         self.seconds["seconds_run"] += time.perf_counter() - clock
-        return {name: value.reshape(*unit.shape, -1) for name, value in out.items()}
+        made = {}
+        for name, value in out.items():  # arrays of other programs may be larger
+            short = [(0, n - here) for n, here in zip(plan.metrics[name].shape, value.shape[2:], strict=True)]
+            whole = np.pad(value, [(0, 0), (0, 0), *short], constant_values=np.nan) if any(map(sum, short)) else value
+            made[name] = whole.reshape(*unit.shape, *whole.shape[1:])
+        return made
 
     def _programs(self, number: int) -> Programs:
         upcoming = self._order[self._order.index(number) + 1 :][:1] if number in self._order else []
@@ -210,29 +213,42 @@ def labels(grid: Grid, options: Options) -> dict[str, list[Any]]:
 def about(plan: Plan) -> dict[str, dict[str, Any]]:
     """The attributes of each metric.
 
-    A baseline is a number, or (nested) lists along the axes it varies with, which ``baseline_dims`` then names.
+    What points of the grid may differ by, a baseline say, is one value, or (nested) lists along the axes it varies
+    with, which ``baseline_dims`` then names.
     """
     axes = plan.grid.axes
-    known = any(metric.baseline is not None for metric in plan.metrics.values())
+    known = any(metric.baseline is not None or metric.attrs for metric in plan.metrics.values())
     points = list(np.ndindex(*(len(axis.values) for axis in axes))) if known else []
     made = [plan.grid.make(0, plan.grid.values(point))[0] for point in points]
-    described = {}
+    described: dict[str, dict[str, Any]] = {}
     for name, metric in plan.metrics.items():
-        attrs = {k: v for k, v in metric._asdict().items() if k not in ("name", "baseline") and (k != "role" or v)}
-        values = [m.baseline for setting in made for m in setting.metrics if m.name == name]
-        if len(values) == len(made) > 0 and None not in values:
-            table = np.reshape(values, [len(axis.values) for axis in axes])
-            moves = [bool(np.ptp(table, i).any()) for i in range(len(axes))]
-            attrs["baseline"] = table[tuple(slice(None) if m else 0 for m in moves)].tolist()
-            dims = [axis.dim for axis, m in zip(axes, moves, strict=True) if m]
-            attrs |= {"baseline_dims": dims} if dims else {}
+        attrs = {key: getattr(metric, key) for key in ("long_name", "units", "source", "scale")}
+        attrs |= {"role": metric.role} if metric.role else {}
+        attrs |= {"value_dims": [dim for dim, _ in metric.dims]} if metric.dims else {}
+        given = [{"baseline": m.baseline, **m.attrs} for setting in made for m in setting.metrics if m.name == name]
+        for key in given[0] if len(given) == len(made) > 0 else ():
+            values = [here[key] for here in given]
+            attrs |= {} if None in values else _along(axes, key, values)
         described[name] = attrs
     return described
+
+
+def _along(axes: Sequence[Axis], name: str, values: Sequence[Any]) -> dict[str, Any]:
+    """An attribute of which there is a value at each point of the grid."""
+    table = np.empty(len(values), object)
+    for i, value in enumerate(values):  # at once, lists would be taken apart
+        table[i] = value
+    table = table.reshape([len(axis.values) for axis in axes])
+    moves = [bool((table != table.take([0], i)).any()) for i in range(len(axes))]
+    part = table[tuple(slice(None) if m else 0 for m in moves)]
+    dims = [axis.dim for axis, m in zip(axes, moves, strict=True) if m]
+    return {name: part.tolist(), f"{name}_dims": dims} if dims else {name: part}
 
 
 def dataset(plan: Plan, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, Any]) -> xr.Dataset:
     """The results with their labels, units and origin."""
     described = about(plan)
-    variables = {name: (plan.grid.dims, value, described[name]) for name, value in arrays.items()}
+    dims = {name: (*plan.grid.dims, *described[name].get("value_dims", ())) for name in arrays}
+    variables = {name: (dims[name], value, described[name]) for name, value in arrays.items()}
     rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in attrs.items()}
     return xr.Dataset(variables, labels(plan.grid, plan.options), attributes(plan) | rounded)

@@ -6,7 +6,8 @@
 - ``pool_g  = fade * pool_{g-1} + join(x_g, real)``
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -101,14 +102,13 @@ class Text(NamedTuple):
 
     Attributes:
       name: as in the registry of ``data.texts``.
-      num_symbols: V; symbols are 0 .. V - 1.
+      pieces: the bytes of UTF-8 that each of the V symbols 0 .. V - 1 stands for.
       arrays: pytree of arrays that ``draw`` reads.
       draw: ``(key, arrays, num, length) -> [num, length]``, pure: independent sequences of the real law.
       held_out: ``(num, length) -> [num, length]``, on the host: test sequences that do not overlap, the same at every
         call; raises ``ValueError`` where fewer than `num` exist.
       real_rows: ``(length) -> [rows, columns]``, on the host: all of the real text (of a law without end: a long
         stretch), in which n-grams count as real.
-      decode: ``(symbols [length]) -> str``.
       size: symbols that ``draw`` chooses from, or None where they never end.
       bytes_per_symbol: of the held-out text, in UTF-8, or None.
       log_prob: ``(rows [num, length]) -> [num]``, on the host: exact log probability of sequences that begin as
@@ -116,19 +116,27 @@ class Text(NamedTuple):
     """
 
     name: str
-    num_symbols: int
+    pieces: tuple[bytes, ...]
     arrays: Tree
     draw: Callable[[Key, Tree, int, int], Array]
     held_out: Callable[[int, int], np.ndarray]
     real_rows: Callable[[int], np.ndarray]
-    decode: Callable[[np.ndarray], str]
     size: int | None = None
     bytes_per_symbol: float | None = None
     log_prob: Callable[[np.ndarray], np.ndarray] | None = None
 
+    @property
+    def num_symbols(self) -> int:
+        """V."""
+        return len(self.pieces)
+
+    def decode(self, symbols: np.ndarray) -> str:
+        """What symbols ``[length]`` say; bytes that are no character become U+FFFD."""
+        return b"".join(self.pieces[i] for i in np.asarray(symbols).tolist()).decode(errors="replace")
+
 
 class Metric(NamedTuple):
-    """What one number a generation means.
+    """What one number (or one array) a generation means.
 
     Attributes:
       name: of the variable.
@@ -142,6 +150,11 @@ class Metric(NamedTuple):
         ``"hallucination"`` (share of samples below the 0.1% quantile of the truth's density), ``"ancestors"`` (share of
         the real rows that have descendants).
       baseline: risk of a trivial model that learns nothing, where it is known (a tracer where it follows from one).
+      dims: names and lengths of a value's own dimensions, where it is an array: sample texts are ``(("sample", k),
+        ("symbol", length))``, pictures ``(("sample", k), ("y", h), ("x", w))`` and perhaps ``("channel", c)``. Such
+        metrics are kept, and left out of tables, curves and verdicts.
+      attrs: what else one needs to read such a value, as JSON can write it: of texts, ``symbols`` (see
+        ``variables.texts_of``).
     """
 
     name: str
@@ -151,6 +164,13 @@ class Metric(NamedTuple):
     scale: str = "linear"
     role: str = ""
     baseline: Any = None
+    dims: tuple[tuple[str, int], ...] = ()
+    attrs: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a value: () for a number."""
+        return tuple(length for _, length in self.dims)
 
 
 class Setting(NamedTuple):
@@ -163,7 +183,7 @@ class Setting(NamedTuple):
       fit: ``(key, train, start) -> params``. `train` is a ``Batch`` of rows (or of statistics, where ``compress``
         exists); `start` is what ``init`` gave, or the last fit's parameters, or None.
       sample: ``(key, params, num) -> items``, leaves ``[num, ...]``.
-      observe: ``(key, world, params, summary, generated) -> {metric: scalar}``, once a generation. Whatever the run
+      observe: ``(key, world, params, summary, generated) -> {metric: value}``, once a generation. Whatever the run
         does not ask for is dead code. `summary` is what ``summarise`` made of the training rows (or None); `generated`
         the new rows, leaves ``[n, ...]`` (None where only statistics are drawn).
       metrics: what ``observe`` returns.

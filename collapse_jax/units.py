@@ -23,7 +23,7 @@ RNGS = ("threefry2x32", "rbg", "unsafe_rbg")
 BACKENDS = ("auto", "each", "rows", "law")
 
 _UNIT_OPERATIONS = 2e10  # some seconds on a few CPU cores
-_UNIT_BYTES = 32 << 20  # of results, per metric
+_UNIT_BYTES = 32 << 20  # of results, of the largest metric
 
 
 class Options(NamedTuple):
@@ -138,8 +138,12 @@ class Plan(NamedTuple):
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """All that is observed by any program, in order."""
-        return {m.name: m for p in self.programs for m in p.setting.metrics if m.name in p.metrics}
+        """All that is observed by any program, in order; dimensions of values as long as any program's."""
+        found: dict[str, Metric] = {}
+        for metric in (m for p in self.programs for m in p.setting.metrics if m.name in p.metrics):
+            pairs = zip(metric.dims, found.get(metric.name, metric).dims, strict=True)
+            found[metric.name] = metric._replace(dims=tuple(max(a, b) for a, b in pairs))
+        return found
 
     def chain_of(self, program: Program, values: dict[str, Any]) -> Chain:
         """The chain at traced `values` (those of the axes traced there)."""
@@ -177,6 +181,7 @@ def make_plan(grid: Grid, options: Options, cuts: Sequence[Cut] | None = None) -
     programs = _programs(grid, options)
     lengths = [len(axis.values) for axis in grid.axes]
     total = len(grid.policies) * math.prod(lengths) * options.num_chains * options.num_generations
+    total *= max(map(_numbers, programs))
     if total > 2**36:
         raise ValueError(f"the results would hold {total:.1e} numbers a metric: lower num_chains or num_generations")
     key = chain_keys(options.seed, 1, options.rng)[0]
@@ -219,7 +224,7 @@ def _programs(grid: Grid, options: Options) -> list[Program]:
             for full in _full_points(grid, traced, point):
                 setting, policy, n = grid.make(number, grid.values(full))
                 _checked_chain(setting, policy, n, options, law)
-            metrics = _metrics(setting, options.metrics, [axis.dim for axis in grid.axes])
+            metrics = _metrics(setting, options.metrics, grid.dims)
             programs.append(Program(number, point, traced, setting, metrics, law))
     return programs
 
@@ -284,27 +289,43 @@ def _sized(plan: Plan, program: Program, key: jax.Array, made: Worlds) -> Progra
     rowless = program.law and program.setting.real_compressed is not None
     rows = () if rowless else jax.eval_shape(lambda: program.setting.real(key, world, num))
     state = jax.eval_shape(chain.init, key, world)
-    new, work = _step(chain, world, state, program.metrics)
+    new, seen, work = _step(chain, world, state, program.metrics)
+    _check_shapes(program.setting, seen)
     lane, drawn = lane_bytes(state, new, rows, program.law)
+    lane += stretch(plan) * sum(x.size * x.dtype.itemsize for x in seen.values() if x.ndim)
     width = block_width(lane, drawn, program.setting.block_hint, options.chains_per_block)
     return program._replace(world=world, width=width, work=work, lane=lane + drawn)
 
 
-def _step(chain: Chain, world: Any, state: Any, metrics: Sequence[str]) -> tuple[Any, float]:
-    """The shape of a generation's batch, and the operations of one chain in one generation."""
+def _step(chain: Chain, world: Any, state: Any, metrics: Sequence[str]) -> tuple[Any, dict[str, Any], float]:
+    """The shapes of a generation's batch and of what is seen of it, and the operations of one chain in one."""
 
     def step(world: Any, state: Any, generation: jax.Array) -> Any:
         state, new, observations = chain.emit(world, state, generation)
-        return new, chain.absorb(world, state, new, generation), {name: observations[name] for name in metrics}
+        return new, {name: observations[name] for name in metrics}, chain.absorb(world, state, new, generation)
 
     jaxpr, shapes = jax.make_jaxpr(step, return_shape=True)(world, state, jax.numpy.int32(1))
-    return shapes[0], operations(jaxpr.jaxpr)
+    return *shapes[:2], operations(jaxpr.jaxpr)
+
+
+def _check_shapes(setting: Setting, seen: dict[str, Any]) -> None:
+    for metric in setting.metrics:
+        if metric.name in seen and seen[metric.name].shape != metric.shape:
+            raise ValueError(
+                f"setting {setting.name}: metric {metric.name!r} has the shape {seen[metric.name].shape}, and its dims "
+                f"say {metric.shape}"
+            )
+
+
+def _numbers(program: Program) -> int:
+    """In one value of its largest metric."""
+    return max(math.prod(m.shape) for m in program.setting.metrics if m.name in program.metrics)
 
 
 def _block(grid: Grid, program: Program, options: Options) -> tuple[int, ...]:
     """A unit's lengths, filled from the last dimension. Parts of a dimension are powers of two, so that they nest."""
     work = max(program.work, 1.0) * options.num_generations
-    most = min(_UNIT_OPERATIONS / work, _UNIT_BYTES / 4 / options.num_generations)
+    most = min(_UNIT_OPERATIONS / work, _UNIT_BYTES / 4 / options.num_generations / _numbers(program))
     blocks = max(most // program.width, blocks_at_once(len(jax.local_devices())))
     left = 2 ** int(math.log2(blocks)) * program.width
     lengths = [len(axis.values) if t else 1 for axis, t in zip(grid.axes, program.traced, strict=True)]
@@ -337,9 +358,16 @@ def _same(a: Any, b: Any) -> bool:
 
 def _metrics(setting: Setting, wanted: Sequence[str] | None, dims: Sequence[str]) -> tuple[str, ...]:
     known = [m.name for m in setting.metrics]
+    lengths = {dim for m in setting.metrics for dim in m.dims}
+    own = [dim for dim, _ in lengths]
+    if len(own) > len(set(own)):
+        raise ValueError(f"setting {setting.name}: its metrics give one dimension two lengths: {sorted(lengths)}")
     for name in dims:
-        if name in known:
-            raise ValueError(f"axis {name!r} has the name of a metric; call it 'setting.{name}' or 'policy.{name}'")
+        if name in known or name in own:
+            raise ValueError(
+                f"axis {name!r} has the name of a metric or of its dimension; call it 'setting.{name}' or "
+                f"'policy.{name}'"
+            )
     for name in wanted or ():
         if name not in known:
             raise ValueError(f"metrics: setting {setting.name} has no {name!r}; {perhaps(name, known)}")

@@ -13,7 +13,7 @@ import collapse_jax
 ROOT = Path(collapse_jax.__file__).parent
 BUILDING = [  # from the ground; a part imports from lower floors only
     ["types", "words", "cost"],
-    ["keys", "check", "gamma", "intervals"],
+    ["keys", "check", "gamma", "intervals", "variables"],
     ["batch", "survival"],
     ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "spread", "curators", "metrics"],
     ["least_squares", "text_metrics", "neighbours", "denoising"],
@@ -29,7 +29,7 @@ BUILDING = [  # from the ground; a part imports from lower floors only
     ["store", "config"],
     ["stream", "results", "cases"],
     ["plots_grid", "plots_images", "definitions", "verify"],
-    ["plots", "report", "forecast"],
+    ["plots", "report", "samples", "forecast"],
     ["launch"],
     ["cli"],
 ]

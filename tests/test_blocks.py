@@ -25,7 +25,7 @@ def blocks():
     def run(at_once, progress=lambda generations: None, saver=None):
         return run_blocks(
             programs._replace(at_once=at_once), world, {}, keys,
-            num_generations=GENERATIONS, metrics=METRICS, progress=progress, saver=saver,
+            num_generations=GENERATIONS, progress=progress, saver=saver,
         )  # fmt: skip
 
     return run

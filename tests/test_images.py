@@ -233,4 +233,4 @@ def test_a_prepared_dataset_without_a_test_split():
 def test_datasets_that_are_not_there_or_not_images(dataset):
     command = "tensorflow_datasets as t; t.load('mnist', builder_kwargs={'file_format': 'array_record'})"
     error_of(lambda: data.tfds_images("mnist"), "tfds_images: 'mnist' is not prepared", command)
-    error_of(lambda: data.tfds_images(dataset, label="species"), "no feature 'species'", "features label, image")
+    error_of(lambda: data.tfds_images(dataset, label="species"), "no feature 'species'", "features image, label")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from laws import CHAINS, COUNTS, HORIZON, NUM, POLICIES, SETTINGS, chains, floats_of, is_valid, ran, z_score
+from laws import CHAINS, COUNTS, FEW_VALUES, HORIZON, NUM, POLICIES, SETTINGS, chains, floats_of, is_valid, ran, z_score
 
 from collapse_jax import data, moments, policies, settings
 from collapse_jax.chain import make_chain, plan, simulate
@@ -33,7 +33,6 @@ FAST = [
 AT_NIGHT = [(s, p) for s in SETTINGS for p in POLICIES if (s, p) not in PAIRS]
 POLICY_FLOATS = [(name, p) for name, factory in policies.REGISTRY.items() for p in floats_of(factory)]
 LOGS = ["log_trace_ratio", "log_det_ratio", "squared_error_of_mean"]
-FEW_VALUES = ("missing_mass", "ancestors_alive")
 SMALL = {"num_samples": NUM, "num_generations": HORIZON, "num_chains": CHAINS}
 
 
@@ -60,8 +59,8 @@ def check_run(setting, policy):
     assert list(result.data_vars) == [m.name for m in declared]
     for metric in declared:
         values = result[metric.name]
-        assert values.dims == ("chain", "generation")
-        assert values.shape == (CHAINS, HORIZON)
+        assert values.dims == ("chain", "generation", *(dim for dim, _ in metric.dims))
+        assert values.shape == (CHAINS, HORIZON, *metric.shape)
         assert is_valid(metric.name, values), metric.name
         constant = metric.name == "effective_rank" and "d1" in setting  # one direction counts as one
         few = metric.units in COUNTS or metric.name in FEW_VALUES

@@ -87,7 +87,7 @@ def tfds_images(
     fields = [image, label] if labels else [image]
     missing = [field for field in fields if field not in builder.info.features]
     if missing or "train" not in builder.info.splits:
-        have = f"splits {', '.join(builder.info.splits)}; features {', '.join(builder.info.features)}"
+        have = f"splits {', '.join(builder.info.splits)}; features {', '.join(sorted(builder.info.features))}"
         need = f"feature {missing[0]!r}" if missing else "split 'train'"
         raise ValueError(f"tfds_images: {name!r} has no {need}; it has {have}")
     train = _read_split(builder, "train", name, fields)

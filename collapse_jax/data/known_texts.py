@@ -150,18 +150,13 @@ def _text(name: str, num_symbols: int, arrays: Tree, draw: Callable[..., Array],
         key = jax.random.key(seed, impl="threefry2x32")
         return np.asarray(drawn(key, arrays, num, length)).astype(smallest(num_symbols))
 
-    def decode(symbols: np.ndarray) -> str:
-        if num_symbols > len(letters):
-            return " ".join(map(str, np.asarray(symbols)))
-        return "".join(letters[i] for i in np.asarray(symbols))
-
+    names = letters if num_symbols <= len(letters) else [f"{i} " for i in range(num_symbols)]
     return Text(
         name,
-        num_symbols,
+        tuple(name.encode() for name in names[:num_symbols]),
         arrays,
         draw,
         lambda num, length: rows(2**31, num, length),
         lambda length: rows(2**31 + 1, _REAL_ROWS, length),
-        decode,
         log_prob=log_prob,
     )

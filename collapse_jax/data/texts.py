@@ -129,12 +129,11 @@ def given(
 
     return Text(
         name,
-        alphabet.num_symbols,
+        alphabet.pieces,
         train,
         draw,
         held_out,
         lambda length: np.concatenate([train, test])[None],
-        alphabet.decode,
         size=len(train),
         bytes_per_symbol=len(text[cut:].encode()) / len(test),
     )

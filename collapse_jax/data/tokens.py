@@ -15,14 +15,12 @@ class Alphabet(NamedTuple):
     """The symbols of a text.
 
     Attributes:
-      num_symbols: V.
+      pieces: the bytes of UTF-8 that each of the V symbols stands for.
       encode: ``(str) -> [length]``, of the smallest unsigned type that holds V.
-      decode: ``([length]) -> str``; for bytes and pieces, what is no character becomes U+FFFD.
     """
 
-    num_symbols: int
+    pieces: tuple[bytes, ...]
     encode: Callable[[str], np.ndarray]
-    decode: Callable[[np.ndarray], str]
 
 
 def alphabet_of(
@@ -46,11 +44,7 @@ def alphabet_of(
         check_at_least("vocabulary", vocabulary, 257, 2**16)
         return _pieces(text, vocabulary)
     if tokenizer == "bytes":
-        return Alphabet(
-            256,
-            lambda text: np.frombuffer(text.encode(), np.uint8),
-            lambda symbols: bytes(np.asarray(symbols, np.uint8)).decode(errors="replace"),
-        )
+        return Alphabet(tuple(bytes([i]) for i in range(256)), lambda text: np.frombuffer(text.encode(), np.uint8))
     return _characters(where, "".join(sorted(set(text if characters is None else characters))))
 
 
@@ -70,7 +64,7 @@ def _characters(where: str, letters: str) -> Alphabet:
             )
         return place.astype(dtype)
 
-    return Alphabet(len(letters), encode, lambda symbols: "".join(letters[i] for i in np.asarray(symbols)))
+    return Alphabet(tuple(letter.encode() for letter in letters), encode)
 
 
 @functools.lru_cache(maxsize=8)  # a sweep makes its setting many times
@@ -81,16 +75,15 @@ def _pieces(text: str, vocabulary: int) -> Alphabet:
         raise MissingExtraError("tokenizer bpe needs an optional package: pip install 'collapse-jax[text]'") from error
     learned = tokenizers.Tokenizer(tokenizers.models.BPE())
     learned.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    learned.decoder = tokenizers.decoders.ByteLevel()
     first = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     trainer = tokenizers.trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=first, show_progress=False)
     learned.train_from_iterator([text], trainer)
-    size = learned.get_vocab_size()
-    return Alphabet(
-        size,
-        lambda text: np.asarray(learned.encode(text).ids, smallest(size)),
-        lambda symbols: learned.decode(np.asarray(symbols).tolist()),
-    )
+    # A byte is written as its letter of Latin-1, those that cannot be seen as the letters from U+0100 on.
+    hidden = [i for i in range(256) if not chr(i).isprintable() or chr(i) == " "]
+    byte_of = {chr(i): i for i in range(256) if i not in hidden} | {chr(256 + n): i for n, i in enumerate(hidden)}
+    names = [learned.id_to_token(i) for i in range(learned.get_vocab_size())]
+    pieces = tuple(bytes(byte_of[letter] for letter in name) for name in names)
+    return Alphabet(pieces, lambda text: np.asarray(learned.encode(text).ids, smallest(len(pieces))))
 
 
 def smallest(num_symbols: int) -> np.dtype:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from collapse_jax.check import check_at_least, check_choice
 from collapse_jax.functional import drawn
 from collapse_jax.types import Array, Key, Tree
 
@@ -40,6 +41,31 @@ PRESETS = {
     "nano": Size(384, 6, 6, 6, 1024),
     "gpt2": Size(768, 12, 12, 12, 3072, "gelu"),
 }
+
+
+def sized(model: str, given: dict) -> Size:
+    """A preset with other sizes put over it; hidden layer and kv heads follow width and heads where not given.
+
+    Raises:
+      ValueError: no such preset, a size below 1, or sizes that do not divide.
+    """
+    check_choice("model", model, tuple(PRESETS))
+    preset = PRESETS[model]
+    for name in ("width", "depth", "heads", "kv_heads", "hidden"):
+        if name in given:
+            check_at_least(name, given[name], 1)
+    if "width" in given:
+        given = {"hidden": preset.hidden * given["width"] // preset.width, **given}
+    if "heads" in given:
+        given = {"kv_heads": given["heads"], **given}
+    size = preset._replace(**given)
+    check_choice("activation", size.activation, ("swiglu", "gelu"))
+    if size.width % (2 * size.heads):
+        raise ValueError(f"width must be a multiple of twice the {size.heads} heads (positions turn pairs of columns), "
+                         f"not {size.width}")  # fmt: skip
+    if size.heads % size.kv_heads:
+        raise ValueError(f"heads must be a multiple of kv_heads ({size.kv_heads}), not {size.heads}")
+    return size
 
 
 class Block(nnx.Module):

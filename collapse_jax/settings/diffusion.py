@@ -111,6 +111,8 @@ def diffusion(
     temperature: Array | float = 1.0,
     frame: Literal["unit", "pixels", "raw"] = "unit",
     num_test: int = 500,
+    num_shown: int = 8,
+    features: Callable[[Array], Array] | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
     rows_at_once: int = 512,
 ) -> Setting:
@@ -150,6 +152,8 @@ def diffusion(
       frame: in which networks see rows. ``"unit"``: shifted and scaled, by two numbers for all columns, so that the
         real law has mean 0 and variance 1; ``"pixels"``: images from [0, 1] in [-1, 1]; ``"raw"``: as they are.
       num_test: held-out real rows for the metrics.
+      num_shown: generated images that ``sample_image`` keeps.
+      features: what rows are compared by; see ``image_metrics.judge``.
       dtype: of the arithmetic; parameters and losses are float32.
       rows_at_once: rows that are sampled or judged together: bounds memory.
 
@@ -178,7 +182,7 @@ def diffusion(
     sizes = {"width": width, "depth": depth, "heads": heads, "patch": patch}
     init, apply = timed_net(net, dim, source.shape, sizes, classes, DTYPES[dtype])
     draw = partial(_draw, how, dim, sampler, jnp.asarray(how.grid(sampler_steps), float), stop, temperature)
-    judge = image_metrics.judge(source, num_test, labelled=conditional)
+    judge = image_metrics.judge(source, num_test, num_shown=num_shown, features=features, labelled=conditional)
     task = Task(source, dim, classes, how, apply, center, scale, drop_label, guidance, draw, rows_at_once, judge)
     both = lambda key: Averaged(init(key), init(key))  # noqa: E731
     optimizer = lambda number: averaged(adamw(learning_rate, schedule, warmup, 0.0, _CLIP, number), ema)  # noqa: E731

@@ -18,7 +18,7 @@ from collapse_jax.functional import functional
 from collapse_jax.gradient import SCHEDULES, adamw, fit_sgd
 from collapse_jax.keys import stream
 from collapse_jax.nets.decode import Decoding, decode
-from collapse_jax.nets.transformer import PRESETS, Size, Transformer, empty_cache, initial
+from collapse_jax.nets.transformer import Size, Transformer, empty_cache, initial, sized
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Text, Tree, World
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -104,6 +104,7 @@ class Task(NamedTuple):
     num_test: int
     ngram: int
     gram_bits: int
+    num_shown: int
     rows_at_once: int
 
 
@@ -129,6 +130,7 @@ def language_model(
     num_test: int = 256,
     ngram: int = 8,
     gram_bits: int = 2**22,
+    num_shown: int = 4,
     dtype: Literal["float32", "bfloat16"] = "float32",
     remat: bool = False,
     rows_at_once: int = 64,
@@ -172,6 +174,7 @@ def language_model(
       num_test: held-out rows; so many generated rows are looked at by ``first_loss``.
       ngram: n of ``distinct``, ``repetition``, novelty and copied runs.
       gram_bits: of the set of n-grams, a power of two.
+      num_shown: generated rows that ``sample_text`` keeps, prompts included; NaN where there are fewer.
       dtype: of the arithmetic; parameters, softmax and loss are float32.
       remat: compute activations again in the backward pass instead of keeping them.
       rows_at_once: rows that are sampled or judged together: bounds the memory of the KV cache and of logits.
@@ -190,17 +193,20 @@ def language_model(
     text = texts.shakespeare() if text is None else text
     given = {"width": width, "depth": depth, "heads": heads, "kv_heads": kv_heads, "hidden": hidden,
              "activation": activation, "tied": tied}  # fmt: skip
-    size = _sized(model, {k: v for k, v in given.items() if v is not None})
+    size = sized(model, {k: v for k, v in given.items() if v is not None})
     how = Decoding(temperature, top_k, top_p, min_p)
     how.check()
     check_choice("dtype", dtype, tuple(DTYPES))
     _check_rows(text, length, batch_size, prompt, ngram, gram_bits)
-    for name, number in (("num_test", num_test), ("rows_at_once", rows_at_once), ("base_steps", base_steps)):
+    counts = {"num_test": num_test, "rows_at_once": rows_at_once, "base_steps": base_steps, "num_shown": num_shown}
+    for name, number in counts.items():
         check_at_least(name, number, 1)
     by_nnx, apply = functional(lambda rngs: Transformer(text.num_symbols, size, DTYPES[dtype], remat, rngs=rngs))
     shapes = jax.eval_shape(by_nnx, jax.random.key(0))
     net_init = lambda key: initial(key, shapes, size.depth)  # noqa: E731
-    task = Task(text, size, DTYPES[dtype], apply, length, prompt, how, num_test, ngram, gram_bits, rows_at_once)
+    task = Task(
+        text, size, DTYPES[dtype], apply, length, prompt, how, num_test, ngram, gram_bits, num_shown, rows_at_once
+    )
     check_choice("start", start, STARTS)
     check_not_negative("weight_decay", weight_decay)
     check_positive("learning_rate", learning_rate)
@@ -218,32 +224,11 @@ def language_model(
         fit=partial(_fit, fit),
         sample=partial(_sample, task),
         observe=partial(_observe, task),
-        metrics=_metrics(text),
+        metrics=(*_metrics(text), _of_rows(text, num_shown, length)),
         init=partial(_init, task, net_init),
         summarise=lambda world, batch: T.gram_set(batch, ngram, gram_bits),
         block_hint=_side_by_side(size, text.num_symbols, batch_size * length),
     )
-
-
-def _sized(model: str, given: dict) -> Size:
-    """A preset with other sizes put over it; hidden layer and kv heads follow width and heads where not given."""
-    check_choice("model", model, tuple(PRESETS))
-    preset = PRESETS[model]
-    for name in ("width", "depth", "heads", "kv_heads", "hidden"):
-        if name in given:
-            check_at_least(name, given[name], 1)
-    if "width" in given:
-        given = {"hidden": preset.hidden * given["width"] // preset.width, **given}
-    if "heads" in given:
-        given = {"kv_heads": given["heads"], **given}
-    size = preset._replace(**given)
-    check_choice("activation", size.activation, ("swiglu", "gelu"))
-    if size.width % (2 * size.heads):
-        raise ValueError(f"width must be a multiple of twice the {size.heads} heads (positions turn pairs of columns), "
-                         f"not {size.width}")  # fmt: skip
-    if size.heads % size.kv_heads:
-        raise ValueError(f"heads must be a multiple of kv_heads ({size.kv_heads}), not {size.heads}")
-    return size
 
 
 def _check_rows(text: Text, length: int, batch_size: int, prompt: int, ngram: int, gram_bits: int) -> None:
@@ -279,6 +264,14 @@ def _metrics(text: Text) -> tuple[Metric, ...]:
     known = [] if text.log_prob is None else [_OF_KNOWN]
     in_bytes = [] if text.bytes_per_symbol is None else [_OF_TEXT]
     return tuple(chosen[:1] + known + in_bytes + chosen[1:])
+
+
+def _of_rows(text: Text, num_shown: int, length: int) -> Metric:
+    """Rows, with what ``variables.texts_of`` reads them by."""
+    symbols = [piece.decode("latin-1") for piece in text.pieces]
+    dims = (("sample", num_shown), ("symbol", length))
+    return Metric("sample_text", "the first generated rows", "symbols", "definition", dims=dims,
+                  attrs={"symbols": symbols})  # fmt: skip
 
 
 def _logits(task: Task, net: Tree, rows_NxL: Array) -> Array:
@@ -359,6 +352,7 @@ def _observe(
     new_NxL = generated_NxL[:, task.prompt :]
     count = T.frequencies(new_NxL, task.text.num_symbols)
     value = T.hashes(new_NxL, n)
+    nothing_KxL = jnp.full((task.num_shown, task.length), jnp.nan)
     in_training, in_real = T.is_in_set(value, grams), T.is_among(value, truth.grams)
     seen = {
         "test_loss": loss.mean(),
@@ -374,6 +368,7 @@ def _observe(
         "novel_to_real": T.novelty(in_real),
         "copied_from_training": T.copied_run(in_training, n),
         "copied_from_real": T.copied_run(in_real, n),
+        "sample_text": nothing_KxL.at[: generated_NxL.shape[0]].set(generated_NxL[: task.num_shown].astype(float)),
     }
     if truth.log_pairs is not None:
         seen["bigram_kl"] = T.divergence(T.frequencies(new_NxL, task.text.num_symbols, 1), truth.log_pairs)

@@ -1,0 +1,57 @@
+"""The variables of results: most hold one number a generation, others an array, such as sample texts or pictures.
+
+The latter say so by their attribute ``value_dims``, the dimensions of one value.
+"""
+
+import numpy as np
+import xarray as xr
+
+
+def scalars(ds: xr.Dataset) -> xr.Dataset:
+    """The dataset with those variables alone that are one number a generation."""
+    return ds.drop_vars(shaped(ds))
+
+
+def shaped(ds: xr.Dataset) -> list[str]:
+    """The names of the others."""
+    return [str(name) for name, values in ds.data_vars.items() if "value_dims" in values.attrs]
+
+
+def grid_dims(ds: xr.Dataset) -> list[str]:
+    """The dimensions of policies and grid points."""
+    found = (str(d) for v in ds.data_vars.values() for d in v.dims if d not in v.attrs.get("value_dims", ()))
+    return [dim for dim in dict.fromkeys(found) if dim not in ("chain", "generation")]
+
+
+def texts_of(values: xr.DataArray) -> xr.DataArray:
+    """Sample texts as strings, by nothing but what the results hold.
+
+    The attribute ``symbols`` of such a variable lists, for each symbol, the bytes of UTF-8 that it stands for, written
+    in Latin-1. In a sweep over texts these are (nested) lists along the dimensions ``symbols_dims``.
+
+    Args:
+      values: a variable of texts, or a part of it: ``runs.sample_text.sel(generation=50)``.
+
+    Returns:
+      Strings, along the dimensions of `values` but ``"symbol"``; bytes that are no character become U+FFFD. Chains that
+      are not finished have "".
+
+    Raises:
+      ValueError: a variable of something else, or a part along a dimension that its symbols differ along.
+    """
+    if not isinstance(values, xr.DataArray) or "symbols" not in values.attrs or "symbol" not in values.dims:
+        raise ValueError("texts_of: give a variable of sample texts with its attributes, such as ds.sample_text")
+    dims, symbols = values.attrs.get("symbols_dims", []), values.attrs["symbols"]
+    whole = values.transpose(*dims, ..., "symbol", missing_dims="ignore")
+    rows, texts = whole.to_numpy(), np.empty(whole.shape[:-1], object)
+    for index in np.ndindex(texts.shape):
+        here, row = symbols, rows[index]
+        for dim, i in zip(dims, index, strict=False):
+            if values.sizes.get(dim) != len(here):
+                raise ValueError(f"texts_of: symbols differ along {dim!r}: decode before you select from it")
+            here = here[i]
+        written = "".join(here[int(symbol)] for symbol in row[np.isfinite(row)])
+        texts[index] = written.encode("latin-1").decode(errors="replace")
+    coords = {name: c for name, c in whole.coords.items() if "symbol" not in c.dims}
+    made = xr.DataArray(texts.astype(str), coords, whole.dims[:-1], values.name)
+    return made.transpose(*(dim for dim in values.dims if dim != "symbol"))

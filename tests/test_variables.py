@@ -1,0 +1,242 @@
+"""Metrics whose values are arrays: kept by runs and stores, passed over by tables, and read again from stores alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+
+from collapse_jax import batch, cli, plots, policies, results, samples, settings, stream, sweep, texts_of
+from collapse_jax.axes import grid_of
+from collapse_jax.data import texts
+from collapse_jax.definitions import score
+from collapse_jax.forecast import forecast
+from collapse_jax.types import Metric, Setting, World
+from collapse_jax.units import Options, make_plan
+from collapse_jax.variables import scalars, shaped
+
+pytestmark = pytest.mark.xdist_group("variables")  # one worker, for the run is made once
+POLICIES = [policies.replace(), policies.accumulate()]
+OPTIONS = {"num_generations": 4, "num_chains": 5, "chains_per_block": 2}
+LETTERS = ["a", "\xc3", "\xa9", "\n"]  # two of them are the two bytes of one character
+
+
+def drawing(size: int = 3, shift: float = 0.0) -> Setting:
+    """A mean of numbers, with a picture of two samples and a word about each."""
+
+    def observe(key, world, fitted, summary, generated):
+        grid = generated[:2, None, None] * jnp.ones((2, size, 2))
+        above = generated[:2] > fitted
+        return {"mean": fitted, "picture": grid, "words": above[:, None] * jnp.asarray([1.0, 2.0])}
+
+    def fit(key, train, start):
+        x, weight = batch.rows(train)
+        return (weight * x).sum() / weight.sum() + shift
+
+    return Setting(
+        name="drawing",
+        world=lambda: World((), (), None),
+        real=lambda key, world, num: jax.random.normal(key, (num,)),
+        fit=fit,
+        sample=lambda key, fitted, num: fitted + jax.random.normal(key, (num,)),
+        observe=observe,
+        metrics=(
+            Metric("mean", "of the fit", "1", "definition", role="risk", baseline=1.0),
+            Metric("picture", "samples", "1", "definition", dims=(("sample", 2), ("y", size), ("x", 2))),
+            Metric("words", "letters", "1", "definition", dims=(("sample", 2), ("symbol", 2)),
+                   attrs={"symbols": LETTERS[: size + 1]}),
+        ),
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def small_units(monkeypatch):
+    """Many units in a small sweep."""
+    monkeypatch.setattr("collapse_jax.units._UNIT_OPERATIONS", 1.0)
+    monkeypatch.setattr("collapse_jax.units.blocks_at_once", lambda devices: 1)
+
+
+@pytest.fixture(scope="module")
+def grid():
+    return grid_of(drawing, POLICIES, 6, {"size": [3, 2], "shift": [0.0, 0.5]})
+
+
+@pytest.fixture(scope="module")
+def swept():
+    return sweep(drawing, POLICIES, axes={"size": [3, 2], "shift": [0.0, 0.5]}, num_samples=6, **OPTIONS)
+
+
+def test_arrays_have_their_dimensions(swept):
+    dims = ("policy", "size", "shift", "chain", "generation")
+    assert swept["mean"].dims == dims
+    assert swept.picture.dims == (*dims, "sample", "y", "x")
+    assert swept.picture.shape == (2, 2, 2, 5, 4, 2, 3, 2)
+    assert shaped(swept) == ["picture", "words"]
+    assert list(scalars(swept).data_vars) == ["mean"]
+    assert np.isfinite(swept.picture.sel(size=3)).all()
+    small = swept.picture.sel(size=2)  # smaller than the largest: what is not there is NaN
+    assert np.isfinite(small[..., :2, :]).all()
+    assert np.isnan(small[..., 2, :]).all()
+    assert len(np.unique(small[..., 0, 0, 0])) > 20
+    first = swept.picture.isel(generation=0)  # common random numbers
+    np.testing.assert_allclose(first[0], first[1], atol=1e-6)
+
+
+def test_texts_are_read_by_their_attributes_alone(swept):
+    assert swept.words.attrs["symbols_dims"] == ["size"]
+    read = texts_of(swept.words)
+    assert read.dims == swept.words.dims[:-1]
+    above = np.asarray(swept.picture[..., 0, 0] > swept["mean"].expand_dims(sample=2, axis=-1))
+    np.testing.assert_array_equal(read, np.where(above, "\u00e9", "aa"))
+    part = texts_of(swept.words.transpose("symbol", ..., "size").isel(chain=1, generation=[0, 2]))
+    xr.testing.assert_equal(part.transpose(*read.isel(chain=1).dims), read.isel(chain=1, generation=[0, 2]))
+    with pytest.raises(ValueError, match=r"symbols differ along .size."):
+        texts_of(swept.words.isel(size=1))
+    for other in (swept, swept["mean"], swept.words.isel(symbol=0), swept.words.drop_attrs()):
+        with pytest.raises(ValueError, match="give a variable of sample texts"):
+            texts_of(other)
+
+
+def test_a_store_holds_the_same_and_goes_on(swept, grid, tmp_path, monkeypatch):
+    runs, count = stream.Runner.run, [0]
+
+    def stop(self, unit, saver=None):
+        count[0] += 1
+        if count[0] == 6:
+            raise KeyboardInterrupt
+        return runs(self, unit, saver)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(stream.Runner, "run", stop)
+        with pytest.raises(KeyboardInterrupt):
+            stream.run(grid, Options(**OPTIONS), out)
+    half = results.open(out)
+    unfinished = np.isnan(half["mean"])
+    assert 0 < unfinished.mean() < 1
+    np.testing.assert_array_equal(np.isnan(half.words).all(("sample", "symbol")), unfinished)
+    np.testing.assert_array_equal((texts_of(half.words) == "").all("sample"), unfinished)
+    chunks = sorted(p for p in (out / "results.zarr/picture/c").rglob("*") if p.is_file())
+    chunks[0].unlink()
+    outcome = stream.run(grid, Options(**OPTIONS), out, repair=True)
+    assert outcome.complete
+    assert len(outcome.repaired) == 1
+    whole = results.open(out)
+    xr.testing.assert_equal(whole, swept)
+    assert all(whole[name].attrs == swept[name].attrs for name in whole.data_vars)
+    xr.testing.assert_equal(texts_of(whole.words), texts_of(swept.words))
+
+
+def test_a_long_chain_goes_on_within_a_unit(tmp_path, monkeypatch):
+    saver_of, count = stream.checkpoint.saver, [0]
+
+    def killing(path):
+        made = saver_of(path)
+
+        def save(*arguments):
+            made.save(*arguments)
+            count[0] += 1
+            if count[0] == 2:
+                raise KeyboardInterrupt
+
+        return made._replace(save=save)
+
+    options = Options(**{**OPTIONS, "num_chains": 2}, checkpoint_every=1)
+    one = grid_of(drawing(), POLICIES[0], 6, {})
+    with monkeypatch.context() as patch:
+        patch.setattr(stream.checkpoint, "saver", killing)
+        with pytest.raises(KeyboardInterrupt):
+            stream.run(one, options, tmp_path / "out")
+    stream.run(one, options, tmp_path / "out")
+    stream.run(one, options, tmp_path / "whole")
+    xr.testing.assert_equal(results.open(tmp_path / "out"), results.open(tmp_path / "whole"))
+
+
+def test_tables_curves_and_verdicts_are_of_numbers(swept, tmp_path, capsys):
+    pd = pytest.importorskip("pandas")
+    folder = results.save(swept.isel(size=0), tmp_path / "out", "")
+    assert cli.main(["show", str(folder)]) == 0
+    assert "picture" not in capsys.readouterr().out.split("Generation 4")[1]
+    assert {row.metric for row in results.summary(swept)} == {"mean"}
+    assert len(results.columns(swept)) == 8
+    wide = swept.isel(size=[0] * 5).assign_coords(size=range(5))
+    assert results.table(wide).row_count == 20  # a table of a grid
+    assert score(swept).verdict.dims == ("policy", "size", "shift", "definition")
+    assert len([ax for ax in plots.draw(swept).axes if ax.lines]) == 1
+    assert cli.main(["export", str(folder)]) == 0
+    assert "left out, since their values are arrays: picture, words" in capsys.readouterr().out
+    frame = pd.read_parquet(folder / "results.parquet")
+    assert len(frame) == 2 * 2 * 5 * 4
+    assert not {"picture", "words", "y"} & set(frame.columns)
+
+
+def test_a_run_of_arrays_alone_has_no_curves(swept):
+    alone = swept[["words"]]
+    assert len(results.columns(alone)) == 8
+    assert results.table(alone).row_count == 0
+    assert (score(alone).verdict == "cannot be told").all()
+    with pytest.raises(ValueError, match="nothing to plot"):
+        plots.draw(alone)
+
+
+def test_samples_stand_on_a_page(swept, tmp_path):
+    (place,) = samples.write_into(swept, tmp_path)
+    lines = (tmp_path / "samples.txt").read_text().splitlines()
+    assert place == str(tmp_path / "samples.txt")
+    at = lines.index("accumulate size=2 shift=0.5, generation 4")
+    rows = texts_of(swept.words).sel(policy="accumulate", size=2, shift=0.5, generation=4, chain=0)
+    assert lines[at + 1 : at + 3] == [f"  {row}" for row in rows.to_numpy()]
+    assert sum("generation" in line for line in lines) == 8 * 4
+    assert samples.write_into(swept[["mean", "picture"]], tmp_path) == []
+
+
+def test_arrays_count_where_bytes_do():
+    plan = make_plan(grid_of(drawing, POLICIES, 6, {"size": [3]}), Options(4, 10**6))
+    megabytes = 2 * 4 * 10**6 * (1 + 12 + 4) * 4 / 2**20
+    assert f"{megabytes:,.1f} MB of results" in forecast(plan.grid, plan.options)[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dims": (("sample", 2), ("y", 3))}, r"metric 'picture' has the shape \(2, 3, 2\), and its dims say \(2, 3\)"),
+        ({"dims": (("sample", 2), ("symbol", 3), ("x", 2))}, "one dimension two lengths"),
+        ({"dims": (("sample", 2), ("y", 3), ("generation", 2))}, "'generation' has the name of"),
+    ],
+)
+def test_shapes_that_are_not_as_declared_are_one_line(change, message):
+    made = drawing()
+    wrong = made._replace(metrics=tuple(m._replace(**change) if m.name == "picture" else m for m in made.metrics))
+    with pytest.raises(ValueError, match=message) as error:
+        make_plan(grid_of(wrong, POLICIES, 6, {}), Options(**OPTIONS))
+    assert "\n" not in str(error.value)
+
+
+WORDS = "gr\u00f6\u00dfer kleiner \u20ac gr\u00f6\u00dfer\nals " * 60
+
+
+@pytest.mark.parametrize("tokenizer", ["characters", "bytes", "bpe"])
+def test_texts_of_any_alphabet_are_read_from_what_a_setting_declares(tokenizer):
+    if tokenizer == "bpe":
+        pytest.importorskip("tokenizers")
+    text = texts.given("mine", WORDS, tokenizer, 270)
+    setting = settings.language_model(text, width=8, heads=2, depth=1, length=12, batch_size=8, num_test=4, num_shown=3)
+    metric = setting.metrics[-1]
+    assert (metric.name, metric.shape) == ("sample_text", (3, 12))
+    rows = np.asarray(text.draw(jax.random.key(0), jnp.asarray(text.arrays), 8, 12))
+    values = xr.DataArray(rows.astype(np.float32), dims=[dim for dim, _ in metric.dims], attrs=dict(metric.attrs))
+    read = texts_of(values).to_numpy().tolist()
+    assert read == [text.decode(row) for row in rows]
+    assert all(row.strip("\ufffd") in WORDS for row in read)
+    assert len(set(read)) > 3
+
+
+def test_pieces_are_those_of_their_library():
+    tokenizers = pytest.importorskip("tokenizers")
+    text = texts.given("mine", WORDS, "bpe", 270)
+    decoder = tokenizers.decoders.ByteLevel()
+    letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    assert {bytes([i]) for i in range(256)} <= set(text.pieces)
+    assert text.decode(text.real_rows(1)[0]) == WORDS
+    single = [piece for piece in text.pieces if len(piece) == 1 and piece[0] < 128]
+    assert {decoder.decode([letter]) for letter in letters} >= {piece.decode() for piece in single}
