@@ -14,7 +14,7 @@ from collapse_jax.check import check_at_least, check_choice, check_not_negative,
 from collapse_jax.denoising import Objective, noised, row_and_noise
 from collapse_jax.gradient import SCHEDULES as RATES
 from collapse_jax.gradient import Averaged, adamw, averaged, fit_sgd
-from collapse_jax.keys import stream
+from collapse_jax.keys import normal, stream
 from collapse_jax.nets.timed import NETS, timed_net
 from collapse_jax.samplers import SAMPLERS, sample
 from collapse_jax.settings.flow_matching import PROBES, probes
@@ -67,7 +67,7 @@ class Task(NamedTuple):
       scale: see there.
       drop_label: how often training hides a label.
       guidance: see ``diffusion``.
-      draw: rows, ``(key, estimate, num) -> [num, dim]``, in the network's frame.
+      draw: ``samplers.sample``, all but the estimate, the key and the shape.
       rows_at_once: see ``diffusion``.
       judge: of generated rows.
     """
@@ -143,8 +143,8 @@ def diffusion(
       ema: decay of the moving average (``gradient.averaged``); 0: none.
       start: each fit starts from ``"init"``: fresh parameters, or ``"previous"``: the last generation's.
       sampler: see ``samplers.sample``; the published ones are ancestral for ddpm (1,000 steps) and heun for edm.
-      sampler_steps: of `sampler`; heun and midpoint take two evaluations each. Few steps are a collapse of the sampler's
-        making: in 32, with the exact score of a standard normal, ancestral steps lose 21% of the variance at every
+      sampler_steps: of `sampler`; heun and midpoint take two evaluations each. Few steps alone are
+        a collapse: in 32, with the exact score of a standard normal, ancestral steps lose 21% of the variance at every
         generation (ddpm), ddim 11%, and of a flow 14% and 8%; heun adds 3% (edm). Midpoint: below 0.2% for all.
       stop: time, of an Ornstein-Uhlenbeck process, at which sampling stops early (``settings.ideal_diffusion``): the
         noise that is left then stays in the rows.
@@ -181,7 +181,8 @@ def diffusion(
     how = denoising.objective(objective, noise_schedule, spread)
     sizes = {"width": width, "depth": depth, "heads": heads, "patch": patch}
     init, apply = timed_net(net, dim, source.shape, sizes, classes, DTYPES[dtype])
-    draw = partial(_draw, how, dim, sampler, jnp.asarray(how.grid(sampler_steps), float), stop, temperature)
+    levels = jnp.asarray(how.grid(sampler_steps), float)
+    draw = partial(sample, path=how.path, sigma_S=levels, sampler=sampler, stop=stop, temperature=temperature)
     judge = image_metrics.judge(source, num_test, num_shown=num_shown, features=features, labelled=conditional)
     task = Task(source, dim, classes, how, apply, center, scale, drop_label, guidance, draw, rows_at_once, judge)
     both = lambda key: Averaged(init(key), init(key))  # noqa: E731
@@ -196,9 +197,14 @@ def diffusion(
         observe=partial(_observe, task),
         metrics=_metrics(task, spread),
         init=lambda key, world: Model(both(key), jnp.ones(classes) if classes else None),
-        block_hint=8,
+        block_hint=_side_by_side(net),
         source=source,
     )  # fmt: skip
+
+
+def _side_by_side(net: str) -> int:
+    """Chains to run side by side: small networks share a CPU's time well, others take all of it."""
+    return {"mlp": 8}.get(net, 1 if jax.default_backend() == "cpu" else 16)
 
 
 def _classes(source: Source, conditional: bool, guidance: Array | float) -> int:
@@ -262,7 +268,7 @@ def _loss(task: Task, params: Averaged, key: Key, rows_BxC: Array) -> Array:
     key_level, key_noise, key_label = jax.random.split(key, 3)
     inside_BxD, label_B = _parts(task, rows_BxC)
     u_B = jax.random.uniform(key_level, inside_BxD.shape[:1])
-    noise_BxD = jax.random.normal(key_noise, inside_BxD.shape)
+    noise_BxD = normal(key_noise, inside_BxD.shape)
     if label_B is not None:
         hidden_B = jax.random.uniform(key_label, label_B.shape) < task.drop_label
         label_B = jnp.where(hidden_B, task.classes, label_B)
@@ -278,13 +284,6 @@ def _fit(task: Task, fit: Callable[..., Averaged], key: Key, train: Batch, befor
     return Model(net, (jnp.where(is_class_NxK, weight[:, None], 0.0)).sum(0))
 
 
-def _draw(
-    how: Objective, dim: int, sampler: str, sigma_S: Array, stop: Array | float, temperature: Array | float,
-    key: Key, estimate: Callable[[Array, Array], tuple[Array, Array]], num: int,
-) -> Array:  # fmt: skip
-    return sample(estimate, how.path, key, (num, dim), sigma_S, sampler, stop, temperature)
-
-
 def _sample(task: Task, key: Key, params: Model, num: int) -> Array:
     at_once = min(num, task.rows_at_once)
 
@@ -294,11 +293,9 @@ def _sample(task: Task, key: Key, params: Model, num: int) -> Array:
             numbered = Batch(jnp.arange(task.classes)[None], params.classes[None])
             label_N = B.choose(stream(key, "labels"), numbered, at_once)
         estimate = partial(_estimate, task, params.net.average, label_N)
-        rows_NxD = task.center + task.scale * task.draw(stream(key, "rows"), estimate, at_once)
+        rows_NxD = task.center + task.scale * task.draw(estimate, key=stream(key, "rows"), shape=(at_once, task.dim))
         return rows_NxD if label_N is None else jnp.hstack([rows_NxD, label_N[:, None].astype(rows_NxD.dtype)])
 
-    if num <= at_once:
-        return some(key)
     rows = jax.lax.map(some, jax.random.split(key, -(-num // at_once)))
     return rows.reshape(-1, rows.shape[-1])[:num]
 
