@@ -117,7 +117,7 @@ class Truth(NamedTuple):
     """What metrics compare with; None where a source has no such thing.
 
     Attributes:
-      classifier: of labelled images.
+      net: what features are made by: the classifier of labelled images, principal axes ``[D, F]`` of other images.
       mean: ``[F]``, of the real rows' features.
       root: ``[F, F]``, the symmetric square root of their covariance.
       real: held-out rows' features and radii.
@@ -127,7 +127,7 @@ class Truth(NamedTuple):
       law: see there.
     """
 
-    classifier: Tree
+    net: classifier.Trained | Array | None
     mean: Array
     root: Array
     real: N.Manifold
@@ -150,6 +150,7 @@ class Task(NamedTuple):
     has_minority: bool
     is_labelled: bool
 
+
 def judge(
     source: Source,
     num_test: int = 500,
@@ -163,7 +164,8 @@ def judge(
 
     Of every source: Frechet distance, precision and recall, density and coverage on features; total variance. Of
     labelled images, and of points around modes: classes. Of images: copies of training images. Of points of known
-    density: divergence and tails. Features are the classifier's of labelled images, the rows themselves elsewhere.
+    density: divergence and tails. Features are the classifier's of labelled images, the first 64 principal components
+    of other images, and other rows themselves.
 
     The Frechet distance of N rows of the real law is not 0 in expectation. Of F normal features it is at most
     (F + 5) / 4N of their total variance, to first order, as where all vary alike: compare runs of one N.
@@ -198,8 +200,8 @@ def judge(
     details: dict[str, dict[str, Any]] = {}
     if features is None:  # rows that are all the real mean have the whole trace for a distance
         variance = np.diagonal(np.asarray(source.covariance))[:dim].sum()
-        has_classifier = source.shape is not None and source.classes is not None
-        details["frechet_distance"] = {"baseline": 1.0 if has_classifier else float(variance)}
+        of_image = 1.0 if source.classes is not None else None
+        details["frechet_distance"] = {"baseline": float(variance) if source.shape is None else of_image}
     if share is not None:
         details["class_share"] = {"dims": (("class", len(share)),)}
     if source.shape is not None:
@@ -233,10 +235,7 @@ def _truth(task: Task) -> Truth:
     key = jax.random.key(_SEED, impl="threefry2x32")
     rows = np.asarray(source.arrays if is_table else source.draw(key, source.arrays, _DRAWS))
     train, test = rows[:, :dim], jnp.asarray(np.asarray(source.held_out(task.num_test))[:, :dim], float)
-    net = None
-    if source.classes is not None and source.shape is not None:
-        net = classifier.trained(train, rows[:, -1], source.classes)
-    to_features = jax.jit(partial(_features, task.features))
+    net, to_features = _net(source, train, rows[:, -1]), jax.jit(partial(_features, task.features))
     mean, root = moments_of([np.asarray(to_features(net, jnp.asarray(part, float))) for part in _parts(train)])
     share = _real_share(source)
     return Truth(
@@ -249,6 +248,16 @@ def _truth(task: Task) -> Truth:
         None if source.shape is None else Pictures(jnp.asarray(train[:_TRAIN], float), test),
         None if source.log_density is None else _law(source.log_density, source.arrays, train),
     )
+
+
+def _net(source: Source, train: np.ndarray, label: np.ndarray) -> classifier.Trained | Array | None:
+    """See ``Truth``; None where rows are features themselves."""
+    if source.shape is None:
+        return None
+    if source.classes is not None:
+        return classifier.trained(train, label, source.classes)
+    axes = np.linalg.eigh(np.asarray(source.covariance))[1]
+    return jnp.asarray(axes[:, -classifier.FEATURES :], float)
 
 
 def _law(log_density: Callable[[Tree, Array], Array], arrays: Tree, train: np.ndarray) -> Law:
@@ -279,15 +288,17 @@ def moments_of(parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return mean, axes * np.sqrt(np.maximum(variance, 0.0)) @ axes.T
 
 
-def _features(given: Callable[[Array], Array] | None, net: Tree, x_NxD: Array) -> Array:
+def _features(given: Callable[[Array], Array] | None, net: classifier.Trained | Array | None, x_NxD: Array) -> Array:
     if given is not None:
         return given(x_NxD)
-    return x_NxD if net is None else classifier.apply(net, x_NxD)[0]
+    if isinstance(net, classifier.Trained):
+        return classifier.apply(net, x_NxD)[0]
+    return x_NxD if net is None else jnp.matmul(x_NxD, net, precision=_HIGHEST)
 
 
 def _observe(task: Task, truth: Truth, rows_NxD: Array, label_N: Array | None = None) -> dict[str, Array]:
     some_NxD = rows_NxD[: task.num_rows]
-    features_NxF = _features(task.features, truth.classifier, rows_NxD)
+    features_NxF = _features(task.features, truth.net, rows_NxD)
     seen = N.overlap(truth.real, features_NxF[: task.num_rows], task.k)._asdict()
     seen["frechet_distance"] = frechet_distance(features_NxF, truth.mean, truth.root)
     # Over n - 1: it judges the model, not the number of rows it was asked for.
@@ -295,7 +306,7 @@ def _observe(task: Task, truth: Truth, rows_NxD: Array, label_N: Array | None = 
     seen["log_trace_ratio"] = jnp.log(spread) - truth.log_variance
     seen["trace_ratio"] = jnp.exp(seen["log_trace_ratio"])
     if truth.classes is not None:
-        seen |= _of_classes(task, truth.classes, _told(truth.classifier, truth.classes, rows_NxD), label_N)
+        seen |= _of_classes(task, truth.classes, _told(truth.net, truth.classes, rows_NxD), label_N)
     if truth.pictures is not None:
         seen["copied"] = N.copied(some_NxD, *truth.pictures)
     if task.source.shape is not None:

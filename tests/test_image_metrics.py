@@ -228,11 +228,11 @@ def digits():
 def test_the_classifier_knows_digits(digits):
     source, _, truth, _ = digits
     held_out = source.held_out(250)
-    features, logits = classifier.apply(truth.classifier, jnp.asarray(held_out[:, :64], jnp.float32))
+    features, logits = classifier.apply(truth.net, jnp.asarray(held_out[:, :64], jnp.float32))
     assert (logits.argmax(1) == held_out[:, 64]).mean() > 0.94
     assert 0.7 < np.asarray(features).var(0).sum() < 1.3  # the unit is the training images' total variance
     again = classifier.trained(source.arrays[:, :64], source.arrays[:, 64], 10)
-    assert again is truth.classifier
+    assert again is truth.net
 
 
 def test_real_digits_are_like_real_digits(digits):
@@ -284,9 +284,17 @@ def test_features_of_ones_own_and_images_without_labels():
     assert not any(metric.name.startswith("class") for metric in judge.metrics)
     x = source.held_out(100)
     seen, truth = judged(judge, x)
-    assert truth.classifier is None
+    assert not isinstance(truth.net, classifier.Trained)
     mean, covariance = 2 * source.mean[2:5], 4 * np.asarray(source.covariance)[2:5, 2:5]
     np.testing.assert_allclose(seen["frechet_distance"], frechet_by_scipy(2 * x[:, 2:5], mean, covariance), rtol=1e-3)
+
+
+def test_images_without_labels_are_compared_by_principal_components():
+    source = data.glyphs("none", letters=2)
+    judge = M.judge(source, num_test=70)
+    seen, _ = judged(judge, np.tile(source.mean, (20, 1)))
+    variance = np.linalg.eigvalsh(np.asarray(source.covariance))[::-1]
+    np.testing.assert_allclose(seen["frechet_distance"], variance[:64].sum(), rtol=1e-3)
 
 
 def test_a_table_has_the_metrics_of_rows_alone():
