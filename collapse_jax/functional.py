@@ -6,8 +6,11 @@ Above it there are only ``init``, ``apply`` and JAX's own transformations, so th
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
+from collapse_jax.keys import normal
 from collapse_jax.types import Key, Tree
 
 
@@ -40,3 +43,19 @@ def functional(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Callable[[Key],
         return getattr(nnx.merge(graphdef, params), method)(*args)
 
     return init, apply
+
+
+def drawn(key: Key, shapes: Tree, spread: Callable[[tuple, tuple[int, ...]], float]) -> Tree:
+    """Normal parameters, all from one draw: a generator for each leaf would take most of the time to compile.
+
+    `spread` is ``(names on the way to a leaf, its shape) -> standard deviation``; leaves called ``scale`` are 1.
+    """
+    leaves, tree = jax.tree.flatten_with_path(shapes)
+    numbers = normal(key, (sum(leaf.size for _, leaf in leaves),))
+    made, begin = [], 0
+    for path, leaf in leaves:
+        names = tuple(part.key for part in path)
+        part = numbers[begin : begin + leaf.size].reshape(leaf.shape).astype(leaf.dtype)
+        begin += leaf.size
+        made.append(jnp.ones_like(part) if names[-1] == "scale" else spread(names, leaf.shape) * part)
+    return jax.tree.unflatten(tree, made)

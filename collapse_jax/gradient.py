@@ -1,7 +1,7 @@
 """Fits by stochastic gradients, at a cost that does not depend on how much data a pool has gathered."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +103,34 @@ def adamw(
     matrices = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)  # noqa: E731
     inner = optax.adamw(rate_at, b2=0.99, weight_decay=decay, mask=matrices)
     return optax.chain(optax.clip_by_global_norm(clip), inner)
+
+
+class Averaged(NamedTuple):
+    """Parameters, and the moving average of what they were."""
+
+    now: Tree
+    average: Tree
+
+
+def averaged(inner: optax.GradientTransformation, decay: Array | float) -> optax.GradientTransformation:
+    """`inner` on the ``now`` of an ``Averaged``, whose ``average`` follows: decay * average + (1 - decay) * now.
+
+    In step t the decay is at most (1 + t) / (10 + t), so that where training began is soon forgotten; 0 keeps no
+    average. It may be a tracer.
+    """
+
+    def init(params: Averaged) -> tuple[Tree, Array]:
+        return inner.init(params.now), jnp.int32(0)
+
+    def update(grads: Averaged, state: tuple[Tree, Array], params: Averaged) -> tuple[Averaged, tuple[Tree, Array]]:
+        updates, state_inner = inner.update(grads.now, state[0], params.now)
+        step = state[1] + 1
+        pace = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+        follow = lambda now, update, average: (pace * (now + update - average)).astype(average.dtype)  # noqa: E731
+        moved = jax.tree.map(follow, params.now, updates, params.average)
+        return Averaged(updates, moved), (state_inner, step)
+
+    return optax.GradientTransformation(init, update)
 
 
 def _steps_of(epochs: int, train: Batch, batch_size: int) -> Array:

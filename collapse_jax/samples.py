@@ -1,4 +1,4 @@
-"""What a run generated, to look at: pages beside its picture."""
+"""What a run generated, to look at: pages of texts and pictures beside its picture of curves."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from collapse_jax import store
+from collapse_jax import plots_images, store
 from collapse_jax.results import at, columns
 from collapse_jax.variables import shaped, texts_of
 
@@ -16,15 +16,16 @@ _GENERATIONS = 5  # of a page, from the first to the last
 
 def write_into(ds: xr.Dataset, out: Any) -> list[str]:
     """Writes what `ds` holds of samples into a results folder, or a bucket (extra ``cloud``); returns where."""
+    pictures = [plots_images.samples_into(ds, out)] if plots_images.has_images(ds) else []
     names = [name for name in shaped(ds) if "symbols" in ds[name].attrs]
     if not names:
-        return []
+        return pictures
     data = "\n".join(page(ds, name) for name in names).encode()
     if store.is_bucket(out):
         store.put(out, TEXTS, data)
     else:
         (Path(out) / TEXTS).write_bytes(data)
-    return [str(store.join(out, TEXTS))]
+    return [str(store.join(out, TEXTS)), *pictures]
 
 
 def page(ds: xr.Dataset, name: str) -> str:

@@ -65,6 +65,10 @@ class Source(NamedTuple):
         spread.
       classes: where the last column is a label, a whole number from 0: how many there are (then `arrays` is the table
         ``[rows, dim]`` of which rows are drawn); None where it is not.
+      shape: ``(height, width, channels)`` where a row is an image, pixel by pixel in that order, each in [0, 1], before
+        its label (then `arrays` is the table ``[rows, dim]`` of which rows are drawn); None where it is not.
+      log_density: ``(arrays, rows [num, dim]) -> [num]``, pure: exact log density of the real law in nats, or None
+        where it is not known.
       call: how a registered factory was called (``calls.Call``), or None.
     """
 
@@ -78,6 +82,8 @@ class Source(NamedTuple):
     is_normal: bool = False
     modes: ArrayLike | None = None
     classes: int | None = None
+    shape: tuple[int, int, int] | None = None
+    log_density: Callable[[Tree, Array], Array] | None = None
     call: Any = None
 
 

@@ -15,9 +15,21 @@ from collapse_jax import batch as B
 from collapse_jax import data, policies, settings
 from collapse_jax.chain import make_chain, simulate
 from collapse_jax.data import texts
+from collapse_jax.data.images import Images, Rare, source_of_images
 from collapse_jax.keys import chain_keys, stream
 from collapse_jax.sweeps import run
 from collapse_jax.types import Batch, Policy, Setting, World
+
+# Three classes of points, for models that are told the class.
+_RNG = np.random.default_rng(0)
+_POINTS = np.hstack(
+    [_RNG.normal(size=(60, 2)) + np.repeat(np.eye(3)[:, :2], 20, 0), np.repeat(np.arange(3.0), 20)[:, None]]
+)
+LABELLED = data.array(_POINTS, labels=True)
+# And images of three classes, the last of which is rare: dark, grey and bright.
+_CLASS = np.minimum(np.arange(60) // 27, 2)
+_IMAGES = Images(_RNG.uniform(size=(60, 4, 4, 1)) * 0.2 + 0.3 * _CLASS[:, None, None, None], _CLASS)
+PICTURES = source_of_images("pictures", "pictures", _IMAGES, None, 0.2, 0, Rare(1.0, 1))
 
 # Small instances that compile in seconds. What is registered and not named here is tried with its defaults.
 TINY_SETTINGS: dict[str, dict[str, Any]] = {
@@ -27,6 +39,9 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "poisson": {"rate": 3.0},
     "flow_matching": {"width": 8, "depth": 1, "steps": 40, "batch_size": 8, "learning_rate": 0.05,
                       "sampler_steps": 4, "num_test": 16},
+    "diffusion": {"source": LABELLED, "conditional": True, "width": 8, "depth": 1, "steps": 40, "batch_size": 8,
+                  "learning_rate": 0.05, "warmup": 2, "ema": 0.9, "drop_label": 0.4, "guidance": 2.0, "stop": 0.1,
+                  "sampler_steps": 4, "num_test": 12},
     "gaussian_mixture": {"components": 2, "steps": 4, "floor": 0.3, "num_test": 16, "source": data.blobs(box=2.0)},
     "ideal_diffusion": {"num_test": 16},
     "markov": {"smoothing": 0.2, "length": 6},
@@ -47,6 +62,10 @@ MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "linear_regression-new_inputs": ("linear_regression", {"reuse_inputs": False}),
     "logistic_regression-3": ("logistic_regression", {"classes": 3, "reuse_inputs": False}),
     "flow_matching-previous": ("flow_matching", {"start": "previous"}),
+    "diffusion-previous": ("diffusion", {"start": "previous"}),
+    "diffusion-ddpm": ("diffusion", {"objective": "ddpm", "source": None, "conditional": False, "guidance": 1.0}),
+    "diffusion-images": ("diffusion", {"source": PICTURES, "num_shown": 2}),
+    "diffusion-edm": ("diffusion", {"objective": "edm", "rows_at_once": 2}),
     "gaussian_mixture-diagonal": ("gaussian_mixture", {"covariance": "diagonal"}),
     "gaussian_mixture-spherical": ("gaussian_mixture", {"covariance": "spherical"}),
     "gaussian_mixture-previous": ("gaussian_mixture", {"start": "previous"}),
@@ -60,7 +79,13 @@ MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "markov-shakespeare": ("markov", {"order": 2, "language": "shakespeare"}),
 }
 # Units of metrics that count: they take few values, and need not answer to a small change.
-COUNTS = ("modes", "symbols", "transitions", "yes (1) or no (0)")
+COUNTS = ("modes", "classes", "symbols", "transitions", "yes (1) or no (0)")
+# Shares of a few rows: so do they.
+FEW_VALUES = (
+    "missing_mass", "ancestors_alive", "precision", "recall", "density", "coverage", "tail_mass", "hallucinated",
+    "class_share", "class_entropy", "class_bias", "smallest_class_ratio", "label_agreement", "copied",
+    "minority_share", "minority_ratio",
+)  # fmt: skip
 TINY_POLICIES: dict[str, dict[str, Any]] = {"window": {"k": 2}}
 MORE_POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "accumulate_subsample-replacement": ("accumulate_subsample", {"replacement": True}),

@@ -35,6 +35,7 @@ VARIANTS = [
     ("digits", {}),
     ("digits", {"pca": None}),
     ("digits", {"pca": 64, "standardize": True}),
+    ("digits", {"minority": 0.1, "minority_classes": 5}),
     ("table", {}),
     ("table", {"standardize": True, "seed": 3}),
 ]
@@ -70,7 +71,8 @@ def z_scores(rows, mean, covariance):
 
 
 def test_every_source_is_tested():
-    assert {name for name, _ in VARIANTS} == set(data.REGISTRY)
+    elsewhere = {"glyphs", "image_files", "tfds_images"}  # in test_images.py
+    assert {name for name, _ in VARIANTS} | elsewhere == set(data.REGISTRY)
 
 
 def test_draws_have_the_stated_moments(source):

@@ -223,6 +223,28 @@ BAD_ARGUMENTS = [
     ("digits", "labels", [0, "no"]),
     ("digits", "test_fraction", [0, 1, -0.5, 1.5, np.nan]),
     ("digits", "seed", [-1]),
+    ("digits", "minority", [0.0, 1.5, "few"]),
+    ("digits", "minority_classes", [0, 1.0]),
+    ("glyphs", "labels", ["letters", None, True]),
+    ("glyphs", "letters", [0, 27, 2.0]),
+    ("glyphs", "test_fraction", [0, 1]),
+    ("glyphs", "seed", [-1]),
+    ("glyphs", "minority", [0.0, 1.5]),
+    ("glyphs", "minority_classes", [0]),
+    ("image_files", "path", [3, None, b"x", ""]),
+    ("image_files", "labels", ["yes"]),
+    ("image_files", "test_fraction", [0, 1]),
+    ("image_files", "seed", [-1]),
+    ("image_files", "minority", [0.0, 1.5]),
+    ("image_files", "minority_classes", [0]),
+    ("tfds_images", "name", [3, ""]),
+    ("tfds_images", "labels", ["yes"]),
+    ("tfds_images", "image", [0, ""]),
+    ("tfds_images", "label", [None]),
+    ("tfds_images", "test_fraction", [0, 1]),
+    ("tfds_images", "seed", [-1]),
+    ("tfds_images", "minority", [0.0, 1.5]),
+    ("tfds_images", "minority_classes", [0]),
     ("table", "path", [3, None, b"x.csv", ""]),
     ("table", "standardize", ["yes"]),
     ("table", "labels", [1, None]),
@@ -234,7 +256,8 @@ BAD_ARGUMENTS = [
 
 @pytest.mark.parametrize(("name", "argument", "value"), [(n, a, v) for n, a, values in BAD_ARGUMENTS for v in values])
 def test_bad_arguments(name, argument, value, csv):
-    options = {"path": csv, argument: value} if name == "table" else {argument: value}
+    needed = {"table": {"path": csv}, "image_files": {"path": "x.npz"}, "tfds_images": {"name": "x"}}
+    options = {**needed.get(name, {}), argument: value}
     one_line_error(lambda: data.REGISTRY[name](**options), f"{name}: {argument}=", "must be")
 
 
@@ -246,7 +269,8 @@ def test_signatures_are_simple():
     for name, factory in data.REGISTRY.items():
         hints = typing.get_type_hints(factory)
         parameters = inspect.signature(factory).parameters
-        assert all(hints[argument] in simple for argument in parameters), name
+        kinds = [hints[argument] for argument in parameters]
+        assert all(kind in simple or typing.get_origin(kind) is typing.Literal for kind in kinds), name
         assert factory.__doc__.splitlines()[0].endswith("."), name
         assert factory.__name__ == name
         assert isinstance(factory, types.FunctionType)

@@ -13,7 +13,7 @@ from collapse_jax import policies
 from collapse_jax.chain import make_chain, simulate
 from collapse_jax.functional import functional
 from collapse_jax.gradient import fit_sgd
-from collapse_jax.nets.mlp import VelocityMLP
+from collapse_jax.nets.mlp import TimedMLP
 from collapse_jax.settings import flow_matching as by_default
 from collapse_jax.settings.flow_matching import energy_distance, flow_matching, integrate, probes
 from collapse_jax.types import Batch, Metric, Setting, Source, World
@@ -57,7 +57,7 @@ def weighted_line(items, weight):
 
 
 def test_the_seam_gives_what_the_module_gives():
-    build = lambda rngs: VelocityMLP(2, 8, 2, rngs=rngs)  # noqa: E731
+    build = lambda rngs: TimedMLP(2, 8, 2, rngs=rngs)  # noqa: E731
     init, apply = functional(build)
     x, t = jax.random.normal(jax.random.key(1), (5, 2)), jnp.linspace(0, 1, 5)
     params = init(jax.random.key(3))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from laws import CHAINS, COUNTS, HORIZON, NUM, POLICIES, SETTINGS, chains, floats_of, is_valid, ran, z_score
+from laws import CHAINS, COUNTS, FEW_VALUES, HORIZON, NUM, POLICIES, SETTINGS, chains, floats_of, is_valid, ran, z_score
 
 from collapse_jax import data, moments, policies, settings
 from collapse_jax.chain import make_chain, plan, simulate
@@ -19,11 +19,11 @@ from collapse_jax.types import Batch, Curator, Policy
 from collapse_jax.units import RNGS
 
 ALWAYS = ("replace", "accumulate", "accumulate_subsample")
-TRAINED = ("flow_matching", "language_model")  # whose programs take long to compile
+TRAINED = ("flow_matching", "diffusion", "language_model")  # whose programs take long to compile
 PAIRS = list(
     dict.fromkeys(
         [(s, p) for s in ("gaussian", "kde") for p in policies.REGISTRY]
-        + [(s, p) for s in settings.REGISTRY for p in (ALWAYS if s != "language_model" else ("accumulate",))]
+        + [(s, p) for s in settings.REGISTRY for p in (ALWAYS if s not in TRAINED[1:] else ("accumulate",))]
     )
 )
 FAST = [
@@ -33,7 +33,6 @@ FAST = [
 AT_NIGHT = [(s, p) for s in SETTINGS for p in POLICIES if (s, p) not in PAIRS]
 POLICY_FLOATS = [(name, p) for name, factory in policies.REGISTRY.items() for p in floats_of(factory)]
 LOGS = ["log_trace_ratio", "log_det_ratio", "squared_error_of_mean"]
-FEW_VALUES = ("missing_mass", "ancestors_alive")
 SMALL = {"num_samples": NUM, "num_generations": HORIZON, "num_chains": CHAINS}
 
 

@@ -50,8 +50,10 @@ def test_commands_name_what_exists():
 
 @pytest.mark.parametrize(
     "path",
-    sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs/language_model").glob("*.yaml")]),
-    ids=lambda p: p.stem,
+    sorted(
+        path for folder in (".", "diffusion", "language_model") for path in (ROOT / "configs" / folder).glob("*.yaml")
+    ),
+    ids=lambda p: f"{p.parent.stem}-{p.stem}",
 )
 def test_every_config_loads_and_says_what_it_is(path):
     experiment = config.load(path)

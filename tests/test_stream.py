@@ -26,7 +26,8 @@ sweep:
   product: {setting.dim: [1, 2], num_samples: [4, 6]}
 """
 FLOW = """
-setting: {kind: flow_matching, width: 8, steps: 3, num_test: 8}
+setting: {kind: diffusion, source: {kind: digits, pca: 2, labels: true}, conditional: true, width: 8, steps: 3,
+          num_test: 8}
 policies: [replace, accumulate]
 num_samples: 8
 num_generations: 6

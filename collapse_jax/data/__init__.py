@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from collapse_jax.data import symbols
-from collapse_jax.data.images import digits, load_digits
+from collapse_jax.data.image_readers import image_files, tfds_images
+from collapse_jax.data.images import digits, glyphs, load_digits
 from collapse_jax.data.tables import array, table
 from collapse_jax.data.toy import blobs, circles, moons, normal, swiss_roll
 from collapse_jax.types import Source
@@ -15,6 +16,9 @@ REGISTRY: dict[str, Callable[..., Source]] = {
     "moons": moons,
     "swiss_roll": swiss_roll,
     "digits": digits,
+    "glyphs": glyphs,
+    "image_files": image_files,
+    "tfds_images": tfds_images,
     "table": table,
 }
 
@@ -24,10 +28,13 @@ __all__ = [
     "blobs",
     "circles",
     "digits",
+    "glyphs",
+    "image_files",
     "load_digits",
     "moons",
     "normal",
     "swiss_roll",
     "symbols",
     "table",
+    "tfds_images",
 ]

@@ -21,6 +21,21 @@ def read_digits() -> Digits:
         return Digits(image=arrays["image"], label=arrays["label"])
 
 
+class Glyphs(NamedTuple):
+    """Images ``[num, 28, 28]`` of pixels 0..15, and for each its letter (0: A) and its font; all uint8."""
+
+    image: np.ndarray
+    letter: np.ndarray
+    font: np.ndarray
+
+
+def read_glyphs() -> Glyphs:
+    """Capital letters in the fonts that matplotlib carries."""
+    file = resources.files("collapse_jax.data") / "files" / "glyphs.npz"
+    with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+        return Glyphs(arrays["image"], arrays["letter"], arrays["font"])
+
+
 def read_shakespeare() -> str:
     """Plays of Shakespeare, speakers and verse, 1.1 MB of ASCII."""
     return _read_text("shakespeare")

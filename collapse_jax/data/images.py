@@ -1,4 +1,7 @@
-"""Sources of images."""
+"""Sources of images that the package carries, and what all sources of images share."""
+
+import math
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -9,7 +12,23 @@ from collapse_jax.data.tables import Split, empirical, split_rows, standardized
 from collapse_jax.types import Source
 
 PIXELS = 64
-WHITE = 16  # the largest value of a pixel
+WHITE = 16  # the largest value of a pixel of the digits
+GLYPH_WHITE = 15
+LETTERS, FONTS = 26, 22
+
+
+class Images(NamedTuple):
+    """Images ``[num, height, width, channels]`` of pixels in [0, 1], and a class for each, a whole number from 0."""
+
+    image: np.ndarray
+    label: np.ndarray | None
+
+
+class Rare(NamedTuple):
+    """An imbalance: each of the last `classes` classes keeps this share of its images."""
+
+    share: float
+    classes: int
 
 
 @recorded
@@ -19,6 +38,8 @@ def digits(
     test_fraction: float = 0.2,
     seed: int = 0,
     labels: bool = False,
+    minority: float = 1.0,
+    minority_classes: int = 1,
 ) -> Source:
     """Images of handwritten digits, 8x8 pixels in 0..1, as their principal components (UCI, 1797 rows).
 
@@ -28,21 +49,121 @@ def digits(
       test_fraction: share of the rows that is held out.
       seed: draws the split.
       labels: append the digit as a last column, for settings that learn it.
+      minority: share of the images of each rare digit that is kept (at least 4), held-out ones too.
+      minority_classes: so many digits, from 9 downwards, are rare.
     """
     pca = None if pca is None else checks.integer("digits", "pca", pca, 1, PIXELS)
     standardize = checks.flag("digits", "standardize", standardize)
     test_fraction = checks.fraction("digits", "test_fraction", test_fraction)
     seed = checks.seed_number("digits", seed)
     labels = checks.flag("digits", "labels", labels)
+    rare = imbalance("digits", minority, minority_classes)
     images, digit = load_digits()
-    split = split_rows(images.reshape(-1, PIXELS) / WHITE, test_fraction, seed, "digits")
+    kept = thinned("digits", digit, 10, rare, seed)
+    split = split_rows(images[kept].reshape(-1, PIXELS) / WHITE, test_fraction, seed, "digits")
     if pca is not None:
         split = principal_components(split, pca)
     split = standardized(split) if standardize else split
+    shape = (8, 8, 1) if pca is None and not standardize else None
     if not labels:
-        return empirical("digits", split)
-    digit_split = split_rows(digit.reshape(-1, 1), test_fraction, seed, "digits")
-    return empirical("digits", Split(*map(np.hstack, zip(split, digit_split, strict=True))), classes=10)
+        return empirical("digits", split, shape=shape)
+    digit_split = split_rows(digit[kept].reshape(-1, 1), test_fraction, seed, "digits")
+    return empirical("digits", Split(*map(np.hstack, zip(split, digit_split, strict=True))), classes=10, shape=shape)
+
+
+def glyphs(
+    labels: Literal["letter", "font", "none"] = "letter",
+    letters: int = LETTERS,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    minority: float = 1.0,
+    minority_classes: int = 1,
+) -> Source:
+    """Capital letters in 22 fonts, 28x28 pixels in 0..1, each letter and font 8 times (4,576 rows in all).
+
+    Turned, scaled, slanted and shifted a little, so that no two are alike. ``experiments/render_glyphs.py`` made them.
+
+    Args:
+      labels: what the last column holds, the class of an image: its letter, its font, or nothing.
+      letters: only the first so many of the alphabet.
+      test_fraction: share of the rows that is held out.
+      seed: draws the split.
+      minority: share of the images of each rare class that is kept (at least 4), held-out ones too.
+      minority_classes: so many classes, from the last downwards, are rare.
+    """
+    if labels not in ("letter", "font", "none"):
+        checks.wrong("glyphs", "labels", labels, "letter, font or none")
+    letters = checks.integer("glyphs", "letters", letters, 1, LETTERS)
+    test_fraction = checks.fraction("glyphs", "test_fraction", test_fraction)
+    seed = checks.seed_number("glyphs", seed)
+    rare = imbalance("glyphs", minority, minority_classes)
+    glyph = embedded.read_glyphs()
+    chosen = glyph.letter < letters
+    label = {"letter": glyph.letter, "font": glyph.font, "none": None}[labels]
+    images = Images(glyph.image[chosen, ..., None] / np.float32(GLYPH_WHITE), None if label is None else label[chosen])
+    return source_of_images("glyphs", "glyphs", images, None, test_fraction, seed, rare)
+
+
+def source_of_images(
+    name: str, where: str, train: Images, test: Images | None, test_fraction: float, seed: int, rare: Rare
+) -> Source:
+    """The source whose real rows are the images of `train`, each followed by its label where they have labels.
+
+    Args:
+      name: of the source.
+      where: names the images in errors.
+      train: to train on, and to hold some out of.
+      test: held-out images; without them, a `test_fraction` of `train`.
+      test_fraction: share of the rows that is held out.
+      seed: draws the split, and which images of rare classes are kept.
+      rare: an imbalance.
+
+    Raises:
+      ValueError: too few images, or fewer of them than classes.
+    """
+    shape = train.image.shape[1:]
+    found = [part for part in (train, test) if part is not None]
+    classes = None
+    if train.label is None:
+        if rare.share < 1:
+            raise ValueError(
+                f"{where}: minority={rare.share:g} where images have no labels; give labels, or minority=1"
+            )
+    else:
+        classes = max(int(part.label.max(initial=0)) for part in found if part.label is not None) + 1
+        if classes > len(train.label):
+            raise ValueError(f"{where}: {classes} classes and {len(train.label)} images; give more images than classes")
+    rows = [_rows(where, part, classes, rare, seed) for part in found]
+    split = Split(*rows) if len(rows) == 2 else split_rows(rows[0], test_fraction, seed, where)
+    return empirical(name, split, classes=classes, shape=shape)
+
+
+def _rows(where: str, images: Images, classes: int | None, rare: Rare, seed: int) -> np.ndarray:
+    """``[num, pixels (+ 1)]`` in float32: enough for pixels, and half the memory."""
+    flat = np.asarray(images.image.reshape(len(images.image), -1), np.float32)
+    if images.label is None or classes is None:
+        return flat
+    kept = thinned(where, images.label, classes, rare, seed)
+    return np.hstack([flat[kept], images.label[kept, None].astype(np.float32)])
+
+
+def imbalance(where: str, minority: float, minority_classes: int) -> Rare:
+    """The checked arguments of an imbalance."""
+    share = checks.number(where, "minority", minority, "a number above 0, at most 1", lambda x: 0 < x <= 1)
+    return Rare(share, checks.integer(where, "minority_classes", minority_classes, 1))
+
+
+def thinned(where: str, label: np.ndarray, classes: int, rare: Rare, seed: int) -> np.ndarray:
+    """Numbers of the rows that are kept, in order: of each rare class its share (rounded up), and at least 4."""
+    if rare.share < 1 and rare.classes >= classes:
+        message = f"{rare.classes} of {classes} classes are to be rare; at most {classes - 1} can be"
+        raise ValueError(f"{where}: minority_classes={rare.classes}: {message}")
+    kept = np.ones(len(label), bool)
+    rng = np.random.default_rng(seed)
+    for number in range(classes - rare.classes, classes) if rare.share < 1 else ():
+        own = rng.permutation(np.flatnonzero(label == number))
+        kept[own[max(math.ceil(rare.share * len(own)), 4) :]] = False
+    return np.flatnonzero(kept)
 
 
 def load_digits() -> embedded.Digits:

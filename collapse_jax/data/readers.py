@@ -1,4 +1,7 @@
-"""Files to numbers. Every fault is a ``ValueError`` of one line that says what, where, and what would be right."""
+"""Files to numbers, and prepared datasets.
+
+Every fault is a ``ValueError`` of one line that says what, where, and what would be right.
+"""
 
 import contextlib
 import csv
@@ -71,6 +74,25 @@ def checked(table: Table, where: str) -> Table:
         )
         raise ValueError(f"{where}: {_cell(row + 1, column + 1, table.names)} holds {value:g}; {cure}")
     return table
+
+
+def prepared(where: str, name: str) -> Any:
+    """The builder of a dataset that tfds has prepared; an error says how to prepare one that it has not."""
+    root = Path(os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
+    found = sorted((root / name).glob("*/dataset_info.json"), key=_version) if isinstance(name, str) and name else []
+    if not found:
+        raise ValueError(
+            f'{where}: {name!r} is not prepared under {root}; run once: python -c "import tensorflow_datasets as t; '
+            f"t.load({name!r}, builder_kwargs={{'file_format': 'array_record'}})\" (it needs tensorflow-cpu)"
+        )
+    import tensorflow_datasets as tfds
+
+    return tfds.builder_from_directory(str(found[-1].parent))
+
+
+def _version(info: Path) -> list[int]:
+    """Of a prepared dataset, by its folder: 1.10.0 comes after 1.9.0."""
+    return [int(part) if part.isdecimal() else -1 for part in info.parent.name.split(".")]
 
 
 def _cell(row: int, column: int, names: Sequence[str] | None) -> str:

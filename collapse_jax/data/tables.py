@@ -99,8 +99,10 @@ def standardized(split: Split, labels: bool = False) -> Split:
     return Split(*((part - shift) / scale for part in split))
 
 
-def empirical(name: str, split: Split, classes: int | None = None) -> Source:
-    """The source whose law is: a row of ``split.train``, each with the same probability; `classes` as in ``Source``."""
+def empirical(
+    name: str, split: Split, classes: int | None = None, shape: tuple[int, int, int] | None = None
+) -> Source:
+    """The source whose law is: a row of ``split.train``, all equally likely; `classes` and `shape` as in ``Source``."""
     train, test = split
 
     def draw(key: Key, arrays: Tree, num: int) -> Array:
@@ -113,10 +115,10 @@ def empirical(name: str, split: Split, classes: int | None = None) -> Source:
             raise ValueError(f"{name}: {num} held-out rows asked for, {len(test)} exist; ask for at most {len(test)}")
         return test[:num].copy()
 
-    mean = train.mean(0)
-    centred = train - mean
-    covariance = centred.T @ centred / len(train)
-    return Source(name, train.shape[1], train, draw, held_out, mean, covariance, classes=classes)
+    mean = train.mean(0, dtype=np.float64)
+    centred = train - mean.astype(train.dtype)  # float32 where images are many: they are not copied in float64
+    covariance = (centred.T @ centred / len(train)).astype(np.float64)
+    return Source(name, train.shape[1], train, draw, held_out, mean, covariance, classes=classes, shape=shape)
 
 
 def _options(where: str, standardize: bool, test_fraction: float, seed: int, columns: int | None, labels: bool):

@@ -8,7 +8,7 @@ import numpy as np
 
 from collapse_jax import check as checks
 from collapse_jax.check import one_line, wrong
-from collapse_jax.data import embedded
+from collapse_jax.data import embedded, readers
 from collapse_jax.data.known_texts import brackets, hidden_markov, markov_chain
 from collapse_jax.data.languages import HELD_OUT, held_out_from, windows
 from collapse_jax.data.tokens import Tokenizer, alphabet_of
@@ -84,16 +84,7 @@ def tfds_text(
       vocabulary: pieces of byte-pair encoding; default 512.
     """
     documents = checks.integer("tfds_text", "documents", documents, 1)
-    root = Path(os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
-    found = sorted((root / name).glob("*/dataset_info.json"), key=_version) if isinstance(name, str) and name else []
-    if not found:
-        raise ValueError(
-            f'tfds_text: {name!r} is not prepared under {root}; run once: python -c "import tensorflow_datasets as t; '
-            f"t.load({name!r}, builder_kwargs={{'file_format': 'array_record'}})\" (it needs tensorflow-cpu)"
-        )
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(str(found[-1].parent))
+    builder = readers.prepared("tfds_text", name)
     if split not in builder.info.splits or field not in builder.info.features:
         have = f"splits {', '.join(builder.info.splits)}; features {', '.join(builder.info.features)}"
         raise ValueError(f"tfds_text: {name!r} has no split {split!r} with a feature {field!r}; it has {have}")
@@ -101,11 +92,6 @@ def tfds_text(
     texts = (source[i][field] for i in range(min(documents, len(source))))
     joined = "\n\n".join(t.decode(errors="replace") if isinstance(t, bytes) else str(t) for t in texts)
     return given(name, joined, tokenizer, vocabulary)
-
-
-def _version(info: Path) -> list[int]:
-    """Of a prepared dataset, by its folder: 1.10.0 comes after 1.9.0."""
-    return [int(part) if part.isdecimal() else -1 for part in info.parent.name.split(".")]
 
 
 def given(

@@ -13,6 +13,7 @@ from collapse_jax.calls import recorded
 from collapse_jax.types import Array, Key, Source, Tree
 
 HELD_OUT_SEED = 0x5EED_7E57  # far from the small seeds that chains are given
+_NARROW, _NODES = 0.01, 5.0  # least noise at which the moons' density is integrated, and nodes for noise 1
 
 
 def held_out_of(where: str, draw: Callable[[Key, Tree, int], Array], arrays: Tree, seed: int = 0):
@@ -25,6 +26,11 @@ def held_out_of(where: str, draw: Callable[[Key, Tree, int], Array], arrays: Tre
         return np.asarray(draw(key, arrays, num))
 
     return held_out
+
+
+def _log_normal(squared: Array, scale: float, dim: int) -> Array:
+    """Log density of isotropic normal rows at squared distances from their centre."""
+    return -0.5 * squared / scale**2 - dim * (math.log(scale) + 0.5 * math.log(2 * math.pi))
 
 
 @recorded
@@ -44,6 +50,10 @@ def normal(dim: int = 2, mean: float = 0.0, scale: float = 1.0) -> Source:
         del arrays
         return mean + scale * keys.normal(key, (num, dim))
 
+    def log_density(arrays: Tree, rows: Array) -> Array:
+        del arrays
+        return _log_normal(jnp.sum((rows - mean) ** 2, axis=1), scale, dim)
+
     return Source(
         name="normal",
         dim=dim,
@@ -53,6 +63,7 @@ def normal(dim: int = 2, mean: float = 0.0, scale: float = 1.0) -> Source:
         mean=np.full(dim, mean),
         covariance=scale**2 * np.eye(dim),
         is_normal=True,
+        log_density=log_density,
     )
 
 
@@ -95,6 +106,11 @@ def blobs(
         which = keys.below(key_center, num, centers.shape[0])
         return centers[which] + std * keys.normal(key_noise, (num, dim))
 
+    def log_density(arrays: Tree, rows: Array) -> Array:
+        centers = jnp.asarray(arrays, dtype=float)
+        squared = jnp.sum((rows[:, None] - centers) ** 2, axis=2)
+        return jax.nn.logsumexp(_log_normal(squared, std, dim), axis=1) - math.log(num_centers)
+
     centers = centers_of(0)
     centred = centers - centers.mean(0)
     return Source(
@@ -106,6 +122,7 @@ def blobs(
         mean=centers.mean(0),
         covariance=std**2 * np.eye(dim) + centred.T @ centred / num_centers,
         modes=centers,
+        log_density=log_density,
     )
 
 
@@ -131,6 +148,12 @@ def circles(noise: float = 0.05, factor: float = 0.8) -> Source:
         rows = jnp.stack([radius * jnp.cos(angle), radius * jnp.sin(angle)], axis=-1)
         return rows + noise * keys.normal(key_noise, (num, 2))
 
+    def log_density(arrays: Tree, rows: Array) -> Array:
+        del arrays
+        far, radius = jnp.linalg.norm(rows, axis=1, keepdims=True), jnp.asarray([1.0, factor])
+        around = jnp.log(jax.scipy.special.i0e(far * radius / noise**2))  # mean of exp(a cos t) over t is I_0(a)
+        return jax.nn.logsumexp(_log_normal((far - radius) ** 2, noise, 2) + around, axis=1) - math.log(2)
+
     return Source(
         name="circles",
         dim=2,
@@ -139,6 +162,7 @@ def circles(noise: float = 0.05, factor: float = 0.8) -> Source:
         held_out=held_out_of("circles", draw, ()),
         mean=np.zeros(2),
         covariance=((1 + factor**2) / 4 + noise**2) * np.eye(2),
+        log_density=log_density if noise > 0 else None,
     )
 
 
@@ -164,6 +188,16 @@ def moons(noise: float = 0.05) -> Source:
         rows = jnp.stack([jnp.where(upper, x, 1 - x), jnp.where(upper, y, 0.5 - y)], axis=-1)
         return rows + noise * keys.normal(key_noise, (num, 2))
 
+    def log_density(arrays: Tree, rows: Array) -> Array:
+        del arrays
+        squared = (rows[:, :1] - curve[:, 0]) ** 2 + (rows[:, 1:] - curve[:, 1]) ** 2
+        return jax.nn.logsumexp(_log_normal(squared, noise, 2) + log_weight, axis=1)
+
+    nodes = 32 + math.ceil(_NODES / max(noise, _NARROW))  # of Gauss and Legendre, closer than the noise is wide
+    node, weight = np.polynomial.legendre.leggauss(nodes)
+    t = 0.5 * math.pi * (node + 1)
+    both = [np.stack([np.cos(t), np.sin(t)], 1), np.stack([1 - np.cos(t), 0.5 - np.sin(t)], 1)]
+    curve, log_weight = np.concatenate(both), np.log(np.tile(weight / 4, 2))
     cross = 1 / 8 - 1 / math.pi
     return Source(
         name="moons",
@@ -173,6 +207,7 @@ def moons(noise: float = 0.05) -> Source:
         held_out=held_out_of("moons", draw, ()),
         mean=np.array([0.5, 0.25]),
         covariance=np.array([[3 / 4, cross], [cross, 9 / 16 - 1 / math.pi]]) + noise**2 * np.eye(2),
+        log_density=log_density if noise >= _NARROW else None,
     )
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from collapse_jax.check import check_at_least, check_choice, flag
-from collapse_jax.keys import normal
+from collapse_jax.functional import drawn
 from collapse_jax.types import Array, Key, Tree
 
 BASE = 10_000.0  # of the wavelengths of rotary positions (arXiv 2104.09864)
@@ -205,23 +205,16 @@ def initial(key: Key, shapes: Tree, depth: int) -> Tree:
     """A fresh network's parameters: normal, of standard deviation 0.02 for embeddings, ``fan_in^-1/2`` for matrices.
 
     What writes to the stream between blocks starts ``sqrt(2 depth)`` times smaller, so that its variance does not grow
-    with depth; scales of norms are 1. One draw for all: a generator for each would take most of the time to compile.
+    with depth; scales of norms are 1.
     """
-    leaves, tree = jax.tree.flatten_with_path(shapes)
-    drawn = normal(key, (sum(leaf.size for _, leaf in leaves),))
-    made, begin = [], 0
-    for path, leaf in leaves:
-        names = [part.key for part in path]
-        part = drawn[begin : begin + leaf.size].reshape(leaf.shape).astype(leaf.dtype)
-        begin += leaf.size
-        if names[-1] == "scale":
-            made.append(jnp.ones_like(part))
-        elif names[-1] in ("embedding", "head"):
-            made.append(0.02 * part)
-        else:
-            writes = names[-2] in ("out", "down")
-            made.append(part / (leaf.shape[0] * (2 * depth if writes else 1)) ** 0.5)
-    return jax.tree.unflatten(tree, made)
+
+    def spread(names: tuple, shape: tuple[int, ...]) -> float:
+        if names[-1] in ("embedding", "head"):
+            return 0.02
+        writes = names[-2] in ("out", "down")
+        return (shape[0] * (2 * depth if writes else 1)) ** -0.5
+
+    return drawn(key, shapes, spread)
 
 
 def empty_cache(size: Size, rows: int, positions: int, dtype: jnp.dtype) -> Cache:

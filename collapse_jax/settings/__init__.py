@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from collapse_jax.settings.diffusion import diffusion
 from collapse_jax.settings.discrete import discrete
 from collapse_jax.settings.exponential_family import bernoulli, poisson
 from collapse_jax.settings.flow_matching import flow_matching
@@ -17,11 +18,11 @@ from collapse_jax.types import Setting
 
 _SETTINGS = (
     gaussian, kde, discrete, poisson, bernoulli, linear_regression, logistic_regression, gaussian_mixture,
-    ideal_diffusion, markov, flow_matching, language_model,
+    ideal_diffusion, markov, flow_matching, diffusion, language_model,
 )  # fmt: skip
 REGISTRY: dict[str, Callable[..., Setting]] = {f.__name__: f for f in _SETTINGS}
 
 __all__ = [
-    "REGISTRY", "bernoulli", "discrete", "flow_matching", "gaussian", "gaussian_mixture", "ideal_diffusion", "kde",
-    "language_model", "linear_regression", "logistic_regression", "markov", "poisson",
+    "REGISTRY", "bernoulli", "diffusion", "discrete", "flow_matching", "gaussian", "gaussian_mixture",
+    "ideal_diffusion", "kde", "language_model", "linear_regression", "logistic_regression", "markov", "poisson",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from collapse_jax.check import check_at_least, check_positive
 from collapse_jax.functional import functional
 from collapse_jax.gradient import fit_sgd
 from collapse_jax.keys import normal
-from collapse_jax.nets.mlp import VelocityMLP
+from collapse_jax.nets.mlp import TimedMLP
 from collapse_jax.types import Array, Key, Metric, Setting, Source, Tree, World
 
 Velocity = Callable[[Tree, Array, Array], Array]  # (params, x [B, D], t [B]) -> [B, D]
@@ -100,7 +100,7 @@ def flow_matching(
         check_at_least(name, value, 1)
     check_positive("learning_rate", learning_rate)
     source = data.moons() if source is None else source
-    init, velocity = functional(lambda rngs: VelocityMLP(source.dim, width, depth, rngs=rngs))
+    init, velocity = functional(lambda rngs: TimedMLP(source.dim, width, depth, rngs=rngs))
     loss, adam = partial(_loss, velocity), optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
     return Setting(
         name="flow_matching",

@@ -1,0 +1,78 @@
+"""A small classifier of images, whose last hidden layer serves as features to compare images by."""
+
+import hashlib
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from collapse_jax import batch as B
+from collapse_jax.functional import functional
+from collapse_jax.gradient import adamw, fit_sgd
+from collapse_jax.types import Array, Key, Tree
+
+WIDTH, FEATURES = 256, 64
+STEPS, BATCH, RATE, DECAY = 2000, 128, 2e-3, 0.05
+_trained: dict[str, "Trained"] = {}  # in this process: a sweep makes its setting many times
+
+
+class Trained(NamedTuple):
+    """Parameters, and the unit of the features: the root of their total variance over the images trained on."""
+
+    params: Tree
+    unit: Array
+
+
+class Classifier(nnx.Module):
+    """Two hidden layers of ``WIDTH`` and ``FEATURES`` GELU units on pixels in [0, 1]."""
+
+    def __init__(self, pixels: int, classes: int, *, rngs: nnx.Rngs):
+        self.hidden = nnx.Linear(pixels, WIDTH, rngs=rngs)
+        self.last = nnx.Linear(WIDTH, FEATURES, rngs=rngs)
+        self.out = nnx.Linear(FEATURES, classes, rngs=rngs)
+
+    def __call__(self, x_BxD: Array) -> tuple[Array, Array]:
+        """Features ``[B, FEATURES]`` and logits ``[B, classes]`` of images ``[B, pixels]``."""
+        h_BxF = nnx.gelu(self.last(nnx.gelu(self.hidden(2 * x_BxD - 1))))
+        return h_BxF, self.out(h_BxF)
+
+
+def apply(net: Trained, x_BxD: Array) -> tuple[Array, Array]:
+    """Features ``[B, FEATURES]``, of total variance 1 over the real images, and logits ``[B, classes]``."""
+    features_BxF, logits_BxC = _call(net.params, x_BxD)
+    return features_BxF / net.unit, logits_BxC
+
+
+def trained(x_NxD: np.ndarray, label_N: np.ndarray, classes: int) -> Trained:
+    """A classifier trained on images, the same at every call: the key is fixed. Kept for the process.
+
+    A second or two of AdamW for 8x8 pixels on a CPU core; it gets 97% of held-out digits right.
+    """
+    told = hashlib.sha256(np.ascontiguousarray(x_NxD, np.float32).tobytes() + label_N.astype(np.int32).tobytes())
+    name = f"{told.hexdigest()} {classes} {jnp.zeros(()).dtype}"
+    if name not in _trained:
+        init, _ = functional(lambda rngs: Classifier(x_NxD.shape[1], classes, rngs=rngs))
+        optimizer = partial(adamw, RATE, "cosine", 100, DECAY, 1.0)
+        fit = fit_sgd(_loss, optimizer, init=init, steps=STEPS, batch_size=BATCH)
+        rows = jnp.asarray(x_NxD, float), jnp.asarray(label_N, jnp.int32)
+        params = jax.jit(fit)(jax.random.key(0, impl="threefry2x32"), B.unit(rows), None)
+        variance = jax.jit(
+            lambda p, x: jax.lax.map(lambda row: _call(p, row[None])[0][0], x, batch_size=256).var(0).sum()
+        )
+        _trained[name] = Trained(params, jnp.sqrt(variance(params, rows[0])))
+    return _trained[name]
+
+
+def _call(params: Tree, x_BxD: Array) -> tuple[Array, Array]:
+    pixels, classes = params["hidden"]["kernel"].shape[0], params["out"]["kernel"].shape[1]
+    return functional(lambda rngs: Classifier(pixels, classes, rngs=rngs))[1](params, x_BxD)
+
+
+def _loss(params: Tree, key: Key, items: tuple[Array, Array]) -> Array:
+    x_BxD, label_B = items
+    noisy_BxD = x_BxD + 0.1 * jax.random.normal(key, x_BxD.shape, x_BxD.dtype)  # generated images are not noiseless
+    return optax.softmax_cross_entropy_with_integer_labels(_call(params, noisy_BxD)[1], label_B).mean()

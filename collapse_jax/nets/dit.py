@@ -1,0 +1,98 @@
+"""A transformer of the patches of an image, told the noise level by scales and shifts (DiT, arXiv 2212.09748)."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from collapse_jax.nets.embedding import TimeAndLabel
+from collapse_jax.types import Array
+
+ZERO = ("modulate", "write")  # linear maps that start at 0: at first a block adds nothing, and nothing is said
+
+
+class Block(nnx.Module):
+    """Attention, then a feed-forward layer, each on a stream that is normalised, scaled and shifted (adaLN-Zero)."""
+
+    def __init__(self, width: int, heads: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+        linear = partial(nnx.Linear, dtype=dtype, rngs=rngs)
+        self.heads = heads
+        self.qkv, self.out = linear(width, 3 * width), linear(width, width)
+        self.up, self.down = linear(width, 4 * width), linear(4 * width, width)
+
+    def __call__(self, x_BxLxD: Array, told_Bx6xD: Array) -> Array:
+        """The stream after this block."""
+        shift, scale, gate, shift_feed, scale_feed, gate_feed = jnp.split(told_Bx6xD, 6, axis=1)
+        rows, length, _ = x_BxLxD.shape
+        heads = self.qkv(modulated(x_BxLxD, scale, shift)).reshape(rows, length, 3, self.heads, -1)
+        mixed = jax.nn.dot_product_attention(heads[:, :, 0], heads[:, :, 1], heads[:, :, 2])
+        x_BxLxD = x_BxLxD + gate * self.out(mixed.reshape(rows, length, -1))
+        return x_BxLxD + gate_feed * self.down(nnx.gelu(self.up(modulated(x_BxLxD, scale_feed, shift_feed))))
+
+
+class DiT(nnx.Module):
+    """Vectors for images of `shape` ``(height, width, channels)`` as flat rows, from squares of `patch` pixels a side.
+
+    Args:
+      shape: of the images; `patch` divides height and width.
+      patch: side of a patch; a token is one.
+      width: of the stream between blocks, a multiple of `heads`.
+      depth: blocks.
+      heads: of attention.
+      classes: that labels tell; 0: none.
+      dtype: of the arithmetic of matrices; parameters, norms and what is said are float32.
+      rngs: of nnx; parameters come from ``timed.timed_net``.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        patch: int,
+        width: int,
+        depth: int,
+        heads: int,
+        classes: int = 0,
+        dtype: jnp.dtype = jnp.float32,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.shape, self.patch, self.depth = shape, patch, depth
+        pixels = patch * patch * shape[2]
+        linear = partial(nnx.Linear, dtype=dtype, rngs=rngs)
+        self.read, self.write = linear(pixels, width), nnx.Linear(width, pixels, rngs=rngs)
+        self.told = TimeAndLabel(width, classes, dtype, rngs=rngs)
+        self.modulate = linear(width, (6 * depth + 2) * width)
+        self.blocks = nnx.List([Block(width, heads, dtype, rngs=rngs) for _ in range(depth)])
+
+    def __call__(self, x_BxD: Array, t_B: Array, label_B: Array | None = None) -> Array:
+        """Vectors ``[B, D]`` for rows ``[B, D]``, times ``[B]`` and labels ``[B]``."""
+        height, width, channels = self.shape
+        side, rows = self.patch, x_BxD.shape[0]
+        down, across = height // side, width // side
+        grid = x_BxD.reshape(rows, down, side, across, side, channels).swapaxes(2, 3)
+        stream = self.read(grid.reshape(rows, down * across, -1))
+        stream = stream + jnp.asarray(places(down, across, stream.shape[-1]), stream.dtype)
+        told = self.modulate(nnx.silu(self.told(t_B, label_B))).reshape(rows, 6 * self.depth + 2, -1)
+        for i, block in enumerate(self.blocks):
+            stream = block(stream, told[:, 6 * i : 6 * i + 6])
+        said = self.write(modulated(stream, told[:, -1:], told[:, -2:-1]))
+        return said.reshape(rows, down, across, side, side, channels).swapaxes(2, 3).reshape(x_BxD.shape)
+
+
+def modulated(x_BxLxD: Array, scale_Bx1xD: Array, shift_Bx1xD: Array) -> Array:
+    """Each token at mean 0 and variance 1, scaled by 1 + scale and shifted; computed in float32."""
+    x = x_BxLxD.astype(jnp.float32)
+    x = x - x.mean(-1, keepdims=True)
+    x = x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+    return (x * (1 + scale_Bx1xD) + shift_Bx1xD).astype(x_BxLxD.dtype)
+
+
+def places(down: int, across: int, width: int) -> np.ndarray:
+    """``[down * across, width]``: waves of a patch's row number, beside those of its column number."""
+    half = -(-width // 4)
+    rate = 100.0 ** (-np.arange(half) / half)
+    waves = lambda n: np.concatenate([f(np.arange(n)[:, None] * rate) for f in (np.sin, np.cos)], 1)  # noqa: E731
+    rows, columns = np.repeat(waves(down), across, 0), np.tile(waves(across), (down, 1))
+    return np.concatenate([rows, columns], 1)[:, :width]

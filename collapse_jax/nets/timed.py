@@ -1,0 +1,93 @@
+"""Networks that say something about noised rows: all are ``(params, x [B, D], time [B], label [B]) -> [B, D]``."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from collapse_jax.check import check_at_least
+from collapse_jax.functional import drawn, functional
+from collapse_jax.nets import dit, unet
+from collapse_jax.nets.mlp import TimedMLP
+from collapse_jax.types import Array, Key, Tree
+
+NETS = ("mlp", "dit", "unet")
+
+
+class Size(NamedTuple):
+    """Sizes of a network; `heads` and `patch` are a DiT's alone."""
+
+    width: int
+    depth: int
+    heads: int
+    patch: int
+
+
+DEFAULTS = {"mlp": Size(256, 3, 1, 1), "dit": Size(128, 4, 4, 4), "unet": Size(32, 3, 1, 1)}
+
+
+def timed_net(
+    net: str, dim: int, shape: tuple[int, int, int] | None, given: dict[str, int | None], classes: int, dtype: jnp.dtype
+) -> tuple[Callable[[Key], Tree], Callable[..., Array]]:
+    """``(init, apply)`` of a network.
+
+    Args:
+      net: ``"mlp"``, ``"dit"`` or ``"unet"``.
+      dim: columns of a row.
+      shape: ``(height, width, channels)`` of the images that rows are, or None where they are none.
+      given: sizes in place of the defaults (None: the default).
+      classes: that labels tell; 0: none.
+      dtype: of the arithmetic.
+
+    Raises:
+      ValueError: a size below 1, rows that are no images, or sizes that do not divide.
+    """
+    size = DEFAULTS[net]._replace(**{name: value for name, value in given.items() if value is not None})
+    for name, value in size._asdict().items():
+        check_at_least(name, value, 1)
+    if net == "mlp":
+        return functional(partial(_mlp, dim, size, classes, dtype))
+    if shape is None:
+        raise ValueError(f"net {net} needs images, and the source's rows are none; use net mlp")
+    check = {"dit": _check_dit, "unet": _check_unet}[net]
+    check(shape, size)
+    by_nnx, apply = functional(partial({"dit": _dit, "unet": _unet}[net], shape, size, classes, dtype))
+    shapes, zero = jax.eval_shape(by_nnx, jax.random.key(0)), {"dit": dit.ZERO, "unet": unet.ZERO}[net]
+
+    def spread(names: tuple, shape: tuple[int, ...]) -> float:
+        if names[-1] == "bias" or not set(zero).isdisjoint(names):
+            return 0.0
+        return 0.02 if names[-1] == "embedding" else shape[0] ** -0.5
+
+    return lambda key: drawn(key, shapes, spread), apply
+
+
+def _mlp(dim: int, size: Size, classes: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> TimedMLP:
+    return TimedMLP(dim, size.width, size.depth, classes=classes, dtype=dtype, rngs=rngs)
+
+
+def _dit(shape: tuple[int, int, int], size: Size, classes: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> dit.DiT:
+    return dit.DiT(shape, size.patch, size.width, size.depth, size.heads, classes, dtype, rngs=rngs)
+
+
+def _unet(shape: tuple[int, int, int], size: Size, classes: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> unet.UNet:
+    return unet.UNet(shape, size.width, size.depth, classes, dtype, rngs=rngs)
+
+
+def _check_dit(shape: tuple[int, int, int], size: Size) -> None:
+    if shape[0] % size.patch or shape[1] % size.patch:
+        raise ValueError(f"patch must divide the {shape[0]} x {shape[1]} pixels of an image, not {size.patch}")
+    if size.width % size.heads:
+        raise ValueError(f"width must be a multiple of the {size.heads} heads, not {size.width}")
+
+
+def _check_unet(shape: tuple[int, int, int], size: Size) -> None:
+    if size.width % unet.GROUPS:
+        raise ValueError(f"width must be a multiple of {unet.GROUPS} for a unet, not {size.width}")
+    halvings = 2 ** (size.depth - 1)
+    if shape[0] % halvings or shape[1] % halvings:
+        raise ValueError(f"depth must be so small that {shape[0]} x {shape[1]} pixels can be halved before each level "
+                         f"but the first, not {size.depth}")  # fmt: skip

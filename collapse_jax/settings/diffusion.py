@@ -1,0 +1,335 @@
+"""Diffusion models: a network that learns to tell rows from noise, and draws the next generation's rows from noise."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import batch as B
+from collapse_jax import data, denoising, image_metrics
+from collapse_jax.check import check_at_least, check_choice, check_not_negative, check_positive, check_share, is_traced
+from collapse_jax.denoising import Objective, noised, row_and_noise
+from collapse_jax.gradient import SCHEDULES as RATES
+from collapse_jax.gradient import Averaged, adamw, averaged, fit_sgd
+from collapse_jax.keys import normal, stream
+from collapse_jax.nets.timed import NETS, timed_net
+from collapse_jax.samplers import SAMPLERS, sample
+from collapse_jax.settings.flow_matching import PROBES, probes
+from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+FRAMES = ("unit", "pixels", "raw")
+_CLIP = 1.0  # largest norm of a gradient, as in arXiv 2006.11239's code
+
+_LOSS = Metric("test_loss", "denoising loss on held-out real rows at fixed noises, mean over columns", "1",
+               "arXiv 2006.11239", role="risk")  # fmt: skip
+
+
+class Truth(NamedTuple):
+    """What metrics compare with.
+
+    Attributes:
+      noise: ``[PROBES * num_test, dim]``, added to the held-out rows for the test loss.
+      sigma: ``[PROBES * num_test]``, and how strongly.
+      judged: what generated rows are compared with.
+    """
+
+    noise: Array
+    sigma: Array
+    judged: Tree
+
+
+class Model(NamedTuple):
+    """What a chain carries from fit to fit.
+
+    Attributes:
+      net: the network's parameters, and their average, which samples.
+      classes: ``[classes]``, weight of each in the training rows, or None where labels are not learned.
+    """
+
+    net: Averaged
+    classes: Array | None
+
+
+class Task(NamedTuple):
+    """The parts that the functions of a setting share.
+
+    Attributes:
+      source: of the real rows.
+      dim: columns that are noised: all but a label.
+      classes: learned; 0: none.
+      how: the objective.
+      apply: the network, ``(params, x, time, label) -> said``.
+      center: subtracted from rows, which are then divided by `scale`, before a network sees them.
+      scale: see there.
+      drop_label: how often training hides a label.
+      guidance: see ``diffusion``.
+      draw: ``samplers.sample``, all but the estimate, the key and the shape.
+      rows_at_once: see ``diffusion``.
+      judge: of generated rows.
+    """
+
+    source: Source
+    dim: int
+    classes: int
+    how: Objective
+    apply: Callable[..., Array]
+    center: float
+    scale: float
+    drop_label: Array | float
+    guidance: Array | float
+    draw: Callable[..., Array]
+    rows_at_once: int
+    judge: image_metrics.Judge
+
+
+def diffusion(
+    source: Source | None = None,
+    objective: Literal["ddpm", "edm", "flow"] = "flow",
+    noise_schedule: Literal["linear", "cosine"] = "linear",
+    net: Literal["mlp", "dit", "unet"] = "mlp",
+    width: int | None = None,
+    depth: int | None = None,
+    heads: int | None = None,
+    patch: int | None = None,
+    conditional: bool = False,
+    drop_label: Array | float = 0.1,
+    guidance: Array | float = 1.0,
+    steps: int = 1000,
+    batch_size: int = 128,
+    learning_rate: Array | float = 3e-3,
+    schedule: Literal["cosine", "constant"] = "cosine",
+    warmup: int = 50,
+    ema: Array | float = 0.99,
+    start: Literal["init", "previous"] = "init",
+    sampler: Literal["ancestral", "ddim", "heun", "midpoint"] = "midpoint",
+    sampler_steps: int = 32,
+    stop: Array | float = 0.0,
+    temperature: Array | float = 1.0,
+    frame: Literal["unit", "pixels", "raw"] = "unit",
+    num_test: int = 500,
+    num_shown: int = 8,
+    features: Callable[[Array], Array] | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    rows_at_once: int = 512,
+) -> Setting:
+    """Diffusion model of rows or images, conditional on their class or not.
+
+    A fit takes `steps` steps of Adam on minibatches of the pool, whatever its size; what samples is a moving average of
+    the network. A conditional model draws labels by their frequencies in its training rows, then rows given labels.
+
+    Args:
+      source: of the real rows; default: moons. Its label column, if it has one, is dropped unless `conditional`.
+      objective: what is learned: ``"ddpm"`` the noise (arXiv 2006.11239), ``"edm"`` the preconditioned row
+        (2206.00364), ``"flow"`` the velocity of straight paths (2210.02747).
+      noise_schedule: DDPM's.
+      net: ``"mlp"`` takes rows as they are; ``"dit"``, a transformer of patches, and ``"unet"`` take images.
+      width: units of a hidden layer (default 256), of the stream between blocks (128), or of the first level (32).
+      depth: hidden layers (3), blocks (4), or levels (3).
+      heads: of a dit's attention (4).
+      patch: side of a dit's patches, in pixels (4).
+      conditional: learn rows given their class (the source must have labels).
+      drop_label: share of rows whose label training hides, so that the network learns the law of all classes, too.
+      guidance: w of classifier-free guidance (arXiv 2207.12598): estimates are w times the conditional one plus 1 - w
+        times the unconditional one; 1: none. Any other number, or a tracer, doubles the cost of sampling.
+      steps: per fit.
+      batch_size: rows a step.
+      learning_rate: Adam's, after the warm-up; may be a tracer, as all floats here.
+      schedule: of the rate: ``"cosine"`` falls to 0 at the last step, ``"constant"`` stays.
+      warmup: steps in which the rate rises linearly.
+      ema: decay of the moving average (``gradient.averaged``); 0: none.
+      start: each fit starts from ``"init"``: fresh parameters, or ``"previous"``: the last generation's.
+      sampler: see ``samplers.sample``; the published ones are ancestral for ddpm (1,000 steps) and heun for edm.
+      sampler_steps: of `sampler`; heun and midpoint take two evaluations each. Few steps alone are
+        a collapse: in 32, with the exact score of a standard normal, ancestral steps lose 21% of the variance at every
+        generation (ddpm), ddim 11%, and of a flow 14% and 8%; heun adds 3% (edm). Midpoint: below 0.2% for all.
+      stop: time, of an Ornstein-Uhlenbeck process, at which sampling stops early (``settings.ideal_diffusion``): the
+        noise that is left then stays in the rows.
+      temperature: multiplies all noise that sampling draws.
+      frame: in which networks see rows. ``"unit"``: shifted and scaled, by two numbers for all columns, so that the
+        real law has mean 0 and variance 1; ``"pixels"``: images from [0, 1] in [-1, 1]; ``"raw"``: as they are.
+      num_test: held-out real rows for the metrics.
+      num_shown: generated images that ``sample_image`` keeps.
+      features: what rows are compared by; see ``image_metrics.judge``.
+      dtype: of the arithmetic; parameters and losses are float32.
+      rows_at_once: rows that are sampled or judged together: bounds memory.
+
+    Raises:
+      ValueError: a number out of range; a conditional model of rows without labels; guidance without conditions.
+    """
+    source = data.moons() if source is None else source
+    for name, value, choices in (
+        ("objective", objective, denoising.OBJECTIVES), ("noise_schedule", noise_schedule, denoising.SCHEDULES),
+        ("net", net, NETS), ("schedule", schedule, RATES), ("dtype", dtype, tuple(DTYPES)),
+        ("frame", frame, FRAMES), ("sampler", sampler, SAMPLERS),
+    ):  # fmt: skip
+        check_choice(name, value, choices)
+    for name, number in (("sampler_steps", sampler_steps), ("num_test", num_test), ("rows_at_once", rows_at_once)):
+        check_at_least(name, number, 1)
+    check_at_least("warmup", warmup, 0)
+    check_positive("learning_rate", learning_rate)
+    check_share("ema", ema)
+    check_share("drop_label", drop_label)
+    for name, value in (("stop", stop), ("temperature", temperature), ("guidance", guidance)):
+        check_not_negative(name, value)
+    classes = _classes(source, conditional, guidance)
+    dim = source.dim - (source.classes is not None)
+    center, scale, spread = _frame(source, dim, frame)
+    how = denoising.objective(objective, noise_schedule, spread)
+    sizes = {"width": width, "depth": depth, "heads": heads, "patch": patch}
+    init, apply = timed_net(net, dim, source.shape, sizes, classes, DTYPES[dtype])
+    levels = jnp.asarray(how.grid(sampler_steps), float)
+    draw = partial(sample, path=how.path, sigma_S=levels, sampler=sampler, stop=stop, temperature=temperature)
+    judge = image_metrics.judge(source, num_test, num_shown=num_shown, features=features, labelled=conditional)
+    task = Task(source, dim, classes, how, apply, center, scale, drop_label, guidance, draw, rows_at_once, judge)
+    both = lambda key: Averaged(init(key), init(key))  # noqa: E731
+    optimizer = lambda number: averaged(adamw(learning_rate, schedule, warmup, 0.0, _CLIP, number), ema)  # noqa: E731
+    return Setting(
+        name="diffusion",
+        world=partial(_world, task, num_test),
+        real=partial(_real, task),
+        fit=partial(_fit, task, fit_sgd(partial(_loss, task), optimizer, init=both, steps=steps,
+                                        batch_size=batch_size, start=start)),
+        sample=partial(_sample, task),
+        observe=partial(_observe, task),
+        metrics=_metrics(task, spread),
+        init=lambda key, world: Model(both(key), jnp.ones(classes) if classes else None),
+        block_hint=_side_by_side(net),
+        source=source,
+    )  # fmt: skip
+
+
+def _side_by_side(net: str) -> int:
+    """Chains to run side by side: small networks share a CPU's time well, others take all of it."""
+    return {"mlp": 8}.get(net, 1 if jax.default_backend() == "cpu" else 16)
+
+
+def _classes(source: Source, conditional: bool, guidance: Array | float) -> int:
+    """Classes that are learned; 0: none."""
+    if not conditional:
+        if is_traced(guidance) or guidance != 1:
+            raise ValueError("guidance needs conditional=True: there is nothing to guide by")
+        return 0
+    if source.classes is None:
+        raise ValueError(f"conditional=True needs labels, and source {source.name} has none (perhaps labels=True?)")
+    return source.classes
+
+
+def _frame(source: Source, dim: int, frame: str) -> tuple[float, float, float]:
+    """Center and scale of the network's frame, and the root mean square of rows in it."""
+    mean_D, variance_D = np.asarray(source.mean)[:dim], np.diagonal(source.covariance)[:dim]
+    if frame == "pixels" and source.shape is None:
+        raise ValueError(f"frame pixels needs images, and the rows of source {source.name} are none; use unit or raw")
+    center, scale = {"unit": (float(mean_D.mean()), None), "pixels": (0.5, 0.5), "raw": (0.0, 1.0)}[frame]
+    spread = float(np.sqrt(((mean_D - center) ** 2 + variance_D).mean()))
+    return (center, spread, 1.0) if scale is None else (center, scale, spread / scale)
+
+
+def _metrics(task: Task, spread: float) -> tuple[Metric, ...]:
+    """With the trivial baseline of the test loss: a network that says nothing."""
+    silent = 1 + spread**2 if task.how.name == "flow" else 1.0  # EDM's target has the variance 1 at every level
+    return (_LOSS._replace(baseline=silent), *task.judge.metrics)
+
+
+def _world(task: Task, num_test: int) -> World:
+    source, dim = task.source, task.dim
+    test = jnp.asarray(source.held_out(num_test))
+    noise, u = probes(num_test, dim)
+    truth = Truth(noise, task.how.levels(u), task.judge.truth())
+    return World(jax.tree.map(jnp.asarray, source.arrays), truth, test if task.classes else test[:, :dim])
+
+
+def _real(task: Task, key: Key, world: World, num: int) -> Array:
+    rows = task.source.draw(key, world.real, num)
+    return rows if task.classes else rows[:, : task.dim]
+
+
+def _parts(task: Task, rows_NxC: Array) -> tuple[Array, Array | None]:
+    """What is noised, in the network's frame, and labels ``[N]`` of int32 where they are learned."""
+    inside_NxD = (rows_NxC[:, : task.dim] - task.center) / task.scale
+    return inside_NxD, jnp.round(rows_NxC[:, -1]).astype(jnp.int32) if task.classes else None
+
+
+def _said(task: Task, net: Tree, x_BxD: Array, sigma_B: Array, label_B: Array | None) -> Array:
+    into_B, time_B = task.how.scalings(sigma_B)
+    return task.apply(net, into_B[:, None] * x_BxD, time_B, label_B)
+
+
+def _errors(task: Task, net: Tree, rows_BxD: Array, noise: Array, sigma_B: Array, label_B: Array | None) -> Array:
+    """Squared errors of what the network says, mean over columns: ``[B]``."""
+    x_BxD, target_BxD = noised(task.how, rows_BxD, noise, sigma_B)
+    return jnp.mean((_said(task, net, x_BxD, sigma_B, label_B) - target_BxD) ** 2, axis=1)
+
+
+def _loss(task: Task, params: Averaged, key: Key, rows_BxC: Array) -> Array:
+    key_level, key_noise, key_label = jax.random.split(key, 3)
+    inside_BxD, label_B = _parts(task, rows_BxC)
+    u_B = jax.random.uniform(key_level, inside_BxD.shape[:1])
+    noise_BxD = normal(key_noise, inside_BxD.shape)
+    if label_B is not None:
+        hidden_B = jax.random.uniform(key_label, label_B.shape) < task.drop_label
+        label_B = jnp.where(hidden_B, task.classes, label_B)
+    return _errors(task, params.now, inside_BxD, noise_BxD, task.how.levels(u_B), label_B).mean()
+
+
+def _fit(task: Task, fit: Callable[..., Averaged], key: Key, train: Batch, before: Model | None) -> Model:
+    net = fit(key, train, None if before is None else before.net)
+    if not task.classes:
+        return Model(net, None)
+    rows, weight = B.rows(train)
+    is_class_NxK = jnp.round(rows[:, -1:]) == jnp.arange(task.classes)
+    return Model(net, (jnp.where(is_class_NxK, weight[:, None], 0.0)).sum(0))
+
+
+def _sample(task: Task, key: Key, params: Model, num: int) -> Array:
+    at_once = min(num, task.rows_at_once)
+
+    def some(key: Key) -> Array:
+        label_N = None
+        if params.classes is not None:
+            numbered = Batch(jnp.arange(task.classes)[None], params.classes[None])
+            label_N = B.choose(stream(key, "labels"), numbered, at_once)
+        estimate = partial(_estimate, task, params.net.average, label_N)
+        rows_NxD = task.center + task.scale * task.draw(estimate, key=stream(key, "rows"), shape=(at_once, task.dim))
+        return rows_NxD if label_N is None else jnp.hstack([rows_NxD, label_N[:, None].astype(rows_NxD.dtype)])
+
+    rows = jax.lax.map(some, jax.random.split(key, -(-num // at_once)))
+    return rows.reshape(-1, rows.shape[-1])[:num]
+
+
+def _estimate(task: Task, net: Tree, label_N: Array | None, x_NxD: Array, sigma: Array) -> tuple[Array, Array]:
+    """Expected rows and noises, guided: what is said with a label and without one is mixed."""
+    sigma_N = jnp.full(x_NxD.shape[:1], sigma)
+    if label_N is None or (not is_traced(task.guidance) and task.guidance == 1):
+        said_NxD = _said(task, net, x_NxD, sigma_N, label_N)
+    else:
+        twice = jnp.concatenate([label_N, jnp.full_like(label_N, task.classes)])
+        both = _said(task, net, jnp.tile(x_NxD, (2, 1)), jnp.tile(sigma_N, 2), twice)
+        given_NxD, free_NxD = jnp.split(both, 2)
+        said_NxD = free_NxD + task.guidance * (given_NxD - free_NxD)
+    return row_and_noise(task.how, x_NxD, said_NxD, sigma_N)
+
+
+def _observe(
+    task: Task, key: Key, world: World, params: Model, summary: None, generated_NxC: Array
+) -> dict[str, Array]:
+    label_N = generated_NxC[:, -1] if task.classes else None
+    seen = task.judge.observe(world.truth.judged, generated_NxC[:, : task.dim], label_N)
+    return {"test_loss": _test_loss(task, params.net.average, world)} | seen
+
+
+def _test_loss(task: Task, net: Tree, world: World) -> Array:
+    """At the noises of the truth, a few rows at a time."""
+    inside_NxD, label_N = _parts(task, world.test)
+    repeated = jax.tree.map(lambda x: jnp.tile(x, (PROBES, *[1] * (x.ndim - 1))), (inside_NxD, label_N))
+
+    def one(row: tuple[Array, Array | None], noise_D: Array, sigma: Array) -> Array:
+        label = None if row[1] is None else row[1][None]
+        return _errors(task, net, row[0][None], noise_D[None], sigma[None], label)[0]
+
+    scanned = repeated, world.truth.noise, world.truth.sigma
+    at_once = min(task.rows_at_once, PROBES * len(inside_NxD))
+    return jax.lax.map(lambda row: one(*row), scanned, batch_size=at_once).mean()

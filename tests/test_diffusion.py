@@ -1,0 +1,195 @@
+"""Diffusion models on small laws: what is learned, what is drawn, and what labels, guidance and averages do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from laws import LABELLED, chains
+from oracle_helpers import assert_law
+from scipy.special import roots_hermitenorm
+from test_flow_matching import COVARIANCE, MEAN, normal_source
+from test_ideal_diffusion import polynomial
+
+from collapse_jax import batch as B
+from collapse_jax import data, denoising, policies, samplers, settings
+from collapse_jax.gradient import Averaged, averaged
+from collapse_jax.settings import diffusion
+from collapse_jax.settings.diffusion import _estimate, _frame, _said, _test_loss
+from collapse_jax.types import Batch
+
+TINY = {"width": 8, "depth": 1, "steps": 5, "batch_size": 8, "sampler_steps": 4, "num_test": 12}
+KEY = jax.random.key(5)
+
+
+def task_of(setting):
+    return setting.sample.args[0]
+
+
+@pytest.mark.fast
+def test_the_average_follows():
+    inner, rng = optax.sgd(0.1), np.random.default_rng(0)
+    made = averaged(inner, 0.6)
+    params = Averaged({"w": jnp.ones(3)}, {"w": jnp.zeros(3)})
+    state, now, average = made.init(params), np.ones(3), np.zeros(3)
+    for t in range(1, 12):
+        gradient = rng.normal(size=3)
+        updates, state = made.update(Averaged({"w": jnp.asarray(gradient)}, None), state, params)
+        params = optax.apply_updates(params, updates)
+        now = now - 0.1 * gradient
+        decay = min(0.6, (1 + t) / (10 + t))
+        average = decay * average + (1 - decay) * now
+        np.testing.assert_allclose(params.now["w"], now, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(params.average["w"], average, rtol=1e-5, atol=1e-6)
+
+
+def fitted(setting, rows, key=KEY):
+    world = setting.world()
+    return world, jax.jit(lambda rows: setting.fit(key, B.unit(rows), setting.init(key, world)))(rows)
+
+
+def test_no_decay_is_no_average():
+    for ema, same in ((0.0, True), (0.9, False)):
+        _, params = fitted(diffusion(LABELLED, ema=ema, **TINY), jax.random.normal(KEY, (20, 2)))
+        pairs = zip(jax.tree.leaves(params.net.now), jax.tree.leaves(params.net.average), strict=True)
+        assert all(np.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in pairs) == same
+
+
+@pytest.mark.parametrize("objective", denoising.OBJECTIVES)
+def test_a_model_learns_a_normal(objective):
+    """Its test loss comes near the least there is, which is known for this law, and its rows near those of the law."""
+    source = normal_source()
+    setting = diffusion(source, objective, width=48, depth=2, steps=800, learning_rate=1e-2, num_test=400)
+    rows = setting.real(KEY, setting.world(), 4000)
+    world, params = fitted(setting, rows)
+    drawn = np.asarray(jax.jit(lambda p: setting.sample(KEY, p, 3000))(params))
+    np.testing.assert_allclose(drawn.mean(0), MEAN, atol=0.06)
+    np.testing.assert_allclose(np.cov(drawn.T), COVARIANCE, atol=0.07)
+    how, sigma, scale = task_of(setting).how, world.truth.sigma, task_of(setting).scale
+    (a, b), (p, q) = (tuple(np.asarray(x, float) for x in pair) for pair in (how.path(sigma), how.target(sigma)))
+    variances = np.linalg.eigvalsh(COVARIANCE) / scale**2  # in the network's frame
+    least = np.mean([(p * b - q * a) ** 2 * v / (a**2 * v + b**2) for v in variances])
+    loss = float(jax.jit(lambda p: setting.observe(KEY, world, p, None, rows)["test_loss"])(params))
+    silent = next(m.baseline for m in setting.metrics if m.name == "test_loss")
+    assert 0.96 * least < loss < 1.06 * least + 0.01 < silent
+    still = float(_test_loss(task_of(setting), jax.tree.map(jnp.zeros_like, params.net.average), world))
+    np.testing.assert_allclose(still, silent, rtol=0.05)  # held-out rows are not quite the law
+
+
+def test_classes_are_drawn_as_often_as_trained_on_and_rows_as_their_class():
+    rng = np.random.default_rng(1)
+    label = np.repeat([0, 1, 2], [300, 100, 200])
+    rows = np.hstack([3.0 * label[:, None] + 0.3 * rng.normal(size=(600, 1)), label[:, None]])
+    source = data.array(rows, labels=True)
+    setting = diffusion(source, conditional=True, width=32, depth=2, steps=600, learning_rate=1e-2, num_test=60)
+    weight = np.where(label == 1, 3.0, 1.0)  # now 1 is the most frequent: 300, 300, 200
+    spoilt = np.where((weight == 1.0)[:, None] & (label == 2)[:, None], np.nan, rows)
+    weight = np.where(label == 2, 0.0, weight)  # and 2 is absent
+    train = Batch(jnp.asarray(spoilt, jnp.float32)[None], jnp.asarray(weight)[None])
+    params = jax.jit(lambda: setting.fit(KEY, train, setting.init(KEY, setting.world())))()
+    np.testing.assert_allclose(params.classes, [300, 300, 0])
+    drawn = np.asarray(jax.jit(lambda p: setting.sample(KEY, p, 2000))(params))
+    assert abs((drawn[:, 1] == 0).mean() - 0.5) < 4 * 0.5 / np.sqrt(2000)
+    assert set(np.unique(drawn[:, 1])) == {0.0, 1.0}
+    assert (np.abs(drawn[:, 0] - 3.0 * drawn[:, 1]) < 1.5).mean() > 0.99
+
+
+def test_guidance_at_one_and_at_zero():
+    """1 is the conditional estimate, 0 the unconditional one; 2 lies as far beyond as 0 before."""
+    made = lambda g: diffusion(LABELLED, conditional=True, guidance=g, **TINY)  # noqa: E731
+    rows = made(1.0).real(KEY, made(1.0).world(), 20)
+    _, params = fitted(made(1.0), rows)
+    net, x, sigma = params.net.average, jax.random.normal(KEY, (9, 2)), jnp.float32(0.7)
+    label = jnp.arange(9) % 3
+    estimate = jax.jit(lambda g, label: _estimate(task_of(made(g)), net, label, x, sigma))
+    task = task_of(made(1.0))
+    sigma_B = jnp.full(9, sigma)
+    given, free = (
+        denoising.row_and_noise(task.how, x, _said(task, net, x, sigma_B, told), sigma_B)
+        for told in (label, jnp.full(9, 3))
+    )
+    assert not np.allclose(given[0], free[0], atol=1e-3)
+    for k in (0, 1):
+        np.testing.assert_allclose(estimate(1.0, label)[k], given[k], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(estimate(0.0, label)[k], free[k], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(estimate(2.0, label)[k], 2 * given[k] - free[k], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(_estimate(task, net, label, x, sigma)[k], given[k], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("objective", "sampler", "steps"), [("flow", "midpoint", 48), ("edm", "heun", 40)])
+def test_a_chain_with_the_exact_score_follows_the_hermite_law(objective, sampler, steps):
+    """Coefficients c_k of each fit: exp(-k delta) [alpha c_k(real) + (1 - alpha) c_k(last fit)]; for any n."""
+    source = data.blobs(num_centers=2, dim=1, std=0.5, box=1.5)
+    delta, share, horizon, how = 0.15, 0.3, 4, denoising.objective(objective, "linear", 1.0)
+    sigma = jnp.asarray(how.grid(steps), jnp.float32)
+
+    def sample(key, params, num):
+        rows, _ = B.rows(params.train)  # all weigh 1 under this policy
+
+        def estimate(x, sigma):
+            a, b = how.path(sigma)
+            near = jax.nn.softmax(-0.5 * ((x - a * rows[:, 0]) / b) ** 2, axis=1)
+            row = near @ rows
+            return row, (x - a * row) / b
+
+        return samplers.sample(estimate, how.path, key, (num, 1), sigma, sampler, params.delta)
+
+    setting = settings.ideal_diffusion(delta, source=source)._replace(sample=sample)
+    seen = chains(setting, policies.fresh_real(share), n=20, horizon=horizon, num=1500)
+    nodes, weights = roots_hermitenorm(20)
+    degrees = np.arange(1, 5)
+    real = np.array([
+        np.mean([(weights * polynomial(k, c + 0.5 * nodes)).sum() / weights.sum() for c in source.modes[:, 0]])
+        for k in degrees
+    ])  # fmt: skip
+    shrink, right = np.exp(-delta * degrees), []
+    for _ in range(horizon):
+        right.append(shrink * (share * real + (1 - share) * (right[-1] if right else real)))
+    found = np.stack([seen[f"hermite_{k}"] for k in degrees], -1)
+    assert_law(f"{objective}, {sampler}", found, np.stack(right), 0.8 * np.stack(right))
+
+
+@pytest.mark.fast
+def test_frames():
+    rng = np.random.default_rng(2)
+    values = np.array([1.0, 5.0]) + np.array([0.5, 2.0]) * rng.normal(size=(200, 2))
+    source = data.array(values)
+    center, scale, spread = _frame(source, 2, "unit")
+    inside = (np.asarray(source.arrays) - center) / scale
+    np.testing.assert_allclose([inside.mean(), (inside**2).mean(), spread], [0, 1, 1], atol=1e-5)
+    image = source._replace(shape=(1, 2, 1))
+    rms = np.sqrt(((np.asarray(source.arrays) * 2 - 1) ** 2).mean())
+    np.testing.assert_allclose(_frame(image, 2, "pixels"), [0.5, 0.5, rms], rtol=1e-5)
+    raw = _frame(source, 2, "raw")
+    np.testing.assert_allclose(raw, [0, 1, np.sqrt((np.asarray(source.arrays) ** 2).mean())], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        *(({name: 0}, name) for name in ("steps", "batch_size", "sampler_steps", "num_test", "rows_at_once", "width")),
+        ({"objective": "vp"}, "objective must be one of ddpm, edm, flow, not 'vp'"),
+        ({"sampler": "euler"}, "sampler must be one of ancestral, ddim, heun, midpoint"),
+        ({"objective": "ddpm", "sampler_steps": 1001}, "sampler_steps must be <= 1000"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"ema": 1.5}, "ema must be a number from 0 to 1"),
+        ({"drop_label": -0.1}, "drop_label"),
+        ({"stop": -1.0}, "stop must be a number >= 0"),
+        ({"temperature": "warm"}, "temperature"),
+        ({"warmup": -1}, "warmup"),
+        ({"start": "base"}, "start"),
+        ({"frame": "pixels"}, "frame pixels needs images"),
+        ({"frame": "zscore"}, "frame must be one of"),
+        ({"dtype": "float16"}, "dtype"),
+        ({"noise_schedule": "sigmoid"}, "noise_schedule"),
+        ({"conditional": True}, "source moons has none"),
+        ({"guidance": 2.0}, "guidance needs conditional=True"),
+        ({"net": "dit"}, "net dit needs images"),
+        ({"net": "resnet"}, "net must be one of"),
+    ],
+)  # fmt: skip
+@pytest.mark.fast
+def test_bad_arguments_are_one_line(options, words):
+    with pytest.raises(ValueError, match=words) as error:
+        diffusion(**TINY | options)
+    assert "\n" not in str(error.value)

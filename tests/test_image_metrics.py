@@ -1,0 +1,320 @@
+"""What generated images and points are judged by, against NumPy, SciPy and exact values."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+from oracle_helpers import z_score
+
+import collapse_jax.data as data
+from collapse_jax import image_metrics as M
+from collapse_jax import neighbours as N
+from collapse_jax.nets import classifier
+from collapse_jax.types import Metric
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+RNG = np.random.default_rng(0)
+LABELLED = {"pca": None, "labels": True}
+
+
+def rows(num, dim, scale=1.0, shift=0.0):
+    return (scale * RNG.normal(size=(num, dim)) + shift).astype(np.float32)
+
+
+# Frechet distance
+
+
+def frechet_by_scipy(x, mean, covariance):
+    x = x.astype(np.float64)
+    own = np.cov(x.T)
+    across = scipy.linalg.sqrtm(own @ covariance).real
+    return ((x.mean(0) - mean) ** 2).sum() + np.trace(own) + np.trace(covariance) - 2 * np.trace(across)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+@pytest.mark.parametrize(("num", "dim"), [(200, 12), (9, 12), (300, 1)])
+def test_frechet_distance_is_scipys(num, dim, decay):
+    """Wide, narrow and singular covariances; fewer rows than features."""
+    scale = np.exp(-decay * np.arange(dim))
+    real, x = rows(400, dim) * scale + 1, rows(num, dim) * scale[::-1]
+    mean, root = M.moments_of([real[:150], real[150:]])
+    np.testing.assert_allclose(root @ root, np.cov(real.T.astype(float), ddof=0).reshape(dim, dim), atol=1e-6)
+    ours = jax.jit(M.frechet_distance)(x, jnp.asarray(mean, jnp.float32), jnp.asarray(root, jnp.float32))
+    theirs = frechet_by_scipy(x, mean, np.atleast_2d(root @ root)) if dim > 1 else _frechet_of_one(x, mean, root)
+    np.testing.assert_allclose(ours, theirs, rtol=2e-4)
+
+
+def _frechet_of_one(x, mean, root):
+    return ((x.mean() - mean) ** 2 + (x.std(ddof=1) - root[0]) ** 2).item()
+
+
+def test_frechet_distance_of_the_real_law_itself():
+    """Its bias, to first order in 1 / N: the mean's tr S / N, and half the sum of Var(S_ij) / (l_i + l_j)."""
+    x = RNG.normal(size=(400, 1000, 6)).astype(np.float32)
+    seen = jax.jit(jax.vmap(M.frechet_distance, (0, None, None)))(x, jnp.zeros(6), jnp.eye(6))
+    assert abs(z_score(np.asarray(seen), 6 * (6 + 5) / (4 * 1000))) < 4
+
+
+def test_nuclear_norm_is_the_sum_of_singular_values():
+    left, _ = np.linalg.qr(rows(40, 10))
+    right, _ = np.linalg.qr(rows(10, 10))
+    for spectrum in (np.ones(10), 10.0 ** -np.arange(10), np.r_[1.0, np.zeros(9)], 1e-6 * np.arange(10)):
+        a = (left * spectrum) @ right
+        np.testing.assert_allclose(M.nuclear_norm(jnp.asarray(a, jnp.float32)), spectrum.sum(), rtol=1e-4)
+    assert M.nuclear_norm(jnp.zeros((5, 3))) == 0
+
+
+# Neighbours
+
+
+def distances(x, y):
+    return np.sqrt(((x[:, None].astype(np.float64) - y[None].astype(np.float64)) ** 2).sum(-1))
+
+
+def overlap_by_numpy(real, generated, k):
+    """Precision, recall, density, coverage, one loop a definition."""
+    real_radius = np.sort(distances(real, real), 1)[:, k]
+    generated_radius = np.sort(distances(generated, generated), 1)[:, k]
+    across = distances(generated, real)
+    precision = np.mean([any(across[i, j] <= real_radius[j] for j in range(len(real))) for i in range(len(generated))])
+    recall = np.mean(
+        [any(across[i, j] <= generated_radius[i] for i in range(len(generated))) for j in range(len(real))]
+    )
+    density = sum(across[i, j] <= real_radius[j] for i in range(len(generated)) for j in range(len(real)))
+    coverage = np.mean([across[:, j].min() <= real_radius[j] for j in range(len(real))])
+    return precision, recall, density / (k * len(generated)), coverage
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (0.3, 0.5), (2.0, 0.0), (0.0, 0.1)])
+def test_overlap_is_numpys(scale, shift):
+    real, generated = rows(60, 4), rows(45, 4, scale, shift)
+    ours = N.overlap(N.manifold(real, 3), generated, 3)
+    np.testing.assert_allclose(ours, overlap_by_numpy(real, generated, 3), rtol=1e-5)
+
+
+def test_overlap_of_what_is_known():
+    """The real law itself against a collapsed and a far one."""
+    real = N.manifold(rows(300, 3), 5)
+    same, narrow, far = (N.overlap(real, rows(300, 3, s, m), 5) for s, m in ((1, 0), (0.1, 0), (1, 20)))
+    assert min(same.precision, same.recall, same.coverage) > 0.9
+    assert 0.8 < same.density < 1.2
+    assert narrow.precision == 1
+    assert narrow.recall < 0.05
+    assert narrow.coverage < 0.5
+    assert max(far) == 0
+
+
+def test_nearest_and_copied():
+    x, y = rows(300, 5), rows(40, 5)
+    np.testing.assert_allclose(N.nearest(x, y), distances(x, y).min(1) ** 2, rtol=1e-4)
+    train, held_out = rows(80, 5), rows(20, 5)
+    assert N.copied(train[:30], train, held_out) == 1
+    assert N.copied(held_out, train, held_out) == -4  # all nearer to held-out rows: 1 - 100 / 20
+    assert N.copied(rows(10, 5), train, train) == 0  # ties count half
+
+
+def test_rows_that_owe_nothing_to_the_training_rows_are_not_copies():
+    """0 in expectation: also where a law is much narrower, and where it is another."""
+    copied, many = jax.jit(jax.vmap(N.copied)), (300, 60, 3)
+    train, held_out = RNG.normal(size=many), RNG.normal(size=(300, 20, 3))
+    for scale, shift in ((1.0, 0.0), (0.1, 0.0), (1.0, 2.0)):
+        seen = copied(scale * RNG.normal(size=(300, 20, 3)) + shift, train, held_out)
+        assert abs(z_score(np.asarray(seen), 0.0)) < 4, (scale, shift)
+    half = np.concatenate([train[:, :10], RNG.normal(size=(300, 10, 3))], 1)
+    assert abs(z_score(np.asarray(copied(half, train, held_out)), 0.5)) < 4
+
+
+def test_entropy_of_normal_rows():
+    for dim, scale, k, bias in ((1, 2.0, 3, 0.0), (2, 1e-6, 5, 0.02)):
+        exact = dim * (0.5 * np.log(2 * np.pi * np.e) + np.log(scale))
+        x = (scale * RNG.normal(size=(50, 400, dim))).astype(np.float32)
+        seen = np.asarray(jax.jit(jax.vmap(lambda x, k=k: N.entropy(x, k)))(x))
+        assert abs(seen.mean() - exact) < 4 * seen.std() / np.sqrt(50) + bias, (dim, seen.mean(), exact)
+    assert N.entropy(np.zeros((8, 2), np.float32), 3) == -np.inf
+
+
+# Known densities
+
+
+@pytest.mark.parametrize(
+    ("make", "spread"),
+    [
+        (lambda: data.normal(2, mean=0.5, scale=0.7), 4.0),
+        (lambda: data.blobs(box=2.0, std=0.4), 4.0),
+        (lambda: data.circles(noise=0.1), 2.0),
+        (lambda: data.circles(noise=0.3, factor=0.0), 3.0),
+        (lambda: data.moons(noise=0.2), 3.5),
+        (lambda: data.moons(noise=0.05), 2.1),
+    ],
+)
+def test_densities_integrate_to_one_and_belong_to_the_draws(make, spread):
+    source = make()
+    side = np.linspace(-spread, spread, 240) + 0.25
+    grid = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2).astype(np.float32)
+    density = np.exp(np.asarray(jax.jit(source.log_density)(source.arrays, grid), np.float64))
+    cell = (side[1] - side[0]) ** 2
+    np.testing.assert_allclose(density.sum() * cell, 1, atol=2e-4)
+    np.testing.assert_allclose((density @ grid) * cell, source.mean, atol=1e-3)
+    # E p(X) by the draws and by the integral of p^2
+    draws = source.draw(jax.random.key(1), source.arrays, 20_000)
+    drawn = np.exp(np.asarray(jax.jit(source.log_density)(source.arrays, draws)))
+    error = drawn.std() / np.sqrt(len(drawn))
+    assert abs(drawn.mean() - (density**2).sum() * cell) < 4 * error
+
+
+def test_densities_far_away_are_finite_and_unknown_ones_absent():
+    far = np.array([[50.0, -50.0], [0.0, 0.0]], np.float32)
+    for source in (data.normal(), data.blobs(), data.circles(), data.moons()):
+        assert np.isfinite(jax.jit(source.log_density)(source.arrays, far)).all(), source.name
+    for source in (data.circles(noise=0.0), data.moons(noise=0.0), data.swiss_roll(), data.digits()):
+        assert source.log_density is None
+
+
+# The judge
+
+
+def judged(judge, *samples):
+    """What a judge says of each sample, and its truth."""
+    truth, observe, found = judge.truth(), jax.jit(judge.observe), []
+    for x in samples:
+        found.append(jax.device_get(observe(truth, jnp.asarray(x, jnp.float32))))
+        assert set(found[-1]) == {metric.name for metric in judge.metrics}
+    return *found, truth
+
+
+def test_points_of_known_density():
+    """A normal law of another scale s: KL = d (s^2 - 1 - 2 log s) / 2, and its mass beyond the 99% region."""
+    source = data.normal(2)
+    judge = M.judge(source)
+    roles = {metric.role for metric in judge.metrics}
+    assert {"excess_risk", "log_variance", "tail", "hallucination"} <= roles
+    assert next(metric for metric in judge.metrics if metric.role == "excess_risk").name == "kl"
+    scales = (1.0, 0.5, 1e-3)
+    *found, _ = judged(judge, *(rows(1000, 2, scale) for scale in scales))
+    for scale, seen in zip(scales, found, strict=True):
+        kl = scale**2 - 1 - 2 * np.log(scale)
+        assert abs(seen["kl"] - kl) < 0.12, (scale, seen["kl"], kl)
+        for name, share in (("tail_mass", 0.01), ("hallucinated", 0.001)):
+            mass = share ** (1 / scale**2)  # |x|^2 / 2 is exponential
+            assert abs(seen[name] - mass) <= 4 * np.sqrt(mass * (1 - mass) / 1000) + 0.1 * mass, (name, seen[name])
+        np.testing.assert_allclose(seen["log_trace_ratio"], 2 * np.log(scale), atol=0.1)
+        np.testing.assert_allclose(seen["trace_ratio"], np.exp(seen["log_trace_ratio"]), rtol=1e-5)
+        frechet = 2 * (1 - scale) ** 2
+        assert abs(seen["frechet_distance"] - frechet) < 0.1
+
+
+def test_modes_are_classes():
+    source = data.blobs(num_centers=4, box=20.0, seed=1)
+    judge = M.judge(source)
+    draws = np.asarray(source.draw(jax.random.key(0), source.arrays, 800))
+    nearest = distances(draws, np.asarray(source.modes)).argmin(1)
+    samples = draws[:500], draws[nearest != 2][:500], np.full((500, 2), 1e3)
+    seen, lost, away, _ = judged(judge, *samples)
+    assert (seen["classes_alive"], seen["class_bias"] < 0.08) == (4, True)
+    assert (lost["classes_alive"], lost["smallest_class_ratio"]) == (3, 0)
+    assert abs(lost["class_bias"] - 0.25) < 0.05
+    assert abs(lost["class_entropy"] - np.log(3)) < 0.02
+    assert (away["classes_alive"], away["class_bias"], away["class_entropy"]) == (0, 1, 0)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    source = data.digits(**LABELLED, minority=0.2, minority_classes=2)
+    judge = M.judge(source, num_test=250, labelled=True)
+    return source, judge, judge.truth(), jax.jit(judge.observe)
+
+
+def test_the_classifier_knows_digits(digits):
+    source, _, truth, _ = digits
+    held_out = source.held_out(250)
+    features, logits = classifier.apply(truth.net, jnp.asarray(held_out[:, :64], jnp.float32))
+    assert (logits.argmax(1) == held_out[:, 64]).mean() > 0.94
+    assert 0.7 < np.asarray(features).var(0).sum() < 1.3  # the unit is the training images' total variance
+    again = classifier.trained(source.arrays[:, :64], source.arrays[:, 64], 10)
+    assert again is truth.net
+
+
+def test_real_digits_are_like_real_digits(digits):
+    source, judge, truth, observe = digits
+    x = source.held_out(250)
+    seen = observe(truth, jnp.asarray(x[:, :64], jnp.float32), jnp.asarray(x[:, 64]))
+    assert set(seen) == {metric.name for metric in judge.metrics}
+    assert seen["frechet_distance"] < 0.15
+    assert min(seen["precision"], seen["recall"], seen["coverage"]) > 0.95
+    assert (seen["classes_alive"], seen["class_bias"] < 0.12, seen["label_agreement"] > 0.94) == (10, True, True)
+    share = np.bincount(source.arrays[:, 64].astype(int)) / len(source.arrays)
+    rare = share[share < 0.05].sum()
+    np.testing.assert_allclose(seen["minority_share"] / seen["minority_ratio"], rare, rtol=1e-5)
+    assert 0.5 < seen["minority_ratio"] < 1.5
+    assert seen["copied"] < -1  # the rows are the held-out ones
+    np.testing.assert_array_equal(seen["sample_image"], x[:8, :64].reshape(8, 8, 8).astype(np.float32))
+    few = observe(truth, jnp.asarray(x[:3, :64], jnp.float32), jnp.asarray(x[:3, 64]))["sample_image"]
+    assert (np.isfinite(few).reshape(8, -1).all(1) == (np.arange(8) < 3)).all()
+    np.testing.assert_allclose(seen["class_share"].sum(), 1, rtol=1e-6)
+
+
+def test_collapsed_and_copied_digits(digits):
+    source, _, truth, observe = digits
+    train = source.arrays[:250]
+    copies = observe(truth, jnp.asarray(train[:, :64], jnp.float32), jnp.asarray(train[:, 64]))
+    assert copies["copied"] == 1
+    one = np.repeat(train[train[:, 64] == 3][:1], 250, 0) + 0.01 * RNG.normal(size=(250, 65))
+    seen = observe(truth, jnp.asarray(one[:, :64], jnp.float32), jnp.full(250, 3))
+    assert (seen["classes_alive"], seen["minority_share"], seen["smallest_class_ratio"]) == (1, 0, 0)
+    assert seen["frechet_distance"] > 0.8
+    assert seen["recall"] < 0.05
+    mean = np.tile(source.mean[:64], (250, 1))
+    far = observe(truth, jnp.asarray(mean, jnp.float32), jnp.zeros(250))
+    assert all(np.isfinite(value).all() for name, value in far.items() if name != "log_trace_ratio"), far
+
+
+def test_a_batch_of_chains_is_each_alone(digits):
+    source, _, truth, observe = digits
+    x = jnp.asarray(source.arrays[:500].reshape(2, 250, 65), jnp.float32)
+    both = jax.jit(jax.vmap(lambda rows: observe(truth, rows[:, :64], rows[:, 64])))(x)
+    alone = [observe(truth, rows[:, :64], rows[:, 64]) for rows in x]
+    for name in both:
+        np.testing.assert_allclose(both[name], [seen[name] for seen in alone], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_features_of_ones_own_and_images_without_labels():
+    source = data.digits(pca=None)
+    judge = M.judge(source, num_test=100, features=lambda x: x[:, 2:5] * 2)
+    assert not any(metric.name.startswith("class") for metric in judge.metrics)
+    x = source.held_out(100)
+    seen, truth = judged(judge, x)
+    assert not isinstance(truth.net, classifier.Trained)
+    mean, covariance = 2 * source.mean[2:5], 4 * np.asarray(source.covariance)[2:5, 2:5]
+    np.testing.assert_allclose(seen["frechet_distance"], frechet_by_scipy(2 * x[:, 2:5], mean, covariance), rtol=1e-3)
+
+
+def test_images_without_labels_are_compared_by_principal_components():
+    source = data.glyphs("none", letters=2)
+    judge = M.judge(source, num_test=70)
+    seen, _ = judged(judge, np.tile(source.mean, (20, 1)))
+    variance = np.linalg.eigvalsh(np.asarray(source.covariance))[::-1]
+    np.testing.assert_allclose(seen["frechet_distance"], variance[:64].sum(), rtol=1e-3)
+
+
+def test_a_table_has_the_metrics_of_rows_alone():
+    judge = M.judge(data.digits(pca=3), num_test=50)
+    assert [metric.name for metric in judge.metrics][:2] == ["frechet_distance", "precision"]
+    assert len(judge.metrics) == 7
+    assert all(isinstance(metric, Metric) for metric in judge.metrics)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_test": 0}, "num_test"),
+        ({"k": 1.5}, "k"),
+        ({"num_rows": -1}, "num_rows"),
+        ({"num_shown": 0}, "num_shown"),
+    ],
+)
+def test_bad_arguments(options, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        M.judge(data.moons(), **options)
+    assert "\n" not in str(caught.value)
