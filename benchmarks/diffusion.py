@@ -278,7 +278,7 @@ def main() -> None:
         "mlp 16": partial(training, "mlp", small, 128, 50, rounds, chains=16),
         "mlp sampling": partial(sampling, "mlp", small, 1500, 50, rounds),
         "dit 1": partial(training, "dit", large, 64, 5, rounds),
-        "dit sampling": partial(sampling, "dit", large, 1500, 50, min(rounds, 2), at_once=64),
+        "dit sampling": partial(sampling, "dit", large, 128, 10, rounds, at_once=64),
         "unet 1": partial(training, "unet", large, 64, 3, rounds),
     }
     results = []

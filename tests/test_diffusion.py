@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from laws import LABELLED, chains
+from laws import LABELLED, PICTURES, chains
 from oracle_helpers import assert_law
 from scipy.special import roots_hermitenorm
 from test_flow_matching import COVARIANCE, MEAN, normal_source
@@ -114,6 +114,21 @@ def test_guidance_at_one_and_at_zero():
         np.testing.assert_allclose(estimate(0.0, label)[k], free[k], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(estimate(2.0, label)[k], 2 * given[k] - free[k], rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(_estimate(task, net, label, x, sigma)[k], given[k], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 30.0])
+def test_expected_pixels_are_pixels(sigma):
+    """And still make up the noised image together with the expected noise."""
+    setting = diffusion(PICTURES, "ddpm", **TINY)
+    task, net = task_of(setting), setting.init(KEY, None).net.average
+    x = 5 * jax.random.normal(KEY, (30, 16))
+    row, noise = _estimate(task, net, None, x, jnp.float32(sigma))
+    pixel = np.asarray(task.center + task.scale * row)
+    assert pixel.min() > -1e-6
+    assert pixel.max() < 1 + 1e-6
+    assert ((pixel < 1e-6) | (pixel > 1 - 1e-6)).mean() > 0.5  # the network is untrained
+    a, b = task.how.path(sigma)
+    np.testing.assert_allclose(a * row + b * noise, x, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("objective", "sampler", "steps"), [("flow", "midpoint", 48), ("edm", "heun", 40)])
