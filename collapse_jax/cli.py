@@ -281,10 +281,14 @@ def _show(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 def _plot(arguments: argparse.Namespace, rest: list[str]) -> None:
     from collapse_jax import plots, plots_images, results
+    from collapse_jax.variables import scalars
 
     ds = results.open(arguments.dir)
-    pictures = {arguments.out or _beside(arguments.dir, results.PICTURE): plots.plot}
-    if plots_images.has_images(ds) and not arguments.out:
+    has_images = plots_images.has_images(ds) and not arguments.out
+    pictures = {}
+    if scalars(ds) or not has_images:
+        pictures[arguments.out or _beside(arguments.dir, results.PICTURE)] = plots.plot
+    if has_images:
         pictures[_beside(arguments.dir, plots_images.PICTURE)] = plots_images.plot_samples
     for picture, draw in pictures.items():
         try:

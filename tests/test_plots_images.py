@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from collapse_jax import plots_images
+from collapse_jax import plots_images, results, samples
+from collapse_jax.cli import main
 
 
 def images(shape, dims, policies=("replace", "accumulate")):
@@ -53,7 +54,20 @@ def test_the_file_and_what_has_none(tmp_path):
     path = plots_images.plot_samples(ds, tmp_path / "a.png")
     assert path.read_bytes().startswith(b"\x89PNG")
     assert plots_images.samples_into(ds, tmp_path) == str(tmp_path / "samples.png")
+    assert samples.write_into(ds, tmp_path) == [str(tmp_path / "samples.png")]
     assert not plots_images.has_images(ds.drop_vars("sample_image"))
     with pytest.raises(ValueError, match="sample_image: the run kept no images") as caught:
         plots_images.draw_samples(ds.drop_vars("sample_image"))
     assert "\n" not in str(caught.value)
+
+
+def test_the_command_draws_curves_and_images(tmp_path, capsys):
+    ds = images((2, 3, 2, 3, 3), DIMS)
+    ds.sample_image.attrs["value_dims"] = ["sample", "y", "x"]
+    place = results.save(ds, tmp_path / "run", "")
+    assert main(["plot", str(place)]) == 0
+    assert capsys.readouterr().out == f"picture: {place / 'samples.png'}\n"
+    ds["loss"] = ds.sample_image.mean(["sample", "y", "x"])
+    place = results.save(ds, tmp_path / "other", "")
+    assert main(["plot", str(place)]) == 0
+    assert [(place / name).exists() for name in ("metrics.png", "samples.png")] == [True, True]

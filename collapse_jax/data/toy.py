@@ -185,7 +185,7 @@ def moons(noise: float = 0.05) -> Source:
 
     def log_density(arrays: Tree, rows: Array) -> Array:
         del arrays
-        squared = sum((rows[:, None, i] - curve[:, i]) ** 2 for i in range(2))
+        squared = (rows[:, :1] - curve[:, 0]) ** 2 + (rows[:, 1:] - curve[:, 1]) ** 2
         return jax.nn.logsumexp(_log_normal(squared, noise, 2) + log_weight, axis=1)
 
     nodes = 32 + math.ceil(_NODES / max(noise, _NARROW))  # of Gauss and Legendre, closer than the noise is wide
