@@ -109,7 +109,7 @@ class Block(nnx.Module):
         query, key, value = jnp.split(heads_BxLxHxK, (size.heads, size.heads + size.kv_heads), axis=2)
         query, key = _rotate(query, turn), _rotate(key, turn)
         if cache is None:
-            mixed = jax.nn.dot_product_attention(query, key, value, is_causal=True)
+            mixed = _attend(query, key, value)
         else:
             write = jax.lax.dynamic_update_slice_in_dim
             cache = (
@@ -221,6 +221,21 @@ def empty_cache(size: Size, rows: int, positions: int, dtype: jnp.dtype) -> Cach
     """Keys and values of no symbol yet, with room for `positions`."""
     keys = jnp.zeros((rows, size.kv_heads, size.head, positions), dtype)
     return tuple((keys, keys.swapaxes(2, 3)) for _ in range(size.depth))
+
+
+def _attend(query_BxLxHxK: Array, key_BxLxGxK: Array, value_BxLxGxK: Array) -> Array:
+    """Attention of each symbol of a row to all up to itself; heads come in G groups that share keys.
+
+    A training step with positions beside columns, as here, takes four fifths of one with ``dot_product_attention``.
+    """
+    rows, length, heads, head = query_BxLxHxK.shape
+    query = query_BxLxHxK.reshape(rows, length, key_BxLxGxK.shape[2], -1, head).transpose(0, 2, 3, 1, 4)
+    key, value = (x.transpose(0, 2, 1, 3) for x in (key_BxLxGxK, value_BxLxGxK))
+    score = jnp.einsum("bghlk,bgmk->bghlm", query, key, preferred_element_type=jnp.float32) / head**0.5
+    seen_LxL = jnp.tril(jnp.ones((length, length), bool))
+    share = jax.nn.softmax(jnp.where(seen_LxL, score, -jnp.inf)).astype(value.dtype)
+    mixed = jnp.einsum("bghlm,bgmk->bghlk", share, value)
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(rows, length, heads, head)
 
 
 def _attend_cached(query_BxLxHxK: Array, key_BxGxKxP: Array, value_BxGxPxK: Array, position: Array | int) -> Array:
