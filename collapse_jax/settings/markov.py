@@ -137,6 +137,9 @@ def _metrics(language: Language, order: int) -> tuple[Metric, ...]:
     )
 
 
+_hashes = jax.jit(text_metrics.hashes, static_argnums=1)  # compiled once, not operation by operation
+
+
 def _world(language: Language, order: int, gram: int) -> World:
     log_next = None
     if language.table is not None and order > 0:
@@ -144,7 +147,7 @@ def _world(language: Language, order: int, gram: int) -> World:
             log_next = jnp.asarray(np.log(np.tile(language.table, (language.num_symbols ** (order - 1), 1))))
     copies = None
     if language.text is not None:
-        copies = jnp.asarray(np.unique(text_metrics.hashes(jnp.asarray(language.text)[None], gram)))
+        copies = jnp.asarray(np.unique(_hashes(language.text[None], gram)))
     truth = Truth(jnp.asarray(language.grams(order), float), log_next, copies)
     return World(jax.tree.map(jnp.asarray, language.arrays), truth, None)
 
