@@ -104,7 +104,9 @@ class Lines:
             column = self.ds["generation"].to_numpy().reshape(-1) - 1
         except (KeyError, ValueError):
             return None
-        for prediction in () if case is None else theory.predictions(case):
+        if case is None:
+            return None
+        for prediction in theory.predictions(case):
             about = prediction.metrics == (name,) and prediction.samples is None and prediction.statistic == "mean"
             if about and prediction.exact and (prediction.in_logs or not in_logs):
                 return np.where(prediction.is_fair(case), prediction.interval(case)[0], np.nan)[column]

@@ -107,6 +107,7 @@ def test_lineage_only_looks():
         np.testing.assert_allclose(plain[metric], followed[metric], rtol=1e-5)
 
 
+@pytest.mark.nightly
 def test_a_bootstrap_has_the_law_of_frequencies():
     n, T = 12, 6
     seen = chains(SETTINGS["discrete"](), policies.replace(), n=n, horizon=T, num=6000)["gini_simpson"]
