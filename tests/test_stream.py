@@ -26,8 +26,7 @@ sweep:
   product: {setting.dim: [1, 2], num_samples: [4, 6]}
 """
 FLOW = """
-setting: {kind: diffusion, source: {kind: digits, pca: 2, labels: true}, conditional: true, width: 8, steps: 3,
-          num_test: 8}
+setting: {kind: flow_matching, width: 8, steps: 3, num_test: 8}
 policies: [replace, accumulate]
 num_samples: 8
 num_generations: 6
@@ -221,6 +220,17 @@ def test_a_chain_stopped_at_any_generation_goes_on_to_the_same_bits(folder, whol
     fill("flow.yaml", "out", progress=told.append)
     same(whole / "flow", "out")
     assert not list(Path("out/checkpoints").glob("*"))
+
+
+@pytest.mark.nightly
+def test_a_diffusion_model_goes_on_to_the_same_bits(folder, monkeypatch):
+    """Whose chains carry averages of weights and frequencies of classes."""
+    source = "source: {kind: digits, pca: 2, labels: true}, conditional: true"
+    (folder / "flow.yaml").write_text(FLOW.replace("flow_matching", f"diffusion, {source}"))
+    fill("flow.yaml", "unbroken")
+    stop_at_save(monkeypatch, 7)
+    fill("flow.yaml", "out")
+    same("unbroken", "out")
 
 
 def test_a_truncated_checkpoint_is_named_and_redone_on_request(folder, whole, monkeypatch):
