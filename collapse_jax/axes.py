@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from collapse_jax.types import Policy, Setting
+from collapse_jax.types import Curator, Policy, Setting
 from collapse_jax.words import perhaps
 
 
@@ -32,18 +32,27 @@ class Axis(NamedTuple):
         return dict(zip(self.names, self.values[index], strict=True))
 
 
+class Point(NamedTuple):
+    """The parts that one chain is made of."""
+
+    setting: Setting
+    policy: Policy
+    curator: Curator | None
+    num_samples: Any
+
+
 class Grid(NamedTuple):
     """Policies by axes, and how the parts of a point are made.
 
     Attributes:
       policies: their names, unique.
       axes: in the order of the dimensions.
-      make: ``(policy number, {parameter: value}) -> (setting, policy, num_samples)``; traced values may be tracers.
+      make: ``(policy number, {parameter: value}) -> Point``; traced values may be tracers.
     """
 
     policies: tuple[str, ...]
     axes: tuple[Axis, ...]
-    make: Callable[[int, dict[str, Any]], tuple[Setting, Policy, Any]]
+    make: Callable[[int, dict[str, Any]], Point]
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -55,7 +64,9 @@ class Grid(NamedTuple):
         return {k: v for axis, i in zip(self.axes, point, strict=True) for k, v in axis.point(i).items()}
 
 
-def grid_of(setting: Any, policy: Any, num_samples: int | None, axes: Mapping[Any, Sequence]) -> Grid:
+def grid_of(
+    setting: Any, policy: Any, num_samples: int | None, axes: Mapping[Any, Sequence], curator: Any = None
+) -> Grid:
     """The grid of ``sweep``'s arguments.
 
     Raises:
@@ -64,7 +75,11 @@ def grid_of(setting: Any, policy: Any, num_samples: int | None, axes: Mapping[An
     policies = list(policy) if isinstance(policy, Sequence) and not isinstance(policy, Policy) else [policy]
     if not policies:
         raise ValueError("policy: an empty list; give at least one")
-    factories = {"setting": setting, "policy": policies[0] if len(policies) == 1 else None}
+    several = isinstance(curator, Sequence) and not isinstance(curator, Curator)
+    if several and not curator:
+        raise ValueError("curator: an empty list; give at least one, or None")
+    single = {"policy": policies[0] if len(policies) == 1 else None, "curator": None if several else curator}
+    factories = {"setting": setting, **single}
     made: list[Axis] = []
     homes: dict[str, tuple[str, str]] = {}
     for key, values in axes.items():
@@ -83,26 +98,36 @@ def grid_of(setting: Any, policy: Any, num_samples: int | None, axes: Mapping[An
         traced = all(_is_float(factories.get(homes[n][0]), homes[n][1], v) for n, v in columns)
         floats = tuple(tuple(float(x) for x in point) for point in points) if traced else points
         made.append(Axis("_".join(names), names, floats, traced))
+    if several:
+        labels = _unique(["none" if c is None else c.name for c in curator])
+        values = [None if c is None else c._replace(name=n) for c, n in zip(curator, labels, strict=True)]
+        made.append(Axis("curator", ("curator",), tuple((c,) for c in values), False))
+        homes["curator"] = "curator", ""
     if num_samples is None and ("num_samples", "") not in homes.values():
         raise ValueError("num_samples is needed, as an argument or as an axis")
 
     settings = Once(lambda **values: _build("setting", setting, Setting, values))
 
-    def make(number: int, values: dict[str, Any]) -> tuple[Setting, Policy, Any]:
-        given: dict[str, dict[str, Any]] = {"setting": {}, "policy": {}, "num_samples": {}}
+    def make(number: int, values: dict[str, Any]) -> Point:
+        given: dict[str, dict[str, Any]] = {"setting": {}, "policy": {}, "curator": {}, "num_samples": {}}
         for name, value in values.items():
             part, parameter = homes[name]
             given[part][parameter] = value
-        return (
+        curated = given["curator"].pop("", curator)
+        return Point(
             settings(**given["setting"]),
             _build("policy", policies[number], Policy, given["policy"]),
+            None if curated is None else _build("curator", curated, Curator, given["curator"]),
             given["num_samples"].get("", num_samples or 0),
         )
 
     first = {k: v for axis in made for k, v in axis.point(0).items()}
-    called = [make(i, first)[1].name for i in range(len(policies))]
-    unique = tuple(n if called.count(n) == 1 else f"{n}_{called[: i + 1].count(n)}" for i, n in enumerate(called))
-    return Grid(unique, tuple(made), make)
+    return Grid(_unique([make(i, first).policy.name for i in range(len(policies))]), tuple(made), make)
+
+
+def _unique(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, numbered where they are alike."""
+    return tuple(n if names.count(n) == 1 else f"{n}_{names[: i + 1].count(n)}" for i, n in enumerate(names))
 
 
 class Once:
@@ -124,7 +149,7 @@ class Once:
 
 def label(value: Any) -> Any:
     """What stands for a value on an axis."""
-    value = _plain(value)
+    value = "none" if value is None else value.name if isinstance(value, Curator) else _plain(value)
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 
@@ -152,13 +177,14 @@ def _home(name: str, factories: dict[str, Any], num_samples: int | None) -> tupl
     if len(found) == 1:
         return found[0], parameter
     if found:
-        raise ValueError(f"axis {name!r} is a parameter of both; write 'setting.{name}' or 'policy.{name}'")
+        words = " or ".join(f"'{p}.{parameter}'" for p in found)
+        raise ValueError(f"axis {name!r} is a parameter of both; write {words}")
     names = ["num_samples", *(n for names in known.values() for n in names)]
     raise ValueError(f"axis {name!r} is no parameter of a factory here; {perhaps(parameter, names)}")
 
 
 def _parameters(factory: Any) -> list[str]:
-    is_factory = callable(factory) and not isinstance(factory, Setting | Policy)
+    is_factory = callable(factory) and not isinstance(factory, Setting | Policy | Curator)
     return list(inspect.signature(factory).parameters) if is_factory else []
 
 

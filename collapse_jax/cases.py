@@ -25,7 +25,7 @@ def case_of(experiment: config.Experiment, policy: int = 0, point: Sequence[int]
         for axis, i in zip(experiment.sweep, point, strict=True)
         for path, value in zip(axis.paths, axis.values[i], strict=True)
     }
-    changes, policy_spec, num_samples = parts_at(experiment, policy, values)
+    changes, policy_spec, curator_spec, num_samples = parts_at(experiment, policy, values)
     setting_spec = moved(experiment.setting, changes)
     return Case(
         config.to_dict(setting_spec),
@@ -33,6 +33,7 @@ def case_of(experiment: config.Experiment, policy: int = 0, point: Sequence[int]
         int(num_samples),
         experiment.num_generations,
         _built(setting_spec).source,
+        config.to_dict(curator_spec),
     )
 
 

@@ -117,6 +117,10 @@ def _parser() -> argparse.ArgumentParser:
     verify = command("verify", _verify, "hold chains to every prediction of theory about them")
     verify.add_argument("--setting", metavar="NAME", action="append", help="only this setting (may be given again)")
     command("list", _list, "list settings, policies, sources and metrics")
+    compare = command(
+        "compare", _compare, "run the strategies of configs, and put them side by side"
+    )
+    compare.add_argument("config", metavar="CONFIG", type=Path, nargs="+", help="a YAML file, or a finished folder")
     show = command("show", _show, "print the config, the origin and the table of a run")
     plot = command("plot", _plot, "draw the picture of a run")
     for reader in (show, plot):
@@ -143,6 +147,17 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> None:
         words = [str(arguments.config), "--out", str(out), *overrides]
         outcome = launch.launch(experiment, out, arguments, words, progress)
     _report(out, outcome)
+
+
+def _compare(arguments: argparse.Namespace, rest: list[str]) -> None:
+    """Runs what is not yet there, under results/<name>."""
+    from collapse_jax import compare, results
+
+    for path in arguments.config:
+        if path.suffix in (".yaml", ".yml") and main(["run", str(path)]) != 0:
+            raise UnitsFailed(f"{path}: its run did not finish")
+    places = [Path("results") / path.stem if path.suffix in (".yaml", ".yml") else path for path in arguments.config]
+    _console().print(compare.table([results.open(place) for place in places]))
 
 
 def _report(out: Any, outcome: Any) -> None:
@@ -224,6 +239,7 @@ def _list(arguments: argparse.Namespace, rest: list[str]) -> None:
     headings = {
         "setting": "settings",
         "policy": "policies",
+        "curator": "curators",
         "source": "sources",
         "symbols": "laws of symbols",
         "text": "texts",

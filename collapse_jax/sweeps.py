@@ -45,7 +45,7 @@ def sweep(
     num_chains: int,
     seed: int = 0,
     axes: Mapping[str | tuple[str, ...], Sequence] | None = None,
-    curator: Curator | None = None,
+    curator: Curator | Sequence[Curator | None] | Callable[..., Curator] | None = None,
     metrics: Sequence[str] | None = None,
     precision: str = "float32",
     rng: str = "threefry2x32",
@@ -66,10 +66,11 @@ def sweep(
       num_generations: fits a chain.
       num_chains: independent chains a point.
       seed: of the whole run.
-      axes: ``{name: values}``; a name is ``num_samples`` or a parameter of a factory (``setting.x`` or ``policy.x``
-        where both have it), and a tuple of names moves them together. Whole numbers and strings are static, floats are
-        traced: a grid of them is one program.
-      curator: what is done to each batch at its birth.
+      axes: ``{name: values}``; a name is ``num_samples`` or a parameter of a factory (``setting.x``, ``policy.x`` or
+        ``curator.x`` where several have it), and a tuple of names moves them together. Whole numbers and strings are
+        static, floats are traced: a grid of them is one program.
+      curator: what is done to each batch at its birth: a curator, several (None among them: nothing), which are then an
+        axis, or a factory whose parameters may be axes.
       metrics: which of the setting's metrics to compute; default all. What is not asked for costs nothing.
       precision: ``"float32"`` or ``"float64"``.
       rng: JAX's random-number implementation; ``"threefry2x32"`` gives the same bits on all platforms.
@@ -87,9 +88,9 @@ def sweep(
     Raises:
       ValueError: bad input, in one line, before anything is computed.
     """
-    options = Options(num_generations, num_chains, seed, curator, metrics, precision, rng, backend, chains_per_block)
+    options = Options(num_generations, num_chains, seed, metrics, precision, rng, backend, chains_per_block)
     with jax.enable_x64(precision == "float64"):
-        plan = make_plan(grid_of(setting, policy, num_samples, axes or {}), options)
+        plan = make_plan(grid_of(setting, policy, num_samples, axes or {}, curator), options)
         check_fits(plan)
         total, done = len(plan.grid.policies) * int(np.prod(plan.shape[1:])), [0]
 
@@ -215,7 +216,7 @@ def about(plan: Plan) -> dict[str, dict[str, Any]]:
     axes = plan.grid.axes
     known = any(metric.baseline is not None for metric in plan.metrics.values())
     points = list(np.ndindex(*(len(axis.values) for axis in axes))) if known else []
-    made = [plan.grid.make(0, plan.grid.values(point))[0] for point in points]
+    made = [plan.grid.make(0, plan.grid.values(point)).setting for point in points]
     described = {}
     for name, metric in plan.metrics.items():
         attrs = {k: v for k, v in metric._asdict().items() if k not in ("name", "baseline") and (k != "role" or v)}

@@ -15,22 +15,23 @@ BUILDING = [  # from the ground; a part imports from lower floors only
     ["types", "words", "cost"],
     ["keys", "check", "gamma", "intervals"],
     ["batch", "survival"],
-    ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "spread", "curators", "metrics"],
+    ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "spread", "curators", "scores",
+     "metrics"],
     ["least_squares", "text_metrics"],
     ["nets", "data", "theory"],
     ["settings"],
     ["chain", "axes"],
-    ["blocks", "config_yaml"],
+    ["blocks", "config_yaml", "tune"],
     ["units", "checkpoint"],
     ["memory_model"],
     ["sweeps", "config_sweep"],
     ["store", "config"],
     ["stream", "results", "cases"],
     ["plots_grid", "definitions", "verify"],
-    ["plots", "report", "forecast"],
+    ["plots", "report", "forecast", "compare"],
     ["launch"],
     ["cli"],
-]
+]  # fmt: skip
 FLOORS = {part: floor for floor, parts in enumerate(BUILDING) for part in parts}
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 

@@ -119,6 +119,11 @@ def _codes(symbols: np.ndarray | Array, order: int, num_symbols: int) -> Any:
     return sum(symbols[..., i : i + length] * num_symbols ** (order - i) for i in range(order + 1))
 
 
+def contexts(rows_mxl: Array, order: int, num_symbols: int) -> Array:
+    """The numbers of the contexts of all symbols but the first `order`, ``[m, length - order]``."""
+    return _codes(rows_mxl.astype(jnp.int32), order, num_symbols) // num_symbols
+
+
 def count(rows_mxl: Array, weight: Array, order: int, num_symbols: int) -> Array:
     """How often each symbol follows each context in weighted rows: ``[V^order, V]``."""
     codes_mxl = _codes(rows_mxl.astype(jnp.int32), order, num_symbols)

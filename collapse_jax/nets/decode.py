@@ -99,3 +99,22 @@ def decode(
     rest = (jnp.arange(given + 1, length), uniform_SxB[1:])
     later_SxB = jax.lax.scan(step, (symbol_B, cache), rest)[1]
     return jnp.concatenate([prompt_BxP, symbol_B[:, None], later_SxB.T], 1)
+
+
+def redraw(logits: Callable[[Array], Array], key: Key, rows_NxL: Array, how: Decoding, at_once: int) -> Array:
+    """Every symbol of each row drawn anew, given those before it as they are; `at_once` rows are judged together.
+
+    Args:
+      logits: ``[N, L] -> [N, L, V]``, of each symbol from those before it.
+      key: one uniform number a symbol is drawn from it.
+      rows_NxL: rows.
+      how: symbols are drawn.
+      at_once: bounds the memory of logits.
+    """
+
+    def one(row: tuple[Array, Array]) -> Array:
+        return pick(weights(logits(row[0][None])[0], how), row[1])
+
+    uniform_NxL = jax.random.uniform(key, (rows_NxL.size,)).reshape(rows_NxL.shape)
+    drawn = jax.lax.map(one, (rows_NxL, uniform_NxL), batch_size=min(at_once, rows_NxL.shape[0]))
+    return drawn.astype(rows_NxL.dtype)

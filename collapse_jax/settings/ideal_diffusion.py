@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax import batch as B
-from collapse_jax import data
+from collapse_jax import data, scores
 from collapse_jax.check import check_at_least, check_positive
 from collapse_jax.keys import normal
 from collapse_jax.settings.kde import log_mean_kernel
@@ -72,6 +72,7 @@ def ideal_diffusion(
         metrics=_metrics(degree),
         block_hint=32,
         source=source,
+        scores=scores.OF_ROWS,
     )
 
 

@@ -17,7 +17,7 @@ from collapse_jax.data.tokens import smallest
 from collapse_jax.functional import functional
 from collapse_jax.gradient import SCHEDULES, adamw, fit_sgd
 from collapse_jax.keys import stream
-from collapse_jax.nets.decode import Decoding, decode
+from collapse_jax.nets.decode import Decoding, decode, redraw
 from collapse_jax.nets.transformer import PRESETS, Size, Transformer, empty_cache, initial
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Text, Tree, World
 
@@ -221,6 +221,8 @@ def language_model(
         metrics=_metrics(text),
         init=partial(_init, task, net_init),
         summarise=lambda world, batch: T.gram_set(batch, ngram, gram_bits),
+        rewrite=lambda key, params, rows: redraw(partial(_logits, task, params.net), key, rows, how, rows_at_once),
+        scores=T.SCORES,
         block_hint=_side_by_side(size, text.num_symbols, batch_size * length),
     )
 
