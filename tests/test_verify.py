@@ -11,7 +11,7 @@ import collapse_jax as cj
 from collapse_jax import calls, cli, config, data, plots, policies, settings, theory, verify
 from collapse_jax.axes import changed, describe, grid_of
 from collapse_jax.cases import Lines
-from collapse_jax.theory import Fits, Spread, diffusion, discrete, gaussian, kde, markov, mixture, regression
+from collapse_jax.theory import Fits, Spread, diffusion, discrete, gaussian, kde, markov, mixture, regression, selection
 from collapse_jax.theory.prediction import over_first
 
 SMALL = {
@@ -62,6 +62,25 @@ WRONG = [  # what differs from SMALL, formulas and what they are changed into
     ]),
     ({"setting": {"kind": "discrete", "probabilities": [0.9, 0.1]}, "policies": ["replace"]}, [
         (discrete, "fixed", LATER), (discrete, "fixation_time", lambda right, *given: right(*given) - 1),
+    ]),
+    ({"policies": [{"kind": "mix", "real": 14, "synthetic": 30}]}, [
+        (gaussian, "fits", lambda right, policy, *given: right({**policy, "nested": False}, *given)),
+    ]),
+    ({"policies": ["replace"], "num_samples": 50, "curator": {"kind": "best_of", "by": "value"}}, [
+        (selection, "best_variance", lambda right, k: right(k + 1)),
+    ]),
+    ({"policies": ["replace"], "num_samples": 50, "curator": {"kind": "top_fraction", "by": "value"}}, [
+        (selection, "top_variance", lambda right, n, kept: 1 - 2 / np.pi),
+    ]),
+    ({"setting": {"kind": "bernoulli", "p": 0.3}, "policies": ["replace"], "num_generations": 3,
+      "curator": {"kind": "curate", "k": 3}}, [
+        (selection, "chosen", lambda right, p, k, strength: right(p, 2, strength)),
+        (selection, "chosen_mean", lambda right, p, n, *given: right(p, n // 2, *given)),
+    ]),
+    ({"setting": {"kind": "bernoulli", "p": 0.3}, "policies": ["replace"], "num_generations": 2, "num_samples": 60,
+      "curator": {"kind": "verify", "keep_right": 0.8, "keep_wrong": 0.3, "by": "value"}}, [
+        (selection, "verified", lambda right, p, *given: right(p, *given[::-1])),
+        (selection, "majority", lambda right, p, n, *given: right(p, 2 * n, *given)),
     ]),
     ({"setting": {"kind": "bernoulli", "p": 0.1}, "policies": ["replace"]}, [
         (discrete, "diversity", lambda right, _, n, t: right({"kind": "accumulate"}, n, t)), (discrete, "fixed", LATER),

@@ -99,9 +99,7 @@ def standardized(split: Split, labels: bool = False) -> Split:
     return Split(*((part - shift) / scale for part in split))
 
 
-def empirical(
-    name: str, split: Split, classes: int | None = None, shape: tuple[int, int, int] | None = None
-) -> Source:
+def empirical(name: str, split: Split, classes: int | None = None, shape: tuple[int, int, int] | None = None) -> Source:
     """The source whose law is: a row of ``split.train``, all equally likely; `classes` and `shape` as in ``Source``."""
     train, test = split
 

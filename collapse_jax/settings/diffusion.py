@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import batch as B
-from collapse_jax import data, denoising, image_metrics
+from collapse_jax import data, denoising, image_metrics, scores
 from collapse_jax.check import check_at_least, check_choice, check_not_negative, check_positive, check_share, is_traced
 from collapse_jax.denoising import Objective, noised, row_and_noise
 from collapse_jax.gradient import SCHEDULES as RATES
@@ -199,6 +199,7 @@ def diffusion(
         init=lambda key, world: Model(both(key), jnp.ones(classes) if classes else None),
         block_hint=_side_by_side(net),
         source=source,
+        scores=scores.OF_ROWS,
     )  # fmt: skip
 
 
