@@ -117,9 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     verify = command("verify", _verify, "hold chains to every prediction of theory about them")
     verify.add_argument("--setting", metavar="NAME", action="append", help="only this setting (may be given again)")
     command("list", _list, "list settings, policies, sources and metrics")
-    compare = command(
-        "compare", _compare, "run the strategies of configs, and put them side by side"
-    )
+    compare = command("compare", _compare, "run the strategies of configs, and put them side by side")
     compare.add_argument("config", metavar="CONFIG", type=Path, nargs="+", help="a YAML file, or a finished folder")
     show = command("show", _show, "print the config, the origin and the table of a run")
     plot = command("plot", _plot, "draw the picture of a run")
