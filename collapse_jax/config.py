@@ -180,9 +180,9 @@ def from_dict(raw: Any) -> Experiment:
 
 def _plain_experiment(raw: Any) -> Experiment:
     hints = typing.get_type_hints(Experiment)
-    curator = _union("curator")
+    one = _union("curator")
     hints |= {"setting": _union("setting"), "policies": tuple[_union("policy"), ...]}  # type: ignore[misc]
-    hints["curator"] = _either([curator, tuple[curator, ...], type(None)])
+    hints["curator"] = _either([one, tuple[one, ...], type(None)])  # type: ignore[valid-type]
     if isinstance(raw, Mapping) and "trace" in raw:
         raise ConfigError("trace: unknown key; it belongs under sweep")
     return _parse_fields(raw, Experiment, hints, "")
