@@ -20,6 +20,7 @@ import optax
 
 from collapse_jax import denoising, samplers
 from collapse_jax.gradient import Averaged, averaged
+from collapse_jax.keys import normal
 from collapse_jax.nets.timed import DEFAULTS, timed_net
 
 try:
@@ -125,9 +126,9 @@ def unet(p: Any, x: Any, t: Any, shape: Any) -> Any:
 PEERS = {"mlp": mlp, "dit": dit, "unet": unet}
 
 
-def made(net: str, shape: tuple[int, int, int]) -> tuple[Any, Callable[..., Any]]:
+def made(net: str, shape: tuple[int, int, int], width: int | None = None) -> tuple[Any, Callable[..., Any]]:
     """Parameters of ours, none of them 0, and the network."""
-    init, apply = timed_net(net, int(np.prod(shape)), shape, {}, 0, jnp.float32)
+    init, apply = timed_net(net, int(np.prod(shape)), shape, {"width": width}, 0, jnp.float32)
     leaves, tree = jax.tree.flatten(init(jax.random.key(0)))
     keys = jax.random.split(jax.random.key(1), len(leaves))
     return tree.unflatten([x + 0.02 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]), apply
@@ -136,15 +137,21 @@ def made(net: str, shape: tuple[int, int, int]) -> tuple[Any, Callable[..., Any]
 def loss(apply: Any, params: Any, key: jax.Array, rows: jax.Array) -> jax.Array:
     key_time, key_noise = jax.random.split(key)
     sigma = FLOW.levels(jax.random.uniform(key_time, rows.shape[:1]))
-    x, target = denoising.noised(FLOW, rows, jax.random.normal(key_noise, rows.shape), sigma)
+    x, target = denoising.noised(FLOW, rows, normal(key_noise, rows.shape), sigma)
     return jnp.mean((apply(params, x, FLOW.path(sigma)[0]) - target) ** 2)
 
 
 def training(
-    net: str, shape: tuple[int, int, int], batch: int, steps: int, rounds: int, chains: int = 1
+    net: str,
+    shape: tuple[int, int, int],
+    batch: int,
+    steps: int,
+    rounds: int,
+    chains: int = 1,
+    width: int | None = None,
 ) -> dict[str, Any]:
     """Milliseconds a step a chain, of ours and of PyTorch's."""
-    params, apply = made(net, shape)
+    params, apply = made(net, shape, width)
     rows = np.random.default_rng(0).normal(size=(batch, int(np.prod(shape)))).astype(np.float32)
     inner = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3, b2=0.99, weight_decay=0.0))
     optimizer = averaged(inner, 0.99)
@@ -204,10 +211,16 @@ def agree(net: str, shape: Any, params: Any, theirs: Any, apply: Any, rows: np.n
 
 
 def sampling(
-    net: str, shape: tuple[int, int, int], num: int, steps: int, rounds: int, at_once: int = 512
+    net: str,
+    shape: tuple[int, int, int],
+    num: int,
+    steps: int,
+    rounds: int,
+    at_once: int = 512,
+    width: int | None = None,
 ) -> dict[str, Any]:
     """Milliseconds for `num` images in `steps` steps of Euler's rule; ours take `at_once` images at a time."""
-    params, apply = made(net, shape)
+    params, apply = made(net, shape, width)
     dim, sigma = int(np.prod(shape)), jnp.asarray(FLOW.grid(steps), jnp.float32)
 
     def draw(params: Any, key: jax.Array) -> jax.Array:
@@ -220,7 +233,8 @@ def sampling(
 
     compiled = jax.jit(draw).lower(params, jax.random.key(0)).compile()
     ours = lambda: jax.block_until_ready(compiled(params, jax.random.key(1)))  # noqa: E731
-    name = f"sampling, {net}, {'x'.join(map(str, shape))}, {num} images, {steps} steps"
+    weights = sum(x.size for x in jax.tree.leaves(params))
+    name = f"sampling, {net}, {'x'.join(map(str, shape))}, {weights} weights, {num} images, {steps} steps"
     return told_of(name, in_turn(ours, peer_sampling(net, shape, params, num, steps), rounds), 1, 1)
 
 
@@ -277,8 +291,11 @@ def main() -> None:
         "mlp 1": partial(training, "mlp", small, 128, 200, rounds),
         "mlp 16": partial(training, "mlp", small, 128, 50, rounds, chains=16),
         "mlp sampling": partial(sampling, "mlp", small, 1500, 50, rounds),
+        "narrow mlp 1": partial(training, "mlp", small, 128, 200, rounds, width=128),
+        "narrow mlp 16": partial(training, "mlp", small, 128, 50, rounds, chains=16, width=128),
+        "narrow mlp sampling": partial(sampling, "mlp", small, 1500, 50, rounds, width=128),
         "dit 1": partial(training, "dit", large, 64, 5, rounds),
-        "dit sampling": partial(sampling, "dit", large, 1500, 50, min(rounds, 2), at_once=64),
+        "dit sampling": partial(sampling, "dit", large, 128, 10, rounds, at_once=64),
         "unet 1": partial(training, "unet", large, 64, 3, rounds),
     }
     results = []

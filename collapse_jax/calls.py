@@ -9,6 +9,7 @@ import numpy as np
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_MOST = 1000  # items of a list that is still worth writing down
 
 
 class Call(NamedTuple):
@@ -43,7 +44,7 @@ def written(value: Any) -> Any:
     """`value` as a config would say it; a product of a recorded factory as its call.
 
     Raises:
-      ValueError: what no config can say.
+      ValueError: what no config can say, or what is too long for one.
     """
     call = getattr(value, "call", None)
     if isinstance(call, Call):
@@ -51,9 +52,9 @@ def written(value: Any) -> Any:
         if any(part is not getattr(call.made, name) for name, part in own.items()):
             raise ValueError(f"parts of {call.kind} were replaced")
         return {"kind": call.kind, **{name: written(argument) for name, argument in call.arguments.items()}}
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, list | tuple | np.ndarray) and not hasattr(value, "_fields"):
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields") and len(value) <= _MOST:
         return [written(item) for item in value]
     if value is None or type(value) in (bool, int, float, str):
         return value

@@ -160,15 +160,15 @@ def _compare(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 def _report(out: Any, outcome: Any) -> None:
     """The tables, where everything is, and what went wrong."""
-    from collapse_jax import results
+    from collapse_jax import pages, results
 
     console = _console()
     for words in outcome.repaired:
         console.print(f"repaired: unit {words}", soft_wrap=True, markup=False)
     if outcome.complete:
-        pages = _show_whole(out, console, is_new=bool(outcome.seconds))
+        seen = pages.show(out, console, is_new=bool(outcome.seconds))
         console.print(f"results: {results.place(out)}", soft_wrap=True)
-        for page in pages:
+        for page in seen:
             console.print(f"{'samples' if 'samples' in Path(page).name else 'picture'}: {page}", soft_wrap=True)
     else:
         console.print(f"results so far: {results.place(out)}", soft_wrap=True)
@@ -176,31 +176,6 @@ def _report(out: Any, outcome: Any) -> None:
         print(f"unit {unit} failed: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
     if outcome.failures:
         raise UnitsFailed(f"{len(outcome.failures)} units failed; the others are done: run again to retry")
-
-
-def _show_whole(out: Any, console: "Console", is_new: bool) -> list[Any]:
-    """Prints the tables, and draws what there is to see unless it is there and nothing is new; returns where it is."""
-    from rich.text import Text
-
-    from collapse_jax import results, store
-
-    is_here = not store.is_bucket(out)
-    if is_here and not is_new and (tables := Path(out) / results.TABLES).exists():
-        print(tables.read_text(), end="")
-        return [page for name in results.PAGES if (page := Path(out) / name).exists()]
-    from collapse_jax import definitions, plots, samples
-    from collapse_jax.variables import scalars
-
-    ds = results.open(out)
-    with console.capture() as printed:
-        console.print(results.table(ds))
-        console.print(definitions.table(ds))
-    print(printed.get(), end="")
-    pages = [plots.plot_into(ds, out)] if scalars(ds) else []
-    pages += samples.write_into(ds, out)
-    if is_here:  # last, so that it tells that all of them are
-        (Path(out) / results.TABLES).write_text(Text.from_ansi(printed.get()).plain)
-    return pages
 
 
 def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:

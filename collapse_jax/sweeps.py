@@ -84,7 +84,8 @@ def sweep(
 
     Returns:
       Dims ``("policy", *axes, "chain", "generation")``, one variable a metric; those of metrics whose values are arrays
-      (sample texts, pictures) follow, and are named in the variable's attribute ``value_dims`` too.
+      (sample texts, pictures) follow, and are named in the variable's attribute ``value_dims`` too. The attribute
+      ``calls`` says how registered factories were called, by which pictures find what theory says.
 
     Raises:
       ValueError: bad input, in one line, before anything is computed.

@@ -31,7 +31,7 @@ BUILDING = [  # from the ground; a part imports from lower floors only
     ["stream", "results", "cases"],
     ["plots_grid", "plots_images", "definitions", "verify"],
     ["plots", "report", "samples", "forecast", "compare"],
-    ["launch"],
+    ["launch", "pages"],
     ["cli"],
 ]  # fmt: skip
 FLOORS = {part: floor for floor, parts in enumerate(BUILDING) for part in parts}

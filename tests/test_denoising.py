@@ -16,7 +16,8 @@ OBJECTIVES = {
     "edm": denoising.edm(0.8),
     "flow": denoising.flow(),
 }
-EVERY = pytest.mark.parametrize("name", OBJECTIVES)
+NIGHT = pytest.param("ddpm-cosine", marks=pytest.mark.nightly)
+EVERY = pytest.mark.parametrize("name", ["ddpm", "edm", "flow", NIGHT])
 
 
 def exact(path):

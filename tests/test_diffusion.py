@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from laws import LABELLED, chains
+from laws import LABELLED, PICTURES, chains
 from oracle_helpers import assert_law
 from scipy.special import roots_hermitenorm
 from test_flow_matching import COVARIANCE, MEAN, normal_source
@@ -43,14 +43,13 @@ def test_the_average_follows():
         np.testing.assert_allclose(params.average["w"], average, rtol=1e-5, atol=1e-6)
 
 
-def fitted(setting, rows, key=KEY):
-    world = setting.world()
-    return world, jax.jit(lambda rows: setting.fit(key, B.unit(rows), setting.init(key, world)))(rows)
+def fitted(setting, rows):
+    return jax.jit(lambda rows: setting.fit(KEY, B.unit(rows), setting.init(KEY, None)))(rows)
 
 
 def test_no_decay_is_no_average():
     for ema, same in ((0.0, True), (0.9, False)):
-        _, params = fitted(diffusion(LABELLED, ema=ema, **TINY), jax.random.normal(KEY, (20, 2)))
+        params = fitted(diffusion(LABELLED, ema=ema, **TINY), jax.random.normal(KEY, (20, 2)))
         pairs = zip(jax.tree.leaves(params.net.now), jax.tree.leaves(params.net.average), strict=True)
         assert all(np.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in pairs) == same
 
@@ -60,8 +59,8 @@ def test_a_model_learns_a_normal(objective):
     """Its test loss comes near the least there is, which is known for this law, and its rows near those of the law."""
     source = normal_source()
     setting = diffusion(source, objective, width=48, depth=2, steps=800, learning_rate=1e-2, num_test=400)
-    rows = setting.real(KEY, setting.world(), 4000)
-    world, params = fitted(setting, rows)
+    world = setting.world()
+    params = fitted(setting, setting.real(KEY, world, 4000))
     drawn = np.asarray(jax.jit(lambda p: setting.sample(KEY, p, 3000))(params))
     np.testing.assert_allclose(drawn.mean(0), MEAN, atol=0.06)
     np.testing.assert_allclose(np.cov(drawn.T), COVARIANCE, atol=0.07)
@@ -69,10 +68,11 @@ def test_a_model_learns_a_normal(objective):
     (a, b), (p, q) = (tuple(np.asarray(x, float) for x in pair) for pair in (how.path(sigma), how.target(sigma)))
     variances = np.linalg.eigvalsh(COVARIANCE) / scale**2  # in the network's frame
     least = np.mean([(p * b - q * a) ** 2 * v / (a**2 * v + b**2) for v in variances])
-    loss = float(jax.jit(lambda p: setting.observe(KEY, world, p, None, rows)["test_loss"])(params))
+    judge = jax.jit(lambda net: _test_loss(task_of(setting), net, world))
+    loss = float(judge(params.net.average))
     silent = next(m.baseline for m in setting.metrics if m.name == "test_loss")
     assert 0.96 * least < loss < 1.06 * least + 0.01 < silent
-    still = float(_test_loss(task_of(setting), jax.tree.map(jnp.zeros_like, params.net.average), world))
+    still = float(judge(jax.tree.map(jnp.zeros_like, params.net.average)))
     np.testing.assert_allclose(still, silent, rtol=0.05)  # held-out rows are not quite the law
 
 
@@ -86,7 +86,7 @@ def test_classes_are_drawn_as_often_as_trained_on_and_rows_as_their_class():
     spoilt = np.where((weight == 1.0)[:, None] & (label == 2)[:, None], np.nan, rows)
     weight = np.where(label == 2, 0.0, weight)  # and 2 is absent
     train = Batch(jnp.asarray(spoilt, jnp.float32)[None], jnp.asarray(weight)[None])
-    params = jax.jit(lambda: setting.fit(KEY, train, setting.init(KEY, setting.world())))()
+    params = jax.jit(lambda train: setting.fit(KEY, train, setting.init(KEY, None)))(train)
     np.testing.assert_allclose(params.classes, [300, 300, 0])
     drawn = np.asarray(jax.jit(lambda p: setting.sample(KEY, p, 2000))(params))
     assert abs((drawn[:, 1] == 0).mean() - 0.5) < 4 * 0.5 / np.sqrt(2000)
@@ -97,8 +97,7 @@ def test_classes_are_drawn_as_often_as_trained_on_and_rows_as_their_class():
 def test_guidance_at_one_and_at_zero():
     """1 is the conditional estimate, 0 the unconditional one; 2 lies as far beyond as 0 before."""
     made = lambda g: diffusion(LABELLED, conditional=True, guidance=g, **TINY)  # noqa: E731
-    rows = made(1.0).real(KEY, made(1.0).world(), 20)
-    _, params = fitted(made(1.0), rows)
+    params = fitted(made(1.0), jnp.asarray(LABELLED.arrays, float))
     net, x, sigma = params.net.average, jax.random.normal(KEY, (9, 2)), jnp.float32(0.7)
     label = jnp.arange(9) % 3
     estimate = jax.jit(lambda g, label: _estimate(task_of(made(g)), net, label, x, sigma))
@@ -114,6 +113,21 @@ def test_guidance_at_one_and_at_zero():
         np.testing.assert_allclose(estimate(0.0, label)[k], free[k], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(estimate(2.0, label)[k], 2 * given[k] - free[k], rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(_estimate(task, net, label, x, sigma)[k], given[k], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 30.0])
+def test_expected_pixels_are_pixels(sigma):
+    """And still make up the noised image together with the expected noise."""
+    setting = diffusion(PICTURES, "ddpm", **TINY)
+    task, net = task_of(setting), setting.init(KEY, None).net.average
+    x = 5 * jax.random.normal(KEY, (30, 16))
+    row, noise = _estimate(task, net, None, x, jnp.float32(sigma))
+    pixel = np.asarray(task.center + task.scale * row)
+    assert pixel.min() > -1e-6
+    assert pixel.max() < 1 + 1e-6
+    assert ((pixel < 1e-6) | (pixel > 1 - 1e-6)).mean() > 0.5  # the network is untrained
+    a, b = task.how.path(sigma)
+    np.testing.assert_allclose(a * row + b * noise, x, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("objective", "sampler", "steps"), [("flow", "midpoint", 48), ("edm", "heun", 40)])

@@ -10,9 +10,8 @@ from laws import CHAINS, HORIZON, NUM, POLICIES, SETTINGS, fitted, floats_of, is
 from oracle_helpers import assert_law
 
 from collapse_jax import batch as B
-from collapse_jax import config, curators, policies, settings, theory
+from collapse_jax import config, curators, policies, settings
 from collapse_jax.axes import coordinates
-from collapse_jax.cases import case_of
 from collapse_jax.curators import best_of, curate, detect, diverse, edit, self_correct, then, top_fraction
 from collapse_jax.keys import stream
 from collapse_jax.sweeps import run, sweep
@@ -212,10 +211,11 @@ def allowed(setting, curator):
 
 
 # Networks and the slower of the others wait for the night; batches of all settings are batches.
-NIGHTLY = ("flow_matching", "language_model", "gaussian_mixture", "logistic_regression-3", "ideal_diffusion")
+NIGHTLY = ("flow_matching", "diffusion", "diffusion-images", "language_model", "gaussian_mixture",
+           "logistic_regression-3", "ideal_diffusion")  # fmt: skip
 EVERY = [
     pytest.param(name, marks=pytest.mark.nightly) if name in NIGHTLY else name
-    for name in (*settings.REGISTRY, "kde-lineage", "discrete-lineage", "logistic_regression-3")
+    for name in (*settings.REGISTRY, "kde-lineage", "discrete-lineage", "logistic_regression-3", "diffusion-images")
 ]
 
 
@@ -393,10 +393,3 @@ def test_a_mistake_in_a_config_is_told_in_one_line(curator, message):
     with pytest.raises(config.ConfigError, match=message) as error:
         config.from_dict({**CONFIG, "curator": curator}).grid()
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.fast
-def test_theory_of_chains_without_curators_is_not_said_of_others():
-    assert theory.predictions(case_of(config.from_dict(CONFIG)))
-    for curator in ("diverse", ["best_of", "detect"]):
-        assert not theory.predictions(case_of(config.from_dict({**CONFIG, "curator": curator})))

@@ -60,16 +60,13 @@ def test_what_networks_see(name):
     said = apply(params, x, t, label)
     assert said.shape == (5, 64)
     assert said.dtype == jnp.float32
-    slopes = np.asarray(jax.jit(jax.jacobian(lambda x: apply(params, x, t[:1], label[:1])))(x[:1]))[0, :, 0]
-    assert (slopes != 0).mean() > 0.99
-    others = (
-        apply(params, x, t + 0.01, label), apply(params, x, t, (label + 1) % 4), apply(params, x.at[0].set(0), t, label)
-    )  # fmt: skip
-    assert not np.isclose(said, others[0], rtol=1e-4).all(1).any()
-    assert not np.isclose(said, others[1], rtol=1e-4).all(1).any()
-    np.testing.assert_array_equal(
-        np.isclose(said, others[2], rtol=1e-4, atol=1e-5).all(1), [False, True, True, True, True]
+    later, other, touched = (
+        np.asarray(apply(params, *seen))
+        for seen in ((x, t + 0.01, label), (x, t, (label + 1) % 4), (x.at[0, 3].add(3.0), t, label))
     )
+    for changed in (later, other, touched[:1]):
+        assert (changed != said[: len(changed)]).mean() > 0.9
+    np.testing.assert_allclose(touched[1:], said[1:], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(apply(params, x, t, label + 4 * (label == 3)), said, rtol=1e-4, atol=1e-5)  # no class
 
 
@@ -80,7 +77,7 @@ def test_networks_of_images_begin_silent(name):
     assert not np.asarray(said).any()
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", ["mlp", "dit", pytest.param("unet", marks=pytest.mark.nightly)])
 def test_bfloat16_and_many_chains_compute_the_same(name):
     init, apply = net(name)
     keys, x, t = jax.random.split(KEY, 3), jax.random.normal(KEY, (4, 64)), jnp.linspace(0, 1, 4)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from collapse_jax.data import known_texts, texts, tokens
+from collapse_jax.data import known_texts, readers, texts, tokens
 
 KEY = jax.random.key(3)
 LAW = texts.markov_chain()
@@ -104,5 +104,5 @@ def test_a_byte_order_mark_is_no_character(tmp_path):
 
 def test_versions_of_datasets_come_in_order():
     names = ["1.10.0", "1.9.0", "1.0.0", "0.12.3", "2.0.0-rc"]
-    order = sorted((Path(name) / "dataset_info.json" for name in names), key=texts._version)
+    order = sorted((Path(name) / "dataset_info.json" for name in names), key=readers._version)
     assert [path.parent.name for path in order] == ["0.12.3", "1.0.0", "1.9.0", "1.10.0", "2.0.0-rc"]

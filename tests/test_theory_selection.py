@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from oracle_helpers import assert_law
 
+from collapse_jax import config, theory
+from collapse_jax.cases import case_of
 from collapse_jax.theory import selection
 
 CHAINS = 20_000
@@ -73,3 +75,12 @@ def test_accuracy_jumps_at_the_threshold():
     assert (np.diff(below) < 0).all()
     assert (np.diff(above) > 0).all()
     assert (below[-1], above[-1]) == (pytest.approx(0, abs=0.03), pytest.approx(1, abs=0.03))
+
+
+@pytest.mark.fast
+def test_theory_of_chains_without_curators_is_not_said_of_others():
+    raw = {"setting": {"kind": "gaussian", "dim": 1}, "policies": ["replace"], "num_samples": 5, "num_generations": 3,
+           "num_chains": 4}  # fmt: skip
+    assert theory.predictions(case_of(config.from_dict(raw)))
+    for curator in ("diverse", ["best_of", "detect"]):
+        assert not theory.predictions(case_of(config.from_dict({**raw, "curator": curator})))

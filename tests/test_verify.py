@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 import collapse_jax as cj
-from collapse_jax import calls, cli, config, data, plots, policies, settings, theory, verify
+from collapse_jax import calls, cli, config, curators, data, plots, policies, settings, theory, verify
 from collapse_jax.axes import changed, describe, grid_of
 from collapse_jax.cases import Lines
 from collapse_jax.theory import Fits, Spread, diffusion, discrete, gaussian, kde, markov, mixture, regression, selection
@@ -250,3 +250,21 @@ def test_axes_say_what_they_change():
     assert describe(grid_of(tied, policies.replace(), 9, {"dim": [1, 2], "ddof": [1, 2]})) is None
     by_hand = policies.replace()._replace(fade=0.5)
     assert describe(grid_of(settings.gaussian, by_hand, 9, {})) is None
+
+
+def test_curators_say_how_they_were_called():
+    """What theory knows of a curator is said of it, of others nothing; two arguments of one move together."""
+    grid = grid_of(settings.gaussian, policies.replace, 50, {"strength": [1.0, 2.0], "k": [2, 3]}, curators.curate)
+    known = json.loads(describe(grid))
+    both = changed(known["base"], [moves[1] for moves in known["axes"].values()])
+    assert both["curator"] == {"kind": "curate", "strength": 2.0, "k": 3, "by": None}
+    grid = grid_of(
+        settings.gaussian, policies.replace, 50, {}, [None, curators.best_of(by="value"), curators.diverse()]
+    )
+    coords = {"policy": ["replace"], "curator": ["none", "best_of", "diverse"], "generation": [1, 2, 3, 4]}
+    lines = Lines(xr.Dataset(coords=coords, attrs={"calls": describe(grid), "num_generations": 4}))
+    none, best, other = (lines.at("trace_ratio", {"policy": 0, "curator": i}) for i in range(3))
+    np.testing.assert_allclose(none, 0.98 ** np.arange(1, 5))
+    np.testing.assert_allclose(best, 0.98 ** np.arange(1, 5) * (1 - 1 / np.pi) ** np.arange(4))
+    assert other is None
+    assert describe(grid_of(settings.gaussian, policies.replace, 50, {}, curators.then(curators.best_of()))) is None

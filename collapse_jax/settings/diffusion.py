@@ -120,6 +120,7 @@ def diffusion(
 
     A fit takes `steps` steps of Adam on minibatches of the pool, whatever its size; what samples is a moving average of
     the network. A conditional model draws labels by their frequencies in its training rows, then rows given labels.
+    Of images, expected pixels are kept in [0, 1], where they must lie (as arXiv 2006.11239's code does).
 
     Args:
       source: of the real rows; default: moons. Its label column, if it has one, is dropped unless `conditional`.
@@ -311,7 +312,11 @@ def _estimate(task: Task, net: Tree, label_N: Array | None, x_NxD: Array, sigma:
         both = _said(task, net, jnp.tile(x_NxD, (2, 1)), jnp.tile(sigma_N, 2), twice)
         given_NxD, free_NxD = jnp.split(both, 2)
         said_NxD = free_NxD + task.guidance * (given_NxD - free_NxD)
-    return row_and_noise(task.how, x_NxD, said_NxD, sigma_N)
+    row_NxD, noise_NxD = row_and_noise(task.how, x_NxD, said_NxD, sigma_N)
+    if task.source.shape is None:
+        return row_NxD, noise_NxD
+    kept_NxD = jnp.clip(row_NxD, -task.center / task.scale, (1 - task.center) / task.scale)
+    return kept_NxD, noise_NxD + jnp.where(sigma > 0, (row_NxD - kept_NxD) / sigma, 0.0)  # x is still what both make
 
 
 def _observe(

@@ -63,12 +63,12 @@ class Truth(NamedTuple):
     Attributes:
       grams: ``[V^order, V]``, shares of all places.
       log_next: ``[V^order, V]``, log probabilities of the next symbol, or None where nobody knows them.
-      copies: hashes of the n-grams of a text, in order, or None where there is no text.
+      copies: the n-grams of a text, in order, or None where there is no text.
     """
 
     grams: Array
     log_next: Array | None
-    copies: Array | None
+    copies: text_metrics.Grams | None
 
 
 @recorded
@@ -146,7 +146,7 @@ def _world(language: Language, order: int, gram: int) -> World:
             log_next = jnp.asarray(np.log(np.tile(language.table, (language.num_symbols ** (order - 1), 1))))
     copies = None
     if language.text is not None:
-        copies = jnp.asarray(np.unique(text_metrics.hashes(jnp.asarray(language.text)[None], gram)))
+        copies = text_metrics.ordered(np.asarray(language.text)[None], gram)
     truth = Truth(jnp.asarray(language.grams(order), float), log_next, copies)
     return World(jax.tree.map(jnp.asarray, language.arrays), truth, None)
 
@@ -227,6 +227,6 @@ def _observe(
     if truth.log_next is not None:
         seen["kl_rate"] = mean_of(truth.log_next - log_next)
     if truth.copies is not None:  # of rows of its own: where counts are kept, nobody sees the new ones
-        value = text_metrics.hashes(sample(key, params, _NEW), gram)
-        seen["copied_run"] = text_metrics.copied_run(text_metrics.is_among(value, truth.copies), gram)
+        grams = text_metrics.hashes(sample(key, params, _NEW), gram)
+        seen["copied_run"] = text_metrics.copied_run(text_metrics.is_among(grams, truth.copies), gram)
     return seen
