@@ -20,7 +20,10 @@ _HOMES = {
     "texts_of": "variables",
     **{name: "types" for name in ("Batch", "Chain", "Curator", "Metric", "Policy", "Setting", "Source", "World")},
 }
-_MODULES = ("batch", "data", "definitions", "policies", "results", "settings", "spread", "survival", "theory", "types")
+_MODULES = (
+    "batch", "curators", "data", "definitions", "policies", "results", "settings", "spread", "survival", "theory",
+    "tune", "types",
+)  # fmt: skip
 
 __all__ = sorted((*_HOMES, *_MODULES, "__version__"))
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from collapse_jax.calls import written
-from collapse_jax.types import Policy, Setting
+from collapse_jax.types import Curator, Policy, Setting
 from collapse_jax.words import perhaps
 
 
@@ -34,18 +34,27 @@ class Axis(NamedTuple):
         return dict(zip(self.names, self.values[index], strict=True))
 
 
+class Point(NamedTuple):
+    """The parts that one chain is made of."""
+
+    setting: Setting
+    policy: Policy
+    curator: Curator | None
+    num_samples: Any
+
+
 class Grid(NamedTuple):
     """Policies by axes, and how the parts of a point are made.
 
     Attributes:
       policies: their names, unique.
       axes: in the order of the dimensions.
-      make: ``(policy number, {parameter: value}) -> (setting, policy, num_samples)``; traced values may be tracers.
+      make: ``(policy number, {parameter: value}) -> Point``; traced values may be tracers.
     """
 
     policies: tuple[str, ...]
     axes: tuple[Axis, ...]
-    make: Callable[[int, dict[str, Any]], tuple[Setting, Policy, Any]]
+    make: Callable[[int, dict[str, Any]], Point]
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -57,7 +66,9 @@ class Grid(NamedTuple):
         return {k: v for axis, i in zip(self.axes, point, strict=True) for k, v in axis.point(i).items()}
 
 
-def grid_of(setting: Any, policy: Any, num_samples: int | None, axes: Mapping[Any, Sequence]) -> Grid:
+def grid_of(
+    setting: Any, policy: Any, num_samples: int | None, axes: Mapping[Any, Sequence], curator: Any = None
+) -> Grid:
     """The grid of ``sweep``'s arguments.
 
     Raises:
@@ -66,7 +77,11 @@ def grid_of(setting: Any, policy: Any, num_samples: int | None, axes: Mapping[An
     policies = list(policy) if isinstance(policy, Sequence) and not isinstance(policy, Policy) else [policy]
     if not policies:
         raise ValueError("policy: an empty list; give at least one")
-    factories = {"setting": setting, "policy": policies[0] if len(policies) == 1 else None}
+    several = isinstance(curator, Sequence) and not isinstance(curator, Curator)
+    if several and not curator:
+        raise ValueError("curator: an empty list; give at least one, or None")
+    single = {"policy": policies[0] if len(policies) == 1 else None, "curator": None if several else curator}
+    factories = {"setting": setting, **single}
     made: list[Axis] = []
     homes: dict[str, tuple[str, str]] = {}
     for key, values in axes.items():
@@ -85,26 +100,36 @@ def grid_of(setting: Any, policy: Any, num_samples: int | None, axes: Mapping[An
         traced = all(_is_float(factories.get(homes[n][0]), homes[n][1], v) for n, v in columns)
         floats = tuple(tuple(float(x) for x in point) for point in points) if traced else points
         made.append(Axis("_".join(names), names, floats, traced))
+    if several:
+        labels = _unique(["none" if c is None else c.name for c in curator])
+        values = [None if c is None else c._replace(name=n) for c, n in zip(curator, labels, strict=True)]
+        made.append(Axis("curator", ("curator",), tuple((c,) for c in values), False))
+        homes["curator"] = "curator", ""
     if num_samples is None and ("num_samples", "") not in homes.values():
         raise ValueError("num_samples is needed, as an argument or as an axis")
 
     settings = Once(lambda **values: _build("setting", setting, Setting, values))
 
-    def make(number: int, values: dict[str, Any]) -> tuple[Setting, Policy, Any]:
-        given: dict[str, dict[str, Any]] = {"setting": {}, "policy": {}, "num_samples": {}}
+    def make(number: int, values: dict[str, Any]) -> Point:
+        given: dict[str, dict[str, Any]] = {"setting": {}, "policy": {}, "curator": {}, "num_samples": {}}
         for name, value in values.items():
             part, parameter = homes[name]
             given[part][parameter] = value
-        return (
+        curated = given["curator"].pop("", curator)
+        return Point(
             settings(**given["setting"]),
             _build("policy", policies[number], Policy, given["policy"]),
+            None if curated is None else _build("curator", curated, Curator, given["curator"]),
             given["num_samples"].get("", num_samples or 0),
         )
 
     first = {k: v for axis in made for k, v in axis.point(0).items()}
-    called = [make(i, first)[1].name for i in range(len(policies))]
-    unique = tuple(n if called.count(n) == 1 else f"{n}_{called[: i + 1].count(n)}" for i, n in enumerate(called))
-    return Grid(unique, tuple(made), make)
+    return Grid(_unique([make(i, first).policy.name for i in range(len(policies))]), tuple(made), make)
+
+
+def _unique(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, numbered where they are alike."""
+    return tuple(n if names.count(n) == 1 else f"{n}_{names[: i + 1].count(n)}" for i, n in enumerate(names))
 
 
 class Once:
@@ -126,7 +151,7 @@ class Once:
 
 def label(value: Any) -> Any:
     """What stands for a value on an axis."""
-    value = _plain(value)
+    value = "none" if value is None else value.name if isinstance(value, Curator) else _plain(value)
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 
@@ -154,13 +179,14 @@ def _home(name: str, factories: dict[str, Any], num_samples: int | None) -> tupl
     if len(found) == 1:
         return found[0], parameter
     if found:
-        raise ValueError(f"axis {name!r} is a parameter of both; write 'setting.{name}' or 'policy.{name}'")
+        words = " or ".join(f"'{p}.{parameter}'" for p in found)
+        raise ValueError(f"axis {name!r} is a parameter of both; write {words}")
     names = ["num_samples", *(n for names in known.values() for n in names)]
     raise ValueError(f"axis {name!r} is no parameter of a factory here; {perhaps(parameter, names)}")
 
 
 def _parameters(factory: Any) -> list[str]:
-    is_factory = callable(factory) and not isinstance(factory, Setting | Policy)
+    is_factory = callable(factory) and not isinstance(factory, Setting | Policy | Curator)
     return list(inspect.signature(factory).parameters) if is_factory else []
 
 
@@ -198,13 +224,19 @@ def _plain(value: Any) -> Any:
 def describe(grid: Grid) -> str | None:
     """The calls at a grid's first point, and what each value of an axis changes, as JSON; None where one is not known.
 
-    ``{"labels": {dim: [...]}, "base": {"setting": ..., "policies": [...], "num_samples": ...}, "axes": {dim: [...]}}``.
+    ``{"labels": {dim: [...]}, "base": {"setting": ..., "policies": [...], "curator": ..., "num_samples": ...},
+    "axes": {dim: [...]}}``; no curator is one of the kind None.
     """
 
     def at(point: list[int]) -> dict[str, Any]:
         made = [grid.make(i, grid.values(point)) for i in range(len(grid.policies))]
-        policies = [written(policy) for _, policy, _ in made]
-        return {"setting": written(made[0][0]), "policies": policies, "num_samples": written(made[0][2])}
+        setting, _, curator, num_samples = made[0]
+        return {
+            "setting": written(setting),
+            "policies": [written(point.policy) for point in made],
+            "curator": {"kind": None} if curator is None else written(curator),
+            "num_samples": written(num_samples),
+        }
 
     places = [range(len(axis.values)) for axis in grid.axes]
     one_moved = lambda i, value: [value if j == i else 0 for j in range(len(places))]  # noqa: E731
@@ -221,16 +253,20 @@ def describe(grid: Grid) -> str | None:
 
 
 def _change(base: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """What differs in `other`: arguments of the setting and of each policy, and num_samples."""
+    """What differs in `other`: arguments of the setting, of each policy and of the curator, and num_samples."""
     new = lambda a, b: {name: value for name, value in b.items() if a.get(name) != value}  # noqa: E731
+    curators = base["curator"], other["curator"]
+    curator = new(*curators) if curators[0]["kind"] == curators[1]["kind"] else curators[1]
     policies = [new(a, b) for a, b in zip(base["policies"], other["policies"], strict=True)]
     size = {} if base["num_samples"] == other["num_samples"] else {"num_samples": other["num_samples"]}
-    return {"setting": new(base["setting"], other["setting"]), "policies": policies, **size}
+    return {"setting": new(base["setting"], other["setting"]), "policies": policies, "curator": curator, **size}
 
 
 def changed(base: dict[str, Any], changes: list[dict[str, Any]]) -> dict[str, Any]:
     """`base` with some changes."""
     for change in changes:
         policies = [a | b for a, b in zip(base["policies"], change["policies"], strict=True)]
-        base = {**base, **change, "setting": base["setting"] | change["setting"], "policies": policies}
+        curator = change["curator"] if "kind" in change["curator"] else base["curator"] | change["curator"]
+        setting = base["setting"] | change["setting"]
+        base = {**base, **change, "setting": setting, "policies": policies, "curator": curator}
     return base

@@ -29,6 +29,18 @@ def stack(*batches: Batch) -> Batch:
     return Batch(items, jnp.concatenate(weights))
 
 
+def beside(*batches: Batch) -> Batch:
+    """The rows of the batches side by side, each in its block; they must have as many blocks."""
+    items = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *(b.items for b in batches))
+    return Batch(items, jnp.concatenate([full_weight(b) for b in batches], axis=1))
+
+
+def padded(batch: Batch, num: int) -> Batch:
+    """At least `num` rows a block: absent ones are added."""
+    grow = lambda x: jnp.pad(x, [(0, 0), (0, max(num - x.shape[1], 0))] + [(0, 0)] * (x.ndim - 2))  # noqa: E731
+    return Batch(jax.tree.map(grow, batch.items), grow(full_weight(batch)))
+
+
 def num_rows(batch: Batch) -> int:
     """Rows a block."""
     return jax.tree.leaves(batch.items)[0].shape[1]

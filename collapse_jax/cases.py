@@ -26,7 +26,7 @@ def case_of(experiment: config.Experiment, policy: int = 0, point: Sequence[int]
         for axis, i in zip(experiment.sweep, point, strict=True)
         for path, value in zip(axis.paths, axis.values[i], strict=True)
     }
-    changes, policy_spec, num_samples = parts_at(experiment, policy, values)
+    changes, policy_spec, curator_spec, num_samples = parts_at(experiment, policy, values)
     setting_spec = moved(experiment.setting, changes)
     return Case(
         config.to_dict(setting_spec),
@@ -34,12 +34,14 @@ def case_of(experiment: config.Experiment, policy: int = 0, point: Sequence[int]
         int(num_samples),
         experiment.num_generations,
         _built(setting_spec).source,
+        config.to_dict(curator_spec),
     )
 
 
-def _case(setting: Mapping[str, Any], policy: Mapping[str, Any], **sizes: int) -> Case:
+def _case(setting: Mapping[str, Any], policy: Mapping[str, Any], curator: Any = None, **sizes: int) -> Case:
     """Of parts as in a config, with all their arguments or some."""
-    return case_of(config.from_dict({"setting": setting, "policies": [policy], "num_chains": 1, **sizes}))
+    parts = {"setting": setting, "policies": [policy], "curator": curator}
+    return case_of(config.from_dict({**parts, "num_chains": 1, **sizes}))
 
 
 @functools.lru_cache(maxsize=64)  # a grid asks for the same few settings again and again
@@ -124,7 +126,8 @@ class Lines:
         changes = [moves[place[dim]] for dim, moves in self._calls["axes"].items()]
         parts = changed(self._calls["base"], changes)
         sizes = {"num_samples": parts["num_samples"], "num_generations": self.ds.attrs["num_generations"]}
-        return _case(parts["setting"], parts["policies"][place["policy"]], **sizes)
+        curator = parts["curator"] if parts["curator"]["kind"] else None
+        return _case(parts["setting"], parts["policies"][place["policy"]], curator, **sizes)
 
     def _label(self, dim: str, position: dict[str, int]) -> Any:
         labels = self.ds[dim].to_numpy()

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from collapse_jax import batch as B
 from collapse_jax.check import check_at_least, check_choice, is_traced
 from collapse_jax.keys import stream
-from collapse_jax.memory import Memory, memory_for, side_by_side
+from collapse_jax.memory import Memory, memory_for
 from collapse_jax.types import Array, Batch, Chain, Curator, Key, Policy, Setting, Tree, World
 
 BACKENDS = ("auto", "rows", "law")
@@ -109,8 +109,10 @@ def make_chain(
     check_at_least("num_generations", num_generations, 1, 2**31 - 1)
     if policy.redraw is not None:
         check_at_least("num", policy.redraw(num_samples), setting.min_samples)
-    if policy.real_rows is not None and policy.join is not None:
+    if policy.real_rows is not None and policy.join is not None and policy.new_rows is None:
         raise ValueError(f"policy {policy.name}: give real_rows or join, not both")
+    if policy.new_rows is not None and policy.real_rows is not None and policy.real == "first":
+        check_at_least(f"policy {policy.name}: real", policy.real_rows(num_samples), 0, num_samples)
     made = _Maker(setting, policy, curator, plan(setting, policy, curator, backend, fold), num_samples, num_generations)
     return Chain(made.init, made.emit, made.absorb)
 
@@ -153,8 +155,10 @@ class _Maker(NamedTuple):
 
     def _template(self, key: Key, world: World, batch: Batch, real: Batch, inputs: Tree) -> Batch:
         """Of what will join the pool; only its shape is used. A curator may weigh each row, which real rows are not."""
-        if self.curator is None:
+        if self.curator is None and self.policy.new_rows is None:
             return self._joined(batch, real)
+        if self.policy.new_rows is not None and self.policy.real == "fresh":
+            real = self._fresh_real(key, world)
         params = self.setting.fit(key, batch, None if self.setting.init is None else self.setting.init(key, world))
         return self._joined(self._sample(key, world, params, inputs), real)
 
@@ -210,6 +214,15 @@ class _Maker(NamedTuple):
     def _real_rows(self) -> Array | int | None:
         return None if self.policy.real_rows is None else self.policy.real_rows(self.n)
 
+    @property
+    def _replaced(self) -> Array | int | None:
+        """How many rows of a batch are real in place of new ones."""
+        return self._real_rows if self.policy.new_rows is None else None
+
+    @property
+    def _new_rows(self) -> int:
+        return self.n if self.policy.new_rows is None else self.policy.new_rows(self.n)
+
     def _first_real(self, key: Key, world: World) -> tuple[Batch, Batch]:
         """The first batch, of rows or of a law's statistics, and those of its rows that may go with later ones."""
         law, count = self.setting.real_compressed, self._real_rows
@@ -229,31 +242,34 @@ class _Maker(NamedTuple):
         """New real rows that go with a batch."""
         law, count = self.setting.real_compressed, self._real_rows
         if law is None or not self.plan.law:
-            return self._share_of(B.unit(self.setting.real(key, world, self.n)))
+            num = self.n if count is None or self._replaced is not None else max(int(count), 1)
+            return self._share_of(B.unit(self.setting.real(key, world, num)))
         count = self.n if count is None else count
         return B.unit(law(key, world, count), count)
 
     def _share_of(self, real: Batch) -> Batch:
         """Of real rows; of statistics, those of the rows that take the place of others."""
-        if self.plan.fold and self.policy.real_rows is not None:
-            real = real._replace(weight=self._is_real() * B.full_weight(real))
+        if self.policy.real_rows is not None and (self.plan.fold or self.policy.new_rows is not None):
+            real = real._replace(weight=self._is_real(B.num_rows(real)) * B.full_weight(real))
         return self._compressed(real)
 
-    def _is_real(self) -> Array:
-        """Which of a batch's n rows are real, for policies that mix them in."""
-        return jnp.arange(self.n) < (0 if self._real_rows is None else self._real_rows)
+    def _is_real(self, num: int) -> Array:
+        """Which of `num` rows are those that a policy mixes in."""
+        return jnp.arange(num) < (0 if self._real_rows is None else self._real_rows)
 
     def _joined(self, new: Batch, real: Any) -> Batch:
         """What a new batch and its real rows (None where the policy wants none) add to the pool."""
-        if self.policy.real_rows is not None:
-            new = side_by_side(real, new) if self.plan.fold else self._mixed(new, real)
+        if self._replaced is not None:
+            new = B.beside(real, new) if self.plan.fold else self._mixed(new, real)
         if self.policy.join is not None:
             new = self.policy.join(new, real)
+        if self.policy.new_rows is not None and not self.plan.fold:
+            new = B.padded(new, self.n)  # the first batch, too, must find a place
         return self._compressed(new)
 
     def _mixed(self, new: Batch, real: Batch) -> Batch:
         """`new` with its first rows taken from `real`."""
-        head = self._is_real()
+        head = self._is_real(self.n)
         pick = lambda a, b: jnp.where(head.reshape(1, -1, *[1] * (a.ndim - 2)), a, b)  # noqa: E731
         items = jax.tree.map(pick, real.items, new.items)
         if self.curator is None:  # all weigh 1, new and real
@@ -264,19 +280,30 @@ class _Maker(NamedTuple):
         relabel, statistics = self.setting.relabel, self.setting.relabel_compressed
         if self.plan.shared and statistics is not None:
             return B.unit(statistics(key, params, inputs), self.n)
+        bound = self.n if self.policy.new_rows is None else max(self._new_rows, 1)
         if self.plan.fold and relabel is not None:
-            kept = 1.0 - self._is_real()  # the inputs of slots that real rows fill are not labelled
-            return self._compressed(B.unit(relabel(key, params, inputs), kept))
+            # The inputs of slots that real rows fill are not labelled.
+            kept = 1.0 - self._is_real(self.n) if self._replaced is not None else jnp.arange(bound) < self._new_rows
+            return self._compressed(B.unit(relabel(key, params, _resized(inputs, bound)), kept))
         if self.plan.fold and self.setting.sample_compressed is not None:
-            count = self.n if self._real_rows is None else self.n - self._real_rows
-            items = self.setting.sample_compressed(key, params, self.n, count, self.plan.law)
+            count = self._new_rows if self._replaced is None else self.n - self._replaced
+            items = self.setting.sample_compressed(key, params, bound, count, self.plan.law)
             return B.unit(items, count)
         num = 1 if self.curator is None else self.curator.oversample
         if relabel is None:
-            candidates = B.unit(self.setting.sample(key, params, self.n * num))
+            candidates = B.unit(self.setting.sample(key, params, bound * num))
         else:  # candidates for a slot lie side by side
-            repeated = inputs if num == 1 else jax.tree.map(lambda x: jnp.repeat(x, num, axis=0), inputs)
+            slots = _resized(inputs, bound)
+            repeated = slots if num == 1 else jax.tree.map(lambda x: jnp.repeat(x, num, axis=0), slots)
             candidates = B.unit(relabel(key, params, repeated))
+        if bound > self._new_rows:  # none are wanted
+            candidates = B.scale(candidates, 0.0)
         if self.curator is None:
             return candidates
-        return self.curator.apply(stream(key, "curate"), world, params, candidates, self.n)
+        return self.curator.apply(self.setting, stream(key, "curate"), world, params, candidates, bound)
+
+
+def _resized(inputs: Tree, num: int) -> Tree:
+    """`num` of the inputs, from the first on, and again where they end."""
+    resize = lambda x: x if x.shape[0] == num else x[jnp.arange(num) % x.shape[0]]  # noqa: E731
+    return jax.tree.map(resize, inputs)

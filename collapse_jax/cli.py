@@ -22,7 +22,6 @@ Every key of CONFIG can be given as a flag with its dotted path; list items are 
 
 `collapse-jax run CONFIG --options` prints all flags of a config, `collapse-jax list` what it may name.
 """
-_NEWS_EVERY = 5.0  # seconds between lines of progress where there is no terminal
 
 
 class UsageError(ValueError):
@@ -117,6 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     verify = command("verify", _verify, "hold chains to every prediction of theory about them")
     verify.add_argument("--setting", metavar="NAME", action="append", help="only this setting (may be given again)")
     command("list", _list, "list settings, policies, sources and metrics")
+    compare = command("compare", _compare, "run the strategies of configs, and put them side by side")
+    compare.add_argument("config", metavar="CONFIG", type=Path, nargs="+", help="a YAML file, or a finished folder")
     show = command("show", _show, "print the config, the origin and the table of a run")
     plot = command("plot", _plot, "draw the picture of a run")
     for reader in (show, plot):
@@ -138,11 +139,23 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     out = arguments.out or Path("results") / arguments.config.stem
     _cache_compiled_programs()
     from collapse_jax import launch
+    from collapse_jax.progress import shown
 
-    with _as_interrupt(signal.SIGTERM), _progress() as progress:
+    with _as_interrupt(signal.SIGTERM), shown() as progress:
         words = [str(arguments.config), "--out", str(out), *overrides]
         outcome = launch.launch(experiment, out, arguments, words, progress)
     _report(out, outcome)
+
+
+def _compare(arguments: argparse.Namespace, rest: list[str]) -> None:
+    """Runs what is not yet there, under results/<name>."""
+    from collapse_jax import compare, results
+
+    for path in arguments.config:
+        if path.suffix in (".yaml", ".yml") and main(["run", str(path)]) != 0:
+            raise UnitsFailed(f"{path}: its run did not finish")
+    places = [Path("results") / path.stem if path.suffix in (".yaml", ".yml") else path for path in arguments.config]
+    _console().print(compare.table([results.open(place) for place in places]))
 
 
 def _report(out: Any, outcome: Any) -> None:
@@ -225,6 +238,7 @@ def _list(arguments: argparse.Namespace, rest: list[str]) -> None:
     headings = {
         "setting": "settings",
         "policy": "policies",
+        "curator": "curators",
         "source": "sources",
         "symbols": "laws of symbols",
         "text": "texts",
@@ -327,50 +341,6 @@ def _cache_compiled_programs() -> None:
 
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[Any], None]]:
-    """A function of ``stream.Progress`` that draws a bar, or prints a line now and then where there is no terminal."""
-    from rich import progress as p
-    from rich.console import Console
-
-    if not sys.stderr.isatty():
-        yield _lines()
-        return
-    speed = p.TextColumn("{task.fields[speed]}")
-    shown = (p.TextColumn("{task.description}"), p.BarColumn(), p.TaskProgressColumn(), speed, p.TimeRemainingColumn())
-    with p.Progress(*shown, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("compiling", total=None, speed="")
-
-        start = time.monotonic()
-
-        def update(now: Any) -> None:
-            rate = now.done / max(time.monotonic() - start, 1e-9)
-            words = f"{rate:,.0f} chain-generations/s, {_units(now)}" if now.done else _units(now)
-            bar.update(task, description="running", completed=now.share, total=1.0, speed=words)
-
-        yield update
-
-
-def _units(now: Any) -> str:
-    again = f", resumed from {now.resumed}" if now.resumed else ""
-    return f"{now.units}/{now.total_units} units{again}"
-
-
-def _lines() -> Callable[[Any], None]:
-    start = last = time.monotonic()
-
-    def update(now: Any) -> None:
-        nonlocal last
-        clock = time.monotonic()
-        if now.done < now.left and clock - last < _NEWS_EVERY and not (now.done == 0 and now.resumed):
-            return
-        last, rate = clock, now.done / max(clock - start, 1e-9)
-        left = f"{(clock - start) * (1 / now.share - 1):,.0f} s left" if now.share else "starting"
-        print(f"{now.share:4.0%}  {_units(now)}  {rate:,.0f} chain-generations/s  {left}", file=sys.stderr, flush=True)
-
-    return update
 
 
 if __name__ == "__main__":

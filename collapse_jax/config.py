@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union
 
 import yaml
 
-from collapse_jax.config_sweep import ConfigAxis, grid_of, read_section, targets
+from collapse_jax.config_sweep import ConfigAxis, build_curator, grid_of, read_section, targets
 from collapse_jax.config_yaml import ConfigError, apply_overrides, put, read_yaml
 from collapse_jax.words import closest, perhaps
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # at run time these cost the import of JAX, and `--help` must
 _HOMES = {
     "setting": "settings",
     "policy": "policies",
+    "curator": "curators",
     "source": "data",
     "symbols": "data.symbols",
     "text": "data.texts",
@@ -78,6 +79,7 @@ class Experiment:
       checkpoint_every: generations between two checkpoints of a block of chains; null saves whole units only.
       sweep: axes of a grid (see ``config_sweep``).
       trace: the paths of whole numbers that share a program.
+      curator: what is done to each batch at its birth; of several, one after the other; null: nothing.
     """
 
     setting: Spec
@@ -94,12 +96,15 @@ class Experiment:
     checkpoint_every: int | None = None
     sweep: tuple[ConfigAxis, ...] = ()
     trace: tuple[str, ...] = ()
+    curator: Spec | tuple[Spec, ...] | None = None
 
     def __post_init__(self):
         for name in ("num_samples", "num_generations", "num_chains", "chains_per_block", "checkpoint_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name}: must be at least 1, got {value}")
+        if self.curator == ():
+            raise ConfigError("curator: the list is empty; null is none")
         for name in ("policies", "metrics"):
             values = getattr(self, name)
             if values is None:
@@ -131,12 +136,13 @@ class Experiment:
     def grid(self) -> "Grid":
         """The policies and axes of this experiment, with every part of it built once to see that it can be."""
         setting, _ = self.build()
+        build_curator(self.curator)
         return grid_of(self, tuple(name for m in setting.metrics for name in (m.name, *dict(m.dims))))
 
     def options(self) -> "Options":
         """What a sweep is told besides its grid."""
         names = importlib.import_module("collapse_jax.units").Options
-        return names(**{name: getattr(self, name) for name in names._fields if name != "curator"})
+        return names(**{name: getattr(self, name) for name in names._fields})
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
@@ -174,7 +180,9 @@ def from_dict(raw: Any) -> Experiment:
 
 def _plain_experiment(raw: Any) -> Experiment:
     hints = typing.get_type_hints(Experiment)
+    one = _union("curator")
     hints |= {"setting": _union("setting"), "policies": tuple[_union("policy"), ...]}  # type: ignore[misc]
+    hints["curator"] = _either([one, tuple[one, ...], type(None)])  # type: ignore[valid-type]
     if isinstance(raw, Mapping) and "trace" in raw:
         raise ConfigError("trace: unknown key; it belongs under sweep")
     return _parse_fields(raw, Experiment, hints, "")

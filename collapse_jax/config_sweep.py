@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collapse_jax.axes import Grid
+    from collapse_jax.types import Curator
 
 
 class ConfigAxis(NamedTuple):
@@ -53,8 +54,9 @@ def read_section(raw: Any, fail: Callable[[str], Exception]) -> Section:
     for path in (*lists["product"], *lists["zip"]):
         head, _, rest = path.partition(".")
         rest = rest.partition(".")[2] if rest.partition(".")[0].isdecimal() else rest
-        if path != "num_samples" and not (head in ("setting", "policies") and rest):
-            raise fail(f"sweep: {path} cannot be an axis; num_samples and what lies in setting or policies can")
+        if path not in ("num_samples", "curator") and not (head in ("setting", "policies", "curator") and rest):
+            what = "num_samples, curator and what lies in setting, policies or curator"
+            raise fail(f"sweep: {path} cannot be an axis; {what} can")
     paths = [*lists["product"], *lists["zip"]]
     for i, path in enumerate(paths):
         for other in paths[:i]:
@@ -117,7 +119,7 @@ def grid_of(experiment: Any, metrics: tuple[str, ...]) -> "Grid":
       experiment: parsed.
       metrics: names that no dimension may have.
     """
-    from collapse_jax.axes import Axis, Grid, Once, are_floats
+    from collapse_jax.axes import Axis, Grid, Once, Point, are_floats
 
     paths = [path for axis in experiment.sweep for path in axis.paths]
     short = dims(paths, (*metrics, "policy", "chain", "generation"))
@@ -140,18 +142,28 @@ def grid_of(experiment: Any, metrics: tuple[str, ...]) -> "Grid":
     settings = Once(lambda **changes: moved(experiment.setting, changes).build("setting"))
 
     def make(number: int, values: dict[str, Any]) -> Any:
-        changes, spec, num = parts_at(experiment, number, values)
+        changes, spec, curator, num = parts_at(experiment, number, values)
         policy = spec.build(f"policies.{number}")._replace(name=experiment.policy_labels[number])
-        return settings(**changes), policy, num
+        return Point(settings(**changes), policy, build_curator(curator), num)
 
     return Grid(experiment.policy_labels, tuple(axes), make)
 
 
-def parts_at(experiment: Any, number: int, values: Mapping[str, Any]) -> tuple[dict[str, Any], Any, Any]:
-    """Policy `number` at swept `values`: what changes in the setting, the policy's spec, and num_samples."""
+def build_curator(spec: Any) -> "Curator | None":
+    """The curator of a spec, of several specs one after the other, or of None."""
+    if not isinstance(spec, tuple):
+        return None if spec is None else spec.build("curator")
+    from collapse_jax.curators import then
+
+    return then(*(one.build(f"curator.{i}") for i, one in enumerate(spec)))
+
+
+def parts_at(experiment: Any, number: int, values: Mapping[str, Any]) -> tuple[dict[str, Any], Any, Any, Any]:
+    """Policy `number` at swept `values`: what changes in the setting, the policy's and curator's specs, num_samples."""
     here = {target: v for path, v in values.items() for target in targets(path, len(experiment.policies))}
     policy = moved(experiment.policies[number], _under(f"policies.{number}", here))
-    return _under("setting", here), policy, here.get("num_samples", experiment.num_samples)
+    curator = moved(here.get("curator", experiment.curator), _under("curator", here))
+    return _under("setting", here), policy, curator, here.get("num_samples", experiment.num_samples)
 
 
 def _under(head: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,13 +183,15 @@ def replaced(spec: Any, path: str, value: Any) -> Any:
     if not path:
         return value
     name, _, rest = path.partition(".")
+    if isinstance(spec, tuple):  # curators one after the other
+        return tuple(replaced(one, rest, value) if i == int(name) else one for i, one in enumerate(spec))
     return dataclasses.replace(spec, **{name: replaced(getattr(spec, name), rest, value) if rest else value})
 
 
 def _can_be_traced(path: str) -> bool:
-    """Parameters of a setting or of a policy can; those of a source change the real law."""
+    """Parameters of a setting, a policy or a curator can; those of a source change the real law."""
     parts = path.split(".")
-    return parts[0] == "policies" or (parts[0] == "setting" and len(parts) == 2)
+    return parts[0] in ("policies", "curator") or (parts[0] == "setting" and len(parts) == 2)
 
 
 def _hint(experiment: Any, path: str) -> Any:

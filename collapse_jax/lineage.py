@@ -4,6 +4,8 @@ For settings whose new rows each come from one training row (``Setting.mutate``)
 out by chance alone. Off unless a setting is made with ``lineage=True``; then rows are drawn and carry two numbers each.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -76,7 +78,12 @@ def with_ancestors(setting: Setting) -> Setting:
         real_compressed=None,
         summarise=None if summarise is None else lambda world, batch: summarise(world, _bare(batch)),
         mutate=None,
+        scores={name: partial(_of_rows, score) for name, score in setting.scores.items()},
     )
+
+
+def _of_rows(score: Callable[[World, Tree, Tree], Array], world: World, fitted: Fitted, items: Descendant) -> Array:
+    return score(world, fitted.params, items.row)
 
 
 def num_roots(train: Batch) -> Array:

@@ -34,7 +34,7 @@ def fold_memory(compress: Callable[[Batch], Batch]) -> Memory:
     """One row of statistics."""
     return Memory(
         start=lambda first, template: compress(first),
-        add=lambda pool, joined, fade, generation: compress(side_by_side(B.scale(pool, fade), compress(joined))),
+        add=lambda pool, joined, fade, generation: compress(B.beside(B.scale(pool, fade), compress(joined))),
     )
 
 
@@ -55,11 +55,6 @@ def block_memory(keep: int) -> Memory:
         return jax.tree.map(write, B.scale(pool, fade), joined)
 
     return Memory(start, add)
-
-
-def side_by_side(a: Batch, b: Batch) -> Batch:
-    """Two blocks of one row each as one block of two."""
-    return jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=1), a, b)
 
 
 def _pad(first: Batch, template: Batch) -> Batch:

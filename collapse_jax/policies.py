@@ -50,17 +50,56 @@ def fresh_real(share: float = 0.5) -> Policy:
 
 
 @recorded
-def weighted_fresh(weight: float = 0.5) -> Policy:
-    """Train on n new real rows at total weight `weight` and n synthetic ones at 1 - `weight` (arXiv 2502.18049).
+def weighted_fresh(weight: float = 0.5, real: int | None = None) -> Policy:
+    """Train on new real rows at total weight `weight` and n synthetic ones at 1 - `weight` (arXiv 2502.18049).
 
-    Multiplicities 2w and 2(1 - w), so that w = 1/2 is pooling.
+    Of `real` new real rows (default n) each counts 2 w n / real times, of n synthetic ones 2 (1 - w) times: of as many
+    of both, w = 1/2 is pooling. Where the variance is known and k = real / n, the error of a fitted mean is least at
+    w = (sqrt(k^2 + 4 k) - k) / 2, for k = 1 the golden ratio's 0.618.
     """
     check_share("weight", weight)
+    if real is not None:
+        check_at_least("real", real, 1)
 
-    def join(new: Batch, real: Batch) -> Batch:
-        return B.stack(B.scale(new, 2 * (1 - weight)), B.scale(real, 2 * weight))
+        def beside(new: Batch, rows: Batch) -> Batch:
+            n = B.num_rows(new) if B.num_rows(new) > 1 else B.total(new)  # statistics are one row of weight n
+            return B.beside(B.scale(new, 2 * (1 - weight)), B.scale(rows, 2 * weight * n / real))
+
+        return Policy("weighted_fresh", keep=1, real="fresh", real_rows=lambda n: real, new_rows=lambda n: n,
+                      join=beside)  # fmt: skip
+
+    def join(new: Batch, rows: Batch) -> Batch:
+        return B.stack(B.scale(new, 2 * (1 - weight)), B.scale(rows, 2 * weight))
 
     return Policy("weighted_fresh", keep=1, real="fresh", join=join)
+
+
+@recorded
+def mix(real: int | None = None, synthetic: int | None = None, nested: bool = True) -> Policy:
+    """Train on `real` real rows and `synthetic` ones of the last fit (default n of each); at T = 2 a one-shot mix.
+
+    Fit 1 is a generator made of n real rows. Fit 2 sees synthetic rows of it beside real ones, which are the first of
+    those n (`nested`: the published protocol, arXiv 2410.16713) or others, new each generation. Do synthetic rows help?
+    For the mean of a law the squared error is 1 / N + (S / N)^2 / n if the real rows are others, least at S = R n /
+    (2 R - n) where R > n / 2; nested it is 1 / N + 1 / n - R^2 / (n N^2), worst at N = 2 R^2 / n (derived here; N = R +
+    S, unit variance). Later generations go on alike.
+
+    Args:
+      real: R, real rows that each fit sees; nested, at most n.
+      synthetic: S, rows generated each generation.
+      nested: whether real rows are among those of the first fit.
+
+    Raises:
+      ValueError: a number below 0, no rows at all, or (when used) more nested rows than there are.
+    """
+    for name, value in (("real", real), ("synthetic", synthetic)):
+        if value is not None:
+            check_at_least(name, value, 0)
+    if real == synthetic == 0:
+        raise ValueError("real and synthetic are both 0: a fit would see no rows")
+    rows = lambda given: lambda n: n if given is None else given  # noqa: E731
+    return Policy("mix", keep=1, real="first" if nested else "fresh", real_rows=rows(real), new_rows=rows(synthetic),
+                  join=lambda new, real: B.beside(real, new))  # fmt: skip
 
 
 @recorded
@@ -101,7 +140,7 @@ REGISTRY: dict[str, Callable[..., Policy]] = {
     f.__name__: f
     for f in (
         replace, accumulate, accumulate_subsample, fixed_real, fresh_real,
-        weighted_fresh, window, decay, contaminated,
+        weighted_fresh, window, decay, contaminated, mix,
     )
 }  # fmt: skip
 

@@ -45,7 +45,7 @@ def sweep(
     num_chains: int,
     seed: int = 0,
     axes: Mapping[str | tuple[str, ...], Sequence] | None = None,
-    curator: Curator | None = None,
+    curator: Curator | Sequence[Curator | None] | Callable[..., Curator] | None = None,
     metrics: Sequence[str] | None = None,
     precision: str = "float32",
     rng: str = "threefry2x32",
@@ -66,10 +66,11 @@ def sweep(
       num_generations: fits a chain.
       num_chains: independent chains a point.
       seed: of the whole run.
-      axes: ``{name: values}``; a name is ``num_samples`` or a parameter of a factory (``setting.x`` or ``policy.x``
-        where both have it), and a tuple of names moves them together. Whole numbers and strings are static, floats are
-        traced: a grid of them is one program.
-      curator: what is done to each batch at its birth.
+      axes: ``{name: values}``; a name is ``num_samples`` or a parameter of a factory (``setting.x``, ``policy.x`` or
+        ``curator.x`` where several have it), and a tuple of names moves them together. Whole numbers and strings are
+        static, floats are traced: a grid of them is one program.
+      curator: what is done to each batch at its birth: a curator, several (None among them: nothing), which are then an
+        axis, or a factory whose parameters may be axes.
       metrics: which of the setting's metrics to compute; default all. What is not asked for costs nothing.
       precision: ``"float32"`` or ``"float64"``.
       rng: JAX's random-number implementation; ``"threefry2x32"`` gives the same bits on all platforms.
@@ -89,9 +90,9 @@ def sweep(
     Raises:
       ValueError: bad input, in one line, before anything is computed.
     """
-    options = Options(num_generations, num_chains, seed, curator, metrics, precision, rng, backend, chains_per_block)
+    options = Options(num_generations, num_chains, seed, metrics, precision, rng, backend, chains_per_block)
     with jax.enable_x64(precision == "float64"):
-        plan = make_plan(grid_of(setting, policy, num_samples, axes or {}), options)
+        plan = make_plan(grid_of(setting, policy, num_samples, axes or {}, curator), options)
         check_fits(plan)
         total, done = len(plan.grid.policies) * int(np.prod(plan.shape[1:])), [0]
 
@@ -105,8 +106,7 @@ def sweep(
         for unit in runner.expect(plan.units):
             for name, value in runner.run(unit).items():
                 out[name][unit.where] = value
-    calls = describe(plan.grid) if curator is None else None
-    given = {"num_samples": num_samples, "calls": calls}
+    given = {"num_samples": num_samples, "calls": describe(plan.grid)}
     return dataset(plan, out, runner.seconds | {name: value for name, value in given.items() if value is not None})
 
 
@@ -233,7 +233,7 @@ def about(plan: Plan) -> dict[str, dict[str, Any]]:
     axes = plan.grid.axes
     known = any(metric.baseline is not None or metric.attrs for metric in plan.metrics.values())
     points = list(np.ndindex(*(len(axis.values) for axis in axes))) if known else []
-    made = [plan.grid.make(0, plan.grid.values(point))[0] for point in points]
+    made = [plan.grid.make(0, plan.grid.values(point)).setting for point in points]
     described: dict[str, dict[str, Any]] = {}
     for name, metric in plan.metrics.items():
         attrs = {key: getattr(metric, key) for key in ("long_name", "units", "source", "scale")}

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import batch as B
-from collapse_jax.types import Array, Batch, Metric, Text
+from collapse_jax.scores import mean_symbol
+from collapse_jax.types import Array, Batch, Metric, Text, Tree, World
 
 WORD = 32  # bits of a word
 PLACES = 6  # bits that an n-gram sets
@@ -181,6 +182,21 @@ def divergence(count: Array, log_real: Array) -> Array:
     """``KL(generated || real)`` in nats, of counts and of the real law's log probabilities."""
     share = count / count.sum()
     return jnp.where(count > 0, share * (jnp.log(jnp.where(count > 0, share, 1.0)) - log_real), 0.0).sum()
+
+
+def likelihood(world: World, params: Tree, rows_NxL: Array) -> Array:
+    """Mean log probability of a row's symbols ``[N]``, by the real text's pairs of symbols, or its symbols alone.
+
+    `world` has them as ``truth.log_symbols`` ``[V]`` and ``truth.log_pairs`` ``[V^2]``, which may be None.
+    """
+    log_symbols, log_pairs, code = world.truth.log_symbols, world.truth.log_pairs, rows_NxL.astype(jnp.int32)
+    if log_pairs is None:
+        return log_symbols[code].mean(1)
+    log_next = jax.nn.log_softmax(log_pairs.reshape(log_symbols.size, -1), axis=1)
+    return (log_symbols[code[:, 0]] + log_next[code[:, :-1], code[:, 1:]].sum(1)) / code.shape[1]
+
+
+SCORES = {"likelihood": likelihood, "value": mean_symbol}
 
 
 def zipf_exponent(count: Array) -> Array:

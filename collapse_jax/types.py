@@ -217,6 +217,12 @@ class Setting(NamedTuple):
       mutate: ``(key, params, rows) -> items``: new rows, each from the training row in its place; `rows` are drawn in
         proportion to weight. With ``split(key)`` as the two keys this must be ``sample``'s law. None where new rows do
         not each come from one training row.
+      rewrite: ``(key, params, items) -> items``: each symbol of a row drawn anew, given those before it as they are.
+        None where rows are no sequences.
+      scores: by name, ``(world, params, items) -> [num]``: what rows can be judged by, more being better; the first
+        is what curators take unless told another. `params` is the fit that drew them, and may be ignored.
+      reparameterised: whether, at a fixed key, new rows and fits are smooth functions of the fit before: gradients then
+        reach through generations. Not where rows or symbols are chosen among others.
       min_samples: fewest rows a fit is defined for.
       block_hint: chains to run side by side where no better number is known; None lets memory decide.
       source: the real law, of rows in columns or of symbols: what predictions know of it.
@@ -240,6 +246,9 @@ class Setting(NamedTuple):
     relabel_compressed: Callable[[Key, Tree, Tree], Tree] | None = None
     summarise: Callable[[World, Batch], Batch] | None = None
     mutate: Callable[[Key, Tree, Tree], Tree] | None = None
+    rewrite: Callable[[Key, Tree, Tree], Tree] | None = None
+    scores: Mapping[str, Callable[[World, Tree, Tree], Array]] = MappingProxyType({})
+    reparameterised: bool = False
     min_samples: int = 1
     block_hint: int | None = None
     source: Source | Symbols | None = None
@@ -257,6 +266,8 @@ class Policy(NamedTuple):
         new ones), or None.
       real_rows: ``(n) -> count``: this many of a batch's n rows are the first rows of ``real`` in place of new ones.
       join: ``(new, real) -> Batch``: what joins the pool; default: `new` (after ``real_rows`` took their share).
+      new_rows: ``(n) -> count`` (static): synthetic rows of a batch, where they are not n. Real rows then do not take
+        their place: `join` finds n of them beside, or as many as ``real_rows`` says.
       redraw: ``(n) -> num`` (static): each fit sees `num` rows drawn anew from the whole pool; None: it sees the pool.
       replacement: whether ``redraw`` draws with replacement.
       call: as in ``Source``.
@@ -268,6 +279,7 @@ class Policy(NamedTuple):
     real: str | None = None
     real_rows: Callable[[int], Array | int] | None = None
     join: Callable[[Batch, Any], Batch] | None = None
+    new_rows: Callable[[int], int] | None = None
     redraw: Callable[[int], int] | None = None
     replacement: bool = False
     call: Any = None
@@ -278,13 +290,19 @@ class Curator(NamedTuple):
 
     Attributes:
       name: as in the registry.
-      oversample: candidates sampled for each row kept (static).
-      apply: ``(key, world, params, candidates, num) -> Batch`` of `num` rows, leaves ``[1, num, ...]``.
+      oversample: candidates sampled for each row kept (static). Those for one row lie side by side; in a label-only
+        loop they have one input.
+      apply: ``(setting, key, world, params, candidates, num) -> Batch`` of `num` rows, leaves ``[1, num, ...]``. A row
+        of weight 0 is dropped.
+      real_rows: new real rows that it takes for each row kept, in the mean.
+      call: as in ``Source``.
     """
 
     name: str
     oversample: int
-    apply: Callable[[Key, World, Tree, Batch, int], Batch]
+    apply: Callable[[Setting, Key, World, Tree, Batch, int], Batch]
+    real_rows: Array | float = 0.0
+    call: Any = None
 
 
 class Chain(NamedTuple):

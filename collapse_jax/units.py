@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from collapse_jax.axes import Grid
+from collapse_jax.axes import Grid, Point
 from collapse_jax.blocks import block_width, blocks_at_once, lane_bytes, stretch_of
 from collapse_jax.chain import make_chain
 from collapse_jax.chain import plan as plan_chain
 from collapse_jax.check import check_at_least, check_choice
 from collapse_jax.cost import operations, peak
 from collapse_jax.keys import chain_keys
-from collapse_jax.types import Chain, Curator, Metric, Policy, Setting
+from collapse_jax.types import Chain, Metric, Setting
 from collapse_jax.words import perhaps
 
 PRECISIONS = ("float32", "float64")
@@ -32,7 +32,6 @@ class Options(NamedTuple):
     num_generations: int
     num_chains: int
     seed: int = 0
-    curator: Curator | None = None
     metrics: Sequence[str] | None = None
     precision: str = "float32"
     rng: str = "threefry2x32"
@@ -148,8 +147,7 @@ class Plan(NamedTuple):
     def chain_of(self, program: Program, values: dict[str, Any]) -> Chain:
         """The chain at traced `values` (those of the axes traced there)."""
         static = {k: v for k, v in self.grid.values(program.point).items() if k not in values}
-        setting, policy, num = self.grid.make(program.policy, static | values)
-        return _checked_chain(setting, policy, num, self.options, program.law)
+        return _checked_chain(self.grid.make(program.policy, static | values), self.options, program.law)
 
     def lanes(self, unit: Unit) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The traced values, ``{parameter: [lanes]}``, and the chain numbers of a unit, the chain fastest."""
@@ -213,7 +211,7 @@ def _check(options: Options) -> None:
 def _programs(grid: Grid, options: Options) -> list[Program]:
     """Every program, with all values of the grid checked by the factories before anything is compiled."""
     backend = "auto" if options.backend == "each" else options.backend
-    laws = [_law(grid, options, number, backend) for number in range(len(grid.policies))]
+    laws = [_law(grid, number, backend) for number in range(len(grid.policies))]
     if options.backend == "auto" and not all(laws):
         laws = [False] * len(laws)
     programs = []
@@ -222,10 +220,10 @@ def _programs(grid: Grid, options: Options) -> list[Program]:
         lengths = [1 if t else len(a.values) for a, t in zip(grid.axes, traced, strict=True)]
         for point in itertools.product(*map(range, lengths)):
             for full in _full_points(grid, traced, point):
-                setting, policy, n = grid.make(number, grid.values(full))
-                _checked_chain(setting, policy, n, options, law)
-            metrics = _metrics(setting, options.metrics, grid.dims)
-            programs.append(Program(number, point, traced, setting, metrics, law))
+                made = grid.make(number, grid.values(full))
+                _checked_chain(made, options, law)
+            metrics = _metrics(made.setting, options.metrics, grid.dims)
+            programs.append(Program(number, point, traced, made.setting, metrics, law))
     return programs
 
 
@@ -235,27 +233,30 @@ def _full_points(grid: Grid, traced: Sequence[bool], point: Sequence[int]) -> It
     yield from itertools.product(*(range(len(axis.values)) if t else (i,) for axis, t, i in spans))
 
 
-def _checked_chain(setting: Setting, policy: Policy, num: Any, options: Options, law: bool) -> Chain:
+def _checked_chain(point: Point, options: Options, law: bool) -> Chain:
     return make_chain(
-        setting,
-        policy,
-        num_samples=num,
+        point.setting,
+        point.policy,
+        num_samples=point.num_samples,
         num_generations=options.num_generations,
-        curator=options.curator,
+        curator=point.curator,
         backend="law" if law else "rows",
     )
 
 
-def _law(grid: Grid, options: Options, number: int, backend: str) -> bool:
-    setting, policy, _ = grid.make(number, grid.values([0] * len(grid.axes)))
-    return plan_chain(setting, policy, options.curator, backend).law
+def _law(grid: Grid, number: int, backend: str) -> bool:
+    """Whether a policy's statistics are drawn from their law at every point of the grid."""
+    lengths = [len(axis.values) if "curator" in axis.names else 1 for axis in grid.axes]
+    points = [grid.make(number, grid.values(index)) for index in itertools.product(*map(range, lengths))]
+    return all(plan_chain(p.setting, p.policy, p.curator, backend).law for p in points)
 
 
 def _any_n(grid: Grid, number: int, law: bool) -> bool:
     """Whether n itself can be traced: shapes must not depend on it."""
-    setting, policy, _ = grid.make(number, grid.values([0] * len(grid.axes)))
+    setting, policy, _, _ = grid.make(number, grid.values([0] * len(grid.axes)))
     share_of_first = policy.real == "first" and policy.real_rows is not None
-    return law and setting.real_compressed is not None and not share_of_first
+    sized = share_of_first or policy.new_rows is not None
+    return law and setting.real_compressed is not None and not sized
 
 
 class Worlds:
@@ -277,7 +278,7 @@ def _sized(plan: Plan, program: Program, key: jax.Array, made: Worlds) -> Progra
     worlds: list[Any] = []
     num: Any = 0
     for full in _full_points(plan.grid, program.traced, program.point):
-        setting, _, num = plan.grid.make(program.policy, plan.grid.values(full))
+        setting, _, _, num = plan.grid.make(program.policy, plan.grid.values(full))
         worlds.append(made.of(setting))
     world = worlds[0]
     if any(other is not world and not same(world, other) for other in worlds[1:]):

@@ -32,9 +32,16 @@ _WHOLE: tuple[dict[str, Any], ...] = (_EVERY_POLICY[0], _EVERY_POLICY[1], *_EVER
 _NORMAL = {"kind": "normal", "dim": 1, "mean": 1.0, "scale": 1.5}
 
 
-def _experiment(setting: Mapping[str, Any], policies: Sequence[Mapping[str, Any]], n: int, t: int, chains: int) -> dict:
+def _experiment(
+    setting: Mapping[str, Any],
+    policies: Sequence[Mapping[str, Any]],
+    n: int,
+    t: int,
+    chains: int,
+    curator: Mapping[str, Any] | None = None,
+) -> dict:
     sizes = {"num_samples": n, "num_generations": t, "num_chains": chains}
-    return {"setting": {**setting}, "policies": [*policies], **sizes, "backend": "each"}
+    return {"setting": {**setting}, "policies": [*policies], **sizes, "backend": "each", "curator": curator}
 
 
 # Experiments, as configs: a simulation serves all predictions about it.
@@ -46,7 +53,8 @@ EXPERIMENTS: tuple[dict[str, Any], ...] = (
     _experiment({"kind": "gaussian", "dim": 6}, [{"kind": "replace"}, {"kind": "accumulate"}], 4, 8, 2_000),
     _experiment({"kind": "gaussian", "dim": 1}, [{"kind": "accumulate"}], 20, 100, 20_000),
     _experiment({"kind": "gaussian", "dim": 1},
-                [{"kind": "weighted_fresh", "weight": w} for w in (0.4, 0.618, 0.8)], 10, 30, 20_000),
+                [{"kind": "weighted_fresh", "weight": w} for w in (0.4, 0.618, 0.8)]
+                + [{"kind": "weighted_fresh", "weight": 0.5, "real": 5}], 10, 30, 20_000),
     _experiment({"kind": "gaussian", "dim": 1},
                 [{"kind": "accumulate_subsample"}, {"kind": "accumulate_subsample", "replacement": True}],
                 100, 80, 2_000),
@@ -73,6 +81,14 @@ EXPERIMENTS: tuple[dict[str, Any], ...] = (
                 [_EVERY_POLICY[i] for i in (0, 1, 3, 7)], 20, 10, 4_000),
     _experiment({"kind": "markov", "order": 0, "smoothing": 0.0, "length": 4},
                 [_EVERY_POLICY[i] for i in (0, 1, 7)], 5, 10, 4_000),
+    _experiment({"kind": "gaussian", "dim": 1},
+                [{"kind": "mix", "real": 14, "synthetic": 30},
+                 {"kind": "mix", "real": 30, "synthetic": 8, "nested": False}], 20, 3, 40_000),
+    _experiment({"kind": "gaussian", "dim": 1}, _WHOLE[:1], 100, 10, 4_000, {"kind": "best_of", "by": "value"}),
+    _experiment({"kind": "gaussian", "dim": 1}, _WHOLE[:1], 100, 8, 4_000, {"kind": "top_fraction", "by": "value"}),
+    _experiment({"kind": "bernoulli", "p": 0.3}, _WHOLE[:1], 40, 8, 8_000, {"kind": "curate", "strength": 0.5, "k": 3}),
+    _experiment({"kind": "bernoulli", "p": 0.2}, _WHOLE[:1], 60, 2, 8_000,
+                {"kind": "verify", "keep_right": 0.8, "keep_wrong": 0.2, "by": "value"}),
 )  # fmt: skip
 
 
@@ -136,8 +152,9 @@ def compare(experiment: config.Experiment) -> list[Row]:
     setting, policies = experiment.build()
     options = experiment.options()._replace(metrics=wanted)._asdict()
     options.pop("checkpoint_every")  # of runs on disk
-    result = sweep(setting, policies, num_samples=experiment.num_samples, **options)
-    names = [f"{raw['kind']}{_words(raw)}" for raw in (case.policy for case in cases)]
+    curator = experiment.grid().make(0, {}).curator
+    result = sweep(setting, policies, num_samples=experiment.num_samples, curator=curator, **options)
+    names = [", ".join(f"{raw['kind']}{_words(raw)}" for raw in (case.policy, case.curator) if raw) for case in cases]
     rows = []
     for i, (case, some) in enumerate(zip(cases, found, strict=True)):
         metrics = {name: result[name].isel(policy=i).to_numpy().astype(float) for name in wanted}

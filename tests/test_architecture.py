@@ -14,25 +14,26 @@ ROOT = Path(collapse_jax.__file__).parent
 BUILDING = [  # from the ground; a part imports from lower floors only
     ["types", "words", "cost", "calls"],
     ["keys", "check", "gamma", "intervals", "variables"],
-    ["batch", "survival"],
-    ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "spread", "curators", "metrics"],
-    ["least_squares", "text_metrics", "neighbours", "denoising"],
+    ["batch", "survival", "neighbours"],
+    ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "spread", "curators", "scores",
+     "metrics"],
+    ["least_squares", "text_metrics", "denoising"],
     ["samplers"],
     ["nets", "data", "theory"],
     ["image_metrics"],
     ["settings"],
     ["chain", "axes"],
-    ["blocks", "config_yaml"],
+    ["blocks", "config_yaml", "tune"],
     ["units", "checkpoint"],
     ["memory_model"],
     ["sweeps", "config_sweep"],
-    ["store", "config"],
+    ["store", "config", "progress"],
     ["stream", "results", "cases"],
     ["plots_grid", "plots_images", "definitions", "verify"],
-    ["plots", "report", "samples", "forecast"],
+    ["plots", "report", "samples", "forecast", "compare"],
     ["launch", "pages"],
     ["cli"],
-]
+]  # fmt: skip
 FLOORS = {part: floor for floor, parts in enumerate(BUILDING) for part in parts}
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 

@@ -37,12 +37,19 @@ def test_a_round_trip_changes_nothing(tmp_path):
     assert config.from_dict(config.to_dict(experiment)) == experiment
 
 
-@pytest.mark.parametrize("group", ["setting", "policy", "source", "symbols", "text"])
+@pytest.mark.parametrize("group", ["setting", "policy", "curator", "source", "symbols", "text"])
 def test_everything_registered_can_be_written(group):
-    from collapse_jax import data, settings
+    from collapse_jax import curators, data, settings
     from collapse_jax.data import texts
 
-    homes = {"setting": settings, "policy": policies, "source": data, "symbols": data.symbols, "text": texts}
+    homes = {
+        "setting": settings,
+        "policy": policies,
+        "curator": curators,
+        "source": data,
+        "symbols": data.symbols,
+        "text": texts,
+    }
     registry = homes[group].REGISTRY
     assert [spec.kind for spec in config.spec_types(group)] == list(registry)
 

@@ -333,7 +333,7 @@ def test_a_traced_share_draws_statistics_of_the_same_law():
     alike_in_law(jax.device_get(go(chain_keys(3, 1500), 0.5)), concrete)
 
 
-def best_of_two(key, world, params, candidates, num):
+def best_of_two(setting, key, world, params, candidates, num):
     """Of each pair of candidates, the one with the larger first coordinate."""
     pairs = candidates.items.reshape(1, num, 2, -1)
     best = jnp.argmax(pairs[..., 0], axis=2)

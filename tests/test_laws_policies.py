@@ -17,6 +17,7 @@ from collapse_jax.types import Curator, Policy
 
 N, T = 5, 4  # as `recorded` has them
 GENERATIONS = range(1, T + 1)
+OF_SHARES = [name for name, factory in policies.REGISTRY.items() if "share" in floats_of(factory)]
 REDRAWS_WITH_REPLACEMENT = {name for name, make in POLICIES.items() if make().replacement}
 FLOATS = [(name, p) for name, factory in policies.REGISTRY.items() for p in floats_of(factory)]
 
@@ -154,14 +155,14 @@ COUNTS = [  # n, share, real rows: half up, and one row stays on each side
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("policy", [n for n in policies.REGISTRY if POLICIES[n]().real_rows is not None])
+@pytest.mark.parametrize("policy", OF_SHARES)
 def test_counts_of_real_rows_round_half_up(policy):
     factory = policies.REGISTRY[policy]
     for n, share, count in COUNTS:
         assert int(factory(share).real_rows(n)) == count, (n, share)
 
 
-@pytest.mark.parametrize("policy", [n for n in policies.REGISTRY if POLICIES[n]().real_rows is not None])
+@pytest.mark.parametrize("policy", OF_SHARES)
 def test_traced_shares_count_as_concrete_ones(policy):
     factory = policies.REGISTRY[policy]
     shares = [i / 100 for i in range(101)]
@@ -213,6 +214,41 @@ def test_weighted_fresh_weighs_real_and_synthetic_rows(w):
     assert len(tags) == (T - 1) * (w > 0)
     if w == 0.5:
         assert {row[3] for row in seen.seen(T)} == {1.0}  # pooling
+
+
+def test_weighted_fresh_takes_a_number_of_real_rows():
+    w, real = 0.3, 8
+    seen = record(policies.weighted_fresh(w, real))
+    for g in GENERATIONS[1:]:
+        assert seen.mass(g, 0) == pytest.approx(2 * w * N)
+        assert seen.mass(g, g - 1) == pytest.approx(2 * (1 - w) * N)
+        assert [row[2] for row in seen.seen(g)].count(1) == real
+    same(record(policies.weighted_fresh(w, N)), record(policies.weighted_fresh(w)))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("real", "made", "nested"), [(2, 7, True), (5, 1, True), (3, 0, True), (8, 3, False)])
+def test_a_mix_is_of_real_and_synthetic_rows(real, made, nested):
+    seen, tags = record(policies.mix(real, made, nested)), set()
+    for g in GENERATIONS[1:]:
+        rows = seen.seen(g)
+        there = [row for row in rows if row[2] == 1]
+        assert (len(there), len(rows) - len(there)) == (real, made)
+        assert {row[3] for row in rows} == {1.0}
+        assert seen.mass(g, g - 1) == made
+        assert (set(there) <= set(seen.seen(1))) == nested
+        tags |= {row[0] for row in there}
+    assert len(tags) == (1 if nested else T - 1)
+
+
+@pytest.mark.fast
+def test_mixes_that_cannot_be():
+    same(record(policies.mix(0)), recorded("replace"))
+    with pytest.raises(ValueError, match="policy mix: real must be <= 5, not 6"):
+        record(policies.mix(6, 1))
+    for given, message in (((0, 0), "a fit would see no rows"), ((-1, 3), "real must"), ((2, 1.5), "synthetic must")):
+        with pytest.raises(ValueError, match=message):
+            policies.mix(*given)
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.5, 3), (0.2, 1), (1.0, 5)])
@@ -269,7 +305,7 @@ def test_a_users_own_combination_of_fields():
 def halves(width):
     """A curator that keeps the first n candidates at weight 1/2, one weight a row or one for all."""
 
-    def apply(key, world, params, candidates, num):
+    def apply(setting, key, world, params, candidates, num):
         items = jax.tree.map(lambda x: x[:, :num], candidates.items)
         return B.Batch(items, jnp.full((1, num if width == "rows" else 1), 0.5))
 

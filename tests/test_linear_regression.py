@@ -173,7 +173,7 @@ def test_slot_i_keeps_input_i(name):
 
 
 def test_candidates_for_a_slot_lie_side_by_side():
-    def apply(key, world, params, candidates, num):
+    def apply(setting, key, world, params, candidates, num):
         pairs = jax.tree.map(lambda x: x.reshape(1, num, 2, *x.shape[2:]), candidates.items)
         larger = pairs.y.argmax(2)
         pick = lambda x: jnp.take_along_axis(x, larger.reshape(1, num, *[1] * (x.ndim - 2)), 2)[:, :, 0]  # noqa: E731

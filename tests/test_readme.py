@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import collapse_jax as cj
-from collapse_jax import config, policies, settings
+from collapse_jax import config, curators, policies, settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -37,8 +37,8 @@ def test_the_code_blocks_run_in_order(registries):
 
 
 @pytest.mark.fast
-def test_tables_name_every_setting_and_policy():
-    for name in (*policies.REGISTRY, *settings.REGISTRY):
+def test_tables_name_every_setting_policy_and_curator():
+    for name in (*policies.REGISTRY, *curators.REGISTRY, *settings.REGISTRY):
         assert f"| `{name}(" in README, name
 
 

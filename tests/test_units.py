@@ -205,5 +205,5 @@ def test_a_sweep_section_survives_its_yaml():
     grid = experiment.grid()
     assert [(a.dim, a.traced) for a in grid.axes] == [("gamma", True), ("num_samples_ddof", False)]
     for i, j in itertools.product(range(2), range(2)):
-        setting, policy, num = grid.make(1, grid.values((i, j)))
+        setting, policy, _, num = grid.make(1, grid.values((i, j)))
         assert (policy.fade, num, setting.min_samples) == ([0.1, 0.9][i], [4, 5][j], [1, 2][j])

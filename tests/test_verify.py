@@ -8,10 +8,10 @@ import pytest
 import xarray as xr
 
 import collapse_jax as cj
-from collapse_jax import calls, cli, config, data, plots, policies, settings, theory, verify
+from collapse_jax import calls, cli, config, curators, data, plots, policies, settings, theory, verify
 from collapse_jax.axes import changed, describe, grid_of
 from collapse_jax.cases import Lines
-from collapse_jax.theory import Fits, Spread, diffusion, discrete, gaussian, kde, markov, mixture, regression
+from collapse_jax.theory import Fits, Spread, diffusion, discrete, gaussian, kde, markov, mixture, regression, selection
 from collapse_jax.theory.prediction import over_first
 
 SMALL = {
@@ -62,6 +62,25 @@ WRONG = [  # what differs from SMALL, formulas and what they are changed into
     ]),
     ({"setting": {"kind": "discrete", "probabilities": [0.9, 0.1]}, "policies": ["replace"]}, [
         (discrete, "fixed", LATER), (discrete, "fixation_time", lambda right, *given: right(*given) - 1),
+    ]),
+    ({"policies": [{"kind": "mix", "real": 14, "synthetic": 30}]}, [
+        (gaussian, "fits", lambda right, policy, *given: right({**policy, "nested": False}, *given)),
+    ]),
+    ({"policies": ["replace"], "num_samples": 50, "curator": {"kind": "best_of", "by": "value"}}, [
+        (selection, "best_variance", lambda right, k: right(k + 1)),
+    ]),
+    ({"policies": ["replace"], "num_samples": 50, "curator": {"kind": "top_fraction", "by": "value"}}, [
+        (selection, "top_variance", lambda right, n, kept: 1 - 2 / np.pi),
+    ]),
+    ({"setting": {"kind": "bernoulli", "p": 0.3}, "policies": ["replace"], "num_generations": 3,
+      "curator": {"kind": "curate", "k": 3}}, [
+        (selection, "chosen", lambda right, p, k, strength: right(p, 2, strength)),
+        (selection, "chosen_mean", lambda right, p, n, *given: right(p, n // 2, *given)),
+    ]),
+    ({"setting": {"kind": "bernoulli", "p": 0.3}, "policies": ["replace"], "num_generations": 2, "num_samples": 60,
+      "curator": {"kind": "verify", "keep_right": 0.8, "keep_wrong": 0.3, "by": "value"}}, [
+        (selection, "verified", lambda right, p, *given: right(p, *given[::-1])),
+        (selection, "majority", lambda right, p, n, *given: right(p, 2 * n, *given)),
     ]),
     ({"setting": {"kind": "bernoulli", "p": 0.1}, "policies": ["replace"]}, [
         (discrete, "diversity", lambda right, _, n, t: right({"kind": "accumulate"}, n, t)), (discrete, "fixed", LATER),
@@ -231,3 +250,21 @@ def test_axes_say_what_they_change():
     assert describe(grid_of(tied, policies.replace(), 9, {"dim": [1, 2], "ddof": [1, 2]})) is None
     by_hand = policies.replace()._replace(fade=0.5)
     assert describe(grid_of(settings.gaussian, by_hand, 9, {})) is None
+
+
+def test_curators_say_how_they_were_called():
+    """What theory knows of a curator is said of it, of others nothing; two arguments of one move together."""
+    grid = grid_of(settings.gaussian, policies.replace, 50, {"strength": [1.0, 2.0], "k": [2, 3]}, curators.curate)
+    known = json.loads(describe(grid))
+    both = changed(known["base"], [moves[1] for moves in known["axes"].values()])
+    assert both["curator"] == {"kind": "curate", "strength": 2.0, "k": 3, "by": None}
+    grid = grid_of(
+        settings.gaussian, policies.replace, 50, {}, [None, curators.best_of(by="value"), curators.diverse()]
+    )
+    coords = {"policy": ["replace"], "curator": ["none", "best_of", "diverse"], "generation": [1, 2, 3, 4]}
+    lines = Lines(xr.Dataset(coords=coords, attrs={"calls": describe(grid), "num_generations": 4}))
+    none, best, other = (lines.at("trace_ratio", {"policy": 0, "curator": i}) for i in range(3))
+    np.testing.assert_allclose(none, 0.98 ** np.arange(1, 5))
+    np.testing.assert_allclose(best, 0.98 ** np.arange(1, 5) * (1 - 1 / np.pi) ** np.arange(4))
+    assert other is None
+    assert describe(grid_of(settings.gaussian, policies.replace, 50, {}, curators.then(curators.best_of()))) is None

@@ -122,6 +122,11 @@ def chain(table: Any) -> Language:
     return Language("chain", size, (stationary, table), draw, grams, table)
 
 
+def contexts(rows_mxl: Array, order: int, num_symbols: int) -> Array:
+    """The numbers of the contexts of all symbols but the first `order`, ``[m, length - order]``."""
+    return codes(rows_mxl.astype(jnp.int32), order, num_symbols) // num_symbols
+
+
 def count(rows_mxl: Array, weight: Array, order: int, num_symbols: int) -> Array:
     """How often each symbol follows each context in weighted rows: ``[V^order, V]``."""
     code_mxl = codes(rows_mxl.astype(jnp.int32), order, num_symbols)

@@ -1,4 +1,4 @@
-"""Rows of symbols under a network: what it thinks of each symbol of given rows, and new rows."""
+"""Rows of symbols under a network: what it thinks of each symbol of given rows, others for them, and new rows."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from collapse_jax.keys import stream
-from collapse_jax.nets.decode import Decoding, decode
+from collapse_jax.nets.decode import Decoding, decode, pick, weights
 from collapse_jax.nets.transformer import MOST_LOGITS, Size, empty_cache
 from collapse_jax.types import Array, Key, Tree
 
@@ -36,7 +36,8 @@ class Network(NamedTuple):
 
 def loss(network: Network, params: Tree, key: Key, rows_NxL: Array) -> Array:
     """Mean cross-entropy of the rows' symbols, nats; a loss of ``fit_sgd``, which draws nothing from `key`."""
-    return _judge(network, params, rows_NxL, optax.softmax_cross_entropy_with_integer_labels).mean()
+    labels_NxL, of = rows_NxL.astype(int), optax.softmax_cross_entropy_with_integer_labels
+    return _judge(network, params, rows_NxL, labels_NxL, of).mean()
 
 
 def judged(network: Network, params: Tree, rows_NxL: Array) -> tuple[Array, Array, Array]:
@@ -47,16 +48,36 @@ def judged(network: Network, params: Tree, rows_NxL: Array) -> tuple[Array, Arra
         loss_S = -jnp.take_along_axis(log_SxV, label_S[:, None], -1)[:, 0]
         return loss_S, jnp.exp(log_SxV.max(-1)), log_SxV.argmax(-1) == label_S
 
+    return _each(network, params, rows_NxL, rows_NxL.astype(int), of)
+
+
+def rewrite(network: Network, params: Tree, key: Key, rows_NxL: Array, how: Decoding) -> Array:
+    """Every symbol of each row drawn anew, given those before it as they are; a uniform number each from `key`."""
+    uniform_NxL = jax.random.uniform(key, (rows_NxL.size,)).reshape(rows_NxL.shape)
+    of = lambda logits_SxV, uniform_S: pick(weights(logits_SxV, how), uniform_S)  # noqa: E731
+    return _each(network, params, rows_NxL, uniform_NxL, of).astype(rows_NxL.dtype)
+
+
+def _each(
+    network: Network, params: Tree, rows_NxL: Array, beside_NxL: Array, of: Callable[[Array, Array], Tree]
+) -> Tree:
+    """``_judge``, of as many rows at a time as memory has room for."""
     most = max(MOST_LOGITS // (network.length * network.num_symbols), 1)
-    one = lambda row_L: jax.tree.map(lambda x: x[0], _judge(network, params, row_L[None], of))  # noqa: E731
-    return jax.lax.map(one, rows_NxL, batch_size=min(network.at_once, most, rows_NxL.shape[0]))
+
+    def one(both: tuple[Array, Array]) -> Tree:
+        return jax.tree.map(lambda x: x[0], _judge(network, params, both[0][None], both[1][None], of))
+
+    at_once = min(network.at_once, most, rows_NxL.shape[0])
+    return jax.lax.map(one, (rows_NxL, beside_NxL), batch_size=at_once)
 
 
-def _judge(network: Network, params: Tree, rows_NxL: Array, of: Callable[[Array, Array], Tree]) -> Tree:
-    """``of(logits [S, V], labels [S])`` of each symbol of each row, judged from those before it: leaves ``[N, L]``."""
+def _judge(
+    network: Network, params: Tree, rows_NxL: Array, beside_NxL: Array, of: Callable[[Array, Array], Tree]
+) -> Tree:
+    """``of(logits [S, V], beside [S])`` of each symbol of each row, judged from those before it: leaves ``[N, L]``."""
     start_Nx1 = jnp.full((rows_NxL.shape[0], 1), network.num_symbols)
     before_NxL = jnp.concatenate([start_Nx1, rows_NxL[:, :-1].astype(int)], 1)
-    return network.apply(params, before_NxL, rows_NxL.astype(int), of, method="judge")
+    return network.apply(params, before_NxL, beside_NxL, of, method="judge")
 
 
 def draw(network: Network, params: Tree, key: Key, num: int, how: Decoding, prompts: Array | None = None) -> Array:

@@ -159,24 +159,24 @@ class Transformer(nnx.Module):
         x_BxLxD, cache = self.stream(x_BxLxD, cache, position)
         return _logits(x_BxLxD, self.head_VxD()), cache
 
-    def judge(self, tokens_BxL: Array, labels_BxL: Array, of: Callable[[Array, Array], Tree]) -> Tree:
-        """``of(logits [S, V], labels [S])``, leaves ``[S]``, of what follows each symbol: leaves ``[B, L]``.
+    def judge(self, tokens_BxL: Array, beside_BxL: Array, of: Callable[[Array, Array], Tree]) -> Tree:
+        """``of(logits [S, V], beside [S])`` of what follows each symbol, and what lies beside it: leaves ``[B, L]``.
 
         Where all logits would be more than 2^24 numbers, so many exist at a time, and again in the backward pass.
         """
         x_BxLxD, head_VxD = self.stream(self.embed(tokens_BxL))[0], self.head_VxD()
-        x_SxD, label_S = x_BxLxD.reshape(-1, self.size.width), labels_BxL.reshape(-1)
-        count, at_once = label_S.size, max(MOST_LOGITS // self.num_symbols, 1)
-        part = lambda x_SxD, label_S: of(_logits(x_SxD, head_VxD), label_S)  # noqa: E731
+        x_SxD, beside_S = x_BxLxD.reshape(-1, self.size.width), beside_BxL.reshape(-1)
+        count, at_once = beside_S.size, max(MOST_LOGITS // self.num_symbols, 1)
+        part = lambda x_SxD, beside_S: of(_logits(x_SxD, head_VxD), beside_S)  # noqa: E731
         if count <= at_once:
-            return jax.tree.map(lambda x: x.reshape(labels_BxL.shape), part(x_SxD, label_S))
+            return jax.tree.map(lambda x: x.reshape(beside_BxL.shape), part(x_SxD, beside_S))
 
         def fold(x: Array) -> Array:
             padding = [(0, -count % at_once), *[(0, 0)] * (x.ndim - 1)]
             return jnp.pad(x, padding).reshape(-1, at_once, *x.shape[1:])
 
-        parts = jax.lax.map(lambda both: jax.checkpoint(part)(*both), (fold(x_SxD), fold(label_S)))
-        return jax.tree.map(lambda x: x.reshape(-1)[:count].reshape(labels_BxL.shape), parts)
+        parts = jax.lax.map(lambda both: jax.checkpoint(part)(*both), (fold(x_SxD), fold(beside_S)))
+        return jax.tree.map(lambda x: x.reshape(-1)[:count].reshape(beside_BxL.shape), parts)
 
     def stream(
         self, x_BxLxD: Array, cache: Cache | None = None, position: Array | int = 0

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import batch as B
-from collapse_jax import data, denoising, image_metrics
+from collapse_jax import data, denoising, image_metrics, scores
 from collapse_jax.check import check_at_least, check_choice, check_not_negative, check_positive, check_share, is_traced
 from collapse_jax.denoising import Objective, noised, row_and_noise
 from collapse_jax.gradient import SCHEDULES as RATES
@@ -176,8 +176,8 @@ def diffusion(
     check_positive("learning_rate", learning_rate)
     check_share("ema", ema)
     check_share("drop_label", drop_label)
-    for name, at_least_0 in (("stop", stop), ("temperature", temperature), ("guidance", guidance)):
-        check_not_negative(name, at_least_0)
+    for name, size in (("stop", stop), ("temperature", temperature), ("guidance", guidance)):
+        check_not_negative(name, size)
     classes = _classes(source, conditional, guidance)
     dim = source.dim - (source.classes is not None)
     center, scale, spread = _frame(source, dim, frame)
@@ -202,6 +202,7 @@ def diffusion(
         init=lambda key, world: Model(both(key), jnp.ones(classes) if classes else None),
         block_hint=_side_by_side(net),
         source=source,
+        scores=scores.OF_ROWS,
     )  # fmt: skip
 
 

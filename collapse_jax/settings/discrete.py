@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import batch as B
-from collapse_jax import counts
+from collapse_jax import counts, scores
 from collapse_jax.calls import recorded
 from collapse_jax.data import symbols
 from collapse_jax.keys import stream
@@ -67,6 +67,7 @@ def discrete(probabilities: Symbols | Sequence[float] | None = None, lineage: bo
         real_compressed=_real_compressed,
         source=probabilities,
         mutate=lambda key, params, rows: rows,
+        scores={"likelihood": lambda world, params, rows: jnp.log(world.truth)[rows], "value": scores.number},
     )
     return with_ancestors(setting) if lineage else setting
 

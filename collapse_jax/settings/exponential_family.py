@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from collapse_jax import batch as B
-from collapse_jax import counts
+from collapse_jax import counts, scores
 from collapse_jax.calls import recorded
 from collapse_jax.check import check_positive, fraction, is_traced
 from collapse_jax.keys import stream
@@ -108,6 +108,7 @@ def _setting(name: str, family: Family, truth: Array | float, ratio: Metric) -> 
         compress=_compress,
         sample_compressed=partial(_sample_compressed, family),
         real_compressed=partial(_real_compressed, family, truth),
+        scores={"value": scores.number},
     )
 
 

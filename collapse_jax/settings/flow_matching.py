@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from collapse_jax import data
+from collapse_jax import data, scores
 from collapse_jax.check import check_at_least, check_positive
 from collapse_jax.functional import functional
 from collapse_jax.gradient import fit_sgd
@@ -113,6 +113,7 @@ def flow_matching(
         init=lambda key, world: init(key),
         block_hint=8,
         source=source,
+        scores=scores.OF_ROWS,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax.scipy.special import ndtr
 
 from collapse_jax import batch as B
-from collapse_jax import data, moments
+from collapse_jax import data, moments, scores
 from collapse_jax.calls import recorded
 from collapse_jax.check import check_at_least
 from collapse_jax.keys import normal, stream
@@ -89,9 +89,31 @@ def gaussian(dim: int | None = None, ddof: int = 0, num_test: int = 500, source:
         compress=moments.compress,
         sample_compressed=_sample_compressed,
         real_compressed=_real_compressed if source.is_normal else None,
+        scores=SCORES,
+        reparameterised=True,
         min_samples=ddof + 1,
         source=source,
     )
+
+
+def _standard(world: World, rows_nxd: Array) -> Array:
+    """Rows in coordinates where the real law has mean 0 and covariance I; 0 in directions without spread."""
+    law = world.truth.law
+    z_dxn = moments.solve_unit_lower(law.factor, (rows_nxd - law.mean).T)
+    alive = jnp.isfinite(law.log_scale)
+    return jnp.where(alive, z_dxn.T * jnp.exp(-jnp.where(alive, law.log_scale, 0.0)), 0.0)
+
+
+def _likelihood(world: World, params: Tree, rows_nxd: Array) -> Array:
+    """Of the normal law of the truth's moments, up to a constant."""
+    return -0.5 * (_standard(world, rows_nxd) ** 2).sum(1)
+
+
+def _is_plausible(world: World, params: Tree, rows_nxd: Array) -> Array:
+    return (jnp.abs(_standard(world, rows_nxd)) <= _UNLIKELY).all(1) * 1.0
+
+
+SCORES = {"likelihood": _likelihood, "right": _is_plausible, "value": scores.first_column}
 
 
 def _metrics(source: Source) -> tuple[Metric, ...]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax import batch as B
-from collapse_jax import data, moments
+from collapse_jax import data, moments, scores
 from collapse_jax.calls import recorded
 from collapse_jax.check import check_at_least, check_choice, check_positive
 from collapse_jax.gradient import STARTS
@@ -118,6 +118,7 @@ def gaussian_mixture(
         observe=_observe,
         metrics=METRICS if source.modes is None else (*_OF_MODES, *METRICS),
         init=(lambda key, world: empty) if start == "previous" else None,
+        scores=scores.OF_ROWS if source.modes is None else SCORES,
         source=source,
     )
 
@@ -133,6 +134,25 @@ def _modes(source: Source) -> Modes:
     centre = jnp.asarray(source.modes)
     within = jnp.trace(jnp.asarray(source.covariance)) - centre.var(0).sum()
     return Modes(centre, jnp.sqrt(within / source.dim))
+
+
+def _squares(world: World, rows_nxd: Array) -> Array:
+    """Squared standard deviations between each row and each real mode, ``[n, modes]``."""
+    modes = world.truth
+    return (((rows_nxd[:, None] - modes.centre) / modes.spread) ** 2).sum(2)
+
+
+def _likelihood(world: World, params: Mixture, rows_nxd: Array) -> Array:
+    """Of the real law, up to a constant: its modes are equally likely and alike."""
+    return jax.nn.logsumexp(-0.5 * _squares(world, rows_nxd), axis=1)
+
+
+def _is_near(world: World, params: Mixture, rows_nxd: Array) -> Array:
+    """Whether a row belongs to a real mode."""
+    return (_squares(world, rows_nxd).min(1) <= NEAR**2) * 1.0
+
+
+SCORES = {"likelihood": _likelihood, "right": _is_near, **scores.OF_ROWS}
 
 
 def _empty(components: int, dim: int, covariance: str) -> Mixture:

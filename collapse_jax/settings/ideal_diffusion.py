@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax import batch as B
-from collapse_jax import data
+from collapse_jax import data, scores
 from collapse_jax.calls import recorded
 from collapse_jax.check import check_at_least, check_positive
 from collapse_jax.keys import normal
@@ -79,6 +79,7 @@ def ideal_diffusion(
         block_hint=32,
         source=source,
         mutate=None if solver_steps else _mutate,
+        scores=scores.OF_ROWS,
     )
     return with_ancestors(setting) if lineage else setting
 

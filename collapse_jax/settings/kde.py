@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax import batch as B
-from collapse_jax import data
+from collapse_jax import data, scores
 from collapse_jax.calls import recorded
 from collapse_jax.check import check_at_least, check_choice, check_positive
 from collapse_jax.keys import normal
@@ -93,6 +93,7 @@ def kde(
         block_hint=32,
         source=source,
         mutate=_mutate,
+        scores=scores.OF_ROWS,
     )
     return with_ancestors(setting) if lineage else setting
 

@@ -17,7 +17,7 @@ from collapse_jax.functional import functional
 from collapse_jax.gradient import SCHEDULES, adamw, fit_sgd
 from collapse_jax.keys import stream
 from collapse_jax.nets.decode import Decoding
-from collapse_jax.nets.rows import Network, draw, judged, loss
+from collapse_jax.nets.rows import Network, draw, judged, loss, rewrite
 from collapse_jax.nets.transformer import Transformer, initial, sized
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Text, Tree, World
 
@@ -252,6 +252,8 @@ def language_model(
         metrics=(*_metrics(text, gram_bits), T.sample_text(text, num_shown, length)),
         init=partial(_init, task, net_init),
         summarise=partial(_summarise, task) if gram_bits else None,
+        rewrite=lambda key, params, rows: rewrite(network, params.net, key, rows, how),
+        scores=T.SCORES,
         block_hint=1 if jax.default_backend() == "cpu" else None,  # of a CPU, blocks share the cores
         outline=None if base is None else partial(_world, task, base, trained=False),
     )

@@ -23,6 +23,8 @@ METRICS = (
     Metric("test_error", "mean squared error of the noise-free labels of held-out inputs", "label units^2",
            "arXiv 2410.16713", "log", "excess_risk"),
 )  # fmt: skip
+TOLERANCE = 2.0  # standard deviations of real noise within which a label is right
+
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -108,7 +110,18 @@ def linear_regression(
         relabel=partial(_relabel, noise) if reuse_inputs else None,
         inputs=partial(_inputs, penalty) if reuse_inputs else None,
         relabel_compressed=partial(_relabel_compressed, noise) if reuse_inputs else None,
+        reparameterised=True,
+        scores={
+            "likelihood": lambda world, params, rows: -0.5 * _standard(noise, world, rows) ** 2,
+            "right": lambda world, params, rows: (jnp.abs(_standard(noise, world, rows)) <= TOLERANCE) * 1.0,
+            "value": lambda world, params, rows: rows.y,
+        },
     )
+
+
+def _standard(noise: Array, world: World, rows: Rows) -> Array:
+    """Labels less the true ones, in standard deviations of real noise."""
+    return (rows.y - jnp.matmul(rows.x, world.truth, precision=_HIGHEST)) / noise
 
 
 def _world(dim: int, num_test: int) -> World:

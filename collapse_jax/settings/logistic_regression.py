@@ -97,6 +97,7 @@ def logistic_regression(
         observe=_observe,
         metrics=(METRICS[0]._replace(baseline=float(np.log(classes))), *METRICS[1:]),  # of classes alike
         relabel=_relabel if reuse_inputs else None,
+        scores=SCORES,
     )
 
 
@@ -147,6 +148,25 @@ def _relabel(key: Key, params: Array, items: Rows) -> Rows:
     cumulative = jnp.cumsum(jax.nn.softmax(_with_first(_logits(params, items.x)), axis=0), axis=0)
     uniform = jax.random.uniform(key, items.label.shape, cumulative.dtype)
     return Rows(items.x, (uniform > cumulative[:-1]).sum(0).astype(jnp.int32))
+
+
+def _log_probability(params: Array, rows: Rows) -> Array:
+    """Of each row's label."""
+    log_p = jax.nn.log_softmax(_with_first(_logits(params, rows.x)), axis=0)
+    return jnp.take_along_axis(log_p, rows.label[None], 0)[0]
+
+
+def _is_right(world: World, params: Array, rows: Rows) -> Array:
+    """Whether a label is the truth's likeliest."""
+    return (_with_first(_logits(world.truth, rows.x)).argmax(0) == rows.label) * 1.0
+
+
+SCORES = {
+    "likelihood": lambda world, params, rows: _log_probability(world.truth, rows),
+    "right": _is_right,
+    "confidence": lambda world, params, rows: _log_probability(params, rows),  # of the classifier that gave the label
+    "value": lambda world, params, rows: rows.label * 1.0,
+}
 
 
 class _Problem(NamedTuple):

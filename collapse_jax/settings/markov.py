@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import batch as B
-from collapse_jax import text_metrics
+from collapse_jax import scores, text_metrics
 from collapse_jax.calls import recorded
 from collapse_jax.check import check_at_least, check_choice, check_not_negative
 from collapse_jax.data import languages
@@ -123,6 +123,8 @@ def markov(
         metrics=_metrics(language, order),
         compress=compress,
         sample_compressed=partial(_sample_compressed, compress, sample),
+        rewrite=partial(_rewrite, order, length),
+        scores={"likelihood": partial(_likelihood, order, size), "value": scores.mean_symbol},
         source=Symbols(language.name, language.grams(order).reshape(-1)) if single else None,
     )
 
@@ -180,6 +182,22 @@ def _sample(order: int, length: int, key: Key, params: Model, num: int) -> Array
     digits = [context // num_symbols**i % num_symbols for i in reversed(range(order))]
     rest = languages.walk(key_walk, languages.cumulate(_weights(params)), context, length - order)
     return jnp.concatenate([digit.astype(rest.dtype)[:, None] for digit in digits] + [rest], 1)
+
+
+def _rewrite(order: int, length: int, key: Key, params: Model, rows_nxl: Array) -> Array:
+    """Symbols after the first `order`, each drawn after the context that stands before it."""
+    context_nxl = languages.contexts(rows_nxl, order, params.counts.shape[1])
+    drawn = languages.walk(key, languages.cumulate(_weights(params)), context_nxl.reshape(-1), 1)
+    return jnp.concatenate([rows_nxl[:, :order], drawn.reshape(-1, length - order).astype(rows_nxl.dtype)], 1)
+
+
+def _likelihood(order: int, num_symbols: int, world: World, params: Model, rows_nxl: Array) -> Array:
+    """Mean log probability of a row's symbols after their contexts in real sequences; of what is never there, 1e-6."""
+    grams = world.truth.grams
+    share = grams / jnp.maximum(grams.sum(1, keepdims=True), jnp.finfo(grams.dtype).tiny)
+    log_next = jnp.log(jnp.maximum(share, 1e-6))
+    context_nxl = languages.contexts(rows_nxl, order, num_symbols)
+    return log_next[context_nxl, rows_nxl[:, order:].astype(int)].mean(1)
 
 
 def _sample_compressed(

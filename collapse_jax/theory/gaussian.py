@@ -60,6 +60,24 @@ def golden_ratio(weight: np.ndarray | float, n_real: float, n_synthetic: float) 
     return (w**2 + ratio * (1 - w) ** 2) / (w * (2 - w) + (1 - w) ** 2 / n_synthetic)
 
 
+def best_weights(num_fits: int, ratio: float = 1.0) -> np.ndarray:
+    """The weights of new real rows that give the least error of the mean at every fit, in a loop that starts afresh.
+
+    n_real times that error is the weight itself: of e before, w = (e + k) / (1 + e + k), k = `ratio` = n_real /
+    n_synthetic, from e = k on (derived here; the variance known). For k = 1 they are ratios of Fibonacci numbers, 2/3,
+    5/8, 13/21, ... on the way to the golden ratio's 0.618.
+
+    Args:
+      num_fits: how many, the first real batch's fit not counted.
+      ratio: k.
+    """
+    error, weights = ratio, []
+    for _ in range(num_fits):
+        error = (error + ratio) / (1 + error + ratio)
+        weights.append(error)
+    return np.array(weights)
+
+
 def _fits(case: Case) -> Fits:
     return fits(case.policy, case.num_samples, case.num_generations, Spread(ddof=case.setting["ddof"]))
 
@@ -119,7 +137,7 @@ def _loop(case: Case) -> tuple[float, float, float]:
     """(w, n_real, n_synthetic) of a loop with new real rows."""
     n = case.num_samples
     if case.policy["kind"] == "weighted_fresh":
-        return case.policy["weight"], n, n
+        return case.policy["weight"], case.policy["real"] or n, n
     real = rows_of(case.policy["share"], n)
     return real / n, real, n - real
 
@@ -154,17 +172,17 @@ _REPLACE, _REPLACE_SOURCE = ("replace",), "arXiv 2305.17493, 2307.01850; finite 
 
 TABLE = (
     Prediction(
-        "squared_error_of_mean + trace", "gaussian", POLICIES, ("squared_error_of_mean", "trace_ratio"),
+        "squared_error_of_mean + trace", "gaussian", (*POLICIES, "mix"), ("squared_error_of_mean", "trace_ratio"),
         lambda case: case.truth + 0.0 * case.generations,
         "derived here (recursions): E[mu^2 + variance] is conserved under every mixture of batches",
         samples=_conserved, assumptions=(MAXIMUM_LIKELIHOOD,), fair=is_light,
     ),
     Prediction(
-        "squared_error_of_mean", "gaussian", POLICIES, ("squared_error_of_mean",),
+        "squared_error_of_mean", "gaussian", (*POLICIES, "mix"), ("squared_error_of_mean",),
         lambda case: case.truth * _fits(case).square, "derived here (recursions)", fair=is_light,
     ),
     Prediction(
-        "trace_ratio", "gaussian", POLICIES, ("trace_ratio",),
+        "trace_ratio", "gaussian", (*POLICIES, "mix"), ("trace_ratio",),
         lambda case: _fits(case).variance, "derived here (recursions)", fair=is_light,
     ),
     Prediction(

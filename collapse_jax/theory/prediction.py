@@ -18,6 +18,7 @@ class Case(NamedTuple):
       num_samples: n.
       num_generations: T.
       source: the real law; None where the setting has none.
+      curator: name and parameters, as in a config; None where there is none.
     """
 
     setting: Mapping[str, Any]
@@ -25,6 +26,7 @@ class Case(NamedTuple):
     num_samples: int
     num_generations: int
     source: Source | Symbols | None = None
+    curator: Any = None
 
     @property
     def generations(self) -> np.ndarray:
@@ -77,6 +79,7 @@ class Prediction(NamedTuple):
         and a limit is reached. Default: all.
       in_logs: the quantity is a logarithm whose law is all but symmetric, so that medians over chains lie where its
         mean does. Not that of a risk of few coefficients: the log of an F(1, m) has a median 0.5 above its mean.
+      curator: name of the curator; None: there must be none.
     """
 
     quantity: str
@@ -91,11 +94,14 @@ class Prediction(NamedTuple):
     exact: bool = True
     fair: Callable[[Case], np.ndarray] | None = None
     in_logs: bool = False
+    curator: str | None = None
 
     def applies(self, case: Case) -> bool:
         """Whether this is said of `case`."""
+        several = isinstance(case.curator, list)
         return (
-            case.setting["kind"] == self.setting
+            (None if case.curator is None else "several" if several else case.curator["kind"]) == self.curator
+            and case.setting["kind"] == self.setting
             and case.policy["kind"] in self.policies
             and all(condition.holds(case) for condition in self.assumptions)
         )

@@ -111,22 +111,31 @@ def _contaminated(n: int, spread: Spread, share: float = 0.5) -> Steps:
     return _pooled(n, spread, 1.0, (n - real, n - real), (real, real))
 
 
-def _weighted_fresh(n: int, spread: Spread, weight: float = 0.5) -> Steps:
-    return _pooled(n, spread, 0.0, (n, 2 * n * (1 - weight)), (n, 2 * n * weight))
+def _weighted_fresh(n: int, spread: Spread, weight: float = 0.5, real: int | None = None) -> Steps:
+    return _pooled(n, spread, 0.0, (n, 2 * n * (1 - weight)), (n if real is None else real, 2 * n * weight))
 
 
 def _fixed_real(n: int, spread: Spread, share: float = 0.5) -> Steps:
-    """The mean of the kept real rows is correlated with every fit: `shared` is that covariance."""
     real = rows_of(share, n)
-    made, truth = n - real, spread.truth
+    return _nested(n, spread, real, n - real)
+
+
+def _mix(n: int, spread: Spread, real: int | None = None, synthetic: int | None = None, nested: bool = True) -> Steps:
+    kept, made = n if real is None else real, n if synthetic is None else synthetic
+    return _nested(n, spread, kept, made) if nested else _pooled(n, spread, 0.0, (made, made), (kept, kept))
+
+
+def _nested(n: int, spread: Spread, real: int, made: int) -> Steps:
+    """`made` synthetic rows beside `real` of the first n, whose mean is correlated with every fit: by `shared`."""
+    truth, mass = spread.truth, n
     square, second, shared = truth / n, truth, truth / n
     while True:
-        variance = spread.fitted(second - square, n)
+        variance = spread.fitted(second - square, mass)
         yield square, variance
-        sampled = spread.sampled(variance)
-        second = (real * truth + made * (square + sampled)) / n
-        square = (real * truth + made**2 * square + made * sampled + 2 * real * made * shared) / n**2
-        shared = ((truth if real else 0.0) + made * shared) / n
+        sampled, mass = spread.sampled(variance), real + made
+        second = (real * truth + made * (square + sampled)) / mass
+        square = (real * truth + made**2 * square + made * sampled + 2 * real * made * shared) / mass**2
+        shared = ((truth if real else 0.0) + made * shared) / mass
 
 
 def _window(n: int, spread: Spread, k: int = 5) -> Steps:
@@ -225,5 +234,6 @@ _STEPS: dict[str, Callable[..., Steps]] = {
     "window": _window,
     "decay": _decay,
     "contaminated": _contaminated,
+    "mix": _mix,
 }
-POLICIES = tuple(_STEPS)
+POLICIES = tuple(name for name in _STEPS if name != "mix")  # loops; the other is tried at its second fit

@@ -1,0 +1,142 @@
+"""Strategies side by side: what each does to the risk and to the spread, and what it costs."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import xarray as xr
+import yaml
+
+from collapse_jax import config
+from collapse_jax.axes import Point
+from collapse_jax.definitions import DEFINITIONS, score
+from collapse_jax.intervals import Interval, median_interval
+from collapse_jax.results import at, columns
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+class Strategy(NamedTuple):
+    """A policy and a curator (and whatever else was swept) in one setting.
+
+    Attributes:
+      setting: its name.
+      label: of the strategy.
+      risk: at the last generation over that at the first, median over chains; where the risk is not 0 at the truth
+        (a test loss) the difference of the two instead.
+      is_ratio: which of the two.
+      spread: what is kept of it from first to last: variance, else real modes alive, else what is alive of the tail.
+      real_rows: that a chain uses, the first batch among them.
+      candidates: rows sampled for each row kept.
+      verdicts: titles of the definitions of collapse that say yes.
+    """
+
+    setting: str
+    label: str
+    risk: Interval
+    is_ratio: bool
+    spread: Interval
+    real_rows: float
+    candidates: int
+    verdicts: tuple[str, ...]
+
+
+def strategies(ds: xr.Dataset) -> list[Strategy]:
+    """One a curve of a dataset that carries its config.
+
+    Raises:
+      ValueError: a dataset without a config.
+    """
+    if "config" not in ds.attrs:
+        raise ValueError("compare: the dataset carries no config; open the folder of a run")
+    experiment = config.from_dict(yaml.safe_load(ds.attrs["config"]))
+    grid, verdicts, found = experiment.grid(), score(ds)["verdict"], []
+    for label, position in columns(ds).items():
+        point = grid.make(position["policy"], grid.values([position[axis.dim] for axis in grid.axes]))
+        said = verdicts.isel(position).to_numpy()
+        risk, is_ratio = _risk(ds, position)
+        found.append(
+            Strategy(
+                point.setting.name,
+                label,
+                risk,
+                is_ratio,
+                _spread(ds, position),
+                _real_rows(point, ds.sizes["generation"]),
+                1 if point.curator is None else point.curator.oversample,
+                tuple(d.title.replace("\n", " ") for d, word in zip(DEFINITIONS, said, strict=True) if word == "yes"),
+            )
+        )
+    return found
+
+
+def _named(ds: xr.Dataset, *roles: str) -> tuple[str, str]:
+    """The first metric of the first of these roles, and the role."""
+    for role in roles:
+        for name in map(str, ds.data_vars):
+            if role in ds[name].attrs.get("role", "").split():
+                return name, role
+    return "", ""
+
+
+def _ends(ds: xr.Dataset, name: str, position: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    """A metric of each chain, at the first generation and at the last."""
+    values = at(ds[name], position).transpose("chain", "generation").to_numpy().astype(float)
+    return values[:, 0], values[:, -1]
+
+
+def _risk(ds: xr.Dataset, position: dict[str, int]) -> tuple[Interval, bool]:
+    name, role = _named(ds, "excess_risk", "risk")
+    if not name:
+        return (np.nan, np.nan, np.nan), True
+    first, last = _ends(ds, name, position)
+    if role == "risk":
+        return median_interval(last - first), False
+    # Over the median of the first: of some chains it may be all but 0.
+    return median_interval(last / np.median(first)), True
+
+
+def _spread(ds: xr.Dataset, position: dict[str, int]) -> Interval:
+    name, role = _named(ds, "log_variance", "modes", "tail")
+    if not name:
+        return np.nan, np.nan, np.nan
+    first, last = _ends(ds, name, position)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return median_interval(np.exp(last - first) if role == "log_variance" else last / first)
+
+
+def _real_rows(point: Point, generations: int) -> float:
+    _, policy, curator, n = point
+    fresh = 0 if policy.real != "fresh" else n if policy.real_rows is None else int(policy.real_rows(n))
+    made = n if policy.new_rows is None else policy.new_rows(n)
+    curated = 0.0 if curator is None else float(curator.real_rows) * made
+    return n + (generations - 1) * (fresh + curated)  # the last batch joins what no fit sees
+
+
+def table(datasets: Sequence[xr.Dataset]) -> "Table":
+    """All strategies of all datasets, for a terminal."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    title = "Strategies at the last generation: medians over chains, 95% intervals"
+    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    result.add_column("setting")
+    result.add_column("strategy", overflow="fold")
+    for name in ("risk: ratio (x)\nor rise (+)", "spread kept", "real rows\na chain", "candidates\na row"):
+        result.add_column(name, justify="right", no_wrap=True)
+    result.add_column("collapsed by", overflow="fold")
+    for ds in datasets:
+        for row in strategies(ds):
+            sign = "x" if row.is_ratio else "+"
+            cells = [_cell(row.risk, sign), _cell(row.spread), f"{row.real_rows:,.0f}", str(row.candidates)]
+            result.add_row(*map(Text, (row.setting, row.label, *cells, ", ".join(row.verdicts) or "none")))
+    return result
+
+
+def _cell(interval: Interval, sign: str = "") -> str:
+    if np.isnan(interval[0]):
+        return "?"
+    centre, low, high = (f"{value:.3g}" for value in interval)
+    return f"{sign}{centre} ({low}, {high})"

@@ -1,0 +1,354 @@
+"""What is done to a synthetic batch before it joins the data: rows are chosen, dropped, weighed or changed.
+
+Real rows are never curated, so generation 1 is the same under every curator. Rows are judged by what the setting can
+score (``Setting.scores``); `by` names the score, by default the setting's first. Every curator costs information or
+spread somewhere: look at a metric of spread (``role`` ``log_variance``, ``modes`` or ``tail``) beside the risk.
+Floats may be tracers; whole numbers are shapes.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from collapse_jax import batch as B
+from collapse_jax.calls import recorded
+from collapse_jax.check import check_at_least, check_not_negative, check_share, is_traced, number
+from collapse_jax.keys import stream
+from collapse_jax.types import Array, Batch, Curator, Key, Setting, Tree, World
+
+
+@recorded
+def verify(keep_right: Array | float = 0.9, keep_wrong: Array | float = 0.1, k: int = 1, by: str = "right") -> Curator:
+    """Rows that are right are kept with one probability, wrong ones with another (arXiv 2406.07515).
+
+    Of `k` candidates the first that passes is kept; where none does, the row is dropped. A batch of which nothing at
+    all passes is kept whole. Right labels gain log(keep_right / keep_wrong) in log odds a generation, so that most of
+    what is kept is right from an accuracy of keep_wrong / (keep_right + keep_wrong) on, and nearly all of it soon.
+    Backfires below that accuracy: then errors are what is kept; and a verifier that keeps the likeliest labels alone
+    takes the noise out of them, and with it their calibration.
+
+    Args:
+      keep_right: probability that a row of score above 1/2 passes.
+      keep_wrong: of the others.
+      k: candidates a row.
+      by: score that says whether a row is right (1) or not (0).
+
+    Raises:
+      ValueError: a probability outside [0, 1], or k below 1.
+    """
+    check_share("keep_right", keep_right)
+    check_share("keep_wrong", keep_wrong)
+    check_at_least("k", k, 1)
+
+    def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
+        right = score_of(setting, by, world, params, candidates) > 0.5
+        passes = jax.random.uniform(key, right.shape) < jnp.where(right, keep_right, keep_wrong)
+        passes = passes & (_weight(candidates) > 0)
+        chosen = _pick(candidates, num, passes * 1.0)
+        there = passes.reshape(num, k).any(1)[None]
+        return chosen._replace(weight=B.full_weight(chosen) * (there | ~there.any()))
+
+    return Curator("verify", k, apply)
+
+
+@recorded
+def best_of(k: int = 2, by: str | None = None) -> Curator:
+    """The best of `k` candidates. Of one normal column judged by its value, two leave 1 - 1/pi of the variance.
+
+    Backfires: every choice narrows the law, whatever it is narrowed towards (selection without mutation); variance
+    falls geometrically even where rows are unlimited.
+
+    Args:
+      k: candidates a row; 1 changes nothing.
+      by: name of the score.
+
+    Raises:
+      ValueError: k below 1.
+    """
+    check_at_least("k", k, 1)
+
+    def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
+        return _pick(candidates, num, score_of(setting, by, world, params, candidates))
+
+    return Curator("best_of", k, apply)
+
+
+@recorded
+def verifier(
+    noise: Array | float = 1.0, bias: Array | float = 0.0, k: int = 2, by: str | None = None, towards: str = "value"
+) -> Curator:
+    """The best of `k` candidates in the eyes of an imperfect judge: score + bias * another score + noise * N(0, 1).
+
+    Backfires: without noise it is ``best_of``, and as narrow; a biased judge leads every generation to where the two
+    scores balance, however good it is at first (arXiv 2510.16657).
+
+    Args:
+      noise: standard deviation of the judge's error, in units of the score; a large one chooses at random.
+      bias: how much the judge likes the score `towards`.
+      k: candidates a row.
+      by: name of the score.
+      towards: name of the score that a biased judge likes.
+
+    Raises:
+      ValueError: a noise below 0, a bias that is no number, or k below 1.
+    """
+    check_not_negative("noise", noise)
+    if not is_traced(bias):
+        number("verifier", "bias", bias, "a number", lambda x: True)
+    check_at_least("k", k, 1)
+
+    def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
+        judged = score_of(setting, by, world, params, candidates)
+        liked = score_of(setting, towards, world, params, candidates)
+        return _pick(candidates, num, judged + bias * liked + noise * jax.random.normal(key, judged.shape))
+
+    return Curator("verifier", k, apply)
+
+
+@recorded
+def curate(strength: Array | float = 1.0, k: int = 2, by: str | Sequence[str] | None = None) -> Curator:
+    """One of `k` candidates, chosen with probability in proportion to exp(strength * score): Bradley-Terry.
+
+    Users' choices among the outputs of a model (arXiv 2407.09499). For many candidates the law of generation T is
+    that of generation 1 times exp((T - 1) strength * score). Of several scores each row is chosen by one, drawn at
+    random: users who differ. Backfires: the expected reward grows while its variance dies; what no user likes dies
+    first. Only real rows that come with the batch hold it off.
+
+    Args:
+      strength: 0 chooses at random, a large one the best.
+      k: candidates a row; 1 changes nothing.
+      by: name of the score, or names of several.
+
+    Raises:
+      ValueError: a negative strength, k below 1, or no name in a list.
+    """
+    check_not_negative("strength", strength)
+    check_at_least("k", k, 1)
+    names = [by] if by is None or isinstance(by, str) else list(by)
+    if not names:
+        raise ValueError("by must name at least one score, not []")
+
+    def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
+        value = jnp.stack([score_of(setting, name, world, params, candidates) for name in names])
+        user = jax.random.randint(stream(key, "user"), (num,), 0, len(names))
+        liked = jnp.take_along_axis(value, jnp.repeat(user, k)[None], 0)[0]
+        return _pick(candidates, num, strength * liked + jax.random.gumbel(key, liked.shape))
+
+    return Curator("curate", k, apply)
+
+
+@recorded
+def top_fraction(fraction: Array | float = 0.5, by: str | None = None) -> Curator:
+    """The best rows of a batch, a share of it; the others are dropped, so that fits see fewer rows.
+
+    Backfires: truncation narrows the law faster than ``best_of`` does (a normal column keeps 0.36 of its variance when
+    its upper half is kept), and what is left is small as well as narrow.
+
+    Args:
+      fraction: of the batch that is kept, rounded up, one row at least; 1 changes nothing.
+      by: name of the score.
+
+    Raises:
+      ValueError: a fraction outside [0, 1].
+    """
+    check_share("fraction", fraction)
+
+    def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
+        value = _of_present(candidates, score_of(setting, by, world, params, candidates))
+        present = (_weight(candidates) > 0).sum()
+        kept = jnp.maximum(jnp.ceil(fraction * present - 1e-4), 1)  # slack: no float is 0.7 exactly
+        rank = jnp.argsort(jnp.argsort(-value))
+        return candidates._replace(weight=B.full_weight(candidates) * (rank < kept))
+
+    return Curator("top_fraction", 1, apply)
+
+
+@recorded
+def detect(accuracy: Array | float = 0.8, power: Array | float = 1.0) -> Curator:
+    """Rows weigh what a detector of synthetic text believes of them, to some power (arXiv 2502.15654).
+
+    The detector is right about a row with probability `accuracy`, and says so: a row is real with probability
+    `accuracy` or 1 - `accuracy`. A training row's weight is that probability to the given power, over the mean of what
+    real rows get, which therefore keep weight 1 (that some of them are flagged costs real rows in truth, and not here).
+    Backfires: beside no real rows it only throws rows away; and a weight of 0 on all that is synthetic gives up what
+    accumulated rows are worth.
+
+    Args:
+      accuracy: above 0 and below 1; 1/2 tells nothing, and changes nothing.
+      power: 0 changes nothing.
+
+    Raises:
+      ValueError: an accuracy or a power out of range.
+    """
+    if not is_traced(accuracy):
+        number("detect", "accuracy", accuracy, "a number above 0 and below 1", lambda x: 0 < x < 1)
+    check_not_negative("power", power)
+
+    def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
+        found = jax.random.uniform(key, (1, num)) < accuracy
+        passed, flagged = jnp.asarray(accuracy, float) ** power, jnp.asarray(1 - accuracy, float) ** power
+        of_real = accuracy * passed + (1 - accuracy) * flagged
+        return candidates._replace(weight=B.full_weight(candidates) * jnp.where(found, flagged, passed) / of_real)
+
+    return Curator("detect", 1, apply)
+
+
+@recorded
+def self_correct(strength: Array | float = 1.0) -> Curator:
+    """An ideal correction: the law of a batch becomes (fit + strength * real) / (1 + strength) (arXiv 2402.07087).
+
+    Each row is replaced by a real one with probability strength / (1 + strength). Backfires: never, being ideal; what
+    a correction by an expert gains at most.
+
+    Args:
+      strength: gamma >= 0; 0 changes nothing.
+
+    Raises:
+      ValueError: a negative strength.
+    """
+    check_not_negative("strength", strength)
+
+    def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
+        corrected = jax.random.uniform(stream(key, "choice"), (num,)) * (1 + strength) < strength
+        return _with_real(setting, key, world, candidates, corrected)
+
+    return Curator("self_correct", 1, apply, strength / (1 + strength))
+
+
+@recorded
+def edit(fraction: Array | float = 0.5) -> Curator:
+    """New real rows in which the fit draws a share of the symbols anew: semi-synthetic text (arXiv 2412.14689).
+
+    Each symbol is drawn given the real ones before it. The synthetic rows themselves are not used, so errors do not
+    add up over a row. Backfires: it needs as many real rows as it gives, and at fraction 1 each symbol still follows a
+    real context, which no model's own text does.
+
+    Args:
+      fraction: probability that a symbol is drawn anew; 0 leaves real rows.
+
+    Raises:
+      ValueError: a fraction outside [0, 1], or (when used) a setting whose rows are no sequences.
+    """
+    check_share("fraction", fraction)
+
+    def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
+        if setting.rewrite is None:
+            raise ValueError(f"curator edit: rows of setting {setting.name} are no sequences that a fit can rewrite")
+        real = setting.real(stream(key, "real"), world, num)
+        drawn = setting.rewrite(stream(key, "rewrite"), params, real)
+        changed = jax.random.uniform(stream(key, "choice"), real.shape) < fraction
+        rows = jnp.where(changed, drawn, real).astype(candidates.items.dtype)
+        return candidates._replace(items=rows[None])
+
+    return Curator("edit", 1, apply, 1.0)
+
+
+@recorded
+def diverse(k: int = 2) -> Curator:
+    """Of `k` candidates the one farthest from all rows already chosen, row after row (cf. arXiv 2511.12742).
+
+    Distances are Euclidean where rows are numbers, and count differing symbols or labels. A batch of n rows costs n
+    passes over its n k candidates. Backfires: outliers are far from everything, so errors of the fit are preferred, and
+    variance grows from generation to generation.
+
+    Args:
+      k: candidates a row; 1 changes nothing.
+
+    Raises:
+      ValueError: k below 1.
+    """
+    check_at_least("k", k, 1)
+
+    def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
+        items, _ = B.rows(candidates)
+        nearest = _of_present(candidates, jnp.full(num * k, jnp.inf))
+
+        def choose(slot: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            nearest, chosen = carry
+            best = slot * k + jax.lax.dynamic_slice(nearest, (slot * k,), (k,)).argmax()
+            return jnp.minimum(nearest, _squares(items, best)), chosen.at[best].set(1.0)
+
+        return _pick(candidates, num, jax.lax.fori_loop(0, num, choose, (nearest, jnp.zeros(num * k)))[1])
+
+    return Curator("diverse", k, apply)
+
+
+def then(*curators: Curator) -> Curator:
+    """One curator after another: what the first keeps are the candidates of the next; factors multiply.
+
+    Raises:
+      ValueError: none are given.
+    """
+    if not curators:
+        raise ValueError("then needs at least one curator")
+
+    def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
+        for i, (curator, left) in enumerate(zip(curators, kept, strict=True)):
+            candidates = curator.apply(setting, jax.random.fold_in(key, i), world, params, candidates, left * num)
+        return candidates
+
+    kept = [math.prod(c.oversample for c in curators[i + 1 :]) for i in range(len(curators))]
+    real = sum(c.real_rows * left for c, left in zip(curators, kept, strict=True))
+    return Curator(" then ".join(c.name for c in curators), kept[0] * curators[0].oversample, apply, real)
+
+
+def score_of(setting: Setting, by: str | None, world: World, params: Tree, candidates: Batch) -> Array:
+    """What the setting thinks of each candidate ``[m]``.
+
+    Raises:
+      ValueError: the setting has no such score, or none at all.
+    """
+    if not setting.scores or (by is not None and by not in setting.scores):
+        known = f"one of {', '.join(setting.scores)}" if setting.scores else "it has none"
+        raise ValueError(f"by: setting {setting.name} has no score {by or 'to judge rows by'!r}; {known}")
+    name = next(iter(setting.scores)) if by is None else by
+    return setting.scores[name](world, params, B.rows(candidates)[0])
+
+
+def _weight(candidates: Batch) -> Array:
+    return B.full_weight(candidates)[0]
+
+
+def _of_present(candidates: Batch, value: Array) -> Array:
+    """`value`, but -inf at rows of weight 0 and finite at others, so that any row is better than none."""
+    finite = jnp.nan_to_num(value, nan=jnp.finfo(value.dtype).min)
+    return jnp.where(_weight(candidates) > 0, finite, -jnp.inf)
+
+
+def _pick(candidates: Batch, num: int, value: Array) -> Batch:
+    """Of the candidates for each of `num` rows, the one of greatest value."""
+    k = value.shape[0] // num
+    if k == 1:
+        return candidates
+    best = _of_present(candidates, value).reshape(num, k).argmax(1) + k * jnp.arange(num)
+    items = B.take(B.rows(candidates)[0], best)
+    weight = candidates.weight if candidates.weight.shape[1] == 1 else candidates.weight[:, best]
+    return Batch(jax.tree.map(lambda x: x[None], items), weight)
+
+
+def _with_real(setting: Setting, key: Key, world: World, candidates: Batch, where: Array) -> Batch:
+    """The candidates, but new real rows of weight 1 where said."""
+    real = setting.real(stream(key, "real"), world, where.size)
+    put = lambda x, r: jnp.where(where.reshape(1, -1, *[1] * (x.ndim - 2)), r[None].astype(x.dtype), x)  # noqa: E731
+    return Batch(jax.tree.map(put, candidates.items, real), jnp.where(where, 1.0, B.full_weight(candidates)))
+
+
+def _squares(items: Tree, row: Array) -> Array:
+    """Squared distances of all rows ``[m]`` from one: of numbers; symbols and labels differ by 1 or not at all."""
+
+    def of_leaf(x: Any) -> Array:
+        apart = x - x[row] if jnp.issubdtype(x.dtype, jnp.floating) else (x != x[row]) * 1.0
+        return (apart.reshape(x.shape[0], -1) ** 2).sum(1)
+
+    return sum(map(of_leaf, jax.tree.leaves(items)), jnp.zeros(()))
+
+
+REGISTRY: dict[str, Callable[..., Curator]] = {
+    f.__name__: f
+    for f in (verify, verifier, best_of, curate, top_fraction, detect, self_correct, diverse, edit)
+}  # fmt: skip
+
+__all__ = ["REGISTRY", *REGISTRY, "score_of", "then"]

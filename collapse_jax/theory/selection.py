@@ -1,0 +1,206 @@
+"""What is known of chains whose synthetic rows are selected before they are learned from."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from scipy.integrate import quad
+from scipy.special import comb
+
+from collapse_jax.theory.prediction import Case, Condition, Prediction
+
+FEW = 400  # rows up to which the law of a Bernoulli chain is followed state by state
+
+
+def best_variance(k: int) -> float:
+    """Variance of the largest of `k` standard normals: 1 - 1/pi for two."""
+    law = lambda x: k * stats.norm.pdf(x) * stats.norm.cdf(x) ** (k - 1)  # noqa: E731
+    first, second = (quad(lambda x, p=p: x**p * law(x), -12, 12)[0] for p in (1, 2))
+    return second - first**2
+
+
+def top_variance(n: int, kept: int) -> float:
+    """E of the variance, divided by their number, of the `kept` largest of `n` standard normals; exact.
+
+    Given the largest one that is dropped, those kept are independent draws from a truncated normal law; the variance
+    of that one is averaged over the law of this order statistic (derived here).
+    """
+    if kept == n:
+        return 1 - 1 / n
+
+    def truncated(t: float) -> float:
+        hazard = np.exp(stats.norm.logpdf(t) - stats.norm.logsf(t))
+        return 1 + hazard * (t - hazard)
+
+    order = stats.beta(n - kept, kept + 1)  # of the (n - kept)-th smallest of n uniforms
+    mean = quad(lambda u: truncated(stats.norm.ppf(u)) * order.pdf(u), 0, 1, points=[order.mean()])[0]
+    return (1 - 1 / kept) * mean
+
+
+def chosen(p: np.ndarray, k: int, strength: float) -> np.ndarray:
+    """Probability that a 1 is chosen out of `k` draws with probability `p` each, 1s preferred by exp(strength).
+
+    Bradley-Terry (arXiv 2407.09499, equation 1); an infinite strength is the best of k: 1 - (1 - p)^k.
+    """
+    ones = np.arange(k + 1)
+    odds = np.exp(-strength) * (k - ones)
+    share = np.where(ones == 0, 0.0, ones / np.maximum(ones + odds, 1e-300))
+    p = np.asarray(p, float)[..., None]
+    return (comb(k, ones) * p**ones * (1 - p) ** (k - ones) * share).sum(-1)
+
+
+def chosen_mean(p: float, n: int, num_generations: int, k: int, strength: float) -> np.ndarray:
+    """E of the fitted p of T = 1 .. `num_generations` under replace, each row chosen as above; exact.
+
+    The number of 1s among n rows is a Markov chain; its law is followed state by state (derived here).
+    """
+    states = np.arange(n + 1)
+    step = stats.binom.pmf(states, n, chosen(states / n, k, strength)[:, None])
+    law, means = stats.binom.pmf(states, n, p), []
+    for _ in range(num_generations):
+        means.append(law @ states / n)
+        law = law @ step
+    return np.array(means)
+
+
+def threshold(keep_right: float, keep_wrong: float) -> float:
+    """The share of right rows p* above which most of those that pass a verifier are right (arXiv 2406.07515).
+
+    p keep_right > (1 - p) keep_wrong from p* = keep_wrong / (keep_right + keep_wrong) on.
+    """
+    return keep_wrong / (keep_right + keep_wrong)
+
+
+def verified(p: np.ndarray, keep_right: float, keep_wrong: float) -> np.ndarray:
+    """The share of right rows among those that pass: log odds grow by log(keep_right / keep_wrong)."""
+    right, wrong = p * keep_right, (1 - p) * keep_wrong
+    return right / (right + wrong)
+
+
+def verified_mean(p: float, n: int, keep_right: float, keep_wrong: float) -> float:
+    """E of the second fit's share of right rows: of those of n that pass, n rows of the first fit behind them; exact.
+
+    However many pass, each is right with the probability ``verified`` of the first fit (derived here).
+    """
+    states = np.arange(n + 1)
+    return float(stats.binom.pmf(states, n, p) @ verified(states / n, keep_right, keep_wrong))
+
+
+def majority(p: float, n: int, keep_right: float, keep_wrong: float) -> float:
+    """Probability that most of what the second fit sees is right, a draw counted half; exact (derived here).
+
+    Rises from 0 to 1 at ``threshold``, the more sharply the more rows there are.
+    """
+    states = np.arange(n + 1)
+    below = np.zeros(n + 1)
+    for first, share in enumerate(states / n):
+        right = stats.binom.pmf(states, n, share * keep_right)
+        wrong = (1 - share) * keep_wrong / max(1 - share * keep_right, 1e-300)
+        less, as_many = (f(states, n - states, wrong) for f in (stats.binom.cdf, stats.binom.pmf))
+        below[first] = right @ (less - 0.5 * as_many)
+    return float(stats.binom.pmf(states, n, p) @ below)
+
+
+def _curator(case: Case) -> Mapping[str, Any]:
+    return case.curator
+
+
+def _kept(case: Case) -> int:
+    return max(int(np.ceil(_curator(case)["fraction"] * case.num_samples - 1e-4)), 1)
+
+
+def _best(case: Case) -> np.ndarray:
+    return _narrowed(case, best_variance(_curator(case)["k"]) * (1 - 1 / case.num_samples), case.num_samples)
+
+
+def _top(case: Case) -> np.ndarray:
+    return _narrowed(case, top_variance(case.num_samples, _kept(case)), _kept(case))
+
+
+def _narrowed(case: Case, factor: float, kept: int) -> np.ndarray:
+    """A generation multiplies the variance by a factor of this mean, independent of all before it."""
+    n, ddof, later = case.num_samples, case.setting["ddof"], case.generations - 1
+    return (n - 1) / (n - ddof) * (factor * kept / (kept - ddof)) ** later
+
+
+def _is_light(case: Case) -> np.ndarray:
+    """The logarithm's variance grows by about 2 a row: beyond 0.5, means are made by rare chains."""
+    kept = _kept(case) if _curator(case)["kind"] == "top_fraction" else case.num_samples
+    return 2 * case.generations / kept <= 0.5
+
+
+def _probability(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
+    return np.exp(metrics["log_probability_ratio"]) * case.setting["p"]
+
+
+def _is_most(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
+    p = _probability(case, metrics)
+    return np.where(np.isclose(p, 0.5, atol=1e-6), 0.5, p > 0.5)
+
+
+def _chosen_mean(case: Case) -> np.ndarray:
+    curator = _curator(case)
+    n, horizon = case.num_samples, case.num_generations
+    return chosen_mean(case.setting["p"], n, horizon, curator["k"], curator["strength"])
+
+
+def _of_second(value: float, case: Case) -> np.ndarray:
+    return np.where(case.generations == 2, value, np.nan)
+
+
+def _pair(case: Case) -> tuple[float, float]:
+    return _curator(case)["keep_right"], _curator(case)["keep_wrong"]
+
+
+def _second_only(case: Case) -> np.ndarray:
+    return case.generations == 2
+
+
+def _none_passes(case: Case) -> float:
+    """Probability that no row of the second batch passes (then all are kept), at most."""
+    n, right = case.num_samples, np.arange(case.num_samples + 1) / case.num_samples
+    keep_right, keep_wrong = _pair(case)
+    passes = right * keep_right + (1 - right) * keep_wrong
+    return float(stats.binom.pmf(np.arange(n + 1), n, case.setting["p"]) @ (1 - passes) ** n)
+
+
+BY_VALUE = Condition("rows are judged by their value", lambda case: _curator(case)["by"] == "value")
+ANY_VALUE = Condition("rows are judged by their value", lambda case: _curator(case)["by"] in (None, "value", ["value"]))
+ONE_NORMAL = Condition("one normal column", lambda case: case.law.is_normal and case.law.dim == 1)
+FEW_ROWS = Condition(f"n <= {FEW}", lambda case: case.num_samples <= FEW)
+ONE_CANDIDATE = Condition("k is 1", lambda case: _curator(case)["k"] == 1)
+SOME_PASS = Condition("that no row passes is rarer than 1e-6", lambda case: _none_passes(case) < 1e-6)
+TWO_FITS = Condition("two fits", lambda case: case.num_generations >= 2)
+
+_VERIFIED = (BY_VALUE, ONE_CANDIDATE, FEW_ROWS, SOME_PASS, TWO_FITS)
+
+TABLE = (
+    Prediction(
+        "trace_ratio", "gaussian", ("replace",), ("trace_ratio",), _best,
+        "derived here: the variance of the largest of k normals (1 - 1/pi of two) a generation", curator="best_of",
+        assumptions=(BY_VALUE, ONE_NORMAL), fair=_is_light,
+    ),
+    Prediction(
+        "trace_ratio", "gaussian", ("replace",), ("trace_ratio",), _top,
+        "derived here (top_variance): a truncated normal's variance a generation", curator="top_fraction",
+        assumptions=(BY_VALUE, ONE_NORMAL), fair=_is_light,
+    ),
+    Prediction(
+        "probability", "bernoulli", ("replace",), ("log_probability_ratio",), _chosen_mean,
+        "arXiv 2407.09499; finite n derived here (chosen_mean)", curator="curate", samples=_probability,
+        assumptions=(ANY_VALUE, FEW_ROWS),
+    ),
+    Prediction(
+        "probability", "bernoulli", ("replace",), ("log_probability_ratio",),
+        lambda case: _of_second(verified_mean(case.setting["p"], case.num_samples, *_pair(case)), case),
+        "arXiv 2406.07515; finite n derived here (verified_mean)", curator="verify", samples=_probability,
+        assumptions=_VERIFIED, fair=_second_only,
+    ),
+    Prediction(
+        "most are right", "bernoulli", ("replace",), ("log_probability_ratio",),
+        lambda case: _of_second(majority(case.setting["p"], case.num_samples, *_pair(case)), case),
+        "arXiv 2406.07515: jumps at p* = keep_wrong / (keep_right + keep_wrong); finite n derived here (majority)",
+        curator="verify", samples=_is_most, assumptions=_VERIFIED, fair=_second_only,
+    ),
+)  # fmt: skip

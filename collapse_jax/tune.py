@@ -1,0 +1,130 @@
+"""The best weights of a policy, by gradients of the final risk through all generations.
+
+At a fixed key a chain of a reparameterised setting is one smooth function of its policy's floats, so the mean risk of
+fit T over chains has an exact gradient, by reverse differentiation through the scan. Where rows or symbols are chosen
+among others (KDE, counts, classes, text) a chain is piecewise constant in its fits, and its gradient would miss what
+matters: these settings are refused.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from collapse_jax.chain import make_chain
+from collapse_jax.check import check_at_least, check_positive
+from collapse_jax.keys import chain_keys
+from collapse_jax.types import Array, Key, Policy, Setting, Tree
+
+
+class Tuned(NamedTuple):
+    """What a search found.
+
+    Attributes:
+      value: the best float, or ``[T - 1]``: one for what joins the data after each fit but the last.
+      risk: ``[steps]``, the mean risk of fit T before each step, on the chains that were searched on.
+    """
+
+    value: Array
+    risk: Array
+
+
+def final_risk(
+    setting: Setting,
+    policy: Callable[[Array], Policy],
+    *,
+    metric: str,
+    num_samples: int,
+    num_generations: int,
+    num_chains: int,
+    seed: int = 0,
+) -> Callable[[Array], Array]:
+    """The mean of a metric at fit T over chains, as a function that ``jax.grad`` and ``jax.jit`` take.
+
+    Args:
+      setting: what is fitted.
+      policy: from a float (traced) to a policy; the float must weigh rows, not count them.
+      metric: of the setting, smooth in the fit.
+      num_samples: n.
+      num_generations: T, at least 2.
+      num_chains: whose mean is taken; the same random numbers at every call.
+      seed: of these.
+
+    Returns:
+      ``(value) -> scalar``; the value is a float for all generations, or ``[T - 1]``, one after the other.
+
+    Raises:
+      ValueError: a setting that is not reparameterised, a policy whose float counts rows, another metric, or a number
+        out of range.
+    """
+    check_at_least("num_generations", num_generations, 2)
+    check_at_least("num_chains", num_chains, 1)
+    if not setting.reparameterised:
+        raise ValueError(
+            f"setting {setting.name} chooses rows or symbols among others, so the risk has no gradient through its "
+            "generations; gaussian and linear_regression have one"
+        )
+    if metric not in (known := [m.name for m in setting.metrics]):
+        raise ValueError(f"metric: setting {setting.name} has no {metric!r}; one of {', '.join(known)}")
+    world, keys = setting.world(), chain_keys(seed, num_chains)
+
+    def chain_at(value: Array) -> Tree:
+        made = policy(value)
+        if made.real_rows is not None and made.new_rows is None:
+            raise ValueError(f"policy {made.name} counts rows, in which no risk is smooth; weighted_fresh weighs them")
+        return make_chain(setting, made, num_samples=num_samples, num_generations=num_generations)
+
+    def last(schedule: Array, key: Key) -> Array:
+        def step(state: Tree, scanned: tuple[Array, Array]) -> tuple[Tree, None]:
+            generation, value = scanned
+            chain = chain_at(value)
+            state, new, _ = chain.emit(world, state, generation)
+            return chain.absorb(world, state, new, generation), None
+
+        chain = chain_at(schedule[0])
+        scanned = jnp.arange(1, num_generations), schedule
+        state = jax.lax.scan(step, chain.init(key, world), scanned)[0]
+        return chain.emit(world, state, jnp.asarray(num_generations))[2][metric]
+
+    def risk(value: Array) -> Array:
+        schedule = jnp.broadcast_to(jnp.asarray(value, jnp.result_type(float)), num_generations - 1)
+        return jax.vmap(last, (None, 0))(schedule, keys).mean()
+
+    return risk
+
+
+def tune(
+    risk: Callable[[Array], Array], start: Array | float = 0.5, steps: int = 100, learning_rate: float = 0.1
+) -> Tuned:
+    """The share or weight in (0, 1) of least risk: Adam on its log odds.
+
+    A minimum of the risk on the chains at hand: judge it on others (another seed), above all a schedule, whose many
+    floats can fit their noise.
+
+    Args:
+      risk: what ``final_risk`` gives.
+      start: a number in (0, 1), or ``[T - 1]`` of them: a schedule.
+      steps: gradients taken; one compiled program runs them all.
+      learning_rate: Adam's, in log odds.
+
+    Raises:
+      ValueError: a start outside (0, 1), no steps, or a rate that is not above 0.
+    """
+    check_at_least("steps", steps, 1)
+    check_positive("learning_rate", learning_rate)
+    first = jnp.asarray(start, jnp.result_type(float))
+    if not bool(((first > 0) & (first < 1)).all()):
+        raise ValueError(f"start must lie between 0 and 1, not be {start}")
+    adam, odds = optax.adam(learning_rate), jnp.log(first) - jnp.log1p(-first)
+    gradient = jax.value_and_grad(lambda x: risk(jax.nn.sigmoid(x)))
+
+    def step(carry: Tree, _: None) -> tuple[Tree, Array]:
+        x, state = carry
+        value, slope = gradient(x)
+        change, state = adam.update(slope, state)
+        return (x + change, state), value
+
+    (odds, _), path = jax.jit(lambda x: jax.lax.scan(step, (x, adam.init(x)), length=steps))(odds)
+    return Tuned(jax.nn.sigmoid(odds), path)

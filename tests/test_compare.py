@@ -1,0 +1,65 @@
+"""The table of strategies: what it reads off a run, and what they cost."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from collapse_jax import cli, compare, config
+
+RAW = {
+    "setting": {"kind": "gaussian", "dim": 1},
+    "policies": ["replace", {"kind": "fresh_real", "share": 0.2}],
+    "num_samples": 10,
+    "num_generations": 5,
+    "num_chains": 8,
+    "sweep": {"product": {"curator": [None, "best_of", {"kind": "self_correct", "strength": 1.0}]}},
+}
+
+
+def dataset(**roles):
+    """What a run would leave: metric m is 2^(g m) for the m-th, the same in all chains."""
+    experiment = config.from_dict(RAW)
+    grid = experiment.grid()
+    shape, g = (2, 3, 8, 5), np.arange(5.0)
+    variables = {
+        name: (grid.dims, np.broadcast_to(2.0 ** (g * i), shape), {"role": role})
+        for i, (name, role) in enumerate(roles.items(), 1)
+    }
+    coords = {"policy": list(grid.policies), "curator": ["none", "best_of", "self_correct"], "generation": g + 1}
+    return xr.Dataset(variables, coords, {"config": config.dumps(experiment)})
+
+
+@pytest.mark.fast
+def test_strategies_and_their_costs():
+    rows = compare.strategies(dataset(error="excess_risk", spread="log_variance"))
+    assert [(row.real_rows, row.candidates) for row in rows] == [(10, 1), (10, 2), (30, 1), (18, 1), (18, 2), (38, 1)]
+    assert {row.risk[0] for row in rows} == {16.0}
+    assert {row.spread[0] for row in rows} == {np.exp(2.0**8 - 1)}
+    assert all(row.is_ratio for row in rows)
+    assert len({row.label for row in rows}) == 6
+
+
+@pytest.mark.fast
+def test_what_stands_for_the_risk_and_for_the_spread():
+    (row, *_) = compare.strategies(dataset(loss="risk", alive="tail modes"))
+    assert (row.risk[0], row.is_ratio, row.spread[0]) == (15.0, False, 256.0)
+    (row, *_) = compare.strategies(dataset(other=""))
+    assert np.isnan([row.risk[0], row.spread[0]]).all()
+    assert row.verdicts == ()
+    with pytest.raises(ValueError, match="carries no config"):
+        compare.strategies(dataset(loss="risk").drop_attrs())
+
+
+def test_the_command_runs_and_compares(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_cache_compiled_programs", lambda: None)
+    file = tmp_path / "two.yaml"
+    raw = {**RAW, "policies": ["replace"], "sweep": {"product": {"curator": [None, "best_of"]}}, "num_generations": 3}
+    file.write_text(config.dumps(config.from_dict({**raw, "metrics": ["wasserstein2_squared", "log_trace_ratio"]})))
+    assert cli.main(["compare", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert "Strategies at the last generation" in said
+    assert "best_of" in said
+    assert cli.main(["compare", "results/two"]) == 0
+    assert "best_of" in capsys.readouterr().out
+    assert cli.main(["compare", "nowhere"]) == 2
