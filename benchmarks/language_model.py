@@ -1,12 +1,14 @@
 """A transformer's training step and KV-cached sampling, beside PyTorch. ``python benchmarks/language_model.py``.
 
-The same model (sizes, rotary positions, RMSNorm, SwiGLU), the same minibatch and AdamW with clipping; PyTorch eager.
-Both sides run in turn in one process; each figure is the best of its rounds, each ratio the median of pairs. Parameters
-are copied over, and the two losses compared, before anything is timed. Needs the extra ``bench`` and PyTorch.
+The same model (sizes, rotary positions, RMSNorm, SwiGLU, tied embeddings), minibatches of the same rows, AdamW with
+clipping; PyTorch eager, and compiled too where the machine has a C++ compiler. Both sides run in turn in one process,
+on as many cores as it may use; each figure is the best of its rounds, each ratio the median over rounds. Parameters are
+copied over, and the two losses compared, before anything is timed. Needs the extra ``bench``.
 """
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,13 +17,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import torch
 import torch.nn.functional as F
 
+from collapse_jax import batch as B
+from collapse_jax import policies, settings
+from collapse_jax.axes import grid_of
+from collapse_jax.chain import make_chain
 from collapse_jax.functional import functional
-from collapse_jax.nets.decode import Decoding, decode
-from collapse_jax.nets.transformer import BASE, Size, Transformer, empty_cache, initial
+from collapse_jax.gradient import adamw, fit_sgd
+from collapse_jax.nets.decode import Decoding
+from collapse_jax.nets.rows import Network, draw, loss
+from collapse_jax.nets.transformer import BASE, PRESETS, Size, Transformer, initial
+from collapse_jax.sweeps import Runner
+from collapse_jax.types import Policy, Setting
+from collapse_jax.units import Options, make_plan
 
 V = 69
 
@@ -29,7 +39,7 @@ V = 69
 class Peer(torch.nn.Module):
     """The same network in PyTorch."""
 
-    def __init__(self, size: Size, params: Any):
+    def __init__(self, size: Size, params: Any, longest: int):
         super().__init__()
         take = lambda x: torch.nn.Parameter(torch.tensor(np.asarray(x)))  # noqa: E731
         self.size = size
@@ -44,13 +54,14 @@ class Peer(torch.nn.Module):
             for name in ("attention_norm", "feed_norm"):
                 made[name] = take(block[name]["scale"])
             self.blocks.append(made)
+        frequency = BASE ** (-torch.arange(0, size.head, 2) / size.head)
+        angle = torch.arange(longest)[:, None] * frequency
+        self.cos, self.sin = angle.cos(), angle.sin()
 
     def forward(self, tokens: torch.Tensor, cache: Any = None, position: int = 0) -> torch.Tensor:
         """Logits; `cache` holds the keys and values of what came before `position`."""
         size, (rows, length) = self.size, tokens.shape
-        frequency = BASE ** (-torch.arange(0, size.head, 2) / size.head)
-        angle = torch.arange(position, position + length)[:, None] * frequency
-        cos, sin = angle.cos(), angle.sin()
+        cos, sin = (turn[position : position + length] for turn in (self.cos, self.sin))
         x = self.embedding[tokens]
         for i, block in enumerate(self.blocks):
             normed = F.rms_norm(x, (size.width,), block["attention_norm"], 1e-6)
@@ -73,69 +84,62 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
 
-def ours(size: Size) -> tuple[Any, Callable[..., Any]]:
+def ours(size: Size, length: int, at_once: int = 64) -> tuple[Any, Network]:
     by_nnx, apply = functional(lambda rngs: Transformer(V, size, rngs=rngs))
     key = jax.random.key(0)
-    return initial(key, jax.eval_shape(by_nnx, key), size.depth), apply
+    params = initial(key, jax.eval_shape(by_nnx, key), size.depth)
+    return params, Network(apply, V, size, jnp.float32, length, at_once)
 
 
-def shifted(rows: Any) -> Any:
-    return np.concatenate([np.full((len(rows), 1), V), rows[:, :-1]], 1)
+def shifted(rows: torch.Tensor) -> torch.Tensor:
+    return torch.cat([torch.full((len(rows), 1), V), rows[:, :-1]], 1)
 
 
-def training(size: Size, batch: int, length: int, steps: int, rounds: int, chains: int = 1) -> dict[str, Any]:
-    """Seconds a step a chain, of ours and of PyTorch's."""
-    params, apply = ours(size)
-    rows = np.random.default_rng(0).integers(0, V, (batch, length))
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3, b2=0.99, weight_decay=0.1))
+def training(size: Size, batch: int, length: int, steps: int, rounds: int) -> dict[str, Any]:
+    """Seconds a step."""
+    params, network = ours(size, length)
+    rows = np.random.default_rng(0).integers(0, V, (1024, length))
+    optimizer = partial(adamw, 1e-3, "constant", 0, 0.1, 1.0)
+    fit = fit_sgd(partial(loss, network), optimizer, init=lambda _: params, steps=steps, batch_size=batch)
+    train = B.unit(jnp.asarray(rows, jnp.uint8))
+    compiled = jax.jit(fit).lower(jax.random.key(1), train, None).compile()
+    peer, held = Peer(size, params, length), torch.tensor(rows)
+    theirs = F.cross_entropy(peer(shifted(held)).reshape(-1, V), held.reshape(-1)).item()
+    np.testing.assert_allclose(theirs, float(loss(network, params, jax.random.key(0), jnp.asarray(rows))), rtol=1e-4)
+    adam = torch.optim.AdamW(peer.parameters(), 1e-3, (0.9, 0.99), weight_decay=0.1)
 
-    def loss(params: Any, rows: jax.Array) -> jax.Array:
-        logits = apply(params, jnp.asarray(shifted(rows)))[0]
-        return optax.softmax_cross_entropy_with_integer_labels(logits, rows).mean()
-
-    def fit(params: Any) -> Any:
-        def step(carry: Any, _: None) -> tuple[Any, None]:
-            params, state = carry
-            updates, state = optimizer.update(jax.grad(loss)(params, rows), state, params)
-            return (optax.apply_updates(params, updates), state), None
-
-        return jax.lax.scan(step, (params, optimizer.init(params)), None, length=steps)[0][0]
-
-    many = jax.tree.map(lambda x: jnp.stack([x] * chains), params)
-    compiled = jax.jit(jax.vmap(fit)).lower(many).compile()
-    peer = Peer(size, params)
-    tokens, labels = torch.tensor(shifted(rows)), torch.tensor(rows).reshape(-1)
-    theirs = F.cross_entropy(peer(tokens).reshape(-1, V), labels)
-    np.testing.assert_allclose(float(theirs), float(loss(params, rows)), rtol=1e-4)
-    adamw = torch.optim.AdamW(peer.parameters(), 1e-3, (0.9, 0.99), weight_decay=0.1)
-
-    def peer_steps() -> None:
+    def peer_steps(model: Callable[..., torch.Tensor]) -> None:
         for _ in range(steps):
-            adamw.zero_grad()
-            F.cross_entropy(peer(tokens).reshape(-1, V), labels).backward()
+            chosen = held[torch.randint(len(held), (batch,))]
+            adam.zero_grad()
+            F.cross_entropy(model(shifted(chosen)).reshape(-1, V), chosen.reshape(-1)).backward()
             torch.nn.utils.clip_grad_norm_(peer.parameters(), 1.0)
-            adamw.step()
+            adam.step()
 
-    times = in_turn(lambda: jax.block_until_ready(compiled(many)), peer_steps, rounds)
+    calls = [lambda: jax.block_until_ready(compiled(jax.random.key(1), train, None)), partial(peer_steps, peer)]
+    if (built := torch_compiled(peer, shifted(held[:batch]))) is not None:
+        calls.append(partial(peer_steps, built))
     weights = sum(x.size for x in jax.tree.leaves(params))
-    flops = (
-        6 * weights * batch * length + 6 * size.depth * batch * length**2 * size.width
-    )  # half of attention is masked
-    name = f"training step, d={size.width}, {size.depth} layers, {batch} x {length}, {chains} chain(s)"
-    return told(name, times, steps * chains, steps, flops)
+    flops = 6 * batch * length * (weights + size.depth * length * size.width)  # half of attention is masked
+    return told(f"training step, d={size.width}, {size.depth} layers, {batch} x {length}", calls, rounds, steps, flops)
 
 
-def sampling(size: Size, rows: int, length: int, rounds: int, at_once: int = 64) -> dict[str, Any]:
+def torch_compiled(peer: Peer, tokens: torch.Tensor) -> Callable[..., torch.Tensor] | None:
+    try:
+        built = torch.compile(peer)
+        built(tokens).sum().backward()
+    except Exception as error:  # no C++ compiler, mostly
+        print(f"torch.compile does not work here: {type(error).__name__}", flush=True)
+        return None
+    return built
+
+
+def sampling(size: Size, rows: int, length: int, rounds: int) -> dict[str, Any]:
     """Seconds for all rows."""
-    params, apply = ours(size)
-    empty, none = empty_cache(size, at_once, length, jnp.float32), jnp.zeros((at_once, 0), jnp.int32)
-
-    def draw(params: Any, key: jax.Array) -> jax.Array:
-        some = lambda key: decode(apply, params, key, empty, V, none, length, Decoding())  # noqa: E731
-        return jax.lax.map(some, jax.random.split(key, rows // at_once))
-
-    compiled = jax.jit(draw).lower(params, jax.random.key(0)).compile()
-    peer = Peer(size, params)
+    params, network = ours(size, length)
+    sample = jax.jit(lambda params, key: draw(network, params, key, rows, Decoding()))
+    compiled = sample.lower(params, jax.random.key(0)).compile()
+    peer = Peer(size, params, length)
 
     @torch.inference_mode()
     def peer_draw() -> torch.Tensor:
@@ -148,23 +152,63 @@ def sampling(size: Size, rows: int, length: int, rounds: int, at_once: int = 64)
             seen.append(symbol)
         return torch.cat(seen, 1)
 
-    times = in_turn(lambda: jax.block_until_ready(compiled(params, jax.random.key(1))), peer_draw, rounds)
+    calls = [lambda: jax.block_until_ready(compiled(params, jax.random.key(1))), peer_draw]
     weights = sum(x.size for x in jax.tree.leaves(params))
     flops = rows * length * (2 * weights + 2 * length * size.depth * size.width)
-    return told(f"sampling, {rows} rows x {length}", times, 1, 1, flops)
+    return told(f"sampling, {rows} rows x {length}", calls, rounds, 1, flops)
 
 
-def in_turn(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> np.ndarray:
-    ours(), theirs()
-    times = []
-    for _ in range(rounds):
-        pair = []
-        for call in (ours, theirs):
-            begin = time.perf_counter()
-            call()
-            pair.append(time.perf_counter() - begin)
-        times.append(pair)
-    return np.array(times)
+def chains(rounds: int, many: int = 16, steps: int = 20) -> dict[str, Any]:
+    """Seconds a chain of a fit through the engine: of `many` chains, and of one alone."""
+    setting = settings.language_model(steps=steps, warmup=2)
+    run = [partial(run_plan, plan_of(setting, num)) for num in (many, 1)]
+    times = in_turn(run, rounds) / [many, 1]
+    return {
+        "job": f"{many} chains at once",
+        "a_chain_ms": 1e3 * float(times[:, 0].min()),
+        "one_alone_ms": 1e3 * float(times[:, 1].min()),
+        "ratio": float(np.median(times[:, 1] / times[:, 0])),
+    }
+
+
+def plan_of(setting: Setting, num_chains: int) -> Runner:
+    options = Options(num_generations=1, num_chains=num_chains, metrics=("test_loss",))
+    return Runner(make_plan(grid_of(setting, policies.replace(), 256, {}), options), lambda _: None)
+
+
+def run_plan(runner: Runner) -> None:
+    for unit in runner.expect(runner.plan.units):
+        runner.run(unit)
+
+
+def accumulating(rounds: int, generation: int = 20, num: int = 1000) -> dict[str, Any]:
+    """Seconds of a late generation under accumulate and under replace, all metrics in it."""
+    setting = settings.language_model(steps=100)
+    world = setting.world()
+
+    def made(policy: Policy) -> Callable[[], Any]:
+        chain = make_chain(setting, policy, num_samples=num, num_generations=generation)
+
+        def step(world: Any, state: Any, g: jax.Array) -> Any:
+            state, new, seen = chain.emit(world, state, g)
+            return chain.absorb(world, state, new, g), seen
+
+        state = jax.jit(chain.init)(jax.random.key(0), world)
+        compiled, g = jax.jit(step).lower(world, state, jnp.int32(1)).compile(), jnp.int32(generation)
+        return lambda: jax.block_until_ready(compiled(world, state, g))
+
+    times = in_turn([made(policies.accumulate()), made(policies.replace())], rounds)
+    return {
+        "job": f"generation {generation}, {num} rows, fixed steps",
+        "accumulate_ms": 1e3 * float(times[:, 0].min()),
+        "replace_ms": 1e3 * float(times[:, 1].min()),
+        "ratio": float(np.median(times[:, 0] / times[:, 1])),
+    }
+
+
+def in_turn(calls: list[Callable[[], Any]], rounds: int) -> np.ndarray:
+    """Seconds ``[rounds, calls]``, after one round to warm up."""
+    return np.array([[timed(call) for call in calls] for _ in range(rounds + 1)][1:])
 
 
 def matmul_rate(rounds: int = 5, n: int = 1024) -> float:
@@ -181,17 +225,15 @@ def timed(call: Callable[[], Any]) -> float:
     return time.perf_counter() - begin
 
 
-def told(name: str, times: np.ndarray, our_units: int, their_units: int, flops: float) -> dict[str, Any]:
-    mine, theirs = times[:, 0] / our_units, times[:, 1] / their_units
-    rate = matmul_rate()
-    return {
-        "job": name,
-        "ours_ms": 1e3 * float(mine.min()),
-        "torch_ms": 1e3 * float(theirs.min()),
-        "ratio": float(np.median(theirs / mine)),
-        "share_of_matmul_rate": flops / float(mine.min()) / rate,
-        "torch_share": flops / float(theirs.min()) / rate,
-    }
+def told(name: str, calls: list[Callable[[], Any]], rounds: int, units: int, flops: float) -> dict[str, Any]:
+    """Of ours, PyTorch eager and perhaps compiled; shares of the rate of matrix products."""
+    times, rate = in_turn(calls, rounds) / units, matmul_rate()
+    result: dict[str, Any] = {"job": name}
+    for who, seconds in zip(("ours", "torch", "torch_compiled"), times.T, strict=False):
+        result |= {f"{who}_ms": 1e3 * float(seconds.min()), f"{who}_share": flops / float(seconds.min()) / rate}
+        if who != "ours":
+            result[f"{who}_over_ours"] = float(np.median(seconds / times[:, 0]))
+    return result
 
 
 def main() -> None:
@@ -199,12 +241,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json")
     arguments = parser.parse_args()
-    tiny, larger, rounds = Size(64, 2, 2, 2, 176), Size(256, 4, 4, 4, 704), arguments.rounds
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    tiny, larger, rounds = PRESETS["tiny"], Size(256, 4, 4, 4, 704), arguments.rounds
     jobs = (
         partial(training, tiny, 32, 64, 20, rounds),
-        partial(training, tiny, 32, 64, 5, rounds, chains=16),
         partial(training, larger, 32, 64, 3, rounds),
         partial(sampling, tiny, 256, 64, rounds),
+        partial(chains, rounds),
+        partial(accumulating, rounds),
     )
     results = []
     for job in jobs:

@@ -1,6 +1,7 @@
 """The grid of a sweep: policies, static axes (a program a point) and traced ones (floats of one program)."""
 
 import inspect
+import json
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from collapse_jax.calls import written
 from collapse_jax.types import Policy, Setting
 from collapse_jax.words import perhaps
 
@@ -191,3 +193,44 @@ def are_floats(values: Sequence, hint: Any) -> bool:
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
+
+
+def describe(grid: Grid) -> str | None:
+    """The calls at a grid's first point, and what each value of an axis changes, as JSON; None where one is not known.
+
+    ``{"labels": {dim: [...]}, "base": {"setting": ..., "policies": [...], "num_samples": ...}, "axes": {dim: [...]}}``.
+    """
+
+    def at(point: list[int]) -> dict[str, Any]:
+        made = [grid.make(i, grid.values(point)) for i in range(len(grid.policies))]
+        policies = [written(policy) for _, policy, _ in made]
+        return {"setting": written(made[0][0]), "policies": policies, "num_samples": written(made[0][2])}
+
+    places = [range(len(axis.values)) for axis in grid.axes]
+    one_moved = lambda i, value: [value if j == i else 0 for j in range(len(places))]  # noqa: E731
+    try:
+        base = at([0] * len(places))
+        moves = [[_change(base, at(one_moved(i, value))) for value in place] for i, place in enumerate(places)]
+        if changed(base, [move[-1] for move in moves]) != at([len(place) - 1 for place in places]):
+            return None  # axes that do not act on their own
+    except ValueError:
+        return None
+    dims = [axis.dim for axis in grid.axes]
+    labels = {"policy": grid.policies, **{axis.dim: coordinates(axis) for axis in grid.axes}}
+    return json.dumps({"labels": labels, "base": base, "axes": dict(zip(dims, moves, strict=True))})
+
+
+def _change(base: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """What differs in `other`: arguments of the setting and of each policy, and num_samples."""
+    new = lambda a, b: {name: value for name, value in b.items() if a.get(name) != value}  # noqa: E731
+    policies = [new(a, b) for a, b in zip(base["policies"], other["policies"], strict=True)]
+    size = {} if base["num_samples"] == other["num_samples"] else {"num_samples": other["num_samples"]}
+    return {"setting": new(base["setting"], other["setting"]), "policies": policies, **size}
+
+
+def changed(base: dict[str, Any], changes: list[dict[str, Any]]) -> dict[str, Any]:
+    """`base` with some changes."""
+    for change in changes:
+        policies = [a | b for a, b in zip(base["policies"], change["policies"], strict=True)]
+        base = {**base, **change, "setting": base["setting"] | change["setting"], "policies": policies}
+    return base

@@ -1,5 +1,7 @@
 """Weighted rows in blocks: the few words that pools are built from. Each serves rows and rows of statistics alike."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -54,30 +56,46 @@ def take(items: Tree, index: Array) -> Tree:
 
 
 def choose(key: Key, batch: Batch, num: int) -> Tree:
-    """`num` independent rows in proportion to weight, leaves ``[num, ...]``: the inverse CDF, block first.
+    """`num` independent rows in proportion to weight, leaves ``[num, ...]``.
 
     Where all rows of a block weigh the same, the cost is O(num log blocks + blocks), whatever the pool's size;
     otherwise O(blocks * rows).
     """
-    items, _ = rows(batch)
+    return take(rows(batch)[0], row_numbers(batch)(key, num))
+
+
+def row_numbers(batch: Batch) -> Callable[[Key, int], Array]:
+    """``(key, num) -> [num]``: numbers of independent rows in proportion to weight, by the inverse CDF, block first.
+
+    The weights are summed here, once for all draws.
+    """
     if batch.weight.shape[1] > 1:
-        return take(items, _inverse_cdf(batch.weight.reshape(-1), jax.random.uniform(key, (num,))))
-    # Split first, so that one block and the first of several give the same rows.
-    key_block, key_row = jax.random.split(key)
-    row = below(key_row, num, num_rows(batch))
-    if batch.weight.shape[0] == 1:
-        return take(items, row)
-    block = _inverse_cdf(batch.weight[:, 0], jax.random.uniform(key_block, (num,)))
-    return take(items, block * num_rows(batch) + row)
+        row_at = _inverse_cdf(batch.weight.reshape(-1))
+        return lambda key, num: row_at(jax.random.uniform(key, (num,)))
+    block_rows = num_rows(batch)
+    block_at = None if batch.weight.shape[0] == 1 else _inverse_cdf(batch.weight[:, 0])
+
+    def draw(key: Key, num: int) -> Array:
+        # Split first, so that one block and the first of several give the same rows.
+        key_block, key_row = jax.random.split(key)
+        row = below(key_row, num, block_rows)
+        return row if block_at is None else block_at(jax.random.uniform(key_block, (num,))) * block_rows + row
+
+    return draw
 
 
-def _inverse_cdf(weight_m: Array, uniform: Array) -> Array:
-    """Index i with probability ``weight_m[i] / sum``; never one of weight 0."""
+def _inverse_cdf(weight_m: Array) -> Callable[[Array], Array]:
+    """Of uniform numbers: index i with probability ``weight_m[i] / sum``; never one of weight 0."""
     cdf = jnp.cumsum(weight_m)
-    index = jnp.searchsorted(cdf, uniform * cdf[-1], side="right")
     # Sums round, so a row of weight 0 may seem to have some: its draws go to the last row before it that has.
     present = jax.lax.cummax(jnp.where(weight_m > 0, jnp.arange(weight_m.shape[0]), -1))
-    return jnp.maximum(present[jnp.minimum(index, weight_m.shape[0] - 1)], jnp.argmax(weight_m > 0))
+    first = jnp.argmax(weight_m > 0)
+
+    def at(uniform: Array) -> Array:
+        index = jnp.searchsorted(cdf, uniform * cdf[-1], side="right")
+        return jnp.maximum(present[jnp.minimum(index, weight_m.shape[0] - 1)], first)
+
+    return at
 
 
 def redraw(key: Key, batch: Batch, num: int, replacement: bool) -> Batch:

@@ -320,7 +320,7 @@ def stretch_of(num_generations: int) -> int:
     return -(-num_generations // -(-num_generations // 24))
 
 
-def block_width(lane: int, drawn: int, hint: int | None, wanted: int | None = None) -> int:
+def block_width(lane: int, drawn: int, hint: int | None, wanted: int | None = None, training: int = 0) -> int:
     """Chains to run side by side: a power of two set by sizes alone, never by how many chains were asked for.
 
     Args:
@@ -328,12 +328,13 @@ def block_width(lane: int, drawn: int, hint: int | None, wanted: int | None = No
       drawn: bytes that it draws in a generation.
       hint: at most so many.
       wanted: exactly so many.
+      training: bytes that it takes while it is fitted.
     """
     platform, memory = jax.default_backend(), device_memory()
     fits = min(_WORKING_SET.get(platform, 256 << 10) // drawn, _POOLS.get(platform, 1 << 30) // lane)
     width = 2 ** int(np.log2(max(fits, 8)))
-    most = max(memory // (lane + drawn), 1) if memory is not None else _WIDEST
-    return wanted or min(width, most, _WIDEST, hint or _WIDEST)
+    most = max(memory // (lane + max(drawn, training)), 1) if memory is not None else _WIDEST
+    return wanted or min(width, 2 ** int(np.log2(most)), _WIDEST, hint or _WIDEST)
 
 
 def lane_bytes(state: Tree, new: Tree, rows: Tree, law: bool) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """From an experiment, or a dataset that carries one, to what theory says of it."""
 
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import xarray as xr
 import yaml
 
 from collapse_jax import config, theory
-from collapse_jax.axes import coordinates
+from collapse_jax.axes import changed, coordinates
 from collapse_jax.config_sweep import moved, parts_at
 from collapse_jax.theory import Case
 
@@ -34,6 +35,11 @@ def case_of(experiment: config.Experiment, policy: int = 0, point: Sequence[int]
         experiment.num_generations,
         _built(setting_spec).source,
     )
+
+
+def _case(setting: Mapping[str, Any], policy: Mapping[str, Any], **sizes: int) -> Case:
+    """Of parts as in a config, with all their arguments or some."""
+    return case_of(config.from_dict({"setting": setting, "policies": [policy], "num_chains": 1, **sizes}))
 
 
 @functools.lru_cache(maxsize=64)  # a grid asks for the same few settings again and again
@@ -61,11 +67,7 @@ def predict(
       ValueError: no such setting, policy or argument.
     """
     spec = [{"kind": part} if isinstance(part, str) else dict(part) for part in (setting, policy)]
-    experiment = config.from_dict(
-        {"setting": spec[0], "policies": [spec[1]], "num_samples": num_samples, "num_generations": num_generations,
-         "num_chains": 1}
-    )  # fmt: skip
-    case = case_of(experiment)
+    case = _case(*spec, num_samples=num_samples, num_generations=num_generations)
     found = theory.predictions(case)
     limits = np.stack([np.where(p.is_fair(case), p.interval(case), np.nan) for p in found] or [np.zeros((0, 2, 0))])
     limits = limits.reshape(len(found), 2, num_generations)
@@ -77,11 +79,12 @@ def predict(
 
 
 class Lines:
-    """The exact mean of a metric along the curves of a dataset; nothing where its config is absent or refused."""
+    """The exact mean of a metric along the curves of a dataset; nothing where it does not say what was run."""
 
     def __init__(self, ds: xr.Dataset):
         self.ds = ds
         self.experiment: config.Experiment | None = None
+        self._calls = json.loads(ds.attrs.get("calls", "null"))
         try:
             self.experiment = config.from_dict(yaml.safe_load(ds.attrs["config"])) if "config" in ds.attrs else None
             self._axes = () if self.experiment is None else self.experiment.grid().axes
@@ -96,20 +99,30 @@ class Lines:
           position: index of the curve on each dimension, as in ``results.columns``.
           in_logs: only predictions about logarithms, which medians follow too.
         """
-        if self.experiment is None:
-            return None
-        try:  # by labels: the dataset may be a part of what was run
-            number = self.experiment.policy_labels.index(self._label("policy", position))
-            point = [coordinates(axis).index(self._label(axis.dim, position)) for axis in self._axes]
-            case = case_of(self.experiment, number, point)
+        try:
+            case = self._case(position)
             column = self.ds["generation"].to_numpy().reshape(-1) - 1
         except (KeyError, ValueError):
             return None
-        for prediction in theory.predictions(case):
+        for prediction in () if case is None else theory.predictions(case):
             about = prediction.metrics == (name,) and prediction.samples is None and prediction.statistic == "mean"
             if about and prediction.exact and (prediction.in_logs or not in_logs):
                 return np.where(prediction.is_fair(case), prediction.interval(case)[0], np.nan)[column]
         return None
+
+    def _case(self, position: dict[str, int]) -> Case | None:
+        """By labels: the dataset may be a part of what was run."""
+        if self.experiment is not None:
+            number = self.experiment.policy_labels.index(self._label("policy", position))
+            point = [coordinates(axis).index(self._label(axis.dim, position)) for axis in self._axes]
+            return case_of(self.experiment, number, point)
+        if self._calls is None:
+            return None
+        place = {dim: known.index(self._label(dim, position)) for dim, known in self._calls["labels"].items()}
+        changes = [moves[place[dim]] for dim, moves in self._calls["axes"].items()]
+        parts = changed(self._calls["base"], changes)
+        sizes = {"num_samples": parts["num_samples"], "num_generations": self.ds.attrs["num_generations"]}
+        return _case(parts["setting"], parts["policies"][place["policy"]], **sizes)
 
     def _label(self, dim: str, position: dict[str, int]) -> Any:
         labels = self.ds[dim].to_numpy()

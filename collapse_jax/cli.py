@@ -146,24 +146,17 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _report(out: Any, outcome: Any) -> None:
-    """The table, where everything is, and what went wrong."""
-    from collapse_jax import definitions, plots, results, samples
-    from collapse_jax.variables import scalars
+    """The tables, where everything is, and what went wrong."""
+    from collapse_jax import pages, results
 
     console = _console()
     for words in outcome.repaired:
         console.print(f"repaired: unit {words}", soft_wrap=True, markup=False)
     if outcome.complete:
-        ds = results.open(out)
-        console.print(results.table(ds))
-        console.print(definitions.table(ds))
-        old = Path(out) / results.PICTURE
+        seen = pages.show(out, console, is_new=bool(outcome.seconds))
         console.print(f"results: {results.place(out)}", soft_wrap=True)
-        if scalars(ds):
-            picture = old if not outcome.seconds and old.exists() else plots.plot_into(ds, out)
-            console.print(f"picture: {picture}", soft_wrap=True)
-        for page in samples.write_into(ds, out):
-            console.print(f"samples: {page}", soft_wrap=True)
+        for page in seen:
+            console.print(f"{'samples' if 'samples' in Path(page).name else 'picture'}: {page}", soft_wrap=True)
     else:
         console.print(f"results so far: {results.place(out)}", soft_wrap=True)
     for unit, error in outcome.failures:

@@ -10,7 +10,8 @@ from collapse_jax import keys
 from collapse_jax.check import is_traced
 from collapse_jax.types import Array, Key
 
-_FEW = 64  # symbols: for so few, comparing with all is faster than a search or a scatter (measured)
+# Symbols: for so few, a pass over all draws for each of them is faster than a search, or than a scatter (measured).
+_FEW, _FEWEST = 64, 16
 _ROWS = 128  # so few draws are faster than any binomials
 _SCALE = 2.0**30
 
@@ -22,8 +23,10 @@ def categorical(key: Key, p_K: Array, num: int) -> Array:
     """
     cumulative_K = _cumulative(p_K)
     drawn = keys.below(key, num, cumulative_K[-1])
-    method = "compare_all" if p_K.shape[0] <= _FEW else "scan"
-    return jnp.searchsorted(cumulative_K, drawn, side="right", method=method).astype(jnp.int32)
+    if p_K.shape[0] > _FEW:
+        return jnp.searchsorted(cumulative_K, drawn, side="right").astype(jnp.int32)
+    passed = lambda k, symbol: symbol + (cumulative_K[k] <= drawn)  # noqa: E731
+    return jax.lax.fori_loop(0, p_K.shape[0], passed, jnp.zeros(num, jnp.int32), unroll=8)
 
 
 def _cumulative(p_K: Array) -> Array:
@@ -33,8 +36,8 @@ def _cumulative(p_K: Array) -> Array:
 
 def count(symbols: Array, weight: Array, num: int) -> Array:
     """Total weight of each of `num` symbols."""
-    if num <= _FEW:
-        return jnp.where(symbols[:, None] == jnp.arange(num), weight[:, None], 0.0).sum(0)
+    if num <= _FEWEST:
+        return jax.lax.map(lambda k: jnp.where(symbols == k, weight, 0.0).sum(), jnp.arange(num))
     return jnp.zeros(num, weight.dtype).at[symbols].add(weight, mode="drop")
 
 
@@ -50,8 +53,9 @@ def multinomial(key: Key, p_K: Array, num: Array | int, size: Array | int) -> Ar
         if length > _FEW:
             return count(categorical(key, p_K, num), there.astype(p_K.dtype), length)
         cumulative_K = _cumulative(p_K)
-        below = there[:, None] & (keys.below(key, num, cumulative_K[-1])[:, None] < cumulative_K)
-        return jnp.diff(below.sum(0), prepend=0).astype(p_K.dtype)
+        drawn = keys.below(key, num, cumulative_K[-1])
+        below_K = jax.lax.map(lambda edge: (there & (drawn < edge)).sum(), cumulative_K)
+        return jnp.diff(below_K, prepend=0).astype(p_K.dtype)
     size = jnp.asarray(size, p_K.dtype)
     if length <= _FEW:
         return _one_by_one(key, p_K, size)
@@ -115,14 +119,28 @@ def poisson(key: Key, mean: Array) -> Array:
     ``jax.random.poisson`` knows one random-number implementation only, and rounds where means are large.
     """
     few = mean < 10
-    rate = jnp.where(few, 10.0, mean)
+    many = _many_poisson(key, jnp.where(few, 10.0, mean), ~few)
+    return jnp.where(few, _inversion(key, jnp.exp(-mean), lambda k: mean / k, few), many)
+
+
+def poisson_rows(key: Key, mean: Array, num: int) -> Array:
+    """`num` Poisson counts of one mean: below 16 by a table of 64 values, to 2^-30 as in ``categorical``."""
+    few = mean < 16  # of which one in 10^17 reaches the table's end
+    ratio_K = jnp.where(few, mean, 0.0) / jnp.arange(1, 64)
+    p_K = jnp.exp(-mean) * jnp.concatenate([jnp.ones(1, mean.dtype), jnp.cumprod(ratio_K)])
+    tabled = categorical(key, p_K, num).astype(mean.dtype)
+    many = _many_poisson(key, jnp.where(few, 16.0, mean), jnp.broadcast_to(~few, (num,)))
+    return jnp.where(few, tabled, many)
+
+
+def _many_poisson(key: Key, rate: Array, wanted: Array) -> Array:
+    """Hormann's PTRS where `wanted`, for rates of at least 10."""
     b = 0.931 + 2.53 * jnp.sqrt(rate)
     log_norm = jnp.log(rate) + 0.5 * jnp.log(2 * jnp.pi)
-    many = _rejection(
+    return _rejection(
         key, -0.059 + 0.02483 * b, b, rate + 0.43, jnp.log(1.1239 + 1.1328 / (b - 3.4)),
-        lambda k: _root(k) - _deviance(k + 1, rate) - log_norm, jnp.inf, ~few,
+        lambda k: _root(k) - _deviance(k + 1, rate) - log_norm, jnp.inf, wanted,
     )  # fmt: skip
-    return jnp.where(few, _inversion(key, jnp.exp(-mean), lambda k: mean / k, few), many)
 
 
 def _rejection(
@@ -134,7 +152,7 @@ def _rejection(
 
     def trial(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         i, k, open_ = state
-        u, v = jax.random.uniform(jax.random.fold_in(key, i), (2, *a.shape), a.dtype)
+        u, v = jax.random.uniform(jax.random.fold_in(key, i), (2, *wanted.shape), a.dtype)
         u = u - 0.5
         edge = jnp.maximum(0.5 - jnp.abs(u), 1e-7)
         new = jnp.floor((2 * a / edge + b) * u + centre)
@@ -143,7 +161,7 @@ def _rejection(
         accepted = open_ & inside & (log_hat <= log_pmf(jnp.where(inside, new, jnp.floor(centre))))
         return i + 1, jnp.where(accepted, new, k), open_ & ~accepted
 
-    start = jnp.int32(0), jnp.zeros_like(a), wanted
+    start = jnp.int32(0), jnp.zeros(wanted.shape, a.dtype), wanted
     return jax.lax.while_loop(lambda state: state[2].any(), trial, start)[1]
 
 

@@ -4,6 +4,7 @@ Above it there are only ``init``, ``apply`` and JAX's own transformations, so th
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,8 @@ def functional(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Callable[[Key],
         (dropout); whatever is random or running is an argument of the module's call.
 
     Returns:
-      ``init(key) -> params``, nested dicts of arrays, and ``apply(params, *args)``, which calls the module.
+      ``init(key) -> params``, nested dicts of arrays, and ``apply(params, *args, method="__call__")``, which calls the
+      module, or another method of it.
 
     Raises:
       ValueError: the module holds state that is no parameter.
@@ -37,8 +39,8 @@ def functional(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Callable[[Key],
     def init(key: Key) -> Tree:
         return nnx.to_pure_dict(nnx.split(build(nnx.Rngs(key)))[1])
 
-    def apply(params: Tree, *args: Tree) -> Tree:
-        return nnx.merge(graphdef, params)(*args)
+    def apply(params: Tree, *args: Any, method: str = "__call__") -> Tree:
+        return getattr(nnx.merge(graphdef, params), method)(*args)
 
     return init, apply
 

@@ -1,7 +1,7 @@
 """Fits by stochastic gradients, at a cost that does not depend on how much data a pool has gathered."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,10 @@ def fit_sgd(
     optimizer: optax.GradientTransformation | Callable[[Array | int], optax.GradientTransformation],
     *,
     init: Callable[[Key], Tree],
-    steps: int,
     batch_size: int,
-    start: str = "init",
+    steps: int | None = None,
     epochs: int | None = None,
+    start: str = "init",
 ) -> Callable[[Key, Batch, Tree], Tree]:
     """A ``Setting.fit`` that takes `steps` steps of `optimizer` on minibatches of the pool.
 
@@ -41,26 +41,28 @@ def fit_sgd(
       optimizer: its state starts anew at each fit, and with it its schedule. Or ``(steps) -> optimizer``, for schedules
         that know their end; the number of steps is traced where epochs are fixed.
       init: ``(key) -> params``.
-      steps: of the optimizer, per fit.
       batch_size: rows a step.
+      steps: of the optimizer, per fit.
+      epochs: in place of `steps`: as many rows are drawn as the pool's weights add up to, so many times over, in whole
+        minibatches. A generation's cost then grows with the pool. (Rows are drawn with replacement here too: of one
+        epoch over a large pool, a row of weight 1 is in none with probability 0.37.)
       start: ``"init"`` fits fresh parameters each generation; ``"previous"`` goes on from the last fit's.
-      epochs: passes over the pool in place of `steps`: as many rows are drawn as its weights add up to, so many times
-        over, in whole minibatches. A generation's cost then grows with the pool.
 
     Raises:
-      ValueError: `steps`, `batch_size` or `epochs` below 1, or another `start`.
+      ValueError: `steps`, `batch_size` or `epochs` below 1, both or neither of steps and epochs, or another `start`.
     """
-    check_at_least("steps", steps, 1)
-    check_at_least("batch_size", batch_size, 1)
+    if (steps is None) == (epochs is None):
+        raise ValueError("give either steps or epochs" + (", not both" if epochs is not None else ""))
+    for name, number in (("steps", steps), ("epochs", epochs), ("batch_size", batch_size)):
+        if number is not None:
+            check_at_least(name, number, 1)
     check_choice("start", start, STARTS)
-    if epochs is not None:
-        check_at_least("epochs", epochs, 1)
 
     def fit(key: Key, train: Batch, previous: Tree) -> Tree:
-        items, weight = B.rows(train)
-        most = steps if epochs is None else -(-epochs * weight.size // batch_size)
-        row_SxB = _row_numbers(stream(key, "minibatch"), train, most, batch_size)
-        number = most if epochs is None else _steps_of(epochs * B.total(train) / batch_size, most)
+        items, _ = B.rows(train)
+        draw = B.row_numbers(train)
+        key_rows, key_loss = stream(key, "minibatch"), stream(key, "loss")
+        number: Any = steps if epochs is None else _steps_of(epochs, train, batch_size)
         made = optimizer if isinstance(optimizer, optax.GradientTransformation) else optimizer(number)
 
         def step(carry: tuple[Tree, Tree], scanned: tuple[Key, Array]) -> tuple[tuple[Tree, Tree], None]:
@@ -71,11 +73,12 @@ def fit_sgd(
             return (optax.apply_updates(params, updates), state), None
 
         params = previous if start == "previous" else init(stream(key, "init"))
-        scanned = jax.random.split(stream(key, "loss"), most), row_SxB
         first = params, made.init(params)
         if epochs is None:
-            return jax.lax.scan(step, first, scanned)[0][0]
-        at = lambda i: jax.tree.map(lambda x: x[i], scanned)  # noqa: E731
+            row_SxB = draw(key_rows, number * batch_size).reshape(number, batch_size)
+            return jax.lax.scan(step, first, (jax.random.split(key_loss, number), row_SxB))[0][0]
+        nth = jax.random.fold_in
+        at = lambda i: (nth(key_loss, i), draw(nth(key_rows, i), batch_size))  # noqa: E731
         return jax.lax.fori_loop(0, number, lambda i, carry: step(carry, at(i))[0], first)[0]
 
     return fit
@@ -130,13 +133,12 @@ def averaged(inner: optax.GradientTransformation, decay: Array | float) -> optax
     return optax.GradientTransformation(init, update)
 
 
-def _steps_of(minibatches: Array, most: int) -> Array:
-    """Whole minibatches, at least one; the slack is for sums of weights that rounded up."""
-    return jnp.clip(jnp.ceil(minibatches - 1e-4), 1, most).astype(jnp.int32)
+def _steps_of(epochs: int, train: Batch, batch_size: int) -> Array:
+    """Whole minibatches, at least one, that have as many rows as the weights add up to in so many epochs.
 
-
-def _row_numbers(key: Key, train: Batch, steps: int, batch_size: int) -> Array:
-    """Row numbers of all minibatches, ``[steps, batch_size]``: the pool's weights are summed once a fit, not a step."""
-    blocks, block_rows = train.weight.shape[0], B.num_rows(train)
-    numbered = train._replace(items=jnp.arange(blocks * block_rows).reshape(blocks, block_rows))
-    return B.choose(key, numbered, steps * batch_size).reshape(steps, batch_size)
+    The last of cumulative sums: they are added as a tree, where a plain float32 sum of a million weights may be off by
+    a percent. The slack is for what still rounds up.
+    """
+    per_row = 1 if train.weight.shape[1] > 1 else B.num_rows(train)
+    total = jnp.cumsum(train.weight.reshape(-1))[-1] * per_row
+    return jnp.maximum(jnp.ceil((1 - 1e-5) * epochs * total / batch_size), 1).astype(jnp.int32)

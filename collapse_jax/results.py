@@ -22,7 +22,8 @@ from collapse_jax.variables import grid_dims, scalars
 if TYPE_CHECKING:
     from rich.table import Table
 
-CONFIG, PICTURE = "config.yaml", "metrics.png"
+CONFIG, PICTURE, TABLES = "config.yaml", "metrics.png", "tables.txt"
+PAGES = (PICTURE, "samples.txt", "samples.png")  # what there is to see in a folder
 ResultsError = StoreError
 _PACKAGES = ("collapse-jax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray", "zarr")
 _MOST_COLUMNS, _MOST_ROWS = 8, 100  # of a table in a terminal

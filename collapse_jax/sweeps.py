@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import xarray as xr
 
-from collapse_jax.axes import Axis, Grid, coordinates, grid_of
+from collapse_jax.axes import Axis, Grid, coordinates, describe, grid_of
 from collapse_jax.blocks import Programs, Saver, Traced, compile_blocks, run_blocks, trace_blocks
 from collapse_jax.keys import chain_keys
 from collapse_jax.memory_model import check_fits
-from collapse_jax.types import Curator, Policy, Setting
-from collapse_jax.units import Options, Plan, Unit, make_plan, stretch
+from collapse_jax.types import Curator, Policy, Setting, World
+from collapse_jax.units import Options, Plan, Program, Unit, make_plan, same, stretch
 
 
 def run(setting: Setting, policy: Policy, **options: Any) -> xr.Dataset:
@@ -83,7 +83,8 @@ def sweep(
 
     Returns:
       Dims ``("policy", *axes, "chain", "generation")``, one variable a metric; those of metrics whose values are arrays
-      (sample texts, pictures) follow, and are named in the variable's attribute ``value_dims`` too.
+      (sample texts, pictures) follow, and are named in the variable's attribute ``value_dims`` too. The attribute
+      ``calls`` says how registered factories were called, by which pictures find what theory says.
 
     Raises:
       ValueError: bad input, in one line, before anything is computed.
@@ -104,7 +105,9 @@ def sweep(
         for unit in runner.expect(plan.units):
             for name, value in runner.run(unit).items():
                 out[name][unit.where] = value
-    return dataset(plan, out, {**runner.seconds, **({} if num_samples is None else {"num_samples": num_samples})})
+    calls = describe(plan.grid) if curator is None else None
+    given = {"num_samples": num_samples, "calls": calls}
+    return dataset(plan, out, runner.seconds | {name: value for name, value in given.items() if value is not None})
 
 
 class Runner:
@@ -116,6 +119,7 @@ class Runner:
         self.seconds = {"seconds_trace": 0.0, "seconds_compile": 0.0, "seconds_run": 0.0}
         self._ahead = ThreadPoolExecutor(1)
         self._compiled: dict[int, Future[Programs]] = {}
+        self._worlds: list[tuple[World, World]] = []
         self._order: list[int] = []
 
     def expect(self, units: Sequence[Unit]) -> Sequence[Unit]:
@@ -131,7 +135,7 @@ class Runner:
         clock = time.perf_counter()
         out = run_blocks(
             compiled,
-            program.world,
+            self._world(program),
             points,
             self.keys[chains],
             num_generations=plan.options.num_generations,
@@ -169,7 +173,7 @@ class Runner:
         unit = next(unit for unit in plan.units if unit.program == number)
         return trace_blocks(
             lambda values: plan.chain_of(program, values),
-            program.world,
+            self._world(program),
             plan.lanes(unit)[0],
             self.keys,
             metrics=program.metrics,
@@ -177,6 +181,16 @@ class Runner:
             stretch=stretch(plan),
             devices=self.devices,
         )
+
+    def _world(self, program: Program) -> World:
+        """What a program's chains share; what takes compute is made here, once for all programs of one outline."""
+        if program.setting.outline is None:
+            return program.world
+        for outline, world in self._worlds:
+            if same(outline, program.world):
+                return world
+        self._worlds.append((program.world, program.setting.world()))
+        return self._worlds[-1][1]
 
     def _compile(self, traced: Traced) -> Programs:
         compiled = compile_blocks(traced)

@@ -1,29 +1,40 @@
 """What rows of symbols look like beside others: frequencies, n-grams, copied runs."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from collapse_jax import batch as B
-from collapse_jax.types import Array, Batch
+from collapse_jax.types import Array, Batch, Metric, Text
 
 WORD = 32  # bits of a word
+PLACES = 6  # bits that an n-gram sets
+ROOM = 16  # bits of a set for each n-gram: then one that is not there seems to be with probability 0.001
+
+
+class Grams(NamedTuple):
+    """N-grams by two independent hashes of each, ``[N, G]`` uint32: both alike for different ones by chance, 2^-64."""
+
+    one: Array
+    other: Array
 
 
 class GramSet(NamedTuple):
-    """A set of n-grams by their hash values: ``[words]`` of 32 bits each, a bit for each value modulo their number."""
+    """A set of n-grams as a Bloom filter (doi:10.1145/362686.362692): ``[words]`` of 32 bits each, 6 set by a gram."""
 
     words: Array
 
 
-def hashes(rows_NxL: Array, n: int) -> Array:
-    """A hash of each n-gram of each row, ``[N, L - n + 1]``, uint32: alike for different ones by chance, 2^-32."""
+def hashes(rows_NxL: Array, n: int) -> Grams:
+    """The n-grams of each row, ``[N, L - n + 1]``."""
     length = rows_NxL.shape[1] - n + 1
-    value = jnp.zeros((rows_NxL.shape[0], length), jnp.uint32)
+    one = other = jnp.zeros((rows_NxL.shape[0], length), jnp.uint32)
     for i in range(n):
-        value = _mix(value * jnp.uint32(0x9E3779B1) + rows_NxL[:, i : i + length].astype(jnp.uint32) + 1)
-    return value
+        symbol = rows_NxL[:, i : i + length].astype(jnp.uint32) + 1
+        one, other = _mix(one * jnp.uint32(0x9E3779B1) + symbol), _mix(other * jnp.uint32(0x27D4EB2F) - symbol)
+    return Grams(one, other)
 
 
 def _mix(value: Array) -> Array:
@@ -33,40 +44,94 @@ def _mix(value: Array) -> Array:
     return value ^ (value >> 16)
 
 
+def _place(grams: Grams, i: Array, bits: int) -> Array:
+    """The `i`-th bit that each n-gram sets, of so many (a power of two)."""
+    return _mix(grams.one ^ _mix(grams.other + i.astype(jnp.uint32))) & jnp.uint32(bits - 1)
+
+
+def check_room(grams: int, bits: int) -> None:
+    """Raises ``ValueError`` if so many n-grams, were they all different, would overfill a set of so many bits."""
+    if ROOM * grams > bits:
+        least = 1 << (ROOM * grams - 1).bit_length()
+        raise ValueError(f"gram_bits must be at least {least} ({ROOM} for each n-gram of a batch), or 0 for no set, "
+                         f"not {bits}")  # fmt: skip
+
+
 def gram_set(batch: Batch, n: int, bits: int) -> Batch:
     """The n-grams of all rows of positive weight as one ``GramSet`` of `bits` (a power of two); sets merge likewise."""
     items, weight = B.rows(batch)
+    here = (weight > 0)[:, None]
     if isinstance(items, GramSet):
-        here = jnp.where((weight > 0)[:, None], items.words, jnp.uint32(0))
-        words = jax.lax.reduce(here, jnp.uint32(0), jax.lax.bitwise_or, (0,))
+        words = jax.lax.reduce(jnp.where(here, items.words, jnp.uint32(0)), jnp.uint32(0), jax.lax.bitwise_or, (0,))
     else:
-        value = hashes(items, n)
-        place = jnp.where((weight > 0)[:, None], value % bits, bits)  # beyond the end: dropped
-        set_bits = jnp.zeros(bits, jnp.uint8).at[place.reshape(-1)].set(1, mode="drop").reshape(-1, WORD)
+        grams = hashes(items, n)
+
+        def add(i: Array, set_bits: Array) -> Array:
+            place = jnp.where(here, _place(grams, i, bits), bits)  # beyond the end: dropped
+            return set_bits.at[place.reshape(-1)].set(1, mode="drop")
+
+        set_bits = jax.lax.fori_loop(0, PLACES, add, jnp.zeros(bits, jnp.uint8)).reshape(-1, WORD)
         words = (set_bits.astype(jnp.uint32) << jnp.arange(WORD, dtype=jnp.uint32)).sum(1, dtype=jnp.uint32)
     return B.unit(GramSet(words[None]), weight.sum())
 
 
-def is_in_set(value: Array, grams: GramSet) -> Array:
-    """Whether hashes are in the set; others seem to be with probability ``filled(grams)``."""
-    place = value % (grams.words.size * WORD)
-    return (grams.words[place // WORD] >> (place % WORD)) & 1 == 1
+def is_in_set(grams: Grams, known: GramSet) -> Array:
+    """Whether n-grams are in the set; each that is not seems to be with probability ``chance_hit(known)``."""
+
+    def look(i: Array, found: Array) -> Array:
+        place = _place(grams, i, known.words.size * WORD)
+        return found & ((known.words[place // WORD] >> (place % WORD)) & 1 == 1)
+
+    return jax.lax.fori_loop(0, PLACES, look, jnp.ones(grams.one.shape, bool))
 
 
-def filled(grams: GramSet) -> Array:
-    """The share of bits that are set."""
-    return jax.lax.population_count(grams.words).sum() / (grams.words.size * WORD)
+def chance_hit(known: GramSet) -> Array:
+    """Probability that all bits of an n-gram that is not in the set are set: exact, for their places are random."""
+    share = jax.lax.population_count(known.words).sum() / (known.words.size * WORD)
+    return share**PLACES
 
 
-def is_among(value: Array, ordered: Array) -> Array:
-    """Whether hashes are among those of an ordered array."""
-    place = jnp.searchsorted(ordered, value.reshape(-1)).reshape(value.shape)
-    return ordered[jnp.minimum(place, ordered.size - 1)] == value
+def ordered(rows_NxL: np.ndarray, n: int, at_once: int = 2**22) -> Grams:
+    """All different n-grams of rows in order, ``[grams]``, made on the host a stretch of columns at a time."""
+    found = np.zeros(0, np.uint64)
+    for begin in range(0, rows_NxL.shape[1] - n + 1, at_once):
+        part = hashes(jnp.asarray(rows_NxL[:, begin : begin + at_once + n - 1]), n)
+        whole = np.asarray(part.one).astype(np.uint64) << np.uint64(32) | np.asarray(part.other)
+        found = np.union1d(found, whole)
+    return Grams(jnp.asarray(found >> np.uint64(32), jnp.uint32), jnp.asarray(found & np.uint64(2**32 - 1), jnp.uint32))
+
+
+def is_among(grams: Grams, known: Grams) -> Array:
+    """Whether n-grams are among those that ``ordered`` gave: a binary search by both hashes."""
+    size = known.one.shape[0]
+
+    def before(place: Array) -> Array:
+        one = known.one[place]
+        return (one < grams.one) | ((one == grams.one) & (known.other[place] < grams.other))
+
+    def halve(i: Array, place: Array) -> Array:  # so many of the known ones come before
+        further = place + (1 << (size.bit_length() - 1 - i)).astype(jnp.int32)
+        return jnp.where((further <= size) & before(jnp.minimum(further, size) - 1), further, place)
+
+    place = jax.lax.fori_loop(0, size.bit_length(), halve, jnp.zeros(grams.one.shape, jnp.int32))
+    place = jnp.minimum(place, size - 1)
+    return (known.one[place] == grams.one) & (known.other[place] == grams.other)
+
+
+def sample_text(text: Text, num_shown: int, length: int) -> Metric:
+    """A metric of whole rows, with what ``variables.texts_of`` reads them by."""
+    symbols = [piece.decode("latin-1") for piece in text.pieces]
+    dims = (("sample", num_shown), ("symbol", length))
+    return Metric("sample_text", "the first generated rows", "symbols", "definition", dims=dims,
+                  attrs={"symbols": symbols})  # fmt: skip
 
 
 def novelty(known_NxG: Array, chance: Array | float = 0.0) -> Array:
-    """Share of n-grams that are not known, where one that is not seems to be with probability `chance`."""
-    return jnp.minimum((1 - known_NxG.mean()) / jnp.maximum(1 - chance, 1e-6), 1.0)
+    """Share of n-grams that are not known, without bias where one that is not seems to be with probability `chance`.
+
+    So it may come out a little above 1.
+    """
+    return (~known_NxG).sum() / known_NxG.size / (1 - chance)
 
 
 def copied_run(known_NxG: Array, n: int) -> Array:
@@ -83,24 +148,33 @@ def copied_run(known_NxG: Array, n: int) -> Array:
     return jnp.where(longest_N > 0, longest_N + n - 1, 0).mean()
 
 
-def distinct(value_NxG: Array) -> Array:
+def distinct(grams: Grams) -> Array:
     """Different n-grams over all of them (distinct-n, arXiv 1510.03055)."""
-    ordered = jnp.sort(value_NxG.reshape(-1))
-    return (1 + (ordered[1:] != ordered[:-1]).sum()) / ordered.size
+    flat = jax.tree.map(lambda x: x.reshape(1, -1), grams)
+    return 1 - _repeated(flat) / flat.one.size
 
 
-def repetition(value_NxG: Array) -> Array:
+def repetition(grams: Grams) -> Array:
     """Share of n-grams that came earlier in their own row (seq-rep-n, arXiv 1908.04319)."""
-    ordered = jnp.sort(value_NxG, axis=1)
-    return (ordered[:, 1:] == ordered[:, :-1]).sum() / value_NxG.size
+    return _repeated(grams) / grams.one.size
+
+
+def _repeated(grams: Grams) -> Array:
+    """How many came earlier in their row."""
+    one, other = jax.lax.sort(tuple(grams), dimension=1, num_keys=2)
+    return ((one[:, 1:] == one[:, :-1]) & (other[:, 1:] == other[:, :-1])).sum()
+
+
+def codes(rows: Array | np.ndarray, order: int, num_symbols: int) -> Any:
+    """The numbers that each `order` + 1 symbols in a row (last axis; int32 or wider) spell in base `num_symbols`."""
+    length = rows.shape[-1] - order
+    return sum(rows[..., i : i + length] * num_symbols ** (order - i) for i in range(order + 1))
 
 
 def frequencies(rows_NxL: Array, num_symbols: int, order: int = 0) -> Array:
-    """How often each symbol (order 0) or each pair (order 1) occurs in rows, ``[V^(order + 1)]``."""
-    code = rows_NxL.astype(jnp.int32)
-    if order:
-        code = code[:, :-1] * num_symbols + code[:, 1:]
-    return jnp.zeros(num_symbols ** (order + 1)).at[code.reshape(-1)].add(1.0)
+    """How often each symbol (order 0) or each pair (order 1) occurs in rows, ``[V^(order + 1)]`` of whole numbers."""
+    code = codes(rows_NxL.astype(jnp.int32), order, num_symbols)
+    return jnp.zeros(num_symbols ** (order + 1), jnp.int32).at[code.reshape(-1)].add(1)
 
 
 def divergence(count: Array, log_real: Array) -> Array:

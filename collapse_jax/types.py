@@ -69,6 +69,7 @@ class Source(NamedTuple):
         its label (then `arrays` is the table ``[rows, dim]`` of which rows are drawn); None where it is not.
       log_density: ``(arrays, rows [num, dim]) -> [num]``, pure: exact log density of the real law in nats, or None
         where it is not known.
+      call: how a registered factory was called (``calls.Call``), or None.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Source(NamedTuple):
     classes: int | None = None
     shape: tuple[int, int, int] | None = None
     log_density: Callable[[Tree, Array], Array] | None = None
+    call: Any = None
 
 
 class Symbols(NamedTuple):
@@ -91,10 +93,12 @@ class Symbols(NamedTuple):
     Attributes:
       name: as in the registry of ``data.symbols``.
       probabilities: ``[K]`` in float64; their sum is 1.
+      call: as in ``Source``.
     """
 
     name: str
     probabilities: np.ndarray
+    call: Any = None
 
 
 class Text(NamedTuple):
@@ -189,6 +193,9 @@ class Setting(NamedTuple):
       metrics: what ``observe`` returns.
       init: ``(key, world) -> params``, once a chain, for settings trained by gradients, or None. Of the world it may
         take what lies in ``World.real`` (a base model, say).
+      outline: ``() -> World``, where making the world takes compute (a base model): what ``world`` gives, but only the
+        shapes (``jax.ShapeDtypeStruct``) of what is computed, beside the numbers that it follows from. Runs are planned
+        by it, and one world serves wherever outlines agree. None: the world itself will do.
       compress: ``(Batch) -> Batch`` of one row of sufficient statistics: ``fit(compress(b)) == fit(b)``. It takes rows
         and rows of statistics alike, so it also merges. None where no finite statistic is sufficient.
       sample_compressed: ``(key, params, num, count, exact) -> items``, leaves ``[1, ...]``: the statistics
@@ -213,6 +220,7 @@ class Setting(NamedTuple):
       min_samples: fewest rows a fit is defined for.
       block_hint: chains to run side by side where no better number is known; None lets memory decide.
       source: the real law, of rows in columns or of symbols: what predictions know of it.
+      call: as in ``Source``.
     """
 
     name: str
@@ -223,6 +231,7 @@ class Setting(NamedTuple):
     observe: Callable[..., dict[str, Array]]
     metrics: tuple[Metric, ...]
     init: Callable[[Key, World], Tree] | None = None
+    outline: Callable[[], World] | None = None
     compress: Callable[[Batch], Batch] | None = None
     sample_compressed: Callable[..., Tree] | None = None
     real_compressed: Callable[..., Tree] | None = None
@@ -234,6 +243,7 @@ class Setting(NamedTuple):
     min_samples: int = 1
     block_hint: int | None = None
     source: Source | Symbols | None = None
+    call: Any = None
 
 
 class Policy(NamedTuple):
@@ -249,6 +259,7 @@ class Policy(NamedTuple):
       join: ``(new, real) -> Batch``: what joins the pool; default: `new` (after ``real_rows`` took their share).
       redraw: ``(n) -> num`` (static): each fit sees `num` rows drawn anew from the whole pool; None: it sees the pool.
       replacement: whether ``redraw`` draws with replacement.
+      call: as in ``Source``.
     """
 
     name: str
@@ -259,6 +270,7 @@ class Policy(NamedTuple):
     join: Callable[[Batch, Any], Batch] | None = None
     redraw: Callable[[int], int] | None = None
     replacement: bool = False
+    call: Any = None
 
 
 class Curator(NamedTuple):

@@ -13,7 +13,7 @@ from collapse_jax.blocks import block_width, blocks_at_once, lane_bytes, stretch
 from collapse_jax.chain import make_chain
 from collapse_jax.chain import plan as plan_chain
 from collapse_jax.check import check_at_least, check_choice
-from collapse_jax.cost import operations
+from collapse_jax.cost import operations, peak
 from collapse_jax.keys import chain_keys
 from collapse_jax.types import Chain, Curator, Metric, Policy, Setting
 from collapse_jax.words import perhaps
@@ -51,7 +51,7 @@ class Program(NamedTuple):
       setting: at the first traced point.
       metrics: those it observes.
       law: whether statistics are drawn from their law.
-      world: what its chains share.
+      world: what its chains share, or the outline of it.
       width: chains side by side on a device.
       work: operations a chain-generation.
       lane: bytes a chain takes, at least.
@@ -259,15 +259,15 @@ def _any_n(grid: Grid, number: int, law: bool) -> bool:
 
 
 class Worlds:
-    """The world of each setting, made once: many programs share one."""
+    """The world (or its outline) of each setting, made once: many programs share one."""
 
     def __init__(self) -> None:
         self._made: dict[int, tuple[Setting, Any]] = {}
 
     def of(self, setting: Setting) -> Any:
-        """The setting's world."""
+        """What the setting's runs are planned by."""
         if id(setting) not in self._made:
-            self._made[id(setting)] = setting, setting.world()
+            self._made[id(setting)] = setting, (setting.outline or setting.world)()
         return self._made[id(setting)][1]
 
 
@@ -280,7 +280,7 @@ def _sized(plan: Plan, program: Program, key: jax.Array, made: Worlds) -> Progra
         setting, _, num = plan.grid.make(program.policy, plan.grid.values(full))
         worlds.append(made.of(setting))
     world = worlds[0]
-    if any(other is not world and not _same(world, other) for other in worlds[1:]):
+    if any(other is not world and not same(world, other) for other in worlds[1:]):
         raise ValueError(
             f"axes: values that change the real law of setting {program.setting.name} need runs of their own"
         )
@@ -289,23 +289,24 @@ def _sized(plan: Plan, program: Program, key: jax.Array, made: Worlds) -> Progra
     rowless = program.law and program.setting.real_compressed is not None
     rows = () if rowless else jax.eval_shape(lambda: program.setting.real(key, world, num))
     state = jax.eval_shape(chain.init, key, world)
-    new, seen, work = _step(chain, world, state, program.metrics)
+    new, seen, jaxpr = _step(chain, world, state, program.metrics)
     _check_shapes(program.setting, seen)
     lane, drawn = lane_bytes(state, new, rows, program.law)
     lane += stretch(plan) * sum(x.size * x.dtype.itemsize for x in seen.values() if x.ndim)
-    width = block_width(lane, drawn, program.setting.block_hint, options.chains_per_block)
-    return program._replace(world=world, width=width, work=work, lane=lane + drawn)
+    training = 0 if program.setting.init is None else peak(jaxpr)  # activations outweigh what a chain keeps
+    width = block_width(lane, drawn, program.setting.block_hint, options.chains_per_block, training)
+    return program._replace(world=world, width=width, work=operations(jaxpr), lane=lane + drawn)
 
 
-def _step(chain: Chain, world: Any, state: Any, metrics: Sequence[str]) -> tuple[Any, dict[str, Any], float]:
-    """The shapes of a generation's batch and of what is seen of it, and the operations of one chain in one."""
+def _step(chain: Chain, world: Any, state: Any, metrics: Sequence[str]) -> tuple[Any, dict[str, Any], Any]:
+    """The shapes of a generation's batch and of what is seen of it, and the jaxpr of one chain's generation."""
 
     def step(world: Any, state: Any, generation: jax.Array) -> Any:
         state, new, observations = chain.emit(world, state, generation)
         return new, {name: observations[name] for name in metrics}, chain.absorb(world, state, new, generation)
 
     jaxpr, shapes = jax.make_jaxpr(step, return_shape=True)(world, state, jax.numpy.int32(1))
-    return *shapes[:2], operations(jaxpr.jaxpr)
+    return *shapes[:2], jaxpr.jaxpr
 
 
 def _check_shapes(setting: Setting, seen: dict[str, Any]) -> None:
@@ -352,8 +353,10 @@ def _units(plan: Plan) -> Iterator[Unit]:
             yield Unit(number, where)
 
 
-def _same(a: Any, b: Any) -> bool:
-    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+def same(a: Any, b: Any) -> bool:
+    """Whether two worlds are alike; shapes stand for what they outline."""
+    x, y = jax.tree.leaves(a), jax.tree.leaves(b)
+    return len(x) == len(y) and all(np.array_equal(one, other) for one, other in zip(x, y, strict=True))
 
 
 def _metrics(setting: Setting, wanted: Sequence[str] | None, dims: Sequence[str]) -> tuple[str, ...]:

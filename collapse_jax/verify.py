@@ -64,7 +64,15 @@ EXPERIMENTS: tuple[dict[str, Any], ...] = (
     _experiment({"kind": "linear_regression", "dim": 2, "num_test": 1}, [{"kind": "accumulate_subsample"}],
                 200, 80, 1_000),
     _experiment({"kind": "logistic_regression", "dim": 1, "steps": 6}, _WHOLE[:2], 200, 4, 400),
-    _experiment({"kind": "ideal_diffusion", "num_test": 1}, _EVERY_POLICY[:1] + _EVERY_POLICY[3:6], 20, 12, 8_000),
+    _experiment({"kind": "ideal_diffusion", "num_test": 1}, _EVERY_POLICY, 20, 12, 4_000),
+    _experiment({"kind": "ideal_diffusion", "num_test": 1, "lineage": True}, [{"kind": "replace"}], 20, 10, 2_000),
+    _experiment({"kind": "gaussian_mixture", "components": 2, "steps": 3, "floor": 0.05, "num_test": 1,
+                 "source": {"kind": "blobs", "num_centers": 2, "dim": 1, "box": 2.0}},
+                [_EVERY_POLICY[i] for i in (0, 1, 5)], 12, 8, 4_000),
+    _experiment({"kind": "markov", "smoothing": 0.0, "length": 2},
+                [_EVERY_POLICY[i] for i in (0, 1, 3, 7)], 20, 10, 4_000),
+    _experiment({"kind": "markov", "order": 0, "smoothing": 0.0, "length": 4},
+                [_EVERY_POLICY[i] for i in (0, 1, 7)], 5, 10, 4_000),
 )  # fmt: skip
 
 
@@ -191,13 +199,14 @@ def table(rows: Sequence[Row]) -> "Table":
         result.add_column(name, overflow="fold")
     for name in ("n", "generation", "predicted", "simulated", "z"):
         result.add_column(name, justify="right", no_wrap=True)
+    result.add_column("source", overflow="fold")
     failed = failures(rows)
     for row in rows:
         predicted = f"{row.low:.5g}" if row.low == row.high else f"{row.low:.5g} to {row.high:.5g}"
         words = f"{row.prediction.statistic} of {row.prediction.quantity}"
         figures = (f"{row.n}", f"{row.generation}", predicted, f"{row.simulated:.5g} +- {row.error:.1g}")
         z = f"{row.z:.2f}" + (" FAILS" if row in failed else "")
-        result.add_row(*map(Text, (row.setting, row.policy, words, *figures, z)))
+        result.add_row(*map(Text, (row.setting, row.policy, words, *figures, z, row.prediction.reference)))
     return result
 
 

@@ -1,4 +1,4 @@
-"""Laws are about what a program computes: on every change they are tried on programs that compile in half the time."""
+"""Most tests are about what a program computes: on every change they try programs that compile in half the time."""
 
 import jax
 import numpy as np
@@ -6,15 +6,31 @@ import pytest
 from table_rows import ROWS
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """The laws of one setting go to one worker, which compiles its programs once."""
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        name = parameters.get("setting", parameters.get("name"))
+        if item.module.__name__.startswith("test_laws") and isinstance(name, str):
+            item.add_marker(pytest.mark.xdist_group(name))
+
+
 @pytest.fixture
 def optimised():
     """For tests that look at bits: programs are compiled as users' are."""
 
 
+# Whose time goes into compiling; where much is simulated, programs are compiled as users' are.
+QUICK = ("test_laws", "test_compiles", "test_batch", "test_flow_matching", "test_gaussian_mixture", "test_markov",
+         "test_language_model", "test_data", "test_ideal_diffusion", "test_definitions", "test_counts",
+         "test_diffusion", "test_image", "test_curators", "test_nets")  # fmt: skip
+
+
 @pytest.fixture(autouse=True)
 def _quick_compiles(request):
-    """JAX's own switch, for the laws alone; the nightly tests compile as users do."""
-    quick = request.module.__name__.startswith(("test_laws", "test_compiles", "test_batch", "test_nets"))
+    """JAX's own switch; the nightly tests compile as users do."""
+    quick = request.module.__name__.startswith(QUICK)
     quick &= "optimised" not in request.fixturenames and request.node.get_closest_marker("nightly") is None
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", quick or before)

@@ -47,7 +47,7 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "markov": {"smoothing": 0.2, "length": 6},
     "language_model": {"text": texts.markov_chain(), "width": 8, "depth": 1, "heads": 1, "length": 6, "steps": 20,
                        "batch_size": 8, "learning_rate": 0.05, "warmup": 2, "num_test": 16, "ngram": 2,
-                       "gram_bits": 2**10, "rows_at_once": 8, "top_p": 0.95, "min_p": 0.3},
+                       "gram_bits": 2**11, "rows_at_once": 8, "top_p": 0.95, "min_p": 0.3},
     "linear_regression": {"dim": 2, "num_test": 16, "ridge": 0.1},
     "logistic_regression": {"dim": 2, "num_test": 16, "ridge": 0.1},
 }  # fmt: skip
@@ -70,9 +70,10 @@ MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gaussian_mixture-spherical": ("gaussian_mixture", {"covariance": "spherical"}),
     "gaussian_mixture-previous": ("gaussian_mixture", {"start": "previous"}),
     "ideal_diffusion-ode": ("ideal_diffusion", {"solver_steps": 8}),
+    "ideal_diffusion-lineage": ("ideal_diffusion", {"lineage": True}),
     "language_model-previous": ("language_model", {"start": "previous"}),
     "language_model-base": ("language_model", {"start": "base", "base_steps": 5}),
-    "language_model-epochs": ("language_model", {"epochs": 2}),
+    "language_model-epochs": ("language_model", {"steps": None, "epochs": 2}),
     "language_model-prompts": ("language_model", {"prompt": 2}),
     "markov-order-0": ("markov", {"order": 0}),
     "markov-shakespeare": ("markov", {"order": 2, "language": "shakespeare"}),
@@ -108,7 +109,7 @@ POLICIES: dict[str, Callable[..., Policy]] = _table(policies.REGISTRY, TINY_POLI
 NUM, HORIZON, CHAINS = 6, 4, 3
 # On every change: what is registered, and quick variants in closed form. Others of the variants wait for the night.
 SLOW = ("linear_regression-no_ridge", "logistic_regression-3", "kde-silverman_scaled", "gaussian_mixture-diagonal",
-        "gaussian_mixture-spherical", "markov-order-0")  # fmt: skip
+        "gaussian_mixture-spherical", "ideal_diffusion-lineage", "markov-order-0")  # fmt: skip
 EVERY_SETTING = [
     name if name in settings.REGISTRY or (make().init is None and name not in SLOW)
     else pytest.param(name, marks=pytest.mark.nightly) for name, make in SETTINGS.items()

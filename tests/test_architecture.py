@@ -12,7 +12,7 @@ import collapse_jax
 
 ROOT = Path(collapse_jax.__file__).parent
 BUILDING = [  # from the ground; a part imports from lower floors only
-    ["types", "words", "cost"],
+    ["types", "words", "cost", "calls"],
     ["keys", "check", "gamma", "intervals", "variables"],
     ["batch", "survival"],
     ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "spread", "curators", "metrics"],
@@ -30,7 +30,7 @@ BUILDING = [  # from the ground; a part imports from lower floors only
     ["stream", "results", "cases"],
     ["plots_grid", "plots_images", "definitions", "verify"],
     ["plots", "report", "samples", "forecast"],
-    ["launch"],
+    ["launch", "pages"],
     ["cli"],
 ]
 FLOORS = {part: floor for floor, parts in enumerate(BUILDING) for part in parts}

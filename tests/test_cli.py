@@ -76,6 +76,11 @@ def test_run_with_the_engine_itself(folder, capsys):
     assert ds["trace_ratio"].dims == ("policy", "chain", "generation")
     assert np.isfinite(ds["trace_ratio"]).all()
     assert {"precision", "seed", "backend", "seconds_compile", "seconds_run"} <= set(ds.attrs)
+    first, drawn = capsys.readouterr().out, (folder / "out/metrics.png").stat().st_mtime_ns
+    assert cli.main(["run", "small.yaml", "--out", "out", "--metrics", "[trace_ratio]"]) == 0
+    assert capsys.readouterr().out == first
+    assert (folder / "out/tables.txt").read_text() in first
+    assert (folder / "out/metrics.png").stat().st_mtime_ns == drawn  # nothing is made again
 
 
 def test_the_stored_config_runs_again(engine, capsys):

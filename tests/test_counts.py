@@ -100,6 +100,19 @@ def test_poisson(rng):
     assert (sample[:, -1] == 0).all()
 
 
+def test_poisson_rows_of_one_mean():
+    """By a table and by rejection; rows of a chain are independent."""
+    means, keys = [0.02, 1.5, 15.9, 16.1, 3000.0, 0.0], jax.random.split(jax.random.key(6), CHAINS)
+    go = jax.jit(jax.vmap(lambda key, mean: counts.poisson_rows(key, mean, 2), (0, None)))
+    for mean in means:
+        sample = np.asarray(go(keys, jnp.float32(mean)), np.float64)
+        if mean == 0:
+            assert (sample == 0).all()
+        else:
+            assert fits(sample, scipy.stats.poisson(mean)) > 1e-4, mean
+            assert abs(z_score((sample - mean).prod(1), 0.0)) < Z_LIMIT
+
+
 @pytest.mark.parametrize("rng", ["threefry2x32", "rbg"])
 def test_binomial(rng):
     cases = [(5, 0.3), (60, 0.9), (40, 0.5), (1000, 0.02), (1000, 0.97), (1_000_000, 0.4)]

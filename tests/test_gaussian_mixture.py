@@ -119,6 +119,12 @@ def test_metrics_are_scikit_learns(kind):
         for b in range(a)
     ]
     assert float(seen["separation"]) == pytest.approx(min(apart), rel=5e-3)
+    # The whole mixture has the rows' own mean and total variance, plus the floor.
+    trace = x.var(0).sum() + D * FLOOR
+    assert float(seen["trace_ratio"]) == pytest.approx(trace / np.trace(SOURCE.covariance), rel=1e-4)
+    assert float(seen["log_trace_ratio"]) == pytest.approx(np.log(seen["trace_ratio"]), abs=1e-5)
+    error = ((x.mean(0) - SOURCE.mean) ** 2).sum()
+    assert float(seen["squared_error_of_mean"]) == pytest.approx(error, rel=1e-3)
 
 
 def test_a_mode_is_alive_where_enough_mass_lies_near_it():
@@ -126,7 +132,7 @@ def test_a_mode_is_alive_where_enough_mass_lies_near_it():
     source = data.blobs(num_centers=3)._replace(modes=modes, covariance=np.cov(modes.T, ddof=0) + 4.0 * np.eye(2))
     setting = gaussian_mixture(3, source=source)
     world = setting.world()
-    assert float(world.truth.spread) == pytest.approx(2.0, rel=1e-5)
+    assert float(world.truth.modes.spread) == pytest.approx(2.0, rel=1e-5)
 
     look = jax.jit(lambda mixture: setting.observe(None, world, mixture, None, None)["modes_alive"])
 
@@ -145,7 +151,7 @@ def test_a_mode_is_alive_where_enough_mass_lies_near_it():
 def test_sources_without_modes_have_no_metric_of_them():
     setting = gaussian_mixture(2, source=data.moons())
     assert "modes_alive" not in [metric.name for metric in setting.metrics]
-    assert setting.world().truth is None
+    assert setting.world().truth.modes is None
 
 
 @pytest.mark.parametrize("kind", KINDS)

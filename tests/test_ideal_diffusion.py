@@ -51,9 +51,13 @@ def predicted(real, delta, share, horizon, shrinks=True):
 
 
 @pytest.mark.parametrize(
-    ("policy", "share"), [(policies.fresh_real(0.3), 0.3), (policies.replace(), 0.0)], ids=["fresh_real", "replace"]
+    ("policy", "share", "delta"),
+    [
+        (policies.fresh_real(0.3), 0.3, 0.4),
+        pytest.param(policies.fresh_real(0.3), 0.3, 0.05, marks=pytest.mark.nightly),
+        pytest.param(policies.replace(), 0.0, 0.4, marks=pytest.mark.nightly),
+    ],
 )
-@pytest.mark.parametrize("delta", [0.05, 0.4])
 def test_coefficients_follow_their_recursion(policy, share, delta):
     horizon = 12
     seen = chains(ideal_diffusion(delta, source=SOURCE), policy, n=20, horizon=horizon, num=4000)
@@ -68,6 +72,7 @@ def test_coefficients_follow_their_recursion(policy, share, delta):
         np.testing.assert_allclose(predicted(real, delta, share, 400)[-1], limit, rtol=1e-6)
 
 
+@pytest.mark.nightly
 def test_coefficients_where_all_rows_are_kept():
     """Accumulate: fit t sees the mean of the real batch and of t - 1 synthetic ones."""
     delta, horizon = 0.1, 8

@@ -1,6 +1,8 @@
 """Language models: fits that learn a known law, where they start, what they refuse and what a generation costs."""
 
+import itertools
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,24 +12,31 @@ import pytest
 
 from collapse_jax import batch as B
 from collapse_jax import policies, settings
+from collapse_jax.axes import grid_of
 from collapse_jax.chain import make_chain, simulate
 from collapse_jax.cost import operations
 from collapse_jax.data import texts
+from collapse_jax.functional import functional
 from collapse_jax.gradient import adamw, fit_sgd
 from collapse_jax.keys import chain_keys
+from collapse_jax.memory_model import check_fits
+from collapse_jax.nets.transformer import Transformer, sized
+from collapse_jax.sweeps import Runner
 from collapse_jax.types import Batch
+from collapse_jax.units import Options, make_plan
 
+lm = sys.modules[settings.language_model.__module__]  # the factory has the module's name
 KEY = jax.random.key(3)
 LAW = texts.markov_chain()
 TINY = {"text": LAW, "width": 8, "depth": 1, "heads": 1, "length": 8, "steps": 20, "batch_size": 8, "num_test": 8,
-        "ngram": 2, "gram_bits": 2**10, "rows_at_once": 4}  # fmt: skip
+        "warmup": 2, "ngram": 2, "gram_bits": 2**13, "rows_at_once": 4}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def learned():
     """A model of a known law, trained on much and on little of it; observations of both."""
     options = {"width": 32, "heads": 2, "steps": 400, "batch_size": 32, "num_test": 256, "learning_rate": 1e-2}
-    setting = settings.language_model(**TINY | options | {"rows_at_once": 128, "length": 16})
+    setting = settings.language_model(**TINY | options | {"rows_at_once": 128, "length": 16, "gram_bits": 2**21})
     world = setting.world()
 
     @jax.jit
@@ -47,6 +56,8 @@ def test_excess_loss_goes_to_zero_with_data(learned):
     entropy = -(LAW.arrays[0][:, None] * table * np.log(np.where(table > 0, table, 1))).sum()
     assert -0.005 < float(much["excess_loss"]) < 0.05
     assert float(little["excess_loss"]) > 0.1
+    assert float(much["excess_loss"]) > -4 * float(much["excess_loss_error"])
+    assert float(much["excess_loss_error"]) < 0.01
     loss = float(much["test_loss"]) - float(much["excess_loss"])
     assert loss == pytest.approx(-LAW.log_prob(np.asarray(world.test)).mean() / 16, rel=1e-5)
     assert loss == pytest.approx(entropy, abs=0.15)  # a row's first symbol costs more than the rate
@@ -87,6 +98,75 @@ def test_where_fits_start(start):
         assert not close(at(two.net), at(one.net) + 1)
 
 
+def test_a_base_is_trained_once_and_when_it_is_needed(monkeypatch):
+    """Plans know its shapes alone; then all points of a sweep share one."""
+    trained = []
+    monkeypatch.setattr(lm, "_trained", lambda *args, train=lm._trained: (trained.append(1), train(*args))[1])
+    make = partial(settings.language_model, **TINY | {"start": "base", "base_steps": 3})
+    policy, options = policies.replace(), Options(num_generations=2, num_chains=2)
+    plan = make_plan(grid_of(make, policy, 16, {"temperature": [0.5, 1.0], "steps": [10, 20]}), options)
+    outlined = len(trained)  # by shape
+    assert all(isinstance(x, jax.ShapeDtypeStruct) for p in plan.programs for x in jax.tree.leaves(p.world.real.base))
+    assert len(plan.programs) == 2
+    check_fits(plan)
+    runner = Runner(plan, lambda _: None)
+    worlds = [runner._world(program) for program in plan.programs]
+    assert len(trained) == outlined + 1
+    assert all(world is worlds[0] for world in worlds)
+    whole = make().world()
+    jax.tree.map(np.testing.assert_array_equal, worlds[0], whole)
+    with pytest.raises(ValueError, match="axes: values that change the real law"):
+        make_plan(grid_of(make, policy, 16, {"learning_rate": [1e-3, 1e-2]}), options)
+
+
+def test_metrics_against_numpy():
+    """Losses by a softmax of NumPy's; what was given as a prompt is not judged."""
+    words = "größer kleiner größer als 12 Mäuse " * 60
+    text = texts.given("t", words)
+    setting = settings.language_model(**TINY | {"text": text, "prompt": 3, "num_test": 6})
+    world, bits = setting.world(), text.num_symbols
+    start = setting.init(KEY, world)
+    model = start._replace(first=jax.tree.map(lambda x: 1.5 * x, start.net))
+    new = np.asarray(setting.real(KEY, world, 10)).astype(int)
+    known = jax.tree.map(lambda x: x[0, 0], setting.summarise(world, B.unit(jnp.asarray(new[:5, 2:]))).items)
+    seen = jax.jit(setting.observe)(KEY, world, model, known, jnp.asarray(new))
+    size = sized("tiny", {"width": 8, "depth": 1, "heads": 1})
+    _, apply = functional(lambda rngs: Transformer(bits, size, rngs=rngs))
+
+    def losses(net, rows):
+        before = np.concatenate([np.full((len(rows), 1), bits), rows[:, :-1]], 1)
+        logits = np.asarray(apply(net, jnp.asarray(before))[0], np.float64)
+        log = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        return -np.take_along_axis(log, rows[..., None], -1)[..., 0]
+
+    test = np.asarray(world.test).astype(int)
+    assert float(seen["test_loss"]) == pytest.approx(losses(model.net, test).mean(), rel=1e-4)
+    assert float(seen["first_loss"]) == pytest.approx(losses(model.first, new[:6])[:, 3:].mean(), rel=1e-4)
+    held_out = words[-(len(words) // 10) :]
+    per_byte = losses(model.net, test).mean() / np.log(2) * len(held_out) / len(held_out.encode())
+    assert float(seen["bits_per_byte"]) == pytest.approx(per_byte, rel=1e-4)
+    after = new[:, 3:]
+    share = np.bincount(after.reshape(-1), minlength=bits) / after.size
+    assert float(seen["entropy"]) == pytest.approx(-(share[share > 0] * np.log(share[share > 0])).sum(), rel=1e-4)
+    pairs = [tuple(pair) for row in after for pair in itertools.pairwise(row)]
+    trained = {tuple(pair) for row in new[:5, 2:] for pair in itertools.pairwise(row)}
+    assert float(seen["distinct"]) == pytest.approx(len(set(pairs)) / len(pairs))
+    assert float(seen["novel_to_training"]) == pytest.approx(np.mean([p not in trained for p in pairs]), abs=1e-4)
+    assert float(seen["novel_to_real"]) == 0
+    assert float(seen["copied_from_real"]) == 5
+
+
+def test_without_a_set_of_ngrams():
+    setting = settings.language_model(**TINY | {"gram_bits": 0})
+    assert setting.summarise is None
+    world, new = setting.world(), jnp.zeros((8, 8), jnp.uint8)
+    seen = jax.eval_shape(lambda: setting.observe(KEY, world, setting.init(KEY, world), None, new))
+    assert sorted(seen) == sorted(m.name for m in setting.metrics)
+    assert not {"novel_to_training", "copied_from_training", "chance_hit"} & set(seen)
+    chain = make_chain(settings.language_model(**TINY), policies.replace(), num_samples=80, num_generations=2)
+    one_line(lambda: jax.eval_shape(chain.init, KEY, world), "gram_bits", "at least 16384", "not 8192")
+
+
 def test_prompts_are_real_text():
     text = texts.given("letters", "abcdefgh" * 400)
     setting = settings.language_model(**TINY | {"text": text, "prompt": 3})
@@ -97,20 +177,33 @@ def test_prompts_are_real_text():
     assert len(set(rows[:, 0])) > 4
 
 
+@jax.jit
+def steps_of_an_epoch(batch):
+    """Each step adds 1 to a counter."""
+    count = lambda p, key, x: p  # noqa: E731
+    fit = fit_sgd(count, lambda _: optax.sgd(-1.0), init=lambda key: jnp.zeros(()), batch_size=4, epochs=1)
+    return fit(KEY, batch, None)
+
+
 def test_epochs_are_of_the_rows_that_are_there():
-    """Each step adds 1 to a counter; empty slots and weights count as they should."""
-
-    def steps(batch, epochs):
-        loss = lambda p, key, x: p["n"]  # noqa: E731
-        fit = fit_sgd(loss, lambda _: optax.sgd(-1.0), init=lambda key: {"n": jnp.zeros(())}, steps=1, batch_size=4,
-                      epochs=epochs)  # fmt: skip
-        return float(jax.jit(fit)(KEY, batch, None)["n"])
-
+    """Empty slots and weights count as they should; three epochs are three times as many steps."""
     rows = jnp.zeros((3, 8, 2))
-    assert steps(Batch(rows, jnp.array([[1.0], [0.0], [0.0]])), 1) == 2
-    assert steps(Batch(rows, jnp.array([[1.0], [1.0], [0.0]])), 3) == 12
-    assert steps(Batch(rows, jnp.array([[0.6], [0.0], [0.0]])), 1) == 2
-    assert steps(Batch(rows, jnp.ones((3, 8))), 1) == 6
+    assert steps_of_an_epoch(Batch(rows, jnp.array([[1.0], [0.0], [0.0]]))) == 2
+    assert steps_of_an_epoch(Batch(rows, jnp.array([[1.0], [1.0], [0.0]]))) == 4
+    assert steps_of_an_epoch(Batch(rows, jnp.array([[0.6], [0.0], [0.0]]))) == 2
+    assert steps_of_an_epoch(Batch(rows, jnp.array([[0.0], [3.5], [0.0]]))) == 7
+    assert steps_of_an_epoch(Batch(rows, jnp.ones((3, 8)))) == 6
+    assert steps_of_an_epoch(Batch(rows, jnp.zeros((3, 8)).at[1, :3].set(20.0))) == 15
+
+
+@pytest.mark.parametrize(("weight", "rows"), [(2.0, 300), (0.1, 200_000), (1 / 3, 30_000), (7.0, 5_001)])
+def test_an_epoch_at_some_weight_is_an_epoch_of_so_many_more_rows(weight, rows):
+    times, whole = (round(weight), 1) if weight > 1 else (1, round(1 / weight))
+    repeated = jnp.zeros((1, rows * times // whole, 1))
+    expected = steps_of_an_epoch(Batch(repeated, jnp.ones((1, 1))))
+    assert expected == -(-rows * times // whole // 4)
+    assert steps_of_an_epoch(Batch(jnp.zeros((1, rows, 1)), jnp.full((1, 1), weight))) == expected
+    assert steps_of_an_epoch(Batch(jnp.zeros((2, rows, 1)), jnp.full((2, rows), weight).at[1].set(0.0))) == expected
 
 
 def one_line(call, *words):
@@ -139,7 +232,15 @@ def one_line(call, *words):
         ({"start": "scratch"}, ["start", "previous"]),
         ({"schedule": "linear"}, ["schedule"]),
         ({"model": "huge"}, ["model", "nano"]),
-        ({"epochs": 0}, ["epochs"]),
+        ({"epochs": 0, "steps": None}, ["epochs"]),
+        ({"epochs": 2}, ["steps or epochs", "not both"]),
+        ({"steps": 0}, ["steps"]),
+        ({"warmup": 20}, ["warmup must be below steps (20), not 20"]),
+        ({"start": "base", "base_steps": 2}, ["warmup must be below base_steps (2)"]),
+        ({"base_steps": 5}, ["base_steps", "start: base"]),
+        ({"text": "shakespeare"}, ["text must be a Text", "data.texts.shakespeare()"]),
+        ({"tied": "no"}, ["tied", "True or False"]),
+        ({"remat": 1}, ["remat", "True or False"]),
         ({"clip": 0.0}, ["clip"]),
     ],
 )
@@ -164,6 +265,9 @@ def test_bad_texts_are_one_line(tmp_path):
     one_line(lambda: texts.brackets(close=1.0), "close")
     one_line(lambda: texts.hidden_markov(num_states=1), "num_states")
     one_line(lambda: texts.given("t", "ab" * 50, "bpe", vocabulary=100), "vocabulary")
+    one_line(lambda: texts.given("t", "ab" * 50, "bytes", vocabulary=300), "vocabulary is for tokenizer bpe")
+    one_line(lambda: texts.given("t", "ab" * 50, "bytes", characters="ab"), "characters is for tokenizer characters")
+    one_line(lambda: texts.given("t", "ab" * 50, characters=""), "characters", "one or more")
 
 
 def test_a_missing_extra_is_named(monkeypatch):

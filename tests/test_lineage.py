@@ -13,11 +13,12 @@ import collapse_jax
 from collapse_jax import batch as B
 from collapse_jax import data, policies
 from collapse_jax.lineage import Descendant, num_roots, with_ancestors
-from collapse_jax.settings import discrete, gaussian, kde
+from collapse_jax.settings import discrete, gaussian, ideal_diffusion, kde
 
 SETTINGS = {
     "kde": lambda lineage=True: kde(0.3, num_test=4, source=data.normal(1), lineage=lineage),
     "discrete": lambda lineage=True: discrete([0.2, 0.5, 0.3], lineage=lineage),
+    "ideal_diffusion": lambda lineage=True: ideal_diffusion(num_test=4, lineage=lineage),
 }
 
 
@@ -40,7 +41,9 @@ def neutral(n, horizon):
 
 
 @POWER
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(  # the others, too, are held to theory by ``collapse-jax verify`` on every change
+    "name", ["discrete", *(pytest.param(k, marks=pytest.mark.nightly) for k in ("kde", "ideal_diffusion"))]
+)
 def test_founders_die_out_as_lines_meet(name, power):
     n, T, at = 30, 60, np.array([2, 3, 10, 60])
     exact = neutral(n, T)
@@ -97,7 +100,8 @@ def test_all_ancestors_stay_in_a_pool_that_keeps_all():
 def test_lineage_only_looks():
     """Rows, and so all other metrics, are the same numbers with lineage and without."""
     options = {"num_samples": 8, "num_generations": 4, "num_chains": 3}
-    plain, followed = (collapse_jax.run(SETTINGS["kde"](on), policies.fresh_real(), **options) for on in (False, True))
+    make = SETTINGS["ideal_diffusion"]
+    plain, followed = (collapse_jax.run(make(on), policies.fresh_real(), **options) for on in (False, True))
     assert "ancestors_alive" not in plain
     for metric in plain.data_vars:
         np.testing.assert_allclose(plain[metric], followed[metric], rtol=1e-5)
@@ -122,6 +126,8 @@ def test_roots_are_counted_by_presence():
 def test_where_there_are_no_parents():
     with pytest.raises(ValueError, match="setting gaussian has no lineage"):
         with_ancestors(gaussian())
+    with pytest.raises(ValueError, match="setting ideal_diffusion has no lineage: its new rows do not each come"):
+        ideal_diffusion(solver_steps=4, lineage=True)
     with pytest.raises(ValueError, match="setting discrete knows no law"):
         collapse_jax.run(discrete(lineage=True), policies.replace(), num_samples=5, num_generations=2, num_chains=2,
                          backend="law")  # fmt: skip

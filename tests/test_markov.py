@@ -20,7 +20,7 @@ TABLE = np.array([[0.5, 0.5, 0.0], [0.1, 0.2, 0.7], [0.9, 0.0, 0.1]])
 
 
 def observe(setting, world, model):
-    return jax.jit(setting.observe)(None, world, model, None, None)
+    return jax.jit(setting.observe)(jax.random.key(0), world, model, None, None)
 
 
 def counted(rows, weight, order, size):
@@ -154,13 +154,32 @@ def test_what_died_out_stays_dead():
     assert alive[:, -1].mean() < alive[:, 0].mean() - 2
 
 
+def test_copied_runs_are_those_of_a_plain_search():
+    """The longest stretch whose n-grams are all in the real text; of tables there is none."""
+    setting = markov(2, 0.0, 40, "shakespeare")
+    world, key = setting.world(), jax.random.key(7)
+    text = "".join(languages.LETTERS[i] for i in np.asarray(world.real))
+    rows = setting.real(jax.random.key(1), world, 50)
+    model = setting.fit(None, B.unit(rows), None)
+    seen = jax.jit(setting.observe)(key, world, model, None, None)
+    new = ["".join(languages.LETTERS[i] for i in row) for row in np.asarray(setting.sample(key, model, 8))]
+
+    def run(row, n=8):
+        known = "".join(str(int(row[i : i + n] in text)) for i in range(len(row) - n + 1))
+        longest = max(map(len, known.split("0")))
+        return longest + n - 1 if longest else 0
+
+    assert float(seen["copied_run"]) == pytest.approx(np.mean([run(row) for row in new]))
+    assert run(text[100:140]) == 40 > np.mean([run(row) for row in new]) > 0
+    assert "copied_run" not in [metric.name for metric in markov().metrics]
+
+
 def test_order_0_is_drift_of_frequencies():
     """Independent symbols, replace: n L draws a generation from the last frequencies (Wright and Fisher); exact."""
     frequency = np.array([0.5, 0.3, 0.15, 0.05])
     n, length, horizon = 6, 5, 10
     setting = markov(0, 0.0, length, languages.chain(np.tile(frequency, (4, 1))))
-    diversity = lambda key, world, params, *_: {"d": 1 - ((params.counts / params.counts.sum()) ** 2).sum()}  # noqa: E731
-    seen = chains(setting._replace(observe=diversity), policies.replace(), n=n, horizon=horizon, num=8000)["d"]
+    seen = chains(setting, policies.replace(), n=n, horizon=horizon, num=8000)["gini_simpson"]
     law = lambda size: (1 - 1 / size) ** np.arange(1, horizon + 1) * (1 - (frequency**2).sum())  # noqa: E731
     assert_law("diversity", seen, law(n * length), law(n))
 

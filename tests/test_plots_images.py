@@ -67,7 +67,7 @@ def test_the_command_draws_curves_and_images(tmp_path, capsys):
     place = results.save(ds, tmp_path / "run", "")
     assert main(["plot", str(place)]) == 0
     assert capsys.readouterr().out == f"picture: {place / 'samples.png'}\n"
-    ds["loss"] = ds.sample_image.mean(["sample", "y", "x"])
+    ds["loss"] = ds.sample_image.mean(["sample", "y", "x"], keep_attrs=False)
     place = results.save(ds, tmp_path / "other", "")
     assert main(["plot", str(place)]) == 0
     assert [(place / name).exists() for name in ("metrics.png", "samples.png")] == [True, True]

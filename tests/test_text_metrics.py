@@ -11,6 +11,7 @@ import scipy.stats
 
 from collapse_jax import batch as B
 from collapse_jax import text_metrics as T
+from collapse_jax.data import texts
 from collapse_jax.types import Batch
 
 
@@ -26,6 +27,10 @@ def longest(row, known, n):
     return best
 
 
+def known_of(rows, n, bits):
+    return jax.tree.map(lambda x: x[0, 0], T.gram_set(B.unit(jnp.asarray(rows)), n, bits).items)
+
+
 def test_ngram_metrics_against_plain_loops():
     rng = np.random.default_rng(0)
     n, old, new = 3, rng.integers(0, 4, (30, 12)), rng.integers(0, 4, (20, 11))
@@ -34,28 +39,77 @@ def test_ngram_metrics_against_plain_loops():
     mine = grams_of(new, n)
     flat = list(itertools.chain(*mine))
     batch = Batch(jnp.asarray(old, jnp.uint8).reshape(3, 10, 12), jnp.asarray(weight).reshape(3, 10))
-    grams = jax.tree.map(lambda x: x[0, 0], T.gram_set(batch, n, 2**16).items)
-    value = T.hashes(jnp.asarray(new, jnp.uint8), n)
-    inside = T.is_in_set(value, grams)
+    kept = jax.tree.map(lambda x: x[0, 0], T.gram_set(batch, n, 2**16).items)
+    grams = T.hashes(jnp.asarray(new, jnp.uint8), n)
+    inside = T.is_in_set(grams, kept)
     assert float(T.novelty(inside)) == pytest.approx(np.mean([g not in known for g in flat]))
     assert float(T.copied_run(inside, n)) == pytest.approx(np.mean([longest(row, known, n) for row in mine]))
-    everything = np.unique(np.asarray(T.hashes(jnp.asarray(old[:25], jnp.uint8), n)))
-    np.testing.assert_array_equal(T.is_among(value, jnp.asarray(everything)), inside)
-    assert float(T.distinct(value)) == pytest.approx(len(set(flat)) / len(flat))
-    assert float(T.repetition(value)) == pytest.approx(1 - sum(len(set(row)) for row in mine) / len(flat))
+    assert float(T.distinct(grams)) == pytest.approx(len(set(flat)) / len(flat))
+    assert float(T.repetition(grams)) == pytest.approx(1 - sum(len(set(row)) for row in mine) / len(flat))
 
 
-def test_novelty_is_corrected_for_a_small_set():
-    """A set so small that a third of its bits are taken: chance hits are divided out."""
-    rng = np.random.default_rng(1)
-    old, new = (jnp.asarray(rng.integers(0, 256, (200, 12)), jnp.uint8) for _ in range(2))
-    half = jnp.concatenate([old[:100], new[:100]])
-    grams = jax.tree.map(lambda x: x[0, 0], T.gram_set(B.unit(old), 8, 2**11).items)
-    chance = float(T.filled(grams))
-    assert 0.3 < chance < 0.5
-    inside = T.is_in_set(T.hashes(half, 8), grams)
-    assert abs(float(T.novelty(inside, chance)) - 0.5) < 0.06
-    assert float(T.novelty(inside)) < 0.38
+@pytest.fixture(scope="module")
+def plays():
+    """Rows of text to train on, and rows of which a third begin with a stretch of those; what plain Python says."""
+    text = texts.shakespeare()
+    rng = np.random.default_rng(4)
+    old = np.asarray(text.draw(jax.random.key(0), jnp.asarray(text.arrays), 2000, 64))
+    new = rng.permuted(text.held_out(600, 64), axis=1)
+    for i in range(200):
+        size = rng.integers(4, 40)
+        new[i, :size] = old[rng.integers(2000), 64 - size :]
+    known = {row[i : i + 8].tobytes() for row in old for i in range(57)}
+    told = np.array([[row[i : i + 8].tobytes() in known for i in range(57)] for row in new])
+    return text, old, new, told
+
+
+def test_a_large_set_is_exact(plays):
+    _, old, new, told = plays
+    known = known_of(old, 8, 2**24)
+    inside = T.is_in_set(T.hashes(jnp.asarray(new), 8), known)
+    assert 1e-11 < float(T.chance_hit(known)) < 1e-7
+    np.testing.assert_array_equal(inside, told)
+    assert float(T.novelty(inside, T.chance_hit(known))) == pytest.approx((~told).mean(), rel=1e-5)
+    runs = [max((len(list(run)) + 7 for hit, run in itertools.groupby(row) if hit), default=0) for row in told]
+    assert float(T.copied_run(inside, 8)) == pytest.approx(np.mean(runs), rel=1e-5)
+    assert np.mean(runs) > 4
+
+
+@pytest.mark.parametrize("bits", [2**18, 2**20])
+def test_chance_hits_of_a_small_set_come_as_often_as_told(plays, bits):
+    _, old, new, told = plays
+    known = known_of(old, 8, bits)
+    inside, chance = np.asarray(T.is_in_set(T.hashes(jnp.asarray(new), 8), known)), float(T.chance_hit(known))
+    assert inside[told].all()
+    # Each different n-gram is one trial, wherever it occurs.
+    absent = {row[i : i + 8].tobytes(): inside[j, i] for j, row in enumerate(new) for i in np.flatnonzero(~told[j])}
+    hits, trials = sum(absent.values()), len(absent)
+    assert 0.003 < chance < 0.9
+    assert abs(hits - trials * chance) < 4 * np.sqrt(trials * chance * (1 - chance))
+    error = np.sqrt(chance / (1 - chance) / trials)
+    assert abs(float(T.novelty(jnp.asarray(inside), chance)) - (~told).mean()) < 4 * error
+    assert abs(float(T.novelty(jnp.asarray(inside))) - (~told).mean()) > 4 * error  # the correction is not idle
+
+
+def test_membership_in_a_long_text_is_exact(plays):
+    """Also where two n-grams share one of their hashes."""
+    text, _, new, _ = plays
+    real = text.real_rows(64)
+    known = {real[0, i : i + 8].tobytes() for i in range(real.size - 7)}
+    ordered = T.ordered(real, 8, at_once=300_000)
+    assert ordered.one.size == len(known)
+    told = np.array([[row[i : i + 8].tobytes() in known for i in range(57)] for row in new])
+    np.testing.assert_array_equal(jax.jit(T.is_among)(T.hashes(jnp.asarray(new), 8), ordered), told)
+    pairs = lambda *x: T.Grams(*jnp.asarray(x, jnp.uint32).T)  # noqa: E731
+    some = pairs((1, 5), (7, 2), (7, 3), (7, 9), (2**32 - 1, 0))
+    asked = pairs((0, 0), (1, 5), (7, 3), (7, 4), (7, 9), (8, 9), (2**32 - 1, 0), (2**32 - 1, 1))
+    assert T.is_among(asked, some).tolist() == [False, True, True, False, True, False, True, False]
+
+
+def test_counts_above_what_floats_can_count():
+    """Adding 1 to a float32 stops at 2^24."""
+    count = jax.jit(lambda: T.frequencies(jnp.zeros((1100, 2**14), jnp.uint8), 2))()
+    assert count.tolist() == [1100 * 2**14, 0]
 
 
 def test_symbol_metrics_against_numpy():

@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from collapse_jax.data import known_texts, texts
+from collapse_jax.data import known_texts, readers, texts, tokens
 
 KEY = jax.random.key(3)
 LAW = texts.markov_chain()
@@ -41,6 +42,30 @@ def test_bytes_and_pieces():
     assert pieces.bytes_per_symbol > 1.5
 
 
+def test_a_text_in_parts_has_the_pieces_of_the_whole(monkeypatch):
+    text = "One  two\n\n three, four!\nfive \n six\n" * 30
+    parts = list(tokens.stretches(text, 50))
+    assert "".join(parts) == text
+    assert len(parts) > 10
+    assert all(part[0] == "\n" and not before[-1].isspace() for before, part in itertools.pairwise(parts))
+    assert list(tokens.stretches("no break here", 3)) == ["no break here"]
+    whole = tokens.alphabet_of("t", text, "characters").encode(text)
+    monkeypatch.setattr(tokens, "_STRETCH", 50)
+    np.testing.assert_array_equal(tokens.alphabet_of("t", text, "characters").encode(text), whole)
+    lower = tokens.alphabet_of("t", "", "characters", characters="abcdefgh\n ")
+    with pytest.raises(ValueError, match=r"character 120 \(line 12\), 'X', is not one of the 10"):
+        lower.encode("abcdefgh \n" * 11 + "abcdefgh X")
+
+
+def test_pieces_of_parts_are_those_of_the_whole(monkeypatch):
+    pytest.importorskip("tokenizers")
+    text = "One  two\n\n three, four!\nfive \n six\n größer" * 30
+    whole = tokens.alphabet_of("t", text, "bpe", 300).encode(text)
+    monkeypatch.setattr(tokens, "_STRETCH", 50)
+    tokens._pieces.cache_clear()
+    np.testing.assert_array_equal(tokens.alphabet_of("t", text, "bpe", 300).encode(text), whole)
+
+
 @pytest.mark.parametrize("make", [texts.markov_chain, texts.hidden_markov, texts.brackets])
 def test_known_laws_are_what_they_draw(make):
     """Log probabilities sum to one over all short rows, and match how often rows are drawn."""
@@ -68,3 +93,16 @@ def test_entropy_rates():
     assert abs(early - late) < 4 * np.hypot(e, f)
     with pytest.raises(ValueError, match="nobody knows"):
         known_texts.entropy_rate(texts.given("t", "abc" * 20))
+    with pytest.raises(ValueError, match="burn must be <= 255, not 256"):
+        known_texts.entropy_rate(LAW, length=256)
+
+
+def test_a_byte_order_mark_is_no_character(tmp_path):
+    (tmp_path / "t.txt").write_bytes(b"\xef\xbb\xbf" + b"abc" * 20)
+    assert texts.text_file(str(tmp_path / "t.txt")).num_symbols == 3
+
+
+def test_versions_of_datasets_come_in_order():
+    names = ["1.10.0", "1.9.0", "1.0.0", "0.12.3", "2.0.0-rc"]
+    order = sorted((Path(name) / "dataset_info.json" for name in names), key=readers._version)
+    assert [path.parent.name for path in order] == ["0.12.3", "1.0.0", "1.9.0", "1.10.0", "2.0.0-rc"]

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from collapse_jax.cost import operations
 from collapse_jax.functional import functional
+from collapse_jax.nets import transformer
 from collapse_jax.nets.decode import Decoding, decode, pick, weights
+from collapse_jax.nets.rows import Network, draw
 from collapse_jax.nets.transformer import PRESETS, Size, Transformer, empty_cache, initial
 
 KEY = jax.random.key(3)
@@ -113,6 +116,71 @@ def test_cuts_of_the_law_of_the_next_symbol():
     traced = jax.jit(lambda t, p, m: weights(logits, Decoding(t, 3, p, m)))
     np.testing.assert_allclose(traced(0.5, 0.9, 0.1), weights(logits, Decoding(0.5, 3, 0.9, 0.1)), rtol=1e-6)
     assert (np.asarray(traced(0.0, 1.0, 0.0))[0] > 0).tolist() == [True, False, False, False, False]
+
+
+def left(logits, temperature, top_k, top_p, min_p):
+    """The law after each cut in turn, by NumPy."""
+    share = np.exp((logits - logits.max()) / temperature)
+    if top_k:
+        share = np.where(np.argsort(np.argsort(-share)) < top_k, share, 0)
+    order = np.argsort(-share)
+    before = np.cumsum(share[order]) - share[order]
+    share[order[before >= top_p * share.sum()]] = 0
+    share[share < min_p * share.max()] = 0
+    return share / share.sum()
+
+
+def test_cuts_together_come_in_their_order():
+    logits = 2.5 * np.random.default_rng(5).normal(size=(40, 12))
+    cuts = [(t, k, p, m) for t in (0.7, 1.6) for k in (0, 4, 9) for p in (0.5, 0.8, 1.0) for m in (0.0, 0.15)]
+    for cut in cuts:
+        ours = np.asarray(weights(jnp.asarray(logits, jnp.float32), Decoding(*cut)), np.float64)
+        expected = np.stack([left(row, *cut) for row in logits])
+        np.testing.assert_allclose(ours / ours.sum(1, keepdims=True), expected, atol=1e-5, err_msg=str(cut))
+    # The order matters: of three symbols left, two have 0.9 of what is left, but not of all.
+    share = np.log([[0.3, 0.25, 0.05, 0.04, *[0.03] * 12]])
+    assert kept(share, top_k=3, top_p=0.9) == [{0, 1}]
+    assert len(kept(share, top_p=0.9)[0]) > 10
+
+
+def test_losses_in_parts_are_those_at_once(monkeypatch):
+    """So are their slopes, where only a few logits exist at a time."""
+    params, apply = net(SMALL._replace(depth=1))
+    tokens, labels = jax.random.randint(KEY, (2, 3, L), 0, V)
+
+    def losses(params):
+        of = lambda logits, label: -jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], 1)[:, 0]  # noqa: E731
+        losses_NxL = apply(params, tokens, labels, of, method="judge")
+        return (losses_NxL**2).mean(), losses_NxL
+
+    whole = jax.jit(jax.grad(losses, has_aux=True))(params)
+    monkeypatch.setattr(transformer, "MOST_LOGITS", 4 * V)
+    assert "scan" in str(jax.make_jaxpr(losses)(params))
+    parts = jax.jit(jax.grad(lambda params: losses(params), has_aux=True))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), parts, whole)
+    log = jax.nn.log_softmax(apply(params, tokens)[0])
+    np.testing.assert_allclose(whole[1], -np.take_along_axis(np.asarray(log), labels[..., None], -1)[..., 0], rtol=1e-4)
+
+
+def test_bfloat16_turns_by_float32_angles():
+    """At position 1001, which bfloat16 takes for 1000: columns turn as far as they should, to its eight bits."""
+    x = jax.random.normal(KEY, (1, 1, 1, 8))
+    turned = transformer._rotate(x.astype(jnp.bfloat16), transformer._turns(1, 8, 1001))
+    assert turned.dtype == jnp.bfloat16
+    angle = 1001 * transformer.BASE ** (-np.arange(0, 8, 2) / 8)
+    a, b = np.split(np.asarray(x.astype(jnp.bfloat16), np.float64)[0, 0, 0], 2)
+    expected = np.concatenate([a * np.cos(angle) - b * np.sin(angle), a * np.sin(angle) + b * np.cos(angle)])
+    np.testing.assert_allclose(np.asarray(turned, np.float64)[0, 0, 0], expected, atol=0.02)
+
+
+def test_few_rows_more_than_fit_together_cost_few_more():
+    params, apply = net()
+    network = Network(apply, V, SMALL, jnp.float32, L, 16)
+    work = lambda num: operations(jax.make_jaxpr(lambda p: draw(network, p, KEY, num, Decoding()))(params).jaxpr)  # noqa: E731
+    assert work(18) < 1.2 * work(16)
+    rows = jax.jit(lambda p: draw(network, p, KEY, 18, Decoding()))(params)
+    assert rows.shape == (18, L)
+    assert len({tuple(row) for row in rows.tolist()}) == 18
 
 
 def test_picks_are_in_proportion_and_never_of_weight_zero():

@@ -1,14 +1,18 @@
 """``collapse-jax verify`` and the dashed lines of pictures: right formulas pass, wrong ones are found."""
 
+import json
 from functools import partial
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from collapse_jax import cli, config, plots, theory, verify
+import collapse_jax as cj
+from collapse_jax import calls, cli, config, data, plots, policies, settings, theory, verify
+from collapse_jax.axes import changed, describe, grid_of
 from collapse_jax.cases import Lines
-from collapse_jax.theory import Fits, diffusion, discrete, gaussian, kde, regression
+from collapse_jax.theory import Fits, Spread, diffusion, discrete, gaussian, kde, markov, mixture, regression
+from collapse_jax.theory.prediction import over_first
 
 SMALL = {
     "setting": {"kind": "gaussian", "dim": 1},
@@ -74,14 +78,31 @@ WRONG = [  # what differs from SMALL, formulas and what they are changed into
       "num_chains": 400}, [
         (regression, "risk_ratio", lambda right, _, n, t: right({"kind": "accumulate"}, n, t)),
     ]),
-    ({"setting": {"kind": "ideal_diffusion", "num_test": 1}, "policies": ["fresh_real"]}, [
-        (diffusion, "hermite_factor", lambda right, degree, delta, fresh, t: right(degree, delta, 0.0, t)),
+    ({"setting": {"kind": "ideal_diffusion", "num_test": 1, "lineage": True}, "policies": ["replace"]}, [
+        (diffusion, "hermite_factor", lambda right, degree, delta, *given: right(degree, 2 * delta, *given)),
         (diffusion, "coefficient", lambda right, source, degree: right(source, degree) + 0.05),
+        (diffusion, "kept", lambda right, _, *given: right({"kind": "accumulate"}, *given)),
+        (discrete, "ancestors", LATER),
+    ]),
+    ({"setting": {"kind": "gaussian_mixture", "components": 2, "steps": 2, "floor": 0.1, "num_test": 1,
+                  "source": {"kind": "normal", "dim": 1}}, "policies": ["replace"], "num_chains": 2_000}, [
+        (mixture, "fits", lambda right, policy, n, t, spread: right(policy, n, t, spread._replace(noise=0.0))),
+        (mixture, "fits", lambda right, _, *given: right({"kind": "accumulate"}, *given)),
+    ]),
+    ({"setting": {"kind": "markov", "order": 1, "smoothing": 0.0, "length": 2}, "policies": ["replace"]}, [
+        (markov, "diversity", lambda right, _, n, t: right({"kind": "accumulate"}, n, t)), (markov, "alive", LATER),
+    ]),
+    ({"setting": {"kind": "markov", "order": 0, "smoothing": 0.0, "length": 4}, "policies": ["accumulate"],
+      "num_samples": 5}, [
+        (markov, "diversity_ratio", lambda right, policy, draws, t: right(policy, 5, t)),
+        (markov, "diversity_ratio", lambda right, _, *given: right({"kind": "replace"}, *given)),
     ]),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("changed", "formulas"), WRONG, ids=[formulas[0][1] for _, formulas in WRONG])
+@pytest.mark.parametrize(
+    ("changed", "formulas"), WRONG, ids=[f"{f[0][0].__name__.rpartition('.')[2]}-{f[0][1]}" for _, f in WRONG]
+)
 def test_wrong_formulas_of_each_setting_are_found(changed, formulas, monkeypatch):
     simulate, simulated = verify.sweep, []
 
@@ -123,10 +144,10 @@ def test_z_scores():
 @pytest.mark.fast
 def test_the_error_of_a_ratio_counts_its_unit():
     """Over many repeats the ratio of two means scatters as its error says, tied together or not."""
-    (prediction,) = (p for p in theory.TABLE if p.samples is regression._relative)
+    assert [p.setting for p in theory.TABLE if p.samples is over_first] == ["logistic_regression", "markov"]
     first, own = np.random.default_rng(0).exponential(size=(2, 1_000, 400))
     for risk in (own, 2 * first + own):
-        repeats = [prediction.samples(None, {"excess_risk": pair}) for pair in np.stack([first, risk], -1)]
+        repeats = [over_first(None, {"excess_risk": pair}) for pair in np.stack([first, risk], -1)]
         ratio, error = np.moveaxis([verify._mean(samples) for samples in repeats], 1, 0)[..., 1]
         np.testing.assert_allclose(ratio, risk.mean(1) / first.mean(1))
         np.testing.assert_allclose(ratio.std(), error.mean(), rtol=0.1)  # alone: 0.7 and 1.6 times
@@ -178,3 +199,35 @@ def test_grids_show_what_medians_follow():
     np.testing.assert_allclose(lines[5 + 3].get_ydata(), exact)
     at = {"policy": 1, "dim": 2, "num_samples": 0}
     np.testing.assert_allclose(Lines(ds).at("trace_ratio", at), gaussian.accumulate_variance(5, 4))
+
+
+def test_pictures_of_sweeps_in_memory():
+    """What was called is kept, whatever factories and axes; of what was changed by hand nothing is said."""
+    options = {"num_generations": 4, "num_chains": 2, "metrics": ["training_variance"], "num_samples": 20}
+    moved = lambda source, h=0.5: settings.kde(bandwidth=h, num_test=1, source=source)  # noqa: E731
+    axes = {"source": [data.normal(1, scale=2.0), data.moons()], "h": [0.1, 0.3]}
+    runs = cj.sweep(moved, [policies.replace(), policies.window(k=2)], axes=axes, **options)
+    found = drawn(runs.isel(source=[0], policy=[1]))
+    exact = [theory.fits({"kind": "window", "k": 2}, 20, 4, Spread(4.0, noise=h**2)).variance for h in axes["h"]]
+    np.testing.assert_allclose([line.get_ydata() for line in found], exact)
+    assert len(drawn(runs)) == 8
+    by_hand = settings.kde(0.5, num_test=1)._replace(sample=lambda *given: given)
+    assert calls.written(policies.window(3)._replace(name="three")) == {"kind": "window", "k": 3}
+    table = data.array(np.random.default_rng(0).normal(size=(20, 2)))
+    for part in (by_hand, table, settings.kde(source=table, num_test=1)):
+        with pytest.raises(ValueError, match=r"cannot be written|parts of kde were replaced"):
+            calls.written(part)
+
+
+def test_axes_say_what_they_change():
+    """Of the setting, of the policy and of n; axes that act on each other are not described."""
+    grid = grid_of(settings.gaussian, policies.window, None, {("dim", "num_samples"): [(1, 5), (2, 9)], "k": [2, 4]})
+    known = json.loads(describe(grid))
+    assert known["base"]["setting"]["dim"] == 1
+    parts = changed(known["base"], [known["axes"]["dim_num_samples"][1], known["axes"]["k"][1]])
+    assert (parts["setting"]["dim"], parts["policies"][0]["k"], parts["num_samples"]) == (2, 4, 9)
+    assert known["labels"]["k"] == [2, 4]
+    tied = lambda dim, ddof: settings.gaussian(dim, ddof=dim * ddof)  # noqa: E731
+    assert describe(grid_of(tied, policies.replace(), 9, {"dim": [1, 2], "ddof": [1, 2]})) is None
+    by_hand = policies.replace()._replace(fade=0.5)
+    assert describe(grid_of(settings.gaussian, by_hand, 9, {})) is None

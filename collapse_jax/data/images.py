@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from collapse_jax import check as checks
+from collapse_jax.calls import recorded
 from collapse_jax.data import embedded
 from collapse_jax.data.tables import Split, empirical, split_rows, standardized
 from collapse_jax.types import Source
@@ -30,6 +31,7 @@ class Rare(NamedTuple):
     classes: int
 
 
+@recorded
 def digits(
     pca: int | None = 8,
     standardize: bool = False,

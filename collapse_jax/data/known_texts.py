@@ -134,8 +134,11 @@ def entropy_rate(text: Text, num: int = 64, length: int = 4096, burn: int = 256,
     symbol is predicted from at least `burn` earlier ones, so what is left of the start vanishes as the law forgets.
 
     Raises:
-      ValueError: a text of unknown probabilities.
+      ValueError: a text of unknown probabilities, fewer than two sequences, or none of which is left after `burn`.
     """
+    checks.check_at_least("num", num, 2)
+    checks.check_at_least("length", length, 2)
+    checks.check_at_least("burn", burn, 1, length - 1)
     if text.log_prob is None:
         raise ValueError(f"{text.name}: nobody knows its probabilities; give markov_chain, hidden_markov or brackets")
     rows = np.asarray(jax.jit(text.draw, static_argnums=(2, 3))(jax.random.key(seed), text.arrays, num, length))

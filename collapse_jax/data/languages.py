@@ -11,6 +11,7 @@ from collapse_jax import batch as B
 from collapse_jax import check as checks
 from collapse_jax.data import embedded
 from collapse_jax.keys import below
+from collapse_jax.text_metrics import codes
 from collapse_jax.types import Array, Batch, Key, Tree
 
 LETTERS = " abcdefghijklmnopqrstuvwxyz"
@@ -28,6 +29,7 @@ class Language(NamedTuple):
       grams: ``(order) -> [V^order, V]``: how often a symbol (column) follows a context, as a share of all places. Of a
         table: exactly; of a text: in its held-out part. A context is the number that its symbols spell in base V.
       table: ``[V, V]``, the probability of the next symbol (column) after the last (row), or None where nobody knows.
+      text: all symbols that ``draw`` chooses from, one after another, or None where they never end.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Language(NamedTuple):
     draw: Callable[[Key, Tree, int, int], Array]
     grams: Callable[[int], np.ndarray]
     table: np.ndarray | None
+    text: np.ndarray | None = None
 
 
 def shakespeare() -> Language:
@@ -46,17 +49,23 @@ def shakespeare() -> Language:
     words = "".join(c if c in LETTERS else " " for c in embedded.read_shakespeare().lower()).split()
     text = np.frombuffer(" ".join(words).encode(), np.uint8)
     symbols = np.where(text == ord(" "), 0, text - (ord("a") - 1)).astype(np.uint8)
-    train, test = np.split(symbols, [len(symbols) - len(symbols) // HELD_OUT])
-
-    def draw(key: Key, arrays: Tree, num: int, length: int) -> Array:
-        begin = below(key, num, arrays.shape[0] - length + 1)
-        return arrays[begin[:, None] + jnp.arange(length)]
+    train, test = np.split(symbols, [held_out_from(len(symbols))])
 
     def grams(order: int) -> np.ndarray:
-        codes = _codes(test.astype(np.int64), order, len(LETTERS))
-        return np.bincount(codes, minlength=len(LETTERS) ** (order + 1)).reshape(-1, len(LETTERS)) / codes.size
+        code = codes(test.astype(np.int64), order, len(LETTERS))
+        return np.bincount(code, minlength=len(LETTERS) ** (order + 1)).reshape(-1, len(LETTERS)) / code.size
 
-    return Language("shakespeare", len(LETTERS), train, draw, grams, None)
+    return Language("shakespeare", len(LETTERS), train, windows, grams, None, train)
+
+
+def held_out_from(length: int) -> int:
+    """Where the held-out part of a text begins."""
+    return length - length // HELD_OUT
+
+
+def windows(key: Key, arrays: Array, num: int, length: int) -> Array:
+    """Stretches of a text, uniform over places: ``[num, length]``."""
+    return arrays[below(key, num, arrays.shape[0] - length + 1)[:, None] + jnp.arange(length)]
 
 
 def sparse(num_symbols: int = 8, branching: int = 3, seed: int = 0) -> Language:
@@ -113,17 +122,11 @@ def chain(table: Any) -> Language:
     return Language("chain", size, (stationary, table), draw, grams, table)
 
 
-def _codes(symbols: np.ndarray | Array, order: int, num_symbols: int) -> Any:
-    """The numbers that each `order` + 1 symbols in a row (last axis) spell in base `num_symbols`."""
-    length = symbols.shape[-1] - order
-    return sum(symbols[..., i : i + length] * num_symbols ** (order - i) for i in range(order + 1))
-
-
 def count(rows_mxl: Array, weight: Array, order: int, num_symbols: int) -> Array:
     """How often each symbol follows each context in weighted rows: ``[V^order, V]``."""
-    codes_mxl = _codes(rows_mxl.astype(jnp.int32), order, num_symbols)
-    weights = jnp.broadcast_to(weight[:, None], codes_mxl.shape)
-    counts = jnp.zeros(num_symbols ** (order + 1), weight.dtype).at[codes_mxl.reshape(-1)].add(weights.reshape(-1))
+    code_mxl = codes(rows_mxl.astype(jnp.int32), order, num_symbols)
+    weights = jnp.broadcast_to(weight[:, None], code_mxl.shape)
+    counts = jnp.zeros(num_symbols ** (order + 1), weight.dtype).at[code_mxl.reshape(-1)].add(weights.reshape(-1))
     return counts.reshape(-1, num_symbols)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from collapse_jax import check as checks
+from collapse_jax.calls import recorded
 from collapse_jax.check import one_line, wrong
 from collapse_jax.data import embedded
 from collapse_jax.types import Symbols
@@ -17,6 +18,7 @@ from collapse_jax.types import Symbols
 MOST = 2**24  # symbols: more are not told apart by the float32 that counts them
 
 
+@recorded
 def uniform(num: int = 10) -> Symbols:
     """Equal probabilities of all symbols.
 
@@ -27,6 +29,7 @@ def uniform(num: int = 10) -> Symbols:
     return Symbols("uniform", np.full(num, 1 / num))
 
 
+@recorded
 def zipf(num: int = 1000, exponent: float = 1.0, shift: float = 0.0) -> Symbols:
     """Zipf-Mandelbrot: the k-th symbol's probability is in proportion to (k + shift)^-exponent, k = 1 .. num.
 
@@ -43,6 +46,7 @@ def zipf(num: int = 1000, exponent: float = 1.0, shift: float = 0.0) -> Symbols:
     return Symbols("zipf", weight / weight.sum())
 
 
+@recorded
 def symbol_file(path: str) -> Symbols:
     """Frequencies of the lines of your own text file (UTF-8), one symbol a line; blank lines do not count.
 
@@ -68,6 +72,7 @@ def symbol_file(path: str) -> Symbols:
     return Symbols("symbol_file", _frequencies(symbols))
 
 
+@recorded
 def words(num: int | None = None) -> Symbols:
     """Frequencies of words in the embedded plays of Shakespeare: 203,578 in lower case, 12,533 different ones.
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from collapse_jax import check as checks
 from collapse_jax import keys
+from collapse_jax.calls import recorded
 from collapse_jax.data import readers
 from collapse_jax.types import Array, Key, Source, Tree
 
@@ -22,6 +23,7 @@ class Split(NamedTuple):
     test: np.ndarray
 
 
+@recorded
 def table(
     path: str,
     standardize: bool = False,

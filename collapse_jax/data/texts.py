@@ -4,49 +4,46 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import check as checks
 from collapse_jax.check import one_line, wrong
 from collapse_jax.data import embedded, readers
 from collapse_jax.data.known_texts import brackets, hidden_markov, markov_chain
+from collapse_jax.data.languages import HELD_OUT, held_out_from, windows
 from collapse_jax.data.tokens import Tokenizer, alphabet_of
-from collapse_jax.keys import below
-from collapse_jax.types import Array, Key, Text, Tree
-
-HELD_OUT = 10  # the last of so many parts of a text
+from collapse_jax.types import Text
 
 
-def shakespeare(tokenizer: Tokenizer = "characters", vocabulary: int = 512) -> Text:
+def shakespeare(tokenizer: Tokenizer = "characters", vocabulary: int | None = None) -> Text:
     """The embedded plays: 1.1 MB, 69 characters.
 
     Args:
       tokenizer: characters, bytes, or pieces learned by byte-pair encoding (extra ``text``).
-      vocabulary: of byte-pair encoding.
+      vocabulary: pieces of byte-pair encoding; default 512.
     """
     return given("shakespeare", embedded.read_shakespeare(), tokenizer, vocabulary)
 
 
-def austen(tokenizer: Tokenizer = "characters", vocabulary: int = 512) -> Text:
+def austen(tokenizer: Tokenizer = "characters", vocabulary: int | None = None) -> Text:
     """The embedded novels of Jane Austen: 1.1 MB.
 
     Args:
       tokenizer: characters, bytes, or pieces learned by byte-pair encoding (extra ``text``).
-      vocabulary: of byte-pair encoding.
+      vocabulary: pieces of byte-pair encoding; default 512.
     """
     return given("austen", embedded.read_austen(), tokenizer, vocabulary)
 
 
 def text_file(
-    path: str, tokenizer: Tokenizer = "characters", vocabulary: int = 512, characters: str | None = None
+    path: str, tokenizer: Tokenizer = "characters", vocabulary: int | None = None, characters: str | None = None
 ) -> Text:
     """Your own file, in UTF-8; its last tenth is held out.
 
     Args:
       path: the file.
       tokenizer: characters, bytes, or pieces learned by byte-pair encoding (extra ``text``).
-      vocabulary: of byte-pair encoding.
+      vocabulary: pieces of byte-pair encoding; default 512.
       characters: those that may occur, for tokenizer characters; default: those that do.
     """
     name = os.fspath(path) if isinstance(path, str | os.PathLike) else None
@@ -54,7 +51,7 @@ def text_file(
         wrong("text_file", "path", path, "the path of a text file")
     file = Path(os.path.expanduser(name))
     try:
-        text = file.read_bytes().decode()
+        text = file.read_bytes().decode().removeprefix("\ufeff")  # a byte order mark is no character
     except FileNotFoundError:
         raise ValueError(f"{file}: no such file; give the path of a text file") from None
     except UnicodeDecodeError as error:
@@ -72,7 +69,7 @@ def tfds_text(
     split: str = "train",
     documents: int = 10_000,
     tokenizer: Tokenizer = "characters",
-    vocabulary: int = 512,
+    vocabulary: int | None = None,
 ) -> Text:
     """A text dataset that TensorFlow Datasets has prepared as ``array_record``; documents are joined by empty lines.
 
@@ -84,7 +81,7 @@ def tfds_text(
       split: as tfds calls it.
       documents: read at most so many.
       tokenizer: characters, bytes, or pieces learned by byte-pair encoding (extra ``text``).
-      vocabulary: of byte-pair encoding.
+      vocabulary: pieces of byte-pair encoding; default 512.
     """
     documents = checks.integer("tfds_text", "documents", documents, 1)
     builder = readers.prepared("tfds_text", name)
@@ -98,25 +95,27 @@ def tfds_text(
 
 
 def given(
-    name: str, text: str, tokenizer: Tokenizer = "characters", vocabulary: int = 512, characters: str | None = None
+    name: str,
+    text: str,
+    tokenizer: Tokenizer = "characters",
+    vocabulary: int | None = None,
+    characters: str | None = None,
 ) -> Text:
     """A text in memory. The law is a window of its first nine tenths, uniform over places; the rest is held out.
 
     Raises:
-      ValueError: a text of fewer than 20 characters, or one outside the alphabet.
+      ValueError: a text of fewer than 20 characters, or one outside the alphabet; an argument that another tokenizer
+        needs.
     """
     if len(text) < 2 * HELD_OUT:
         raise ValueError(f"{name}: {len(text)} characters; a text needs at least {2 * HELD_OUT}")
-    cut = len(text) - len(text) // HELD_OUT
+    cut = held_out_from(len(text))
     learned_from = text[:cut] if tokenizer == "bpe" else text
     alphabet = alphabet_of(name, learned_from, tokenizer, vocabulary, characters)
     if tokenizer == "characters":  # at once, so that errors count from the text's beginning
         train, test = np.split(alphabet.encode(text), [cut])
     else:
         train, test = alphabet.encode(text[:cut]), alphabet.encode(text[cut:])
-
-    def draw(key: Key, arrays: Tree, num: int, length: int) -> Array:
-        return arrays[below(key, num, arrays.shape[0] - length + 1)[:, None] + jnp.arange(length)]
 
     def held_out(num: int, length: int) -> np.ndarray:
         if num * length > len(test):
@@ -131,7 +130,7 @@ def given(
         name,
         alphabet.pieces,
         train,
-        draw,
+        windows,
         held_out,
         lambda length: np.concatenate([train, test])[None],
         size=len(train),

@@ -1,14 +1,18 @@
 """Text as whole numbers: characters, bytes of UTF-8, or pieces learned by byte-pair encoding."""
 
 import functools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from collapse_jax.check import MissingExtraError, check_at_least, check_choice
+from collapse_jax.check import MissingExtraError, check_at_least, check_choice, wrong
 
 Tokenizer = Literal["characters", "bytes", "bpe"]
+
+_STRETCH = 2**20  # characters that are encoded at once
+_CUT = re.compile(r"\S\n")
 
 
 class Alphabet(NamedTuple):
@@ -24,7 +28,7 @@ class Alphabet(NamedTuple):
 
 
 def alphabet_of(
-    where: str, text: str, tokenizer: Tokenizer, vocabulary: int = 512, characters: str | None = None
+    where: str, text: str, tokenizer: Tokenizer, vocabulary: int | None = None, characters: str | None = None
 ) -> Alphabet:
     """The alphabet of a text.
 
@@ -32,39 +36,61 @@ def alphabet_of(
       where: names the text in errors.
       text: pieces are learned from it (give the part that is trained on).
       tokenizer: characters, bytes or pieces.
-      vocabulary: of byte-pair encoding: pieces in all, the 256 bytes among them.
-      characters: those that may occur; default: those of `text`.
+      vocabulary: of byte-pair encoding: pieces in all, the 256 bytes among them; default 512.
+      characters: of tokenizer characters: those that may occur; default: those of `text`.
 
     Raises:
-      ValueError: too small a vocabulary; ``tokenizers`` is not installed; and, when encoding, a character that is not
-        in the alphabet, with its position.
+      ValueError: too small a vocabulary; an argument that this tokenizer does not take; ``tokenizers`` is not
+        installed; and, when encoding, a character that is not in the alphabet, with its position.
     """
     check_choice("tokenizer", tokenizer, ("characters", "bytes", "bpe"))
+    for name, value, of in (("characters", characters, "characters"), ("vocabulary", vocabulary, "bpe")):
+        if value is not None and tokenizer != of:
+            raise ValueError(f"{where}: {name} is for tokenizer {of}, not for {tokenizer}; leave it out")
     if tokenizer == "bpe":
+        vocabulary = 512 if vocabulary is None else vocabulary
         check_at_least("vocabulary", vocabulary, 257, 2**16)
         return _pieces(text, vocabulary)
     if tokenizer == "bytes":
         return Alphabet(tuple(bytes([i]) for i in range(256)), lambda text: np.frombuffer(text.encode(), np.uint8))
+    if characters is not None and (not isinstance(characters, str) or not characters):
+        wrong(where, "characters", characters, "the characters that may occur, one or more")
     return _characters(where, "".join(sorted(set(text if characters is None else characters))))
 
 
 def _characters(where: str, letters: str) -> Alphabet:
-    codes = np.array([ord(letter) for letter in letters])
+    codes = np.array([ord(letter) for letter in letters], np.uint32)
     dtype = smallest(len(letters))
 
     def encode(text: str) -> np.ndarray:
-        points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-        place = np.minimum(np.searchsorted(codes, points), len(codes) - 1)
-        if (wrong := codes[place] != points).any():
-            at = int(wrong.argmax())
-            line = text.count("\n", 0, at) + 1
-            raise ValueError(
-                f"{where}: character {at + 1} (line {line}), {text[at]!r}, is not one of the {len(letters)} of the "
-                "alphabet; add it, or use tokenizer: bytes"
-            )
-        return place.astype(dtype)
+        symbols = np.empty(len(text), dtype)
+        for begin in range(0, len(text), _STRETCH):
+            points = np.frombuffer(text[begin : begin + _STRETCH].encode("utf-32-le"), np.uint32)
+            place = np.minimum(np.searchsorted(codes, points), len(codes) - 1)
+            if (unknown := codes[place] != points).any():
+                at = begin + int(unknown.argmax())
+                line = text.count("\n", 0, at) + 1
+                raise ValueError(
+                    f"{where}: character {at + 1} (line {line}), {text[at]!r}, is not one of the {len(letters)} of the "
+                    "alphabet; add it, or use tokenizer: bytes"
+                )
+            symbols[begin : begin + _STRETCH] = place
+        return symbols
 
     return Alphabet(tuple(letter.encode() for letter in letters), encode)
+
+
+def stretches(text: str, at_least: int) -> Iterator[str]:
+    """The text in parts of `at_least` so many characters, each cut before a line break that follows a word.
+
+    No piece of byte-pair encoding spans such a place, so that parts have the pieces of the whole.
+    """
+    begin = 0
+    while begin < len(text):
+        found = _CUT.search(text, begin + at_least)
+        end = len(text) if found is None else found.start() + 1
+        yield text[begin:end]
+        begin = end
 
 
 @functools.lru_cache(maxsize=8)  # a sweep makes its setting many times
@@ -77,13 +103,19 @@ def _pieces(text: str, vocabulary: int) -> Alphabet:
     learned.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     first = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     trainer = tokenizers.trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=first, show_progress=False)
-    learned.train_from_iterator([text], trainer)
+    learned.train_from_iterator(stretches(text, _STRETCH), trainer)
     # A byte is written as its letter of Latin-1, those that cannot be seen as the letters from U+0100 on.
     hidden = [i for i in range(256) if not chr(i).isprintable() or chr(i) == " "]
     byte_of = {chr(i): i for i in range(256) if i not in hidden} | {chr(256 + n): i for n, i in enumerate(hidden)}
-    names = [learned.id_to_token(i) for i in range(learned.get_vocab_size())]
-    pieces = tuple(bytes(byte_of[letter] for letter in name) for name in names)
-    return Alphabet(pieces, lambda text: np.asarray(learned.encode(text).ids, smallest(len(pieces))))
+    number_of = learned.get_vocab()
+    pieces = tuple(bytes(byte_of[letter] for letter in name) for name in sorted(number_of, key=number_of.__getitem__))
+    dtype = smallest(len(pieces))
+
+    def encode(text: str) -> np.ndarray:  # what tokenizers tells of a text is a hundred times as large as its ids
+        parts = (np.asarray(learned.encode(part).ids, dtype) for part in stretches(text, _STRETCH))
+        return np.concatenate([np.zeros(0, dtype), *parts])
+
+    return Alphabet(pieces, encode)
 
 
 def smallest(num_symbols: int) -> np.dtype:

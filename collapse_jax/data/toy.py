@@ -9,6 +9,7 @@ import numpy as np
 
 from collapse_jax import check as checks
 from collapse_jax import keys
+from collapse_jax.calls import recorded
 from collapse_jax.types import Array, Key, Source, Tree
 
 HELD_OUT_SEED = 0x5EED_7E57  # far from the small seeds that chains are given
@@ -32,6 +33,7 @@ def _log_normal(squared: Array, scale: float, dim: int) -> Array:
     return -0.5 * squared / scale**2 - dim * (math.log(scale) + 0.5 * math.log(2 * math.pi))
 
 
+@recorded
 def normal(dim: int = 2, mean: float = 0.0, scale: float = 1.0) -> Source:
     """Isotropic normal rows: N(mean, scale^2) in each of dim columns.
 
@@ -65,6 +67,7 @@ def normal(dim: int = 2, mean: float = 0.0, scale: float = 1.0) -> Source:
     )
 
 
+@recorded
 def blobs(
     num_centers: int = 3,
     dim: int = 2,
@@ -123,6 +126,7 @@ def blobs(
     )
 
 
+@recorded
 def circles(noise: float = 0.05, factor: float = 0.8) -> Source:
     """Two concentric circles with normal noise, as scikit-learn's make_circles with independent rows.
 
@@ -162,6 +166,7 @@ def circles(noise: float = 0.05, factor: float = 0.8) -> Source:
     )
 
 
+@recorded
 def moons(noise: float = 0.05) -> Source:
     """Two interleaving half circles with normal noise, as scikit-learn's make_moons with independent rows.
 
@@ -206,6 +211,7 @@ def moons(noise: float = 0.05) -> Source:
     )
 
 
+@recorded
 def swiss_roll(noise: float = 0.05) -> Source:
     """A rolled-up sheet in three columns with normal noise, as scikit-learn's make_swiss_roll.
 

@@ -40,7 +40,8 @@ class Decoding(NamedTuple):
 def weights(logits_BxV: Array, how: Decoding) -> Array:
     """What each symbol's probability is in proportion to; 0 for those left out. The likeliest always stays.
 
-    Temperature comes first; each of the three cuts then looks at the tempered law.
+    Temperature first, then the cuts in the order top-k, top-p, min-p: top-p looks at the law that top-k left (min-p
+    compares with the likeliest symbol, which none of them takes away). Symbols as likely as the last that stays do too.
     """
     top_B1 = logits_BxV.max(-1, keepdims=True)
     warm = jnp.where(jnp.asarray(how.temperature) > 0, how.temperature, 1.0)
@@ -50,7 +51,7 @@ def weights(logits_BxV: Array, how: Decoding) -> Array:
         least_B1 = jax.lax.top_k(logits_BxV, min(how.top_k, logits_BxV.shape[-1]))[0][:, -1:]
         kept_BxV &= logits_BxV >= least_B1
     if is_traced(how.top_p) or how.top_p < 1:
-        ordered_BxV = -jnp.sort(-relative_BxV, axis=-1)
+        ordered_BxV = -jnp.sort(-jnp.where(kept_BxV, relative_BxV, 0.0), axis=-1)
         before_BxV = jnp.cumsum(ordered_BxV, -1) - ordered_BxV
         inside_BxV = before_BxV < how.top_p * ordered_BxV.sum(-1, keepdims=True)
         kept_BxV &= relative_BxV >= jnp.where(inside_BxV, ordered_BxV, 1.0).min(-1, keepdims=True)

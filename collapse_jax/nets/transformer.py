@@ -1,5 +1,6 @@
 """A decoder-only transformer over symbols, one function for whole rows and for symbols one at a time (KV cache)."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -7,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from collapse_jax.check import check_at_least, check_choice
+from collapse_jax.check import check_at_least, check_choice, flag
 from collapse_jax.functional import drawn
 from collapse_jax.types import Array, Key, Tree
 
 BASE = 10_000.0  # of the wavelengths of rotary positions (arXiv 2104.09864)
+MOST_LOGITS = 2**24  # numbers: 64 MiB
 
 # Keys [B, kv_heads, head, P] and values [B, kv_heads, P, head] of each block: so laid out, both products of attention
 # run along what lies side by side (3.6 times as fast on a CPU as in the order of a row).
@@ -43,11 +45,11 @@ PRESETS = {
 }
 
 
-def sized(model: str, given: dict) -> Size:
+def sized(model: str, given: dict[str, Any]) -> Size:
     """A preset with other sizes put over it; hidden layer and kv heads follow width and heads where not given.
 
     Raises:
-      ValueError: no such preset, a size below 1, or sizes that do not divide.
+      ValueError: no such preset, a number below 1, or sizes that do not divide.
     """
     check_choice("model", model, tuple(PRESETS))
     preset = PRESETS[model]
@@ -60,6 +62,7 @@ def sized(model: str, given: dict) -> Size:
         given = {"kv_heads": given["heads"], **given}
     size = preset._replace(**given)
     check_choice("activation", size.activation, ("swiglu", "gelu"))
+    flag(model, "tied", size.tied)
     if size.width % (2 * size.heads):
         raise ValueError(f"width must be a multiple of twice the {size.heads} heads (positions turn pairs of columns), "
                          f"not {size.width}")  # fmt: skip
@@ -145,20 +148,57 @@ class Transformer(nnx.Module):
           cache: of the symbols before `position` (``empty_cache``); without one, the row is seen whole.
           position: of the first of these symbols in the row.
         """
-        return self.read(self.embedding[...].astype(self.dtype)[tokens_BxL], cache, position)
+        return self.read(self.embed(tokens_BxL), cache, position)
+
+    def embed(self, tokens_BxL: Array) -> Array:
+        """Symbols as columns of the stream."""
+        return self.embedding[...].astype(self.dtype)[tokens_BxL]
 
     def read(self, x_BxLxD: Array, cache: Cache | None = None, position: Array | int = 0) -> tuple[Array, Cache | None]:
-        """The same from embedded symbols."""
-        turn = _turns(x_BxLxD.shape[1], self.size.head, position, x_BxLxD.dtype)
+        """Logits and cache from embedded symbols."""
+        x_BxLxD, cache = self.stream(x_BxLxD, cache, position)
+        return _logits(x_BxLxD, self.head_VxD()), cache
+
+    def judge(self, tokens_BxL: Array, labels_BxL: Array, of: Callable[[Array, Array], Tree]) -> Tree:
+        """``of(logits [S, V], labels [S])``, leaves ``[S]``, of what follows each symbol: leaves ``[B, L]``.
+
+        Where all logits would be more than 2^24 numbers, so many exist at a time, and again in the backward pass.
+        """
+        x_BxLxD, head_VxD = self.stream(self.embed(tokens_BxL))[0], self.head_VxD()
+        x_SxD, label_S = x_BxLxD.reshape(-1, self.size.width), labels_BxL.reshape(-1)
+        count, at_once = label_S.size, max(MOST_LOGITS // self.num_symbols, 1)
+        part = lambda x_SxD, label_S: of(_logits(x_SxD, head_VxD), label_S)  # noqa: E731
+        if count <= at_once:
+            return jax.tree.map(lambda x: x.reshape(labels_BxL.shape), part(x_SxD, label_S))
+
+        def fold(x: Array) -> Array:
+            padding = [(0, -count % at_once), *[(0, 0)] * (x.ndim - 1)]
+            return jnp.pad(x, padding).reshape(-1, at_once, *x.shape[1:])
+
+        parts = jax.lax.map(lambda both: jax.checkpoint(part)(*both), (fold(x_SxD), fold(label_S)))
+        return jax.tree.map(lambda x: x.reshape(-1)[:count].reshape(labels_BxL.shape), parts)
+
+    def stream(
+        self, x_BxLxD: Array, cache: Cache | None = None, position: Array | int = 0
+    ) -> tuple[Array, Cache | None]:
+        """What logits are read from, and the cache, from embedded symbols."""
+        turn = _turns(x_BxLxD.shape[1], self.size.head, position)
         caches: list[Any] = []
         for i, block in enumerate(self.blocks):
             run = jax.checkpoint(block) if self.remat and cache is None else block
             x_BxLxD, filled = run(x_BxLxD, turn, None if cache is None else cache[i], position)
             caches.append(filled)
+        return self.norm(x_BxLxD), None if cache is None else tuple(caches)
+
+    def head_VxD(self) -> Array:
+        """What turns the stream into logits."""
         head_VxD = self.embedding[...][: self.num_symbols] if self.size.tied else self.head[...]
-        x_BxLxD = self.norm(x_BxLxD)
-        logits = jnp.einsum("bld,vd->blv", x_BxLxD, head_VxD.astype(self.dtype), preferred_element_type=jnp.float32)
-        return logits, None if cache is None else tuple(caches)
+        return head_VxD.astype(self.dtype)
+
+
+def _logits(x: Array, head_VxD: Array) -> Array:
+    """In float32."""
+    return jnp.einsum("...d,vd->...v", x, head_VxD, preferred_element_type=jnp.float32)
 
 
 def initial(key: Key, shapes: Tree, depth: int) -> Tree:
@@ -193,14 +233,17 @@ def _attend_cached(query_BxLxHxK: Array, key_BxGxKxP: Array, value_BxGxPxK: Arra
     return jnp.einsum("bghlp,bgpk->blghk", share, value_BxGxPxK).reshape(rows, length, heads, head)
 
 
-def _turns(length: int, head: int, position: Array | int, dtype: jnp.dtype) -> tuple[Array, Array]:
-    """Cosines and sines ``[L, 1, head / 2]`` of the angles by which each pair of columns turns at each position."""
+def _turns(length: int, head: int, position: Array | int) -> tuple[Array, Array]:
+    """Cosines and sines ``[L, 1, head / 2]`` of the angles by which each pair of columns turns at each position.
+
+    In float32: bfloat16 knows only every second position above 256.
+    """
     frequency_F = BASE ** (-jnp.arange(0, head, 2, jnp.float32) / head)
     angle_LxF = (position + jnp.arange(length))[:, None] * frequency_F
-    return jnp.cos(angle_LxF)[:, None].astype(dtype), jnp.sin(angle_LxF)[:, None].astype(dtype)
+    return jnp.cos(angle_LxF)[:, None], jnp.sin(angle_LxF)[:, None]
 
 
 def _rotate(x_BxLxHxK: Array, turn: tuple[Array, Array]) -> Array:
     cos, sin = turn
-    a, b = jnp.split(x_BxLxHxK, 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
+    a, b = jnp.split(x_BxLxHxK.astype(cos.dtype), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x_BxLxHxK.dtype)

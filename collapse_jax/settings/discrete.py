@@ -10,6 +10,7 @@ import numpy as np
 
 from collapse_jax import batch as B
 from collapse_jax import counts
+from collapse_jax.calls import recorded
 from collapse_jax.data import symbols
 from collapse_jax.keys import stream
 from collapse_jax.lineage import with_ancestors
@@ -31,6 +32,7 @@ class Frequencies(NamedTuple):
     share: Array
 
 
+@recorded
 def discrete(probabilities: Symbols | Sequence[float] | None = None, lineage: bool = False) -> Setting:
     """Law over K symbols, fitted by empirical frequencies; rows are symbol numbers.
 

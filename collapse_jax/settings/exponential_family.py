@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from collapse_jax import batch as B
 from collapse_jax import counts
+from collapse_jax.calls import recorded
 from collapse_jax.check import check_positive, fraction, is_traced
 from collapse_jax.keys import stream
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
@@ -22,6 +23,7 @@ class Family(NamedTuple):
       part: ``(key, total, num, count) -> scalar``: the sum of `count` of `num` rows whose sum is `total`.
       divergence: ``(mean, truth) -> scalar``: Kullback-Leibler divergence of two laws of the family, nats.
       dead: ``(mean) -> bool``: whether only one value is left.
+      values: how many there are; None where they never end.
     """
 
     draw: Callable[[Key, Array, int], Array]
@@ -29,10 +31,11 @@ class Family(NamedTuple):
     part: Callable[..., Array]
     divergence: Callable[[Array, Array | float], Array]
     dead: Callable[[Array], Array]
+    values: int | None = None
 
 
 POISSON = Family(
-    draw=lambda key, rate, num: counts.poisson(key, jnp.broadcast_to(rate, (num,))),
+    draw=counts.poisson_rows,
     total=lambda key, rate, num, count: counts.poisson(key, rate * count),
     part=lambda key, total, num, count: counts.binomial(key, total, count / num),
     divergence=lambda rate, truth: _relative(rate, truth) - rate + truth,
@@ -44,9 +47,11 @@ BERNOULLI = Family(
     part=lambda key, total, num, count: counts.of_part(key, jnp.stack([total, num - total]), num, count)[0],
     divergence=lambda p, truth: _relative(p, truth) + _relative(1 - p, 1 - truth),
     dead=lambda p: (p == 0) | (p == 1),
+    values=2,
 )
 
 
+@recorded
 def poisson(rate: Array | float = 1.0) -> Setting:
     """Poisson law, rate fitted by maximum likelihood. Under ``replace`` the rate dies: 0 is fitted, and stays.
 
@@ -65,6 +70,7 @@ def poisson(rate: Array | float = 1.0) -> Setting:
     return _setting("poisson", POISSON, rate, ratio)
 
 
+@recorded
 def bernoulli(p: Array | float = 0.5) -> Setting:
     """Bernoulli law, probability fitted by maximum likelihood: a law of two symbols, one of which dies.
 
@@ -85,6 +91,7 @@ def bernoulli(p: Array | float = 0.5) -> Setting:
 
 def _setting(name: str, family: Family, truth: Array | float, ratio: Metric) -> Setting:
     """`truth` may be traced, so no world holds it: a grid of it is one program."""
+    alive = Metric("symbols_alive", "values of positive probability", "symbols", "definition", "log", "modes tail")
     return Setting(
         name=name,
         world=lambda: World((), (), None),
@@ -96,6 +103,7 @@ def _setting(name: str, family: Family, truth: Array | float, ratio: Metric) -> 
             ratio,
             Metric("dead", "whether the fit has one value only", "yes (1) or no (0)", "definition"),
             Metric("divergence", "Kullback-Leibler, KL(fit, truth)", "nats", "definition", role="excess_risk"),
+            *([] if family.values is None else [alive]),
         ),
         compress=_compress,
         sample_compressed=partial(_sample_compressed, family),
@@ -128,11 +136,9 @@ def _real_compressed(
 def _observe(
     family: Family, truth: Array | float, name: str, key: Key, world: World, mean: Array, summary: None, generated: Tree
 ) -> dict[str, Array]:
-    return {
-        name: jnp.log(mean / truth),
-        "dead": family.dead(mean) * 1.0,
-        "divergence": family.divergence(mean, truth),
-    }
+    dead = family.dead(mean) * 1.0
+    seen = {name: jnp.log(mean / truth), "dead": dead, "divergence": family.divergence(mean, truth)}
+    return seen if family.values is None else {**seen, "symbols_alive": family.values - (family.values - 1) * dead}
 
 
 def _relative(a: Array, b: Array | float) -> Array:

@@ -11,6 +11,7 @@ from jax.scipy.special import ndtr
 
 from collapse_jax import batch as B
 from collapse_jax import data, moments
+from collapse_jax.calls import recorded
 from collapse_jax.check import check_at_least
 from collapse_jax.keys import normal, stream
 from collapse_jax.moments import Moments
@@ -50,6 +51,7 @@ class Truth(NamedTuple):
     test: Moments
 
 
+@recorded
 def gaussian(dim: int | None = None, ddof: int = 0, num_test: int = 500, source: Source | None = None) -> Setting:
     """Multivariate Gaussian: sample mean and covariance, divided by N - ddof.
 

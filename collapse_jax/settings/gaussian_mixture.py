@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from collapse_jax import batch as B
 from collapse_jax import data, moments
+from collapse_jax.calls import recorded
 from collapse_jax.check import check_at_least, check_choice, check_positive
 from collapse_jax.gradient import STARTS
 from collapse_jax.keys import normal
@@ -22,6 +23,10 @@ _OF_MODES = (
 )  # fmt: skip
 METRICS = (
     Metric("test_nll", "mean negative log likelihood of held-out rows", "nats a row", "definition", role="risk"),
+    Metric("squared_error_of_mean", "squared error of the mixture's mean, summed over columns", "data units^2",
+           "definition", "log", "excess_risk"),
+    Metric("trace_ratio", "trace of the mixture's covariance over the truth's", "1", "definition", "log"),
+    Metric("log_trace_ratio", "logarithm of the trace ratio", "nats", "definition", role="log_variance"),
     Metric("responsibility_entropy", "entropy of a held-out row's responsibilities, mean over rows", "nats a row",
            "definition"),
     Metric("separation", "least distance of two components' means over their root mean square standard deviation",
@@ -56,6 +61,15 @@ class Modes(NamedTuple):
     spread: Array
 
 
+class Truth(NamedTuple):
+    """The real law's mean ``[d]``, the trace of its covariance, and its modes, or None where they are not known."""
+
+    mean: Array
+    trace: Array
+    modes: Modes | None
+
+
+@recorded
 def gaussian_mixture(
     components: int = 3,
     steps: int = 30,
@@ -70,7 +84,8 @@ def gaussian_mixture(
     A fit starts from `components` rows far apart (the row farthest from the mean, then each time the row farthest from
     those taken: Gonzalez, doi:10.1016/0304-3975(85)90224-5), every row belonging to the nearest. That is deterministic
     and finds separated modes, but an outlier may take a component. Where there are fewer distinct rows than
-    components, the others stay empty.
+    components, the others stay empty. Whatever the start and the number of steps, a fit has the mean of its rows and
+    the trace of their covariance, plus the floor in each column.
 
     Args:
       components: K, at least 2 (one is ``gaussian``).
@@ -103,12 +118,14 @@ def gaussian_mixture(
         observe=_observe,
         metrics=METRICS if source.modes is None else (*_OF_MODES, *METRICS),
         init=(lambda key, world: empty) if start == "previous" else None,
+        source=source,
     )
 
 
 def _world(source: Source, num_test: int) -> World:
     modes = None if source.modes is None else _modes(source)
-    return World(jax.tree.map(jnp.asarray, source.arrays), modes, jnp.asarray(source.held_out(num_test)))
+    truth = Truth(jnp.asarray(source.mean), jnp.trace(jnp.asarray(source.covariance)), modes)
+    return World(jax.tree.map(jnp.asarray, source.arrays), truth, jnp.asarray(source.held_out(num_test)))
 
 
 def _modes(source: Source) -> Modes:
@@ -213,13 +230,32 @@ def _sample(key: Key, params: Mixture, num: int) -> Array:
 
 def _observe(key: Key, world: World, params: Mixture, summary: None, generated: Array) -> dict[str, Array]:
     log_belongs, log_density = _expect(params, world.test.T)
+    mean, trace = _moments(params)
+    log_trace_ratio = jnp.log(trace) - jnp.log(world.truth.trace)
     seen = {
         "test_nll": -log_density.mean(),
+        "squared_error_of_mean": ((mean - world.truth.mean) ** 2).sum(),
+        "trace_ratio": jnp.exp(log_trace_ratio),
+        "log_trace_ratio": log_trace_ratio,
         "responsibility_entropy": jax.scipy.special.entr(jnp.exp(log_belongs)).sum(0).mean(),
         "separation": _separation(params),
         "log_smallest_weight": params.log_weight.min(),
     }
-    return seen if world.truth is None else {"modes_alive": _modes_alive(world.truth, params), **seen}
+    modes = world.truth.modes
+    return seen if modes is None else {"modes_alive": _modes_alive(modes, params), **seen}
+
+
+def _moments(params: Mixture) -> tuple[Array, Array]:
+    """The mixture's mean ``[d]``, and the trace of its covariance."""
+    share = jnp.exp(params.log_weight)
+    mean = jnp.matmul(share, params.mean, precision=_HIGHEST)
+    return mean, share @ (_traces(params) + ((params.mean - mean) ** 2).sum(1))
+
+
+def _traces(params: Mixture) -> Array:
+    """Of the components' covariances, ``[K]``."""
+    factor = jnp.eye(params.mean.shape[1]) if params.factor is None else params.factor
+    return ((factor * jnp.exp(params.log_scale)[:, None]) ** 2).sum((1, 2))
 
 
 def _modes_alive(modes: Modes, params: Mixture) -> Array:
@@ -233,8 +269,7 @@ def _modes_alive(modes: Modes, params: Mixture) -> Array:
 def _separation(params: Mixture) -> Array:
     """Over components that are not empty; inf where one alone is left."""
     alive = jnp.isfinite(params.log_weight)
-    factor = jnp.eye(params.mean.shape[1]) if params.factor is None else params.factor
-    variance = ((factor * jnp.exp(params.log_scale)[:, None]) ** 2).sum((1, 2)) / params.mean.shape[1]
+    variance = _traces(params) / params.mean.shape[1]
     squared = ((params.mean[:, None] - params.mean) ** 2).sum(2) / (0.5 * (variance[:, None] + variance))
     pairs = alive[:, None] & alive & ~jnp.eye(alive.size, dtype=bool)
     return jnp.sqrt(jnp.where(pairs, squared, jnp.inf).min())

@@ -12,8 +12,10 @@ import jax.numpy as jnp
 
 from collapse_jax import batch as B
 from collapse_jax import data
+from collapse_jax.calls import recorded
 from collapse_jax.check import check_at_least, check_positive
 from collapse_jax.keys import normal
+from collapse_jax.lineage import with_ancestors
 from collapse_jax.settings.kde import log_mean_kernel
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
 
@@ -27,12 +29,14 @@ class Ideal(NamedTuple):
     delta: Array
 
 
+@recorded
 def ideal_diffusion(
     delta: Array | float = 0.1,
     degree: int = 4,
     solver_steps: int = 0,
     num_test: int = 500,
     source: Source | None = None,
+    lineage: bool = False,
 ) -> Setting:
     """The ideal diffusion model: exact score, sampling stopped early, at time `delta`, as is done where scores blow up.
 
@@ -53,16 +57,18 @@ def ideal_diffusion(
       num_test: held-out rows that ``test_nll`` averages over.
       source: the real law; default two blobs in one dimension. Of several columns, coefficients are those of the
         columns' own laws, averaged.
+      lineage: rows know their real ancestors, and the metric ``ancestors_alive`` counts them; see ``lineage``. Only
+        exact samples (`solver_steps` = 0) each come from one training row.
 
     Raises:
-      ValueError: a number out of range.
+      ValueError: a number out of range, or `lineage` of rows that an ODE makes.
     """
     check_positive("delta", delta)
     check_at_least("degree", degree, 1)
     check_at_least("solver_steps", solver_steps, 0)
     check_at_least("num_test", num_test, 1)
     source = data.blobs(num_centers=2, dim=1, std=0.5, box=1.5) if source is None else source
-    return Setting(
+    setting = Setting(
         name="ideal_diffusion",
         world=lambda: World(jax.tree.map(jnp.asarray, source.arrays), None, jnp.asarray(source.held_out(num_test))),
         real=lambda key, world, num: source.draw(key, world.real, num),
@@ -72,7 +78,9 @@ def ideal_diffusion(
         metrics=_metrics(degree),
         block_hint=32,
         source=source,
+        mutate=None if solver_steps else _mutate,
     )
+    return with_ancestors(setting) if lineage else setting
 
 
 def _metrics(degree: int) -> tuple[Metric, ...]:
@@ -86,8 +94,11 @@ def _metrics(degree: int) -> tuple[Metric, ...]:
 
 def _sample(key: Key, params: Ideal, num: int) -> Array:
     key_row, key_noise = jax.random.split(key)
-    rows_nxd = B.choose(key_row, params.train, num)
-    return jnp.exp(-params.delta) * rows_nxd + _noise(params.delta) * normal(key_noise, rows_nxd.shape)
+    return _mutate(key_noise, params, B.choose(key_row, params.train, num))
+
+
+def _mutate(key: Key, params: Ideal, rows_nxd: Array) -> Array:
+    return jnp.exp(-params.delta) * rows_nxd + _noise(params.delta) * normal(key, rows_nxd.shape)
 
 
 def _noise(time: Array | float) -> Array:

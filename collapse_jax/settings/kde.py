@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from collapse_jax import batch as B
 from collapse_jax import data
+from collapse_jax.calls import recorded
 from collapse_jax.check import check_at_least, check_choice, check_positive
 from collapse_jax.keys import normal
 from collapse_jax.lineage import with_ancestors
@@ -49,6 +50,7 @@ class Summary(NamedTuple):
     variance: Array
 
 
+@recorded
 def kde(
     bandwidth: float | Literal["scott", "silverman", "scott_scaled", "silverman_scaled"] = 0.5,
     num_test: int = 500,

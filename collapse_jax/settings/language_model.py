@@ -7,25 +7,24 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from collapse_jax import batch as B
 from collapse_jax import text_metrics as T
-from collapse_jax.check import check_at_least, check_choice, check_not_negative, check_positive
+from collapse_jax.check import check_at_least, check_choice, check_not_negative, check_positive, flag
 from collapse_jax.data import texts
 from collapse_jax.data.tokens import smallest
 from collapse_jax.functional import functional
 from collapse_jax.gradient import SCHEDULES, adamw, fit_sgd
 from collapse_jax.keys import stream
-from collapse_jax.nets.decode import Decoding, decode
-from collapse_jax.nets.transformer import Size, Transformer, empty_cache, initial, sized
+from collapse_jax.nets.decode import Decoding
+from collapse_jax.nets.rows import Network, draw, judged, loss
+from collapse_jax.nets.transformer import Transformer, initial, sized
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Text, Tree, World
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 STARTS = ("init", "previous", "base")
 _PROMPTS = 1024  # that a chain's generations begin with
 _PAIRS = 1024  # symbols above which pairs of them are not counted
-_MEMORY = 8 << 30  # bytes that chains side by side may take for their minibatches, on an accelerator
 
 METRICS = (
     Metric("test_loss", "cross-entropy of the fit on held-out real rows", "nats a symbol", "definition", role="risk"),
@@ -40,21 +39,34 @@ METRICS = (
     Metric("vocabulary_alive", "symbols that some generated row holds", "symbols", "definition", role="tail"),
     Metric("zipf_exponent", "minus the slope of log frequency on log rank, generated symbols", "1", "definition"),
     Metric("novel_to_training", "share of generated n-grams absent from the training rows", "1", "definition"),
+    Metric("chance_hit", "probability that an n-gram absent from the training rows seems to be there", "1",
+           "doi:10.1145/362686.362692"),
     Metric("novel_to_real", "share of generated n-grams absent from the real text", "1", "definition"),
     Metric("copied_from_training", "longest run of a generated row all of whose n-grams are in the training rows, mean",
            "symbols", "definition"),
     Metric("copied_from_real", "the same with the real text", "symbols", "definition"),
 )  # fmt: skip
-_OF_KNOWN = Metric("excess_loss", "test loss above that of the true law on the same rows", "nats a symbol",
-                   "definition", role="excess_risk")  # fmt: skip
+_OF_SETS = ("novel_to_training", "chance_hit", "copied_from_training")
+_OF_KNOWN = (
+    Metric("excess_loss", "test loss above that of the true law on the same rows", "nats a symbol", "definition",
+           role="excess_risk"),
+    Metric("excess_loss_error", "its standard error over test rows", "nats a symbol", "definition"),
+)  # fmt: skip
 _OF_TEXT = Metric("bits_per_byte", "test loss in bits a byte of UTF-8", "bits a byte", "definition")
 
 
 class Real(NamedTuple):
-    """What real rows are drawn from, and the base model's parameters, where fits start from them."""
+    """What real rows are drawn from, and the base model, where fits start from one.
+
+    Attributes:
+      text: the text's arrays.
+      base: parameters, or None.
+      recipe: the numbers that a base model was trained with besides sizes, or None; points of a sweep share one base.
+    """
 
     text: Tree
     base: Tree
+    recipe: Array | None
 
 
 class Truth(NamedTuple):
@@ -63,18 +75,18 @@ class Truth(NamedTuple):
     Attributes:
       log_symbols: ``[V]``, log frequencies of the real text, half a count added to each.
       log_pairs: ``[V^2]``, the same of pairs; None for large V.
-      grams: hashes of the real text's n-grams, in order.
-      loss: of the true law on the test rows, where it is known.
+      grams: the real text's n-grams, in order.
+      loss: ``[num_test]``, of the true law a symbol of each test row, where it is known.
     """
 
     log_symbols: Array
     log_pairs: Array | None
-    grams: Array
+    grams: T.Grams
     loss: Array | None
 
 
 class Model(NamedTuple):
-    """What a chain carries from fit to fit.
+    """What a chain carries from fit to fit: two or three times a network's parameters.
 
     Attributes:
       net: the network's parameters.
@@ -91,28 +103,32 @@ class Model(NamedTuple):
     prompts: Array | None
 
 
+class Base(NamedTuple):
+    """How a base model is made: its fit, how many rows that sees, and the numbers that it was made with."""
+
+    fit: Callable[..., Tree]
+    rows: int
+    recipe: tuple[Array | float, ...]
+
+
 class Task(NamedTuple):
     """The parts that the functions of a setting share."""
 
     text: Text
-    size: Size
-    dtype: jnp.dtype
-    apply: Callable[..., Tree]
-    length: int
+    network: Network
     prompt: int
     how: Decoding
     num_test: int
     ngram: int
     gram_bits: int
     num_shown: int
-    rows_at_once: int
 
 
 def language_model(
     text: Text | None = None,
     model: Literal["tiny", "nano", "gpt2"] = "tiny",
     length: int = 64,
-    steps: int = 800,
+    steps: int | None = None,
     epochs: int | None = None,
     batch_size: int = 32,
     learning_rate: Array | float = 3e-3,
@@ -121,7 +137,7 @@ def language_model(
     weight_decay: Array | float = 0.1,
     clip: Array | float = 1.0,
     start: Literal["init", "previous", "base"] = "init",
-    base_steps: int = 2000,
+    base_steps: int | None = None,
     temperature: Array | float = 1.0,
     top_k: int = 0,
     top_p: Array | float = 1.0,
@@ -129,7 +145,7 @@ def language_model(
     prompt: int = 0,
     num_test: int = 256,
     ngram: int = 8,
-    gram_bits: int = 2**22,
+    gram_bits: int = 2**24,
     num_shown: int = 4,
     dtype: Literal["float32", "bfloat16"] = "float32",
     remat: bool = False,
@@ -145,39 +161,45 @@ def language_model(
     """Transformer that reads and writes rows of `length` symbols, each row begun by a start symbol.
 
     A fit takes `steps` steps of AdamW on minibatches of the pool, whatever its size (or `epochs` passes over it). New
-    rows are drawn symbol by symbol with a KV cache. n-grams of the training rows are kept as a set of hashes, a bit
-    each, which metrics correct for chance hits: let `gram_bits` be several times the n-grams of a pool.
+    rows are drawn symbol by symbol with a KV cache.
+
+    n-grams of the training rows are kept as a Bloom filter, six bits each. One that is not there seems to be with
+    probability ``chance_hit``, which ``novel_to_training`` is corrected for, and ``copied_from_training`` is not: a row
+    of G n-grams that copied nothing counts as a copy of one with probability ``G * chance_hit``. Let `gram_bits` be 16
+    times the different n-grams of a pool and that stays below 0.001; so many for one batch are required.
 
     Args:
       text: where real rows come from; default: the embedded plays, by character.
       model: sizes, each of which may be given apart (`width` and those below).
       length: symbols of a row: the context of the model.
-      steps: per fit.
-      epochs: passes over the pool in place of `steps`; costs then grow with the pool.
+      steps: per fit; default 800.
+      epochs: passes over the pool (of as many rows, drawn with replacement) in place of `steps`; costs then grow with
+        the pool.
       batch_size: rows a step.
       learning_rate: AdamW's, after the warm-up; may be a tracer, as all floats here.
       schedule: ``"cosine"`` falls to 0 at the last step, ``"constant"`` stays.
-      warmup: steps in which the rate rises linearly.
+      warmup: steps in which the rate rises linearly: fewer than `steps` (with `epochs`, a fit of no more steps than
+        these never reaches the rate).
       weight_decay: of matrices (not of the scales of norms).
       clip: largest norm of a gradient.
       start: each fit starts ``"init"``: from fresh parameters; ``"previous"``: from the last generation's; ``"base"``:
-        from one model trained on real rows for `base_steps`, which all chains share (fine-tuning, arXiv 2410.16713).
-        Arguments that change the base cannot be axes of one sweep.
-      base_steps: see `start`.
+        from one model trained on real rows for `base_steps`, once for all chains and grid points (fine-tuning, arXiv
+        2410.16713). Floats that change the base (rate, decay, clip) cannot be axes of one sweep.
+      base_steps: see `start`; default 2000.
       temperature: of sampling; 0 takes the likeliest symbol. It divides the logits before the cuts that follow.
       top_k: only so many of the likeliest symbols; 0: all.
-      top_p: the fewest likeliest symbols that have this probability together (nucleus sampling); 1: all.
-      min_p: only symbols at least this times as likely as the likeliest; 0: all.
+      top_p: of those, the fewest likeliest that have this share of their probability (nucleus sampling); 1: all.
+      min_p: of those, the ones at least this times as likely as the likeliest; 0: all.
       prompt: symbols of real text that each generated row begins with, drawn for a chain 1,024 times and for a row
         once. They are part of the row, so that under any policy this share of the data stays real; metrics of what is
         generated look at what follows them.
       num_test: held-out rows; so many generated rows are looked at by ``first_loss``.
       ngram: n of ``distinct``, ``repetition``, novelty and copied runs.
-      gram_bits: of the set of n-grams, a power of two.
+      gram_bits: of the set of n-grams, a power of two; 0: no set, and no metric that needs one.
       num_shown: generated rows that ``sample_text`` keeps, prompts included; NaN where there are fewer.
       dtype: of the arithmetic; parameters, softmax and loss are float32.
       remat: compute activations again in the backward pass instead of keeping them.
-      rows_at_once: rows that are sampled or judged together: bounds the memory of the KV cache and of logits.
+      rows_at_once: rows that are sampled or judged together: bounds the memory of the KV cache.
       width: of the stream between blocks.
       depth: blocks.
       heads: of attention; they divide the width.
@@ -188,47 +210,65 @@ def language_model(
 
     Raises:
       ValueError: a number out of range; sizes that do not divide; a text shorter than a row or than a minibatch, or
-        with too little held out.
+        with too little held out; arguments of which one would be ignored; a set that a batch would overfill.
     """
     text = texts.shakespeare() if text is None else text
+    if not isinstance(text, Text):
+        raise ValueError(f"text must be a Text, such as data.texts.shakespeare(), not {text!r}")
     given = {"width": width, "depth": depth, "heads": heads, "kv_heads": kv_heads, "hidden": hidden,
              "activation": activation, "tied": tied}  # fmt: skip
     size = sized(model, {k: v for k, v in given.items() if v is not None})
     how = Decoding(temperature, top_k, top_p, min_p)
     how.check()
     check_choice("dtype", dtype, tuple(DTYPES))
+    flag("language_model", "remat", remat)
     _check_rows(text, length, batch_size, prompt, ngram, gram_bits)
-    counts = {"num_test": num_test, "rows_at_once": rows_at_once, "base_steps": base_steps, "num_shown": num_shown}
-    for name, number in counts.items():
+    for name, number in (("num_test", num_test), ("rows_at_once", rows_at_once), ("num_shown", num_shown)):
         check_at_least(name, number, 1)
+    steps = 800 if steps is None and epochs is None else steps
+    base_steps = _check_training(start, base_steps, steps, warmup)
     by_nnx, apply = functional(lambda rngs: Transformer(text.num_symbols, size, DTYPES[dtype], remat, rngs=rngs))
     shapes = jax.eval_shape(by_nnx, jax.random.key(0))
     net_init = lambda key: initial(key, shapes, size.depth)  # noqa: E731
-    task = Task(
-        text, size, DTYPES[dtype], apply, length, prompt, how, num_test, ngram, gram_bits, num_shown, rows_at_once
-    )
-    check_choice("start", start, STARTS)
+    network = Network(apply, text.num_symbols, size, DTYPES[dtype], length, rows_at_once)
+    task = Task(text, network, prompt, how, num_test, ngram, gram_bits, num_shown)
     check_not_negative("weight_decay", weight_decay)
     check_positive("learning_rate", learning_rate)
     check_positive("clip", clip)
-    check_at_least("warmup", warmup, 0)
     check_choice("schedule", schedule, SCHEDULES)
     optimizer = partial(adamw, learning_rate, schedule, warmup, weight_decay, clip)
-    train = partial(fit_sgd, partial(_loss, task), optimizer, init=net_init, batch_size=batch_size)
-    base = partial(_base, task, train(steps=base_steps), base_steps * batch_size) if start == "base" else None
+    train = partial(fit_sgd, partial(loss, network), optimizer, init=net_init, batch_size=batch_size)
     fit = train(steps=steps, epochs=epochs, start="init" if start == "init" else "previous")
+    base = None
+    if start == "base":
+        base = Base(train(steps=base_steps), base_steps * batch_size, (learning_rate, weight_decay, clip))
     return Setting(
         name="language_model",
-        world=partial(_world, task, base),
+        world=partial(_world, task, base, trained=True),
         real=lambda key, world, num: text.draw(key, world.real.text, num, length),
         fit=partial(_fit, fit),
         sample=partial(_sample, task),
         observe=partial(_observe, task),
-        metrics=(*_metrics(text), _of_rows(text, num_shown, length)),
+        metrics=(*_metrics(text, gram_bits), T.sample_text(text, num_shown, length)),
         init=partial(_init, task, net_init),
-        summarise=lambda world, batch: T.gram_set(batch, ngram, gram_bits),
-        block_hint=_side_by_side(size, text.num_symbols, batch_size * length),
+        summarise=partial(_summarise, task) if gram_bits else None,
+        block_hint=1 if jax.default_backend() == "cpu" else None,  # of a CPU, blocks share the cores
+        outline=None if base is None else partial(_world, task, base, trained=False),
     )
+
+
+def _check_training(start: str, base_steps: int | None, steps: int | None, warmup: int) -> int:
+    """How many steps a base model takes."""
+    check_choice("start", start, STARTS)
+    if base_steps is not None and start != "base":
+        raise ValueError(f"base_steps is for start: base, not for {start}; leave it out")
+    base_steps = 2000 if base_steps is None else base_steps
+    check_at_least("base_steps", base_steps, 1)
+    check_at_least("warmup", warmup, 0)
+    for name, number in (("steps", steps), ("base_steps", base_steps if start == "base" else None)):
+        if number is not None and warmup >= number >= 1:
+            raise ValueError(f"warmup must be below {name} ({number}), not {warmup}: no fit would reach its rate")
+    return base_steps
 
 
 def _check_rows(text: Text, length: int, batch_size: int, prompt: int, ngram: int, gram_bits: int) -> None:
@@ -236,7 +276,7 @@ def _check_rows(text: Text, length: int, batch_size: int, prompt: int, ngram: in
     check_at_least("batch_size", batch_size, 1)
     check_at_least("ngram", ngram, 1, length)
     check_at_least("prompt", prompt, 0, length - ngram)
-    check_at_least("gram_bits", gram_bits, T.WORD, 2**30)
+    check_at_least("gram_bits", gram_bits, T.WORD if gram_bits else 0, 2**30)
     if gram_bits & (gram_bits - 1):
         raise ValueError(f"gram_bits must be a power of two, not {gram_bits}")
     if text.size is not None and text.size < length:
@@ -248,77 +288,53 @@ def _check_rows(text: Text, length: int, batch_size: int, prompt: int, ngram: in
         )
 
 
-def _side_by_side(size: Size, num_symbols: int, tokens: int) -> int:
-    """Chains to run side by side: one on a CPU (blocks share its cores), as many as memory allows elsewhere."""
-    if jax.default_backend() == "cpu":
-        return 1
-    stream_columns = size.depth * (12 * size.width + 3 * size.hidden) + 3 * num_symbols
-    weights = size.depth * size.width * (4 * size.width + 3 * size.hidden) + num_symbols * size.width
-    return max(1, _MEMORY // (4 * (tokens * stream_columns + 6 * weights)))
-
-
-def _metrics(text: Text) -> tuple[Metric, ...]:
+def _metrics(text: Text, gram_bits: int) -> tuple[Metric, ...]:
     """With the baseline of the test loss: all symbols equally likely."""
     chosen = [m for m in METRICS if m.name != "bigram_kl" or text.num_symbols <= _PAIRS]
+    chosen = [m for m in chosen if gram_bits or m.name not in _OF_SETS]
     chosen[0] = chosen[0]._replace(baseline=float(np.log(text.num_symbols)))
-    known = [] if text.log_prob is None else [_OF_KNOWN]
-    in_bytes = [] if text.bytes_per_symbol is None else [_OF_TEXT]
-    return tuple(chosen[:1] + known + in_bytes + chosen[1:])
+    known = () if text.log_prob is None else _OF_KNOWN
+    in_bytes = () if text.bytes_per_symbol is None else (_OF_TEXT,)
+    return (*chosen[:1], *known, *in_bytes, *chosen[1:])
 
 
-def _of_rows(text: Text, num_shown: int, length: int) -> Metric:
-    """Rows, with what ``variables.texts_of`` reads them by."""
-    symbols = [piece.decode("latin-1") for piece in text.pieces]
-    dims = (("sample", num_shown), ("symbol", length))
-    return Metric("sample_text", "the first generated rows", "symbols", "definition", dims=dims,
-                  attrs={"symbols": symbols})  # fmt: skip
-
-
-def _logits(task: Task, net: Tree, rows_NxL: Array) -> Array:
-    """Of each symbol of each row from those before it, ``[N, L, V]``."""
-    start_Nx1 = jnp.full((rows_NxL.shape[0], 1), task.text.num_symbols)
-    return task.apply(net, jnp.concatenate([start_Nx1, rows_NxL[:, :-1].astype(int)], 1))[0]
-
-
-def _loss(task: Task, net: Tree, key: Key, rows_NxL: Array) -> Array:
-    logits = _logits(task, net, rows_NxL)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, rows_NxL.astype(int)).mean()
-
-
-def _base(task: Task, fit: Callable[..., Tree], rows: int) -> Tree:
+def _trained(task: Task, base: Base) -> Tree:
     """The parameters that fine-tuning starts from."""
 
     @jax.jit
     def train(key: Key, arrays: Tree) -> Tree:
-        real = task.text.draw(stream(key, "real"), arrays, rows, task.length)
-        return fit(stream(key, "fit"), B.unit(real), None)
+        real = task.text.draw(stream(key, "real"), arrays, base.rows, task.network.length)
+        return base.fit(stream(key, "fit"), B.unit(real), None)
 
     return train(jax.random.key(0, impl="threefry2x32"), jax.tree.map(jnp.asarray, task.text.arrays))
 
 
-def _world(task: Task, base: Callable[[], Tree] | None) -> World:
+def _world(task: Task, base: Base | None, trained: bool) -> World:
+    """With a base model that is not `trained`, only its shapes."""
     text, size = task.text, task.text.num_symbols
-    test = text.held_out(task.num_test, task.length)
-    real = jnp.asarray(text.real_rows(task.length))
-    log_of = lambda count: np.log(count + 0.5) - np.log((count + 0.5).sum())  # noqa: E731
+    test = text.held_out(task.num_test, task.network.length)
+    real = text.real_rows(task.network.length)
     frequencies = jax.jit(T.frequencies, static_argnums=(1, 2))
-    pairs = None if size > _PAIRS else jnp.asarray(log_of(np.asarray(frequencies(real, size, 1), float)), float)
-    loss = None if text.log_prob is None else jnp.asarray(-text.log_prob(test).sum() / test.size, float)
-    truth = Truth(
-        jnp.asarray(log_of(np.asarray(frequencies(real, size, 0), float)), float),
-        pairs,
-        jnp.asarray(np.unique(np.asarray(T.hashes(real, task.ngram)))),
-        loss,
-    )
+
+    def log_share(order: int) -> Array:
+        count = np.asarray(frequencies(real, size, order)) + 0.5
+        return jnp.asarray(np.log(count) - np.log(count.sum()), float)
+
+    of_law = None if text.log_prob is None else jnp.asarray(-text.log_prob(test) / task.network.length, float)
+    truth = Truth(log_share(0), None if size > _PAIRS else log_share(1), T.ordered(real, task.ngram), of_law)
     arrays = jax.tree.map(jnp.asarray, text.arrays)
-    return World(Real(arrays, None if base is None else base()), truth, jnp.asarray(test))
+    if base is None:
+        return World(Real(arrays, None, None), truth, jnp.asarray(test))
+    net = _trained(task, base) if trained else jax.eval_shape(partial(_trained, task, base))
+    return World(Real(arrays, net, jnp.asarray(base.recipe)), truth, jnp.asarray(test))
 
 
 def _init(task: Task, net_init: Callable[[Key], Tree], key: Key, world: World) -> Model:
     net = net_init(key)
     prompts = None
     if task.prompt:
-        prompts = task.text.draw(stream(key, "prompts"), world.real.text, _PROMPTS, task.length)[:, : task.prompt]
+        rows = task.text.draw(stream(key, "prompts"), world.real.text, _PROMPTS, task.network.length)
+        prompts = rows[:, : task.prompt]
     return Model(net, net, jnp.int32(0), world.real.base, prompts)
 
 
@@ -328,64 +344,52 @@ def _fit(fit: Callable[..., Tree], key: Key, train: Batch, before: Model) -> Mod
     return before._replace(net=net, first=first, age=before.age + 1)
 
 
+def _summarise(task: Task, world: World, batch: Batch) -> Batch:
+    if not isinstance(batch.items, T.GramSet):
+        rows = batch.weight.shape[0] * B.num_rows(batch)
+        T.check_room(rows * (task.network.length - task.ngram + 1), task.gram_bits)
+    return T.gram_set(batch, task.ngram, task.gram_bits)
+
+
 def _sample(task: Task, key: Key, params: Model, num: int) -> Array:
-    at_once = min(num, task.rows_at_once)
-    cache = empty_cache(task.size, at_once, task.length, task.dtype)
-
-    def some(key: Key) -> Array:
-        prompt = jnp.zeros((at_once, 0), jnp.int32)
-        if params.prompts is not None:
-            drawn = jax.random.randint(stream(key, "prompt"), (at_once,), 0, _PROMPTS)
-            prompt = params.prompts[drawn].astype(jnp.int32)
-        start = task.text.num_symbols
-        return decode(task.apply, params.net, stream(key, "symbols"), cache, start, prompt, task.length, task.how)
-
-    rows = jax.lax.map(some, jax.random.split(key, -(-num // at_once)))
-    return rows.reshape(-1, task.length)[:num].astype(smallest(task.text.num_symbols))
+    rows = draw(task.network, params.net, key, num, task.how, params.prompts)
+    return rows.astype(smallest(task.text.num_symbols))
 
 
 def _observe(
-    task: Task, key: Key, world: World, params: Model, grams: T.GramSet, generated_NxL: Array
+    task: Task, key: Key, world: World, params: Model, known: T.GramSet | None, generated_NxL: Array
 ) -> dict[str, Array]:
     truth, n = world.truth, task.ngram
-    loss, confidence, is_right = _judge(task, params.net, world.test)
+    loss_NxL, confidence, is_right = judged(task.network, params.net, world.test)
     new_NxL = generated_NxL[:, task.prompt :]
     count = T.frequencies(new_NxL, task.text.num_symbols)
-    value = T.hashes(new_NxL, n)
-    nothing_KxL = jnp.full((task.num_shown, task.length), jnp.nan)
-    in_training, in_real = T.is_in_set(value, grams), T.is_among(value, truth.grams)
+    grams = T.hashes(new_NxL, n)
+    in_real = T.is_among(grams, truth.grams)
+    nothing_KxL = jnp.full((task.num_shown, task.network.length), jnp.nan)
     seen = {
-        "test_loss": loss.mean(),
+        "test_loss": loss_NxL.mean(),
         "calibration_error": T.calibration_error(confidence, is_right),
-        "first_loss": _judge(task, params.first, generated_NxL[: task.num_test])[0][:, task.prompt :].mean(),
+        "first_loss": judged(task.network, params.first, generated_NxL[: task.num_test])[0][:, task.prompt :].mean(),
         "unigram_kl": T.divergence(count, truth.log_symbols),
         "entropy": jax.scipy.special.entr(count / count.sum()).sum(),
-        "distinct": T.distinct(value),
-        "repetition": T.repetition(value),
-        "vocabulary_alive": (count > 0).sum().astype(count.dtype),
+        "distinct": T.distinct(grams),
+        "repetition": T.repetition(grams),
+        "vocabulary_alive": (count > 0).sum().astype(float),
         "zipf_exponent": T.zipf_exponent(count),
-        "novel_to_training": T.novelty(in_training, T.filled(grams)),
         "novel_to_real": T.novelty(in_real),
-        "copied_from_training": T.copied_run(in_training, n),
         "copied_from_real": T.copied_run(in_real, n),
         "sample_text": nothing_KxL.at[: generated_NxL.shape[0]].set(generated_NxL[: task.num_shown].astype(float)),
     }
+    if known is not None:
+        in_training, seen["chance_hit"] = T.is_in_set(grams, known), T.chance_hit(known)
+        seen["novel_to_training"] = T.novelty(in_training, seen["chance_hit"])
+        seen["copied_from_training"] = T.copied_run(in_training, n)
     if truth.log_pairs is not None:
         seen["bigram_kl"] = T.divergence(T.frequencies(new_NxL, task.text.num_symbols, 1), truth.log_pairs)
     if truth.loss is not None:
-        seen["excess_loss"] = seen["test_loss"] - truth.loss
+        excess_N = loss_NxL.mean(1) - truth.loss
+        seen["excess_loss"] = excess_N.mean()
+        seen["excess_loss_error"] = excess_N.std() / max(excess_N.size - 1, 1) ** 0.5
     if task.text.bytes_per_symbol is not None:
         seen["bits_per_byte"] = seen["test_loss"] / (np.log(2) * task.text.bytes_per_symbol)
     return seen
-
-
-def _judge(task: Task, net: Tree, rows_NxL: Array) -> tuple[Array, Array, Array]:
-    """Loss of each symbol, probability of the one thought likeliest, and whether it was right: ``[N, L]`` each."""
-
-    def one(row_L: Array) -> tuple[Array, Array, Array]:
-        log_LxV = jax.nn.log_softmax(_logits(task, net, row_L[None])[0])
-        label_L = row_L.astype(int)
-        loss_L = -jnp.take_along_axis(log_LxV, label_L[:, None], -1)[:, 0]
-        return loss_L, jnp.exp(log_LxV.max(-1)), log_LxV.argmax(-1) == label_L
-
-    return jax.lax.map(one, rows_NxL, batch_size=min(task.rows_at_once, rows_NxL.shape[0]))

@@ -10,6 +10,7 @@ import numpy as np
 
 from collapse_jax import batch as B
 from collapse_jax import least_squares, moments
+from collapse_jax.calls import recorded
 from collapse_jax.check import check_at_least, check_not_negative, check_positive, is_traced
 from collapse_jax.data.toy import HELD_OUT_SEED
 from collapse_jax.keys import normal, stream
@@ -56,6 +57,7 @@ class Inputs(NamedTuple):
     shrinkage: Array | None
 
 
+@recorded
 def linear_regression(
     dim: int = 2,
     noise_variance: float = 1.0,

@@ -10,6 +10,7 @@ import numpy as np
 
 from collapse_jax import batch as B
 from collapse_jax import moments
+from collapse_jax.calls import recorded
 from collapse_jax.check import check_at_least, check_positive
 from collapse_jax.data.toy import HELD_OUT_SEED
 from collapse_jax.keys import normal, stream
@@ -34,6 +35,7 @@ class Rows(NamedTuple):
     label: Array
 
 
+@recorded
 def logistic_regression(
     dim: int | None = None,
     classes: int | None = None,
@@ -69,15 +71,7 @@ def logistic_regression(
     Raises:
       ValueError: a number out of range, or a source without labels, or of other columns or classes.
     """
-    if source is not None and source.classes is None:
-        raise ValueError(f"source {source.name} has no labels: give labels: true, its last column being the class")
-    if source is not None:
-        columns, known = source.dim - 1, source.classes
-        if dim not in (None, columns) or classes not in (None, known):
-            found = f"{columns} features and {known} classes"
-            raise ValueError(f"source {source.name} has {found}, not dim {dim} and classes {classes}; leave both out")
-        dim, classes = columns, known
-    dim, classes = 2 if dim is None else dim, 2 if classes is None else classes
+    dim, classes = _size(source, dim, classes)
     check_at_least("dim", dim, 1)
     check_at_least("classes", classes, 2)
     check_at_least("steps", steps, 1)
@@ -104,6 +98,19 @@ def logistic_regression(
         metrics=(METRICS[0]._replace(baseline=float(np.log(classes))), *METRICS[1:]),  # of classes alike
         relabel=_relabel if reuse_inputs else None,
     )
+
+
+def _size(source: Source | None, dim: int | None, classes: int | None) -> tuple[int, int]:
+    """Numbers of inputs and of classes: what is given, and what a source has."""
+    if source is None:
+        return 2 if dim is None else dim, 2 if classes is None else classes
+    if source.classes is None:
+        raise ValueError(f"source {source.name} has no labels: give labels: true, its last column being the class")
+    columns, known = source.dim - 1, source.classes
+    if dim not in (None, columns) or classes not in (None, known):
+        found = f"{columns} features and {known} classes"
+        raise ValueError(f"source {source.name} has {found}, not dim {dim} and classes {classes}; leave both out")
+    return columns, known
 
 
 def _world(dim: int, logits: int, num_test: int, rows: Callable[[Key, Array, int], Rows]) -> World:

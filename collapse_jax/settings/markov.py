@@ -1,5 +1,6 @@
 """Language models that count: each symbol's frequencies after the few that precede it (n-grams)."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -8,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import batch as B
+from collapse_jax import text_metrics
+from collapse_jax.calls import recorded
 from collapse_jax.check import check_at_least, check_choice, check_not_negative
 from collapse_jax.data import languages
 from collapse_jax.data.languages import Language
-from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
+from collapse_jax.types import Array, Batch, Key, Metric, Setting, Symbols, Tree, World
 
 METRICS = (
     Metric("cross_entropy", "of the fit on real sequences: the table's law, or held-out text", "nats a symbol",
@@ -20,6 +23,8 @@ METRICS = (
            "nats a symbol", "definition", "log"),
     Metric("symbols_alive", "symbols that some training row holds after a context", "symbols", "definition",
            "log", "tail"),
+    Metric("gini_simpson", "probability that two symbols of the training rows, each after a context, differ", "1",
+           "1 - sum p^2", "log"),
     Metric("transitions_alive", "pairs of a context and its next symbol in the training rows", "transitions",
            "definition", "log"),
     Metric("forced_share", "share of the training rows' contexts that only one symbol ever follows: text that an "
@@ -28,9 +33,15 @@ METRICS = (
 _OF_TABLES = Metric(
     "kl_rate", "divergence of the fit from the truth", "nats a symbol", "definition", "log", "excess_risk"
 )
+_OF_TEXTS = Metric(
+    "copied_run", "longest stretch of a new row all of whose n-grams (n = 8, or order + 2) are in the real text, mean "
+    "over 8 rows", "symbols", "definition",
+)  # fmt: skip
 
 LANGUAGES = {"sparse": languages.sparse, "shakespeare": languages.shakespeare}
 _LARGEST = 2**24  # entries of a table of counts
+_GRAM = 8  # symbols of the shortest copy that is told from chance
+_NEW = 8  # rows that are looked at for copies
 
 
 class Counts(NamedTuple):
@@ -47,12 +58,20 @@ class Model(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """Shares of all places in real sequences ``[V^order, V]``, and log probabilities of the next symbol, if known."""
+    """What is known of real sequences.
+
+    Attributes:
+      grams: ``[V^order, V]``, shares of all places.
+      log_next: ``[V^order, V]``, log probabilities of the next symbol, or None where nobody knows them.
+      copies: the n-grams of a text, in order, or None where there is no text.
+    """
 
     grams: Array
     log_next: Array | None
+    copies: text_metrics.Grams | None
 
 
+@recorded
 def markov(
     order: int = 1,
     smoothing: Array | float = 0.01,
@@ -73,7 +92,8 @@ def markov(
         much again in every generation, and so drifts to uniform symbols. May be a tracer.
       length: symbols of a row.
       language: the real law: ``"shakespeare"``, ``"sparse"`` (a random table of 8 symbols with 3 successors each), or
-        one of ``data.languages``. ``kl_rate`` exists for tables, and is exact for orders of 1 and more.
+        one of ``data.languages``. ``kl_rate`` exists for tables, and is exact for orders of 1 and more; ``copied_run``
+        for texts (an upper bound of what is copied word for word: n-grams may come from different places).
 
     Raises:
       ValueError: a number out of range, another language, or a table of counts above 2^24 entries.
@@ -90,30 +110,42 @@ def markov(
     if size ** (order + 1) > _LARGEST:
         raise ValueError(f"order must be lower: {size}^{order + 1} counts are more than {_LARGEST}")
     compress, sample = partial(_compress, order, size), partial(_sample, order, length)
+    gram = min(max(_GRAM, order + 2), length)
+    # Rows of a single gram are symbols of a larger alphabet, whose law a table tells.
+    single = length == order + 1 and language.table is not None
     return Setting(
         name="markov",
-        world=partial(_world, language, order),
+        world=partial(_world, language, order, gram),
         real=lambda key, world, num: language.draw(key, world.real, num, length),
         fit=partial(_fit, compress, smoothing),
         sample=sample,
-        observe=_observe,
-        metrics=(*([] if language.table is None or order == 0 else [_OF_TABLES]), *_metrics(size)),
+        observe=partial(_observe, sample, gram),
+        metrics=_metrics(language, order),
         compress=compress,
         sample_compressed=partial(_sample_compressed, compress, sample),
+        source=Symbols(language.name, language.grams(order).reshape(-1)) if single else None,
     )
 
 
-def _metrics(size: int) -> tuple[Metric, ...]:
+def _metrics(language: Language, order: int) -> tuple[Metric, ...]:
     """With the trivial baseline of a risk: all symbols alike."""
-    return tuple(m._replace(baseline=float(np.log(size))) if m.role == "risk" else m for m in METRICS)
+    alike = float(np.log(language.num_symbols))
+    return (
+        *([] if language.table is None or order == 0 else [_OF_TABLES]),
+        *(m._replace(baseline=alike) if m.role == "risk" else m for m in METRICS),
+        *([] if language.text is None else [_OF_TEXTS]),
+    )
 
 
-def _world(language: Language, order: int) -> World:
+def _world(language: Language, order: int, gram: int) -> World:
     log_next = None
     if language.table is not None and order > 0:
         with np.errstate(divide="ignore"):
             log_next = jnp.asarray(np.log(np.tile(language.table, (language.num_symbols ** (order - 1), 1))))
-    truth = Truth(jnp.asarray(language.grams(order), float), log_next)
+    copies = None
+    if language.text is not None:
+        copies = text_metrics.ordered(np.asarray(language.text)[None], gram)
+    truth = Truth(jnp.asarray(language.grams(order), float), log_next, copies)
     return World(jax.tree.map(jnp.asarray, language.arrays), truth, None)
 
 
@@ -158,17 +190,25 @@ def _sample_compressed(
     return jax.tree.map(lambda x: x[0], compress(rows).items)
 
 
-def _observe(key: Key, world: World, params: Model, summary: None, generated: Tree) -> dict[str, Array]:
+def _observe(
+    sample: Callable[[Key, Model, int], Array], gram: int, key: Key, world: World, params: Model, summary: None,
+    generated: Tree,
+) -> dict[str, Array]:  # fmt: skip
     truth, weight, alive = world.truth, _weights(params), params.counts > 0
     log_next = jnp.log(weight) - jnp.log(weight.sum(1, keepdims=True))
     mean_of = lambda value: jnp.where(truth.grams == 0, 0.0, truth.grams * value).sum()  # noqa: E731
-    context = params.counts.sum(1)
-    context = context / context.sum()
+    context, symbol = (params.counts.sum(i) / params.counts.sum() for i in (1, 0))
     seen = {
         "cross_entropy": -mean_of(log_next),
         "entropy_rate": (context * jax.scipy.special.entr(jnp.exp(log_next)).sum(1)).sum(),
+        "gini_simpson": (symbol * (1 - symbol)).sum(),
         "symbols_alive": alive.any(0).sum().astype(context.dtype),
         "transitions_alive": alive.sum().astype(context.dtype),
         "forced_share": jnp.where(alive.sum(1) == 1, context, 0.0).sum(),
     }
-    return seen if truth.log_next is None else {"kl_rate": mean_of(truth.log_next - log_next), **seen}
+    if truth.log_next is not None:
+        seen["kl_rate"] = mean_of(truth.log_next - log_next)
+    if truth.copies is not None:  # of rows of its own: where counts are kept, nobody sees the new ones
+        grams = text_metrics.hashes(sample(key, params, _NEW), gram)
+        seen["copied_run"] = text_metrics.copied_run(text_metrics.is_among(grams, truth.copies), gram)
+    return seen

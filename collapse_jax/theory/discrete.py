@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.stats import binom
 
 from collapse_jax.theory.prediction import Case, Condition, Prediction
 from collapse_jax.theory.recursions import POLICIES, Spread, fits
@@ -33,26 +32,36 @@ def drift(n: int, first: np.ndarray, num_generations: int) -> np.ndarray:
 
     Wright and Fisher's chain: a count of j is followed by a binomial one of n draws at j / n, whatever the others do.
     """
-    chain = binom.pmf(np.arange(n + 1), n, np.arange(n + 1)[:, None] / n)
+    chain = _binomial(n, np.arange(n + 1) / n)
     laws = [np.asarray(first, float)]
     for _ in range(num_generations - 1):
         laws.append(laws[-1] @ chain)
     return np.stack(laws)
 
 
+def _binomial(n: int, probability: np.ndarray) -> np.ndarray:
+    """Law of a count of n draws at each of `probability`, ``[..., n + 1]``."""
+    from scipy.stats import binom  # takes longer to import than all the rest of this package
+
+    return binom.pmf(np.arange(n + 1), n, probability[..., None])
+
+
 def alive(n: int, probabilities: np.ndarray, num_generations: int) -> np.ndarray:
     """Expected number of symbols alive at fits 1 .. T under replace; exact (``drift``)."""
-    return (1 - _drift_of(n, probabilities, num_generations)[..., 0]).sum(1)
+    laws, number = _drift_of(n, probabilities, num_generations)
+    return (1 - laws[..., 0]) @ number
 
 
 def fixed(n: int, probabilities: np.ndarray, num_generations: int) -> np.ndarray:
     """Probability that fits 1 .. T see one symbol only, under replace; exact: of K events that exclude each other."""
-    return _drift_of(n, probabilities, num_generations)[..., n].sum(1)
+    laws, number = _drift_of(n, probabilities, num_generations)
+    return laws[..., n] @ number
 
 
-def _drift_of(n: int, probabilities: np.ndarray, num_generations: int) -> np.ndarray:
-    first = binom.pmf(np.arange(n + 1), n, np.asarray(probabilities, float)[:, None])
-    return drift(n, first, num_generations)
+def _drift_of(n: int, probabilities: np.ndarray, num_generations: int) -> tuple[np.ndarray, np.ndarray]:
+    """``drift`` of each different probability, and how many symbols have it: many are alike where there are many."""
+    share, number = np.unique(np.asarray(probabilities, float), return_counts=True)
+    return drift(n, _binomial(n, share), num_generations), number
 
 
 def ancestors(n: int, num_generations: int) -> np.ndarray:
@@ -189,7 +198,7 @@ TABLE = (
             "ancestors_alive", setting, _REPLACE, ("ancestors_alive",),
             lambda case: ancestors(case.num_samples, case.num_generations), _DRIFT, assumptions=(LINEAGE, FEW),
         )
-        for setting in ("discrete", "kde")
+        for setting in ("discrete", "kde", "ideal_diffusion")
     ),
     Prediction(
         "p (1 - p)", "bernoulli", POLICIES, ("log_probability_ratio",),
@@ -200,6 +209,10 @@ TABLE = (
     Prediction(
         "dead", "bernoulli", _REPLACE, ("dead",), _fixed_of_two, _DRIFT, assumptions=(FEW,),
         fair=lambda case: _is_common(_fixed_of_two(case)),
+    ),
+    Prediction(
+        "symbols_alive", "bernoulli", _REPLACE, ("symbols_alive",), lambda case: 2 - _fixed_of_two(case), _DRIFT,
+        assumptions=(FEW,), fair=lambda case: _is_common(_fixed_of_two(case)),
     ),
     Prediction(
         "dead", "poisson", _REPLACE, ("dead",), _zero_rate, "derived here (zero_rate)",

@@ -7,15 +7,6 @@ from collapse_jax.theory.prediction import Case, Condition, Prediction
 from collapse_jax.theory.recursions import POLICIES, Spread, fits
 
 
-def replace_variance(n: int, num_generations: int, bandwidth: float, truth: float = 1.0) -> np.ndarray:
-    """Of the training rows at fits 1 .. T under replace: q^T s^2 + h^2 (n - 1)(1 - q^(T-1)), q = 1 - 1/n.
-
-    E V_{T+1} = q (E V_T + h^2), since the n rows sampled at T have variance V_T + h^2 about their centre: solved.
-    """
-    q, t = 1 - 1 / n, np.arange(1, num_generations + 1)
-    return q**t * truth + bandwidth**2 * (n - 1) * (1 - q ** (t - 1))
-
-
 def accumulate_growth(n: int, num_generations: int, bandwidth: float, truth: float = 1.0) -> np.ndarray:
     """An interval under accumulate: s^2 + h^2 (1/2 + ... + 1/T), about s^2 + h^2 log T, less what the means take.
 

@@ -1,5 +1,6 @@
 """What a prediction is, and what it may depend on."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -110,4 +111,22 @@ class Prediction(NamedTuple):
 
     def sampled(self, case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
         """The quantity of each chain, ``[chains, T]``."""
-        return metrics[self.metrics[0]] if self.samples is None else self.samples(case, metrics)
+        if self.samples is None:
+            return metrics[self.metrics[0]]
+        return self.samples(case, {name: metrics[name] for name in self.metrics})
+
+    @property
+    def reference(self) -> str:
+        """The source in short: arXiv numbers, where it names some."""
+        return ", ".join(re.findall(r"\d{4}\.\d{4,5}", self.source)) or "derived here"
+
+
+def over_first(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Of one metric: samples whose mean is the ratio of its mean to that at fit 1, and whose error is that ratio's.
+
+    The first order of a ratio of two means that the same chains make (delta method): what a chain adds to it.
+    """
+    (values,) = metrics.values()
+    first = values[:, :1]
+    ratio = values.mean(0) / first.mean()
+    return ratio + (values - ratio * first) / first.mean()

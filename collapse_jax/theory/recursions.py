@@ -166,6 +166,48 @@ def _accumulate_subsample(n: int, spread: Spread, num: int | None = None, replac
         t += 1
 
 
+def batch_weights(policy: Mapping[str, Any], n: int, num_generations: int) -> np.ndarray:
+    """Expected share of fit t's training rows (row t - 1, for t = 1 .. T) that are real (column 0) or that fit i made.
+
+    A draw from the pool sees, in expectation, what the pool holds. Rows of ``[T, T]`` sum to 1.
+
+    Raises:
+      ValueError: a policy that is not known here.
+    """
+    kind = policy["kind"]
+    if kind not in _STEPS:
+        raise ValueError(f"policy: no weights are known of {kind!r}; one of {', '.join(_STEPS)}")
+    age = np.subtract.outer(np.arange(num_generations), np.arange(num_generations))
+    mass = (age >= 0) * 1.0
+    if kind == "window":
+        mass *= age < policy.get("k", 5)
+    elif kind == "decay":
+        mass *= policy.get("gamma", 0.5) ** np.maximum(age, 0.0)
+    elif kind not in ("accumulate", "accumulate_subsample", "contaminated"):
+        mass *= age == 0
+    weights = mass / mass.sum(1, keepdims=True)
+    real = 0.0
+    if kind in ("fixed_real", "fresh_real", "contaminated"):
+        real = rows_of(policy.get("share", 0.5), n) / n
+    elif kind == "weighted_fresh":
+        real = policy.get("weight", 0.5)
+    weights[:, 0] += real * weights[:, 1:].sum(1)
+    weights[:, 1:] *= 1 - real
+    return weights
+
+
+def kept(policy: Mapping[str, Any], n: int, num_generations: int, factor: float) -> np.ndarray:
+    """What fits 1 .. T keep of an expectation over the real law that each fit multiplies by `factor`, ``[T]``; exact.
+
+    For any statistic that is linear in the law: what a fit's rows have is what the fit has, and what it trains on is
+    the mixture of batches of ``batch_weights``, whatever becomes of the same real row later (derived here).
+    """
+    found = np.ones(num_generations + 1)  # of the real batch, then of the fits
+    for t, weight in enumerate(batch_weights(policy, n, num_generations), 1):
+        found[t] = factor * (weight[:t] @ found[:t])
+    return found[1:]
+
+
 def rows_of(share: float, n: int) -> int:
     """How many of `n` rows are real, as the policies round it."""
     count = policies.fixed_real(share).real_rows

@@ -1,0 +1,60 @@
+"""How the parts of an experiment were called: what theory, which speaks of names and arguments, may say of a run."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import numpy as np
+
+P, T = ParamSpec("P"), TypeVar("T")
+_MOST = 1000  # items of a list that is still worth writing down
+
+
+class Call(NamedTuple):
+    """A call of a registered factory.
+
+    Attributes:
+      kind: the factory's name.
+      arguments: all of them, defaults too.
+      made: what it returned. Who has replaced a part of that since has something else.
+    """
+
+    kind: str
+    arguments: dict[str, Any]
+    made: Any
+
+
+def recorded(factory: Callable[P, T]) -> Callable[P, T]:
+    """`factory`, whose products (named tuples with a field ``call``) say how they were called."""
+    signature = inspect.signature(factory)
+
+    @functools.wraps(factory)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        made: Any = factory(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return made._replace(call=Call(factory.__name__, dict(bound.arguments), made))
+
+    return call
+
+
+def written(value: Any) -> Any:
+    """`value` as a config would say it; a product of a recorded factory as its call.
+
+    Raises:
+      ValueError: what no config can say, or what is too long for one.
+    """
+    call = getattr(value, "call", None)
+    if isinstance(call, Call):
+        own = {name: getattr(value, name) for name in value._fields if name not in ("name", "call")}
+        if any(part is not getattr(call.made, name) for name, part in own.items()):
+            raise ValueError(f"parts of {call.kind} were replaced")
+        return {"kind": call.kind, **{name: written(argument) for name, argument in call.arguments.items()}}
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields") and len(value) <= _MOST:
+        return [written(item) for item in value]
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    raise ValueError(f"{type(value).__name__} cannot be written")

@@ -1,0 +1,79 @@
+"""Rows of symbols under a network: what it thinks of each symbol of given rows, and new rows."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from collapse_jax.keys import stream
+from collapse_jax.nets.decode import Decoding, decode
+from collapse_jax.nets.transformer import MOST_LOGITS, Size, empty_cache
+from collapse_jax.types import Array, Key, Tree
+
+
+class Network(NamedTuple):
+    """A network and the rows that it is for.
+
+    Attributes:
+      apply: of a ``Transformer``, by ``functional``.
+      num_symbols: V; symbol V starts every row.
+      size: of the network.
+      dtype: of its cache.
+      length: of a row.
+      at_once: rows that are judged or drawn together.
+    """
+
+    apply: Callable[..., Tree]
+    num_symbols: int
+    size: Size
+    dtype: jnp.dtype
+    length: int
+    at_once: int
+
+
+def loss(network: Network, params: Tree, key: Key, rows_NxL: Array) -> Array:
+    """Mean cross-entropy of the rows' symbols, nats; a loss of ``fit_sgd``, which draws nothing from `key`."""
+    return _judge(network, params, rows_NxL, optax.softmax_cross_entropy_with_integer_labels).mean()
+
+
+def judged(network: Network, params: Tree, rows_NxL: Array) -> tuple[Array, Array, Array]:
+    """Loss of each symbol, probability of the one thought likeliest, and whether it was right: ``[N, L]`` each."""
+
+    def of(logits_SxV: Array, label_S: Array) -> tuple[Array, Array, Array]:
+        log_SxV = jax.nn.log_softmax(logits_SxV)
+        loss_S = -jnp.take_along_axis(log_SxV, label_S[:, None], -1)[:, 0]
+        return loss_S, jnp.exp(log_SxV.max(-1)), log_SxV.argmax(-1) == label_S
+
+    most = max(MOST_LOGITS // (network.length * network.num_symbols), 1)
+    one = lambda row_L: jax.tree.map(lambda x: x[0], _judge(network, params, row_L[None], of))  # noqa: E731
+    return jax.lax.map(one, rows_NxL, batch_size=min(network.at_once, most, rows_NxL.shape[0]))
+
+
+def _judge(network: Network, params: Tree, rows_NxL: Array, of: Callable[[Array, Array], Tree]) -> Tree:
+    """``of(logits [S, V], labels [S])`` of each symbol of each row, judged from those before it: leaves ``[N, L]``."""
+    start_Nx1 = jnp.full((rows_NxL.shape[0], 1), network.num_symbols)
+    before_NxL = jnp.concatenate([start_Nx1, rows_NxL[:, :-1].astype(int)], 1)
+    return network.apply(params, before_NxL, rows_NxL.astype(int), of, method="judge")
+
+
+def draw(network: Network, params: Tree, key: Key, num: int, how: Decoding, prompts: Array | None = None) -> Array:
+    """`num` rows ``[num, L]``, int32; each begins with one of ``prompts [K, P]``, where there are some.
+
+    They are drawn in as few parts as `at_once` allows, all of one size.
+    """
+    parts = -(-num // network.at_once)
+    rows = -(-num // parts)
+    cache = empty_cache(network.size, rows, network.length, network.dtype)
+    start, length = network.num_symbols, network.length
+    go_on = partial(decode, network.apply, params, cache=cache, start=start, length=length, how=how)
+
+    def some(key: Key) -> Array:
+        prompt = jnp.zeros((rows, 0), jnp.int32)
+        if prompts is not None:
+            prompt = prompts[jax.random.randint(stream(key, "prompt"), (rows,), 0, len(prompts))].astype(jnp.int32)
+        return go_on(key=stream(key, "symbols"), prompt_BxP=prompt)
+
+    return jax.lax.map(some, jax.random.split(key, parts)).reshape(-1, network.length)[:num]

@@ -1,0 +1,70 @@
+"""What is known of Markov chains that are counted without smoothing: special cases that are drift of frequencies."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from collapse_jax.theory.discrete import FEW, alive, diversity
+from collapse_jax.theory.prediction import Case, Condition, Prediction, over_first
+
+
+def _symbols(case: Case) -> np.ndarray:
+    """The real law of the last symbol of a row of one gram, ``[V]``."""
+    num = round(len(case.shares) ** (1 / (case.setting["order"] + 1)))
+    return case.shares.reshape(-1, num).sum(0)
+
+
+def _diversity(case: Case) -> np.ndarray:
+    """A row is one draw from the law of grams, and its last symbol one from theirs, in every generation."""
+    return (1 - (_symbols(case) ** 2).sum()) * diversity(case.policy, case.num_samples, case.num_generations)
+
+
+def _symbols_alive(case: Case) -> np.ndarray:
+    return alive(case.num_samples, _symbols(case), case.num_generations)
+
+
+def _transitions_alive(case: Case) -> np.ndarray:
+    return alive(case.num_samples, case.shares, case.num_generations)
+
+
+def diversity_ratio(policy: Mapping[str, Any], draws: int, num_generations: int) -> np.ndarray:
+    """E[1 - sum p^2] over that of the first fit, order 0; exact (derived here).
+
+    Without context each of a batch's n L symbols is an independent draw from the last fit, though those of real rows
+    depend on their neighbours. Where a batch joins a pool whose earlier rows only fade, the pool's frequencies are a
+    martingale: a batch of weight w among all takes w^2 / (n L) of what is left, whatever the first fit was.
+    """
+    kept = diversity(policy, draws, num_generations)
+    return kept / kept[0]
+
+
+def _ratio(case: Case) -> np.ndarray:
+    return diversity_ratio(case.policy, case.num_samples * case.setting["length"], case.num_generations)
+
+
+UNSMOOTHED = Condition("no smoothing", lambda case: case.setting["smoothing"] == 0)
+ONE_GRAM = Condition("rows of order + 1 symbols, drawn by a table", lambda case: case.source is not None)
+ORDER_0 = Condition("order 0", lambda case: case.setting["order"] == 0)
+_SAME = "derived here: a row is one draw from the law of grams, as in ``discrete``"
+
+TABLE = (
+    Prediction(
+        "gini_simpson", "markov", ("replace", "accumulate", "fixed_real", "decay"), ("gini_simpson",), _diversity,
+        _SAME, assumptions=(UNSMOOTHED, ONE_GRAM),
+        fair=lambda case: diversity(case.policy, case.num_samples, case.num_generations) >= 0.05,
+    ),
+    Prediction(
+        "symbols_alive", "markov", ("replace",), ("symbols_alive",), _symbols_alive, _SAME,
+        assumptions=(UNSMOOTHED, ONE_GRAM, FEW), fair=lambda case: _symbols_alive(case) >= 1.05,
+    ),
+    Prediction(
+        "transitions_alive", "markov", ("replace",), ("transitions_alive",), _transitions_alive, _SAME,
+        assumptions=(UNSMOOTHED, ONE_GRAM, FEW), fair=lambda case: _transitions_alive(case) >= 1.05,
+    ),
+    Prediction(
+        "gini_simpson over its mean at fit 1", "markov", ("replace", "accumulate", "decay"), ("gini_simpson",), _ratio,
+        "derived here (diversity_ratio)", samples=over_first, assumptions=(UNSMOOTHED, ORDER_0),
+        fair=lambda case: _ratio(case) >= 0.05,
+    ),
+)  # fmt: skip
