@@ -176,8 +176,8 @@ def diffusion(
     check_positive("learning_rate", learning_rate)
     check_share("ema", ema)
     check_share("drop_label", drop_label)
-    for name, value in (("stop", stop), ("temperature", temperature), ("guidance", guidance)):
-        check_not_negative(name, value)
+    for name, amount in (("stop", stop), ("temperature", temperature), ("guidance", guidance)):
+        check_not_negative(name, amount)
     classes = _classes(source, conditional, guidance)
     dim = source.dim - (source.classes is not None)
     center, scale, spread = _frame(source, dim, frame)
