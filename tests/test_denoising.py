@@ -163,7 +163,7 @@ def test_samples_follow_the_mixture(name, sampler):
     assert scipy.stats.kstest(x, lambda x: distribution(x - 0.12)).pvalue < 1e-4
 
 
-@pytest.mark.parametrize("name", ["edm", "flow"])
+@pytest.mark.parametrize("name", ["edm", pytest.param("flow", marks=pytest.mark.nightly)])
 def test_deterministic_samplers_agree_as_steps_grow(name):
     """All solve one equation, whose solution in one column keeps ranks: noise of rank u ends at the u-quantile."""
     how = OBJECTIVES[name]

@@ -27,8 +27,7 @@ class Block(nnx.Module):
         shift, scale, gate, shift_feed, scale_feed, gate_feed = jnp.split(told_Bx6xD, 6, axis=1)
         rows, length, _ = x_BxLxD.shape
         heads = self.qkv(modulated(x_BxLxD, scale, shift)).reshape(rows, length, 3, self.heads, -1)
-        mixed = jax.nn.dot_product_attention(heads[:, :, 0], heads[:, :, 1], heads[:, :, 2])
-        x_BxLxD = x_BxLxD + gate * self.out(mixed.reshape(rows, length, -1))
+        x_BxLxD = x_BxLxD + gate * self.out(attended(heads).reshape(rows, length, -1))
         return x_BxLxD + gate_feed * self.down(nnx.gelu(self.up(modulated(x_BxLxD, scale_feed, shift_feed))))
 
 
@@ -79,6 +78,16 @@ class DiT(nnx.Module):
             stream = block(stream, told[:, 6 * i : 6 * i + 6])
         said = self.write(modulated(stream, told[:, -1:], told[:, -2:-1]))
         return said.reshape(rows, down, across, side, side, channels).swapaxes(2, 3).reshape(x_BxD.shape)
+
+
+def attended(heads_BxLx3xHxK: Array) -> Array:
+    """What each token finds among all, ``[B, L, H, K]``, from queries, keys and values.
+
+    Heads come first in the products, which is faster on a CPU than in the order of ``jax.nn.dot_product_attention``.
+    """
+    query, key, value = heads_BxLx3xHxK.transpose(2, 0, 3, 1, 4)
+    score = jnp.einsum("bhlk,bhmk->bhlm", query, key, preferred_element_type=jnp.float32) / query.shape[-1] ** 0.5
+    return jnp.einsum("bhlm,bhmk->bhlk", jax.nn.softmax(score).astype(value.dtype), value).swapaxes(1, 2)
 
 
 def modulated(x_BxLxD: Array, scale_Bx1xD: Array, shift_Bx1xD: Array) -> Array:

@@ -7,10 +7,10 @@ set of weights for each of many chains they become grouped ones, which are slow 
 from functools import partial
 from itertools import pairwise
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from collapse_jax.nets.dit import attended
 from collapse_jax.nets.embedding import TimeAndLabel
 from collapse_jax.types import Array
 
@@ -64,9 +64,8 @@ class Attention(nnx.Module):
     def __call__(self, x_BxHxWxC: Array) -> Array:
         """Images of the same shape."""
         rows, height, width, columns = x_BxHxWxC.shape
-        qkv = self.qkv(self.norm(x_BxHxWxC)).reshape(rows, height * width, 3, 1, columns)
-        mixed = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
-        return x_BxHxWxC + self.out(mixed.reshape(x_BxHxWxC.shape))
+        heads = self.qkv(self.norm(x_BxHxWxC)).reshape(rows, height * width, 3, 1, columns)
+        return x_BxHxWxC + self.out(attended(heads).reshape(x_BxHxWxC.shape))
 
 
 class UNet(nnx.Module):
