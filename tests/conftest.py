@@ -16,6 +16,13 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.xdist_group(name))
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Programs of a file are forgotten with it: thousands of them slow Python down and take gigabytes."""
+    if nextitem is None or nextitem.module is not item.module:
+        jax.clear_caches()
+
+
 @pytest.fixture
 def optimised():
     """For tests that look at bits: programs are compiled as users' are."""

@@ -50,6 +50,7 @@ def learned():
     return world, fits(KEY, much), fits(KEY, little)
 
 
+@pytest.mark.nightly
 def test_excess_loss_goes_to_zero_with_data(learned):
     world, (new, much), (_, little) = learned
     table = LAW.arrays[1]

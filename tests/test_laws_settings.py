@@ -23,7 +23,12 @@ CLOSED = [name for name, make in SETTINGS.items() if make().init is None]
 TRAINED = [name for name in settings.REGISTRY if name not in CLOSED]
 COMPRESSED = [name for name, make in SETTINGS.items() if make().compress is not None]
 SUMMARISED = [name for name, make in SETTINGS.items() if make().summarise is not None]
+LONG = ("diffusion", "language_model")  # whose laws about many fits wait for the night
 FLOATS = [(name, p) for name, factory in settings.REGISTRY.items() for p in floats_of(factory)]
+
+
+def short_by_day(names):
+    return [pytest.param(name, marks=pytest.mark.nightly) if name in LONG else name for name in names]
 
 
 @cache
@@ -116,7 +121,7 @@ def test_weight_two_is_the_row_twice(name):
     alike(fit(padded(items, np.full(M, 5.0))), blocks)
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", short_by_day(TRAINED))
 def test_weight_two_is_the_row_twice_in_distribution(name):
     setting, world, items = made(name)
     # A heavy first row, far from the light rest: what is generated tells how heavy.
@@ -239,7 +244,7 @@ def test_a_fit_sees_neither_truth_nor_test_rows(name):
         assert any(np.isnan(x).any() for x in poisoned.values())
 
 
-@pytest.mark.parametrize("name", dict.fromkeys(name for name, _ in FLOATS))
+@pytest.mark.parametrize("name", short_by_day(dict.fromkeys(name for name, _ in FLOATS)))
 def test_float_arguments_vmap(name):
     """One program for all: the first lane has the defaults, each other one of them at 0.3 times its own."""
     factory = SETTINGS[name]
