@@ -67,7 +67,7 @@ def draw_samples(ds: xr.Dataset) -> "Figure":
     images = images.isel(generation=rows)
     columns = [images.isel(policy=i) for i in range(images.sizes["policy"])]
     count, side = images.sizes["sample"], images.sizes["x"] / images.sizes["y"]
-    size = (len(columns) * count * _INCHES * side + 0.9, len(rows) * _INCHES + 1.1)
+    size = (len(columns) * count * _INCHES * side + 0.9, len(rows) * _INCHES + 0.8)
     figure = Figure(figsize=(max(size[0], 4.0), size[1]), layout="constrained")
     panels = figure.subplots(1, len(columns), squeeze=False)[0]
     for number, (ax, column) in enumerate(zip(panels, columns, strict=True)):
@@ -82,7 +82,7 @@ def draw_samples(ds: xr.Dataset) -> "Figure":
         ax.spines[:].set_visible(False)
     panels[0].set_ylabel("generation", fontsize=9)
     words = [str(ds.attrs[key]) for key in ("setting",) if key in ds.attrs]
-    figure.suptitle(" · ".join([*words, "generated images of chain 0, the same noise in each column"]), fontsize=11)
+    figure.suptitle(" · ".join([*words, "images of chain 0, from the same noise under each policy"]), fontsize=11)
     return figure
 
 
