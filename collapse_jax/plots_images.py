@@ -82,9 +82,7 @@ def draw_samples(ds: xr.Dataset) -> "Figure":
         ax.spines[:].set_visible(False)
     panels[0].set_ylabel("generation", fontsize=9)
     words = [str(ds.attrs[key]) for key in ("setting",) if key in ds.attrs]
-    figure.suptitle(
-        " · ".join([*words, "generated images of chain 0, from the same noise under each policy"]), fontsize=11
-    )
+    figure.suptitle(" · ".join([*words, "images of chain 0, from the same noise under each policy"]), fontsize=11)
     return figure
 
 
