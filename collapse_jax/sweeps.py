@@ -228,7 +228,7 @@ def about(plan: Plan) -> dict[str, dict[str, Any]]:
     """The attributes of each metric.
 
     What points of the grid may differ by, a baseline say, is one value, or (nested) lists along the axes it varies
-    with, which ``baseline_dims`` then names.
+    with, which ``baseline_dims`` then names, and ``baseline_labels`` tells apart, a list of labels each.
     """
     axes = plan.grid.axes
     known = any(metric.baseline is not None or metric.attrs for metric in plan.metrics.values())
@@ -255,8 +255,11 @@ def _along(axes: Sequence[Axis], name: str, values: Sequence[Any]) -> dict[str, 
     table = table.reshape([len(axis.values) for axis in axes])
     moves = [bool((table != table.take([0], i)).any()) for i in range(len(axes))]
     part = table[tuple(slice(None) if m else 0 for m in moves)]
-    dims = [axis.dim for axis, m in zip(axes, moves, strict=True) if m]
-    return {name: part.tolist(), f"{name}_dims": dims} if dims else {name: part}
+    along = [axis for axis, m in zip(axes, moves, strict=True) if m]
+    if not along:
+        return {name: part}
+    dims, known = [axis.dim for axis in along], [coordinates(axis) for axis in along]
+    return {name: part.tolist(), f"{name}_dims": dims, f"{name}_labels": known}
 
 
 def dataset(plan: Plan, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, Any]) -> xr.Dataset:

@@ -194,8 +194,8 @@ class Setting(NamedTuple):
       init: ``(key, world) -> params``, once a chain, for settings trained by gradients, or None. Of the world it may
         take what lies in ``World.real`` (a base model, say).
       outline: ``() -> World``, where making the world takes compute (a base model): what ``world`` gives, but only the
-        shapes (``jax.ShapeDtypeStruct``) of what is computed, beside the numbers that it follows from. Runs are planned
-        by it, and one world serves wherever outlines agree. None: the world itself will do.
+        shapes (``jax.ShapeDtypeStruct``) of what is computed, beside all that it follows from (what is no array, as a
+        key of a dict). Runs are planned by it, and one world serves wherever outlines agree. None: the world itself.
       compress: ``(Batch) -> Batch`` of one row of sufficient statistics: ``fit(compress(b)) == fit(b)``. It takes rows
         and rows of statistics alike, so it also merges. None where no finite statistic is sufficient.
       sample_compressed: ``(key, params, num, count, exact) -> items``, leaves ``[1, ...]``: the statistics

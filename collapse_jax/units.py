@@ -177,6 +177,7 @@ def make_plan(grid: Grid, options: Options, cuts: Sequence[Cut] | None = None) -
     """
     _check(options)
     programs = _programs(grid, options)
+    _check_dims(programs)
     lengths = [len(axis.values) for axis in grid.axes]
     total = len(grid.policies) * math.prod(lengths) * options.num_chains * options.num_generations
     total *= max(map(_numbers, programs))
@@ -319,6 +320,18 @@ def _check_shapes(setting: Setting, seen: dict[str, Any]) -> None:
             )
 
 
+def _check_dims(programs: Sequence[Program]) -> None:
+    """One variable holds a metric of all programs: values may differ by their lengths, not by their dimensions."""
+    found: dict[str, list[str]] = {}
+    for metric in (m for p in programs for m in p.setting.metrics if m.name in p.metrics):
+        dims = [name for name, _ in metric.dims]
+        if found.setdefault(metric.name, dims) != dims:
+            raise ValueError(
+                f"metric {metric.name!r} has the dimensions {found[metric.name]} at one point of the sweep and {dims} "
+                "at another: give each its own run, or name other metrics"
+            )
+
+
 def _numbers(program: Program) -> int:
     """In one value of its largest metric."""
     return max(math.prod(m.shape) for m in program.setting.metrics if m.name in program.metrics)
@@ -355,9 +368,9 @@ def _units(plan: Plan) -> Iterator[Unit]:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two worlds are alike; shapes stand for what they outline."""
-    x, y = jax.tree.leaves(a), jax.tree.leaves(b)
-    return len(x) == len(y) and all(np.array_equal(one, other) for one, other in zip(x, y, strict=True))
+    """Whether two worlds are alike, keys of dicts too; shapes stand for what they outline."""
+    (x, made), (y, other) = jax.tree.flatten(a), jax.tree.flatten(b)
+    return made == other and all(np.array_equal(one, two) for one, two in zip(x, y, strict=True))
 
 
 def _metrics(setting: Setting, wanted: Sequence[str] | None, dims: Sequence[str]) -> tuple[str, ...]:

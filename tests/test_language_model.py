@@ -21,9 +21,9 @@ from collapse_jax.gradient import adamw, fit_sgd
 from collapse_jax.keys import chain_keys
 from collapse_jax.memory_model import check_fits
 from collapse_jax.nets.transformer import Transformer, sized
-from collapse_jax.sweeps import Runner
+from collapse_jax.sweeps import Runner, run, sweep
 from collapse_jax.types import Batch
-from collapse_jax.units import Options, make_plan
+from collapse_jax.units import Options, make_plan, same
 
 lm = sys.modules[settings.language_model.__module__]  # the factory has the module's name
 KEY = jax.random.key(3)
@@ -118,6 +118,33 @@ def test_a_base_is_trained_once_and_when_it_is_needed(monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, worlds[0], whole)
     with pytest.raises(ValueError, match="axes: values that change the real law"):
         make_plan(grid_of(make, policy, 16, {"learning_rate": [1e-3, 1e-2]}), options)
+
+
+@pytest.mark.parametrize(
+    ("change", "shared"),
+    [
+        ({"temperature": 0.5, "steps": 9, "prompt": 2, "remat": True, "rows_at_once": 2}, True),
+        *(({name: value}, False) for name, value in {
+            "base_steps": 4, "batch_size": 4, "schedule": "constant", "warmup": 1, "dtype": "bfloat16", "heads": 2,
+            "activation": "gelu", "length": 9, "learning_rate": 1e-2, "weight_decay": 0.2, "clip": 2.0,
+            "text": LAW._replace(name="other"),
+        }.items()),
+    ],
+    ids=lambda change: "-".join(change) if isinstance(change, dict) else str(change),
+)  # fmt: skip
+def test_a_base_is_shared_where_all_that_made_it_agrees(change, shared):
+    one, other = (settings.language_model(**TINY | {"start": "base", "base_steps": 3} | c) for c in ({}, change))
+    assert same(one.outline(), other.outline()) == shared
+
+
+@pytest.mark.nightly
+def test_points_of_a_sweep_over_base_models_equal_their_own_runs():
+    make = partial(settings.language_model, **TINY | {"start": "base", "steps": 3, "gram_bits": 0})
+    options = {"num_samples": 8, "num_generations": 1, "num_chains": 1, "metrics": ["test_loss"]}
+    found = sweep(make, policies.replace(), axes={"base_steps": [3, 40]}, **options).test_loss[0]
+    own = [run(make(base_steps=steps), policies.replace(), **options).test_loss for steps in (3, 40)]
+    np.testing.assert_array_equal(found, own)
+    assert own[1].item() < own[0].item() - 0.01
 
 
 def test_metrics_against_numpy():

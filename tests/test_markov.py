@@ -172,6 +172,8 @@ def test_copied_runs_are_those_of_a_plain_search():
     assert float(seen["copied_run"]) == pytest.approx(np.mean([run(row) for row in new]))
     assert run(text[100:140]) == 40 > np.mean([run(row) for row in new]) > 0
     assert "copied_run" not in [metric.name for metric in markov().metrics]
+    (words,) = [metric.long_name for metric in setting.metrics if metric.name == "copied_run"]
+    assert all(part in words for part in ("first nine tenths", "order + 2 if larger", "at most the row's length"))
 
 
 def test_order_0_is_drift_of_frequencies():

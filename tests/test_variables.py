@@ -44,7 +44,7 @@ def drawing(size: int = 3, shift: float = 0.0) -> Setting:
             Metric("mean", "of the fit", "1", "definition", role="risk", baseline=1.0),
             Metric("picture", "samples", "1", "definition", dims=(("sample", 2), ("y", size), ("x", 2))),
             Metric("words", "letters", "1", "definition", dims=(("sample", 2), ("symbol", 2)),
-                   attrs={"symbols": LETTERS[: size + 1]}),
+                   attrs={"symbols": ["b" if size == 2 else "a", *LETTERS[1 : size + 1]]}),
         ),
     )  # fmt: skip
 
@@ -87,14 +87,32 @@ def test_texts_are_read_by_their_attributes_alone(swept):
     read = texts_of(swept.words)
     assert read.dims == swept.words.dims[:-1]
     above = np.asarray(swept.picture[..., 0, 0] > swept["mean"].expand_dims(sample=2, axis=-1))
-    np.testing.assert_array_equal(read, np.where(above, "\u00e9", "aa"))
+    other = np.array(["aa", "bb"])[:, None, None, None, None]  # sizes 3 and 2 have other letters
+    np.testing.assert_array_equal(read, np.where(above, "\u00e9", other))
     part = texts_of(swept.words.transpose("symbol", ..., "size").isel(chain=1, generation=[0, 2]))
     xr.testing.assert_equal(part.transpose(*read.isel(chain=1).dims), read.isel(chain=1, generation=[0, 2]))
-    with pytest.raises(ValueError, match=r"symbols differ along .size."):
-        texts_of(swept.words.isel(size=1))
     for other in (swept, swept["mean"], swept.words.isel(symbol=0), swept.words.drop_attrs()):
         with pytest.raises(ValueError, match="give a variable of sample texts"):
             texts_of(other)
+
+
+def test_parts_in_any_order_are_read_by_their_labels(swept):
+    read, words = texts_of(swept.words), swept.words
+    assert words.attrs["symbols_labels"] == [[3, 2]]
+    xr.testing.assert_equal(texts_of(words.isel(size=[1, 0])), read.isel(size=[1, 0]))
+    xr.testing.assert_equal(texts_of(words.sortby("size")), read.sortby("size"))
+    xr.testing.assert_equal(texts_of(words.sel(size=2)), read.sel(size=2))
+    xr.testing.assert_equal(texts_of(words.isel(size=[1, 1, 0])), read.isel(size=[1, 1, 0]))
+    pairs = {"size": xr.DataArray([1, 0], dims="pair"), "chain": xr.DataArray([0, 2], dims="pair")}
+    xr.testing.assert_equal(texts_of(words.isel(pairs)), read.isel(pairs))
+    one = {"policy": 0, "size": 1, "shift": 0, "chain": 0, "generation": 0, "sample": 0}
+    assert texts_of(words.isel(one)).item() == read.isel(one).item()
+    without = words.copy()
+    del without.attrs["symbols_labels"]
+    for part in (words.isel(one, drop=True), words.drop_vars("size"), words.assign_coords(size=[3, 4]), without):
+        with pytest.raises(ValueError, match=r"symbols differ along .size.") as error:
+            texts_of(part)
+        assert "\n" not in str(error.value)
 
 
 def test_a_store_holds_the_same_and_goes_on(swept, grid, tmp_path, monkeypatch):
@@ -210,6 +228,24 @@ def test_shapes_that_are_not_as_declared_are_one_line(change, message):
     with pytest.raises(ValueError, match=message) as error:
         make_plan(grid_of(wrong, POLICIES, 6, {}), Options(**OPTIONS))
     assert "\n" not in str(error.value)
+
+
+def test_arrays_of_other_dimensions_in_one_sweep_are_one_line():
+    def make(channels: int) -> Setting:
+        made = drawing()
+
+        def observe(*given):
+            seen = made.observe(*given)
+            return seen | {"picture": seen["picture"][..., None]}
+
+        metrics = [m._replace(dims=(*m.dims, ("channel", 1))) if m.name == "picture" else m for m in made.metrics]
+        return made._replace(observe=observe, metrics=tuple(metrics)) if channels else made
+
+    grid = grid_of(make, POLICIES[0], 6, {"channels": [0, 1]})
+    with pytest.raises(ValueError, match=r"metric 'picture' has the dimensions .*'channel'.*: give each") as error:
+        assert make_plan(grid, Options(**OPTIONS)).metrics
+    assert "\n" not in str(error.value)
+    assert list(make_plan(grid, Options(**OPTIONS, metrics=["words"])).metrics) == ["words"]
 
 
 WORDS = "gr\u00f6\u00dfer kleiner \u20ac gr\u00f6\u00dfer\nals " * 60

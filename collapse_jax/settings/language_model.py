@@ -18,7 +18,7 @@ from collapse_jax.gradient import SCHEDULES, adamw, fit_sgd
 from collapse_jax.keys import stream
 from collapse_jax.nets.decode import Decoding
 from collapse_jax.nets.rows import Network, draw, judged, loss, rewrite
-from collapse_jax.nets.transformer import Transformer, initial, sized
+from collapse_jax.nets.transformer import Size, Transformer, initial, sized
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Text, Tree, World
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -61,12 +61,12 @@ class Real(NamedTuple):
     Attributes:
       text: the text's arrays.
       base: parameters, or None.
-      recipe: the numbers that a base model was trained with besides sizes, or None; points of a sweep share one base.
+      recipe: ``{all else it was trained by: [rate, decay, clip]}``, or None; points share a base where theirs agree.
     """
 
     text: Tree
     base: Tree
-    recipe: Array | None
+    recipe: dict[str, Array] | None
 
 
 class Truth(NamedTuple):
@@ -104,11 +104,12 @@ class Model(NamedTuple):
 
 
 class Base(NamedTuple):
-    """How a base model is made: its fit, how many rows that sees, and the numbers that it was made with."""
+    """How a base model is made: its fit, how many rows that sees, its rate, decay and clip, and all else."""
 
     fit: Callable[..., Tree]
     rows: int
-    recipe: tuple[Array | float, ...]
+    rates: tuple[Array | float, ...]
+    other: tuple[int | str | Size, ...]
 
 
 class Task(NamedTuple):
@@ -183,8 +184,8 @@ def language_model(
       weight_decay: of matrices (not of the scales of norms).
       clip: largest norm of a gradient.
       start: each fit starts ``"init"``: from fresh parameters; ``"previous"``: from the last generation's; ``"base"``:
-        from one model trained on real rows for `base_steps`, once for all chains and grid points (fine-tuning, arXiv
-        2410.16713). Floats that change the base (rate, decay, clip) cannot be axes of one sweep.
+        from one model trained on real rows for `base_steps`, once for all chains and grid points that train it alike
+        (fine-tuning, arXiv 2410.16713). Floats that change the base (rate, decay, clip) cannot be axes of one sweep.
       base_steps: see `start`; default 2000.
       temperature: of sampling; 0 takes the likeliest symbol. It divides the logits before the cuts that follow.
       top_k: only so many of the likeliest symbols; 0: all.
@@ -241,7 +242,8 @@ def language_model(
     fit = train(steps=steps, epochs=epochs, start="init" if start == "init" else "previous")
     base = None
     if start == "base":
-        base = Base(train(steps=base_steps), base_steps * batch_size, (learning_rate, weight_decay, clip))
+        other = (text.name, length, size, dtype, base_steps, batch_size, schedule, warmup)
+        base = Base(train(steps=base_steps), base_steps * batch_size, (learning_rate, weight_decay, clip), other)
     return Setting(
         name="language_model",
         world=partial(_world, task, base, trained=True),
@@ -328,7 +330,8 @@ def _world(task: Task, base: Base | None, trained: bool) -> World:
     if base is None:
         return World(Real(arrays, None, None), truth, jnp.asarray(test))
     net = _trained(task, base) if trained else jax.eval_shape(partial(_trained, task, base))
-    return World(Real(arrays, net, jnp.asarray(base.recipe)), truth, jnp.asarray(test))
+    recipe = {str(base.other): jnp.asarray(base.rates)}  # a key, since a leaf must be an array
+    return World(Real(arrays, net, recipe), truth, jnp.asarray(test))
 
 
 def _init(task: Task, net_init: Callable[[Key], Tree], key: Key, world: World) -> Model:

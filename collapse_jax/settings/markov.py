@@ -34,8 +34,9 @@ _OF_TABLES = Metric(
     "kl_rate", "divergence of the fit from the truth", "nats a symbol", "definition", "log", "excess_risk"
 )
 _OF_TEXTS = Metric(
-    "copied_run", "longest stretch of a new row all of whose n-grams (n = 8, or order + 2) are in the real text, mean "
-    "over 8 rows", "symbols", "definition",
+    "copied_run", "longest stretch of a new row all of whose n-grams are in the text that real rows are drawn from (of "
+    "the plays the first nine tenths), mean over 8 rows; n is 8, or order + 2 if larger, and at most the row's length",
+    "symbols", "definition",
 )  # fmt: skip
 
 LANGUAGES = {"sparse": languages.sparse, "shakespeare": languages.shakespeare}
@@ -63,7 +64,7 @@ class Truth(NamedTuple):
     Attributes:
       grams: ``[V^order, V]``, shares of all places.
       log_next: ``[V^order, V]``, log probabilities of the next symbol, or None where nobody knows them.
-      copies: the n-grams of a text, in order, or None where there is no text.
+      copies: the n-grams of the text that rows are drawn from, in order, or None where there is no text.
     """
 
     grams: Array
