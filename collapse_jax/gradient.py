@@ -105,6 +105,20 @@ def adamw(
     return optax.chain(optax.clip_by_global_norm(clip), inner)
 
 
+def check_warmup(warmup: int, **steps: int | None) -> None:
+    """A fit of each of these numbers of `steps` (None: not known) reaches its rate.
+
+    Raises:
+      ValueError: a number of steps below 1, or a warm-up that is below 0 or as long as the fit.
+    """
+    check_at_least("warmup", warmup, 0)
+    for name, number in steps.items():
+        if number is not None:
+            check_at_least(name, number, 1)
+            if warmup >= number:
+                raise ValueError(f"warmup must be below {name} ({number}), not {warmup}: no fit would reach its rate")
+
+
 class Averaged(NamedTuple):
     """Parameters, and the moving average of what they were."""
 

@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import neighbours as N
-from collapse_jax.check import check_at_least
+from collapse_jax.check import check_at_least, one_line
+from collapse_jax.frechet import frechet_distance, moments_of
 from collapse_jax.nets import classifier
+from collapse_jax.parts import each
 from collapse_jax.types import Array, Metric, Source, Tree
 
 ENOUGH = 0.1  # of a class's real share: less does not keep it alive
@@ -24,8 +26,6 @@ NEAR = 3.0  # standard deviations of a mode, within which a point counts as of i
 TAIL, HALLUCINATED = 0.01, 0.001  # of the real law's mass lies below these quantiles of its density
 _SEED = 0x0D1A_6E57  # far from the small seeds that chains are given
 _DRAWS = 2**16  # of the real law, that such quantiles are taken of: the mass below is TAIL, give or take 4%
-_TRAIN = 4096  # training images at most that copies are looked for among
-_POLAR_STEPS = 24
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 _OF_ROWS = (
@@ -59,6 +59,7 @@ _OF_LABELS = (
 _OF_IMAGES = (
     Metric("copied", "excess of generated images whose nearest real image was trained on, 1 where all are copies", "1",
            "after arXiv 2004.05675"),
+    Metric("pixel_variance_ratio", "variance of each pixel over the truth's, NaN where that is 0", "1", "definition"),
     Metric("sample_image", "the first generated images", "1", "definition"),
 )  # fmt: skip
 _OF_DENSITY = (
@@ -77,12 +78,14 @@ class Judge(NamedTuple):
     Attributes:
       metrics: what ``observe`` returns.
       truth: ``() -> Tree``, on the host, once a run: what metrics compare with.
+      outline: ``() -> Tree``, its shapes (``jax.ShapeDtypeStruct``) at no cost: ``truth`` trains a classifier.
       observe: ``(truth, rows [num, D], label [num] or None) -> {metric: value}``, pure. Rows without their labels;
         `label` is the class that each was made as, where there are such.
     """
 
     metrics: tuple[Metric, ...]
     truth: Callable[[], Tree]
+    outline: Callable[[], Tree]
     observe: Callable[..., dict[str, Array]]
 
 
@@ -100,10 +103,11 @@ class Classes(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """Images that were trained on ``[R, D]``, and others ``[M, D]``."""
+    """Images to train on ``[R, D]``, others ``[M, D]``, and the real law's variance of each pixel ``[D]``."""
 
     train: Array
     held_out: Array
+    variance: Array
 
 
 class Law(NamedTuple):
@@ -149,6 +153,7 @@ class Task(NamedTuple):
     k: int
     has_minority: bool
     is_labelled: bool
+    rows_at_once: int
 
 
 def judge(
@@ -159,6 +164,7 @@ def judge(
     k: int = 5,
     features: Callable[[Array], Array] | None = None,
     labelled: bool = False,
+    rows_at_once: int = 512,
 ) -> Judge:
     """The metrics that are known of a source, and how they are computed.
 
@@ -178,16 +184,21 @@ def judge(
       k: of nearest neighbours.
       features: ``(rows [num, D]) -> [num, F]``, pure, in place of the classifier's (which then still tells classes).
       labelled: whether ``observe`` is given the class that each row was made as.
+      rows_at_once: rows whose features, classes and densities are computed together: bounds memory.
 
     Raises:
-      ValueError: a count below 1.
+      ValueError: a count below 1, or features that are no function.
     """
-    for name, count in (("num_test", num_test), ("num_rows", num_rows), ("num_shown", num_shown), ("k", k)):
+    counts = {"num_test": num_test, "num_rows": num_rows, "num_shown": num_shown, "k": k, "rows_at_once": rows_at_once}
+    for name, count in counts.items():
         check_at_least(name, count, 1)
+    if features is not None and not callable(features):
+        raise ValueError(f"features must be a function of rows, not {one_line(repr(features))}")
     share = _real_share(source)
     has_minority = share is not None and bool(_is_minority(share).any())
     dim = source.dim - (source.classes is not None)
-    task = Task(source, dim, features, num_test, num_rows, num_shown, k, has_minority, labelled and share is not None)
+    is_labelled = labelled and share is not None
+    task = Task(source, dim, features, num_test, num_rows, num_shown, k, has_minority, is_labelled, rows_at_once)
     parts = (
         (_OF_DENSITY, source.log_density is not None),
         (_OF_ROWS, True),
@@ -206,8 +217,9 @@ def judge(
         details["class_share"] = {"dims": (("class", len(share)),)}
     if source.shape is not None:
         details["sample_image"] = {"dims": _dims_of_images(source.shape, num_shown)}
+        details["pixel_variance_ratio"] = {"dims": _dims_of_images(source.shape, num_shown)[1:]}
     metrics = tuple(metric._replace(**details.get(name, {})) for name, metric in known.items())
-    return Judge(metrics, partial(_truth, task), partial(_observe, task))
+    return Judge(metrics, partial(_truth, task), partial(_outline, task), partial(_observe, task))
 
 
 def _dims_of_images(shape: tuple[int, int, int], num: int) -> tuple[tuple[str, int], ...]:
@@ -237,16 +249,38 @@ def _truth(task: Task) -> Truth:
     train, test = rows[:, :dim], jnp.asarray(np.asarray(source.held_out(task.num_test))[:, :dim], float)
     net, to_features = _net(source, train, rows[:, -1]), jax.jit(partial(_features, task.features))
     mean, root = moments_of([np.asarray(to_features(net, jnp.asarray(part, float))) for part in _parts(train)])
-    share = _real_share(source)
+    share, variance = _real_share(source), np.diagonal(np.asarray(source.covariance))[:dim]
     return Truth(
         net,
         jnp.asarray(mean, float),
         jnp.asarray(root, float),
         jax.jit(N.manifold, static_argnums=1)(to_features(net, test), task.k),
-        jnp.asarray(np.log(np.diagonal(np.asarray(source.covariance))[:dim].sum()), float),
+        jnp.asarray(np.log(variance.sum()), float),
         None if share is None else Classes(jnp.asarray(share, float), _modes(source)),
-        None if source.shape is None else Pictures(jnp.asarray(train[:_TRAIN], float), test),
+        None if source.shape is None else Pictures(jnp.asarray(train, float), test, jnp.asarray(variance, float)),
         None if source.log_density is None else _law(source.log_density, source.arrays, train),
+    )
+
+
+def _outline(task: Task) -> Truth:
+    """The shapes of ``_truth``; of what is quickly made, itself."""
+    source, dim, share = task.source, task.dim, _real_share(task.source)
+    of = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.result_type(float))  # noqa: E731
+    test = of(task.num_test, dim)
+    net = None if source.shape is None else of(dim, min(classifier.FEATURES, dim))
+    if source.shape is not None and source.classes is not None:
+        net = classifier.outline(dim, source.classes)
+    features = jax.eval_shape(partial(_features, task.features), net, test)
+    width = features.shape[1]
+    return Truth(
+        net,
+        of(width),
+        of(width, width),
+        N.Manifold(features, of(task.num_test)),
+        of(),
+        None if share is None else Classes(jnp.asarray(share, float), _modes(source)),
+        None if source.shape is None else Pictures(of(len(source.arrays), dim), test, of(dim)),
+        None if source.log_density is None else Law(jax.tree.map(jnp.asarray, source.arrays), of(2)),
     )
 
 
@@ -279,15 +313,6 @@ def _parts(rows: np.ndarray, at_once: int = 4096) -> list[np.ndarray]:
     return [rows[i : i + at_once] for i in range(0, len(rows), at_once)]
 
 
-def moments_of(parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean ``[F]``, and the symmetric root ``[F, F]`` of the covariance, of rows in parts; in float64, on the host."""
-    num = sum(map(len, parts))
-    mean = np.sum([part.sum(0, dtype=np.float64) for part in parts], 0) / num
-    covariance = np.sum([(part - mean).T @ (part - mean) for part in parts], 0) / num
-    variance, axes = np.linalg.eigh(covariance)
-    return mean, axes * np.sqrt(np.maximum(variance, 0.0)) @ axes.T
-
-
 def _features(given: Callable[[Array], Array] | None, net: classifier.Trained | Array | None, x_NxD: Array) -> Array:
     if given is not None:
         return given(x_NxD)
@@ -298,26 +323,35 @@ def _features(given: Callable[[Array], Array] | None, net: classifier.Trained | 
 
 def _observe(task: Task, truth: Truth, rows_NxD: Array, label_N: Array | None = None) -> dict[str, Array]:
     some_NxD = rows_NxD[: task.num_rows]
-    features_NxF = _features(task.features, truth.net, rows_NxD)
+    features_NxF, is_of_NxC, log_density_N = each(partial(_looked_at, task, truth), task.rows_at_once, rows_NxD)
     seen = N.overlap(truth.real, features_NxF[: task.num_rows], task.k)._asdict()
     seen["frechet_distance"] = frechet_distance(features_NxF, truth.mean, truth.root)
     # Over n - 1: it judges the model, not the number of rows it was asked for.
-    spread = jnp.sum((rows_NxD - rows_NxD.mean(0)) ** 2) / max(rows_NxD.shape[0] - 1, 1)
-    seen["log_trace_ratio"] = jnp.log(spread) - truth.log_variance
+    variance_D = jnp.sum((rows_NxD - rows_NxD.mean(0)) ** 2, 0) / max(rows_NxD.shape[0] - 1, 1)
+    seen["log_trace_ratio"] = jnp.log(variance_D.sum()) - truth.log_variance
     seen["trace_ratio"] = jnp.exp(seen["log_trace_ratio"])
     if truth.classes is not None:
-        seen |= _of_classes(task, truth.classes, _told(truth.net, truth.classes, rows_NxD), label_N)
+        seen |= _of_classes(task, truth.classes, is_of_NxC, label_N)
     if truth.pictures is not None:
-        seen["copied"] = N.copied(some_NxD, *truth.pictures)
-    if task.source.shape is not None:
+        seen["copied"] = N.copied(some_NxD, truth.pictures.train, truth.pictures.held_out)
+    if truth.pictures is not None and task.source.shape is not None:
         shape = [length for _, length in _dims_of_images(task.source.shape, task.num_shown)]
+        real_D = truth.pictures.variance
+        seen["pixel_variance_ratio"] = (variance_D / jnp.where(real_D > 0, real_D, jnp.nan)).reshape(shape[1:])
         shown_KxD = jnp.full((task.num_shown, task.dim), jnp.nan).at[: len(rows_NxD)].set(rows_NxD[: task.num_shown])
         seen["sample_image"] = shown_KxD.reshape(shape)
-    if truth.law is not None and task.source.log_density is not None:
-        log_density_N = task.source.log_density(truth.law.arrays, rows_NxD)
+    if truth.law is not None:
         seen["tail_mass"], seen["hallucinated"] = ((log_density_N < q).mean() for q in truth.law.log_quantile)
         seen["kl"] = -N.entropy(some_NxD, task.k) - log_density_N[: task.num_rows].mean()
     return seen
+
+
+def _looked_at(task: Task, truth: Truth, rows_NxD: Array) -> tuple[Array, Array | None, Array | None]:
+    """Features ``[N, F]``, classes ``[N, C]`` and log densities ``[N]`` of rows; None where there are none."""
+    told_NxC = None if truth.classes is None else _told(truth.net, truth.classes, rows_NxD)
+    is_known = truth.law is not None and task.source.log_density is not None
+    log_density_N = task.source.log_density(truth.law.arrays, rows_NxD) if is_known else None
+    return _features(task.features, truth.net, rows_NxD), told_NxC, log_density_N
 
 
 def _told(net: Tree, classes: Classes, rows_NxD: Array) -> Array:
@@ -348,32 +382,3 @@ def _of_classes(task: Task, classes: Classes, is_of_NxC: Array, label_N: Array |
     if task.is_labelled and label_N is not None:
         seen["label_agreement"] = jnp.take_along_axis(is_of_NxC, label_N.astype(int)[:, None], 1).mean()
     return seen
-
-
-def frechet_distance(features_NxF: Array, mean_F: Array, root_FxF: Array) -> Array:
-    """``|m - m_r|^2 + tr S + tr S_r - 2 tr (S_r^1/2 S S_r^1/2)^1/2``, squared as everywhere (arXiv 1706.08500, eq. 6).
-
-    S is the features' covariance over N - 1, S_r that of which `root_FxF` is the symmetric root. The last trace is the
-    nuclear norm of the centred features times that root: no eigenvalues are needed.
-    """
-    num = features_NxF.shape[0]
-    mean = features_NxF.mean(0)
-    scaled_NxF = (features_NxF - mean) / np.sqrt(max(num - 1, 1))
-    across = nuclear_norm(jnp.matmul(scaled_NxF, root_FxF, precision=_HIGHEST))
-    return jnp.sum((mean - mean_F) ** 2) + jnp.sum(scaled_NxF**2) + jnp.sum(root_FxF**2) - 2 * across
-
-
-def nuclear_norm(a_NxF: Array) -> Array:
-    """Sum of the singular values, by Newton and Schulz's iteration for the polar factor: products of matrices alone.
-
-    Each singular value s (over the Frobenius norm) grows by 1.5 - s^2 / 2 a step towards 1, so that those below 1e-4 of
-    the norm are counted in part. It takes no LAPACK, two batched calls of which can lock up jaxlib 0.10 on a CPU.
-    """
-    norm = jnp.linalg.norm(a_NxF)
-    start_NxF = a_NxF / jnp.where(norm > 0, norm, 1.0)
-    product = partial(jnp.matmul, precision=_HIGHEST)
-
-    def step(_: Any, x_NxF: Array) -> Array:
-        return 1.5 * x_NxF - 0.5 * product(x_NxF, product(x_NxF.T, x_NxF))
-
-    return jnp.sum(jax.lax.fori_loop(0, _POLAR_STEPS, step, start_NxF) * a_NxF)

@@ -63,7 +63,10 @@ MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "logistic_regression-3": ("logistic_regression", {"classes": 3, "reuse_inputs": False}),
     "flow_matching-previous": ("flow_matching", {"start": "previous"}),
     "diffusion-previous": ("diffusion", {"start": "previous"}),
-    "diffusion-ddpm": ("diffusion", {"objective": "ddpm", "source": None, "conditional": False, "guidance": 1.0}),
+    "diffusion-ddpm": (
+        "diffusion",
+        {"objective": "ddpm", "source": None, "conditional": False, "guidance": 1.0, "drop_label": None},
+    ),
     "diffusion-images": ("diffusion", {"source": PICTURES, "num_shown": 2}),
     "diffusion-edm": ("diffusion", {"objective": "edm", "rows_at_once": 2}),
     "gaussian_mixture-diagonal": ("gaussian_mixture", {"covariance": "diagonal"}),

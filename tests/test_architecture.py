@@ -13,8 +13,8 @@ import collapse_jax
 ROOT = Path(collapse_jax.__file__).parent
 BUILDING = [  # from the ground; a part imports from lower floors only
     ["types", "words", "cost", "calls"],
-    ["keys", "check", "gamma", "intervals", "variables"],
-    ["batch", "survival", "neighbours"],
+    ["keys", "check", "gamma", "intervals", "variables", "parts"],
+    ["batch", "survival", "neighbours", "frechet"],
     ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "spread", "curators", "scores",
      "metrics"],
     ["least_squares", "text_metrics", "denoising"],

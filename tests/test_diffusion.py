@@ -13,12 +13,16 @@ from test_ideal_diffusion import polynomial
 
 from collapse_jax import batch as B
 from collapse_jax import data, denoising, policies, samplers, settings
+from collapse_jax.axes import grid_of
 from collapse_jax.gradient import Averaged, averaged
+from collapse_jax.memory_model import check_fits
+from collapse_jax.nets import classifier
 from collapse_jax.settings import diffusion
-from collapse_jax.settings.diffusion import _estimate, _frame, _said, _test_loss
+from collapse_jax.settings.diffusion import _estimate, _frame, _said, _sample, _test_loss
 from collapse_jax.types import Batch
+from collapse_jax.units import Options, make_plan, same
 
-TINY = {"width": 8, "depth": 1, "steps": 5, "batch_size": 8, "sampler_steps": 4, "num_test": 12}
+TINY = {"width": 8, "depth": 1, "steps": 5, "warmup": 1, "batch_size": 8, "sampler_steps": 4, "num_test": 12}
 KEY = jax.random.key(5)
 
 
@@ -48,10 +52,10 @@ def fitted(setting, rows):
 
 
 def test_no_decay_is_no_average():
-    for ema, same in ((0.0, True), (0.9, False)):
+    for ema, alike in ((0.0, True), (0.9, False)):
         params = fitted(diffusion(LABELLED, ema=ema, **TINY), jax.random.normal(KEY, (20, 2)))
         pairs = zip(jax.tree.leaves(params.net.now), jax.tree.leaves(params.net.average), strict=True)
-        assert all(np.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in pairs) == same
+        assert all(np.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in pairs) == alike
 
 
 @pytest.mark.parametrize("objective", denoising.OBJECTIVES)
@@ -163,6 +167,37 @@ def test_a_chain_with_the_exact_score_follows_the_hermite_law(objective, sampler
 
 
 @pytest.mark.fast
+def test_rows_are_drawn_in_equal_parts():
+    """One row more than fit at once costs no second part in full."""
+    setting, sizes = diffusion(LABELLED, conditional=True, rows_at_once=5, **TINY), []
+    drawn = lambda estimate, key, shape: (sizes.append(shape), jax.random.normal(key, shape))[1]  # noqa: E731
+    params = setting.init(KEY, None)
+    for num, rows in ((4, 4), (5, 5), (6, 3), (11, 4)):
+        seen = _sample(task_of(setting)._replace(draw=drawn), KEY, params, num)
+        assert (set(sizes), seen.shape) == ({(rows, 2)}, (num, 3))
+        assert len(np.unique(seen[:, 0])) == num
+        sizes.clear()
+
+
+def test_plans_train_no_classifier(monkeypatch):
+    """An outline is the world's, but for what its rows are judged by, of which it has the shapes."""
+    made = lambda **options: diffusion(PICTURES, **TINY | options)  # noqa: E731
+    world = made().world()
+    monkeypatch.setattr(classifier, "trained", None)
+    outline = made().outline()
+    assert same(outline._replace(truth=outline.truth._replace(judged=None)),
+                world._replace(truth=world.truth._replace(judged=None)))  # fmt: skip
+    judged = (w.truth.judged for w in (outline, world))
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), *judged))
+    assert all(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(outline.truth.judged.net))
+    for other in ({"objective": "edm"}, {"objective": "ddpm"}, {"num_test": 9}, {"conditional": True}):
+        assert not same(outline, made(**other).outline())
+    plan = make_plan(grid_of(made, policies.replace(), 8, {}), Options(num_generations=2, num_chains=1))
+    check_fits(plan)
+    assert made(features=lambda x: x).outline is None
+
+
+@pytest.mark.fast
 def test_frames():
     rng = np.random.default_rng(2)
     values = np.array([1.0, 5.0]) + np.array([0.5, 2.0]) * rng.normal(size=(200, 2))
@@ -186,15 +221,23 @@ def test_frames():
         ({"objective": "ddpm", "sampler_steps": 1001}, "sampler_steps must be <= 1000"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"ema": 1.5}, "ema must be a number from 0 to 1"),
-        ({"drop_label": -0.1}, "drop_label"),
+        ({"drop_label": -0.1, "conditional": True}, "drop_label must be a number from 0 to 1"),
+        ({"drop_label": 0.1}, "drop_label needs conditional=True"),
         ({"stop": -1.0}, "stop must be a number >= 0"),
         ({"temperature": "warm"}, "temperature"),
         ({"warmup": -1}, "warmup"),
+        ({"warmup": 5}, r"warmup must be below steps \(5\), not 5"),
+        ({"source": 3}, "source must be a Source, such as data.moons\\(\\), not 3"),
+        ({"features": 3}, "features must be a function of rows, not 3"),
+        ({"heads": 2}, "heads is for net: dit, not for mlp"),
+        ({"patch": 2, "net": "unet"}, "patch is for net: dit, not for unet"),
         ({"start": "base"}, "start"),
         ({"frame": "pixels"}, "frame pixels needs images"),
         ({"frame": "zscore"}, "frame must be one of"),
         ({"dtype": "float16"}, "dtype"),
-        ({"noise_schedule": "sigmoid"}, "noise_schedule"),
+        ({"noise_schedule": "sigmoid", "objective": "ddpm"}, "noise_schedule must be one of linear, cosine"),
+        ({"noise_schedule": "linear"}, "noise_schedule is for objective: ddpm, not for flow"),
+        ({"noise_schedule": "cosine", "objective": "edm"}, "noise_schedule is for objective: ddpm, not for edm"),
         ({"conditional": True}, "source moons has none"),
         ({"guidance": 2.0}, "guidance needs conditional=True"),
         ({"net": "dit"}, "net dit needs images"),

@@ -11,11 +11,12 @@ from flax import nnx
 from collapse_jax import batch as B
 from collapse_jax import policies
 from collapse_jax.chain import make_chain, simulate
+from collapse_jax.denoising import probes
 from collapse_jax.functional import functional
 from collapse_jax.gradient import fit_sgd
 from collapse_jax.nets.mlp import TimedMLP
 from collapse_jax.settings import flow_matching as by_default
-from collapse_jax.settings.flow_matching import energy_distance, flow_matching, integrate, probes
+from collapse_jax.settings.flow_matching import energy_distance, flow_matching, integrate
 from collapse_jax.types import Batch, Metric, Setting, Source, World
 
 MEAN = np.array([0.5, -0.3], np.float32)

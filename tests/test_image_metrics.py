@@ -10,6 +10,7 @@ from oracle_helpers import z_score
 import collapse_jax.data as data
 from collapse_jax import image_metrics as M
 from collapse_jax import neighbours as N
+from collapse_jax.frechet import frechet_distance, moments_of, nuclear_norm
 from collapse_jax.nets import classifier
 from collapse_jax.types import Metric
 
@@ -39,9 +40,9 @@ def test_frechet_distance_is_scipys(num, dim, decay):
     """Wide, narrow and singular covariances; fewer rows than features."""
     scale = np.exp(-decay * np.arange(dim))
     real, x = rows(400, dim) * scale + 1, rows(num, dim) * scale[::-1]
-    mean, root = M.moments_of([real[:150], real[150:]])
+    mean, root = moments_of([real[:150], real[150:]])
     np.testing.assert_allclose(root @ root, np.cov(real.T.astype(float), ddof=0).reshape(dim, dim), atol=1e-6)
-    ours = jax.jit(M.frechet_distance)(x, jnp.asarray(mean, jnp.float32), jnp.asarray(root, jnp.float32))
+    ours = jax.jit(frechet_distance)(x, jnp.asarray(mean, jnp.float32), jnp.asarray(root, jnp.float32))
     theirs = frechet_by_scipy(x, mean, np.atleast_2d(root @ root)) if dim > 1 else _frechet_of_one(x, mean, root)
     np.testing.assert_allclose(ours, theirs, rtol=2e-4)
 
@@ -53,7 +54,7 @@ def _frechet_of_one(x, mean, root):
 def test_frechet_distance_of_the_real_law_itself():
     """Its bias, to first order in 1 / N: the mean's tr S / N, and half the sum of Var(S_ij) / (l_i + l_j)."""
     x = RNG.normal(size=(400, 1000, 6)).astype(np.float32)
-    seen = jax.jit(jax.vmap(M.frechet_distance, (0, None, None)))(x, jnp.zeros(6), jnp.eye(6))
+    seen = jax.jit(jax.vmap(frechet_distance, (0, None, None)))(x, jnp.zeros(6), jnp.eye(6))
     assert abs(z_score(np.asarray(seen), 6 * (6 + 5) / (4 * 1000))) < 4
 
 
@@ -62,8 +63,8 @@ def test_nuclear_norm_is_the_sum_of_singular_values():
     right, _ = np.linalg.qr(rows(10, 10))
     for spectrum in (np.ones(10), 10.0 ** -np.arange(10), np.r_[1.0, np.zeros(9)], 1e-6 * np.arange(10)):
         a = (left * spectrum) @ right
-        np.testing.assert_allclose(M.nuclear_norm(jnp.asarray(a, jnp.float32)), spectrum.sum(), rtol=1e-4)
-    assert M.nuclear_norm(jnp.zeros((5, 3))) == 0
+        np.testing.assert_allclose(nuclear_norm(jnp.asarray(a, jnp.float32)), spectrum.sum(), rtol=1e-4)
+    assert nuclear_norm(jnp.zeros((5, 3))) == 0
 
 
 # Neighbours
@@ -253,6 +254,53 @@ def test_real_digits_are_like_real_digits(digits):
     few = observe(truth, jnp.asarray(x[:3, :64], jnp.float32), jnp.asarray(x[:3, 64]))["sample_image"]
     assert (np.isfinite(few).reshape(8, -1).all(1) == (np.arange(8) < 3)).all()
     np.testing.assert_allclose(seen["class_share"].sum(), 1, rtol=1e-6)
+    real = np.diagonal(source.covariance)[:64].reshape(8, 8)
+    ratio = np.divide(x[:, :64].var(0, ddof=1).reshape(8, 8), real, out=np.full((8, 8), np.nan), where=real > 0)
+    np.testing.assert_allclose(seen["pixel_variance_ratio"], ratio, rtol=1e-3, atol=1e-5)
+    assert 0 < np.isnan(ratio).sum() < 16  # corners are never written on
+
+
+def alike(outline, tree):
+    """Whether an outline has the structure, the shapes and the types of a tree."""
+    assert jax.tree.structure(outline) == jax.tree.structure(tree)
+    for a, b in zip(jax.tree.leaves(outline), jax.tree.leaves(tree), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
+def test_an_outline_is_of_the_truth_and_trains_nothing(digits, monkeypatch):
+    _, judge, truth, _ = digits
+    monkeypatch.setattr(classifier, "trained", None)
+    alike(judge.outline(), truth)
+    assert all(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(judge.outline().net))
+    for source, options in (
+        (data.blobs(box=2.0), {}), (data.digits(pca=None), {}), (data.digits(pca=3), {"features": lambda x: x[:, :2]})
+    ):  # fmt: skip
+        judge = M.judge(source, num_test=20, **options)
+        alike(judge.outline(), judge.truth())
+
+
+def test_copies_are_found_among_all_training_images():
+    """Of a set of any size: all rows are copies, and half of them are."""
+    values = RNG.uniform(size=(7000, 4))
+    source = data.array(values)._replace(shape=(2, 2, 1))
+    judge = M.judge(source, num_test=500)
+    copies = np.asarray(source.arrays)[-400:]
+    seen, half, _ = judged(judge, copies, np.vstack([copies[:200], RNG.uniform(size=(200, 4))]))
+    assert seen["copied"] == 1
+    spread = 0.5 / np.sqrt(200) * np.sqrt(len(source.arrays) / 500)  # of a rare event, held out being nearer
+    assert abs(half["copied"] - 0.5) < 4 * spread
+
+
+def test_rows_are_looked_at_a_few_at_a_time(digits):
+    source, _, truth, observe = digits
+    x = source.held_out(250)[:90]
+    given = truth, jnp.asarray(x[:, :64], jnp.float32), jnp.asarray(x[:, 64])
+    seen = observe(*given)
+    few = M.judge(source, num_test=250, labelled=True, rows_at_once=7)
+    for name, value in jax.jit(few.observe)(*given).items():
+        np.testing.assert_allclose(value, seen[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    assert "[90,256]" not in str(jax.make_jaxpr(few.observe)(*given))  # a hidden layer of all rows
+    assert "[90,256]" in str(jax.make_jaxpr(M.judge(source, num_test=250, labelled=True).observe)(*given))
 
 
 def test_collapsed_and_copied_digits(digits):
@@ -267,7 +315,8 @@ def test_collapsed_and_copied_digits(digits):
     assert seen["recall"] < 0.05
     mean = np.tile(source.mean[:64], (250, 1))
     far = observe(truth, jnp.asarray(mean, jnp.float32), jnp.zeros(250))
-    assert all(np.isfinite(value).all() for name, value in far.items() if name != "log_trace_ratio"), far
+    del far["log_trace_ratio"], far["pixel_variance_ratio"]
+    assert all(np.isfinite(value).all() for value in far.values()), far
 
 
 def test_a_batch_of_chains_is_each_alone(digits):
@@ -312,6 +361,8 @@ def test_a_table_has_the_metrics_of_rows_alone():
         ({"k": 1.5}, "k"),
         ({"num_rows": -1}, "num_rows"),
         ({"num_shown": 0}, "num_shown"),
+        ({"rows_at_once": 0}, "rows_at_once"),
+        ({"features": 3}, "features must be a function of rows, not 3"),
     ],
 )
 def test_bad_arguments(options, words):

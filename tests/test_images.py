@@ -124,6 +124,43 @@ def test_colours_floats_and_images_without_labels(tmp_path):
     assert data.image_files(mixed).shape == (5, 4, 3)
 
 
+def one_file(path, *images):
+    """The rows of a folder of such PIL images, each there ten times."""
+    path.mkdir()
+    for number in range(10):
+        for name, image in zip("abc", images, strict=False):
+            image.save(path / f"{number}{name}.png")
+    return np.unique(all_rows(data.image_files(str(path), labels=False)), axis=0)
+
+
+def test_sixteen_bits_are_grey_levels(tmp_path):
+    levels = np.array([[0, 300], [32768, 65535]], np.uint16)
+    deep = Image.fromarray(levels)
+    assert deep.mode == "I;16"
+    np.testing.assert_allclose(one_file(tmp_path / "deep", deep), [levels.reshape(-1) / 65535], rtol=1e-6)
+    shallow = Image.fromarray(np.full((2, 2), 51, np.uint8))
+    both = one_file(tmp_path / "both", deep, shallow)
+    np.testing.assert_allclose(both, [levels.reshape(-1) / 65535, np.full(4, 0.2)], rtol=1e-6)
+
+
+def test_what_is_transparent_is_white(tmp_path):
+    shown, hidden = np.array([[[255, 0, 0, 255], [9, 9, 9, 0]], [[0, 0, 0, 51], [0, 0, 255, 255]]], np.uint8), 0.8
+    seen = one_file(tmp_path / "colours", Image.fromarray(shown, "RGBA"))
+    np.testing.assert_allclose(seen, [[1, 0, 0, 1, 1, 1, hidden, hidden, hidden, 0, 0, 1]], atol=1e-6)
+    grey = Image.fromarray(np.array([[[51, 255], [0, 0]]], np.uint8), "LA")
+    np.testing.assert_allclose(one_file(tmp_path / "grey", grey), [[0.2, 1]], atol=1e-6)
+    indexed = Image.fromarray(shown, "RGBA").convert("RGB").quantize(4)
+    indexed.info["transparency"] = indexed.getpixel((0, 0))
+    assert (one_file(tmp_path / "indexed", indexed)[0, :3] == 1).all()
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_pixels_without_a_white_are_refused(dtype, tmp_path):
+    Image.fromarray(np.ones((2, 2), dtype)).save(tmp_path / "deep.tif")
+    mode = {np.int32: "I", np.float32: "F"}[dtype]
+    error_of(lambda: data.image_files(str(tmp_path), labels=False), "deep.tif", f"of mode {mode}", "write it again")
+
+
 def test_a_minority_keeps_its_share():
     plain = data.digits(pca=None, labels=True)
     rare = data.digits(pca=None, labels=True, minority=0.1, minority_classes=2)

@@ -226,7 +226,7 @@ def test_a_chain_stopped_at_any_generation_goes_on_to_the_same_bits(folder, whol
 def test_a_diffusion_model_goes_on_to_the_same_bits(folder, monkeypatch):
     """Whose chains carry averages of weights and frequencies of classes."""
     source = "source: {kind: digits, pca: 2, labels: true}, conditional: true"
-    (folder / "flow.yaml").write_text(FLOW.replace("flow_matching", f"diffusion, {source}"))
+    (folder / "flow.yaml").write_text(FLOW.replace("flow_matching", f"diffusion, {source}, warmup: 1"))
     fill("flow.yaml", "unbroken")
     stop_at_save(monkeypatch, 7)
     fill("flow.yaml", "out")

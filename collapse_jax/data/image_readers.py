@@ -27,8 +27,9 @@ def image_files(
     """Your own images: a folder (a subfolder a class, in the order of their names) or an ``.npz`` archive.
 
     Args:
-      path: a folder of image files, all of one size; or an archive of ``images``, ``[num, height, width]`` or with 1 or
-        3 channels last, bytes of 0..255 or floats of 0..1, and ``labels``, ``[num]``, whole numbers from 0.
+      path: a folder of image files, all of one size (what is transparent shows white); or an archive of ``images``,
+        ``[num, height, width]`` or with 1 or 3 channels last, bytes of 0..255 or floats of 0..1, and ``labels``,
+        ``[num]``, whole numbers from 0.
       labels: append the class as a last column. False: the files lie in `path` itself, or the archive has no labels.
       test_fraction: share of the rows that is held out.
       seed: draws the split.
@@ -114,15 +115,32 @@ def _read_folder(folder: Path, labels: bool) -> Images:
     for path, _ in files:
         try:
             with Image.open(path) as opened:
-                pictures.append(np.asarray(opened.convert("L" if opened.mode in ("1", "L", "LA") else "RGB")))
+                pictures.append(_pixels(opened))
         except Exception as error:  # damaged files fail in many ways
             raise ValueError(f"{path}: not a readable image ({one_line(error)}); write it again as PNG") from None
         if pictures[-1].shape[:2] != pictures[0].shape[:2]:
             (h, w), (height, width) = pictures[-1].shape[:2], pictures[0].shape[:2]
             raise ValueError(f"{path}: {w} x {h} pixels where {files[0][0].name} has {width} x {height}; give one size")
     grey = all(picture.ndim == 2 for picture in pictures)
+    if len({picture.dtype for picture in pictures}) > 1:
+        pictures = [p / np.float32(255) if p.dtype == np.uint8 else p for p in pictures]
     same = [p if grey or p.ndim == 3 else np.repeat(p[..., None], 3, axis=2) for p in pictures]
     return checked(str(folder), np.stack(same), np.array([number for _, number in files]) if labels else None)
+
+
+def _pixels(opened: Any) -> np.ndarray:
+    """Grey ``[height, width]`` or RGB of a PIL image, in bytes, or in floats where it has 16 bits; on white."""
+    from PIL import Image
+
+    if opened.mode in ("I", "F"):
+        raise ValueError(f"its pixels, of mode {opened.mode}, have no known white")
+    if opened.mode.startswith("I;16"):
+        return np.asarray(opened).astype(np.float32) / 65535
+    grey = opened.mode in ("1", "L", "LA")
+    if opened.has_transparency_data:
+        white = Image.new("RGBA", opened.size, "white")
+        opened = Image.alpha_composite(white, opened.convert("RGBA"))
+    return np.asarray(opened.convert("L" if grey else "RGB"))
 
 
 def _image_files(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 
 from collapse_jax import batch as B
+from collapse_jax import parts
 from collapse_jax.functional import functional
 from collapse_jax.gradient import adamw, fit_sgd
 from collapse_jax.types import Array, Key, Tree
@@ -60,11 +61,15 @@ def trained(x_NxD: np.ndarray, label_N: np.ndarray, classes: int) -> Trained:
         fit = fit_sgd(_loss, optimizer, init=init, steps=STEPS, batch_size=BATCH)
         rows = jnp.asarray(x_NxD, float), jnp.asarray(label_N, jnp.int32)
         params = jax.jit(fit)(jax.random.key(0, impl="threefry2x32"), B.unit(rows), None)
-        variance = jax.jit(
-            lambda p, x: jax.lax.map(lambda row: _call(p, row[None])[0][0], x, batch_size=256).var(0).sum()
-        )
+        variance = jax.jit(lambda p, x: parts.each(lambda some: _call(p, some)[0], 256, x).var(0).sum())
         _trained[name] = Trained(params, jnp.sqrt(variance(params, rows[0])))
     return _trained[name]
+
+
+def outline(pixels: int, classes: int) -> Trained:
+    """The shapes of what ``trained`` gives."""
+    init, _ = functional(lambda rngs: Classifier(pixels, classes, rngs=rngs))
+    return jax.eval_shape(lambda key: Trained(init(key), jnp.zeros(())), jax.random.key(0))
 
 
 def _call(params: Tree, x_BxD: Array) -> tuple[Array, Array]:

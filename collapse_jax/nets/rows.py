@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from collapse_jax import parts
 from collapse_jax.keys import stream
 from collapse_jax.nets.decode import Decoding, decode, pick, weights
 from collapse_jax.nets.transformer import MOST_LOGITS, Size, empty_cache
@@ -63,12 +64,8 @@ def _each(
 ) -> Tree:
     """``_judge``, of as many rows at a time as memory has room for."""
     most = max(MOST_LOGITS // (network.length * network.num_symbols), 1)
-
-    def one(both: tuple[Array, Array]) -> Tree:
-        return jax.tree.map(lambda x: x[0], _judge(network, params, both[0][None], both[1][None], of))
-
-    at_once = min(network.at_once, most, rows_NxL.shape[0])
-    return jax.lax.map(one, (rows_NxL, beside_NxL), batch_size=at_once)
+    some = lambda rows, beside: _judge(network, params, rows, beside, of)  # noqa: E731
+    return parts.each(some, min(network.at_once, most), rows_NxL, beside_NxL)
 
 
 def _judge(
@@ -81,20 +78,14 @@ def _judge(
 
 
 def draw(network: Network, params: Tree, key: Key, num: int, how: Decoding, prompts: Array | None = None) -> Array:
-    """`num` rows ``[num, L]``, int32; each begins with one of ``prompts [K, P]``, where there are some.
+    """`num` rows ``[num, L]``, int32; each begins with one of ``prompts [K, P]``, where there are some."""
+    go_on = partial(decode, network.apply, params, start=network.num_symbols, length=network.length, how=how)
 
-    They are drawn in as few parts as `at_once` allows, all of one size.
-    """
-    parts = -(-num // network.at_once)
-    rows = -(-num // parts)
-    cache = empty_cache(network.size, rows, network.length, network.dtype)
-    start, length = network.num_symbols, network.length
-    go_on = partial(decode, network.apply, params, cache=cache, start=start, length=length, how=how)
-
-    def some(key: Key) -> Array:
+    def some(key: Key, rows: int) -> Array:
+        cache = empty_cache(network.size, rows, network.length, network.dtype)
         prompt = jnp.zeros((rows, 0), jnp.int32)
         if prompts is not None:
             prompt = prompts[jax.random.randint(stream(key, "prompt"), (rows,), 0, len(prompts))].astype(jnp.int32)
-        return go_on(key=stream(key, "symbols"), prompt_BxP=prompt)
+        return go_on(key=stream(key, "symbols"), prompt_BxP=prompt, cache=cache)
 
-    return jax.lax.map(some, jax.random.split(key, parts)).reshape(-1, network.length)[:num]
+    return parts.draw(some, key, num, network.at_once)

@@ -43,8 +43,11 @@ def timed_net(
       dtype: of the arithmetic.
 
     Raises:
-      ValueError: a size below 1, rows that are no images, or sizes that do not divide.
+      ValueError: a size below 1, rows that are no images, sizes that do not divide, or one that the net has not.
     """
+    for name in ("heads", "patch"):
+        if net != "dit" and given.get(name) is not None:
+            raise ValueError(f"{name} is for net: dit, not for {net}; leave it out")
     size = DEFAULTS[net]._replace(**{name: value for name, value in given.items() if value is not None})
     for name, value in size._asdict().items():
         check_at_least(name, value, 1)

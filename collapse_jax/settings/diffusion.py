@@ -9,15 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import batch as B
-from collapse_jax import data, denoising, image_metrics, scores
-from collapse_jax.check import check_at_least, check_choice, check_not_negative, check_positive, check_share, is_traced
-from collapse_jax.denoising import Objective, noised, row_and_noise
+from collapse_jax import data, denoising, image_metrics, parts, scores
+from collapse_jax.check import (
+    check_at_least,
+    check_choice,
+    check_not_negative,
+    check_positive,
+    check_share,
+    is_traced,
+    one_line,
+)
+from collapse_jax.denoising import PROBES, Objective, noised, probes, row_and_noise
 from collapse_jax.gradient import SCHEDULES as RATES
-from collapse_jax.gradient import Averaged, adamw, averaged, fit_sgd
+from collapse_jax.gradient import Averaged, adamw, averaged, check_warmup, fit_sgd
 from collapse_jax.keys import normal, stream
 from collapse_jax.nets.timed import NETS, timed_net
 from collapse_jax.samplers import SAMPLERS, sample
-from collapse_jax.settings.flow_matching import PROBES, probes
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -89,14 +96,14 @@ class Task(NamedTuple):
 def diffusion(
     source: Source | None = None,
     objective: Literal["ddpm", "edm", "flow"] = "flow",
-    noise_schedule: Literal["linear", "cosine"] = "linear",
+    noise_schedule: Literal["linear", "cosine"] | None = None,
     net: Literal["mlp", "dit", "unet"] = "mlp",
     width: int | None = None,
     depth: int | None = None,
     heads: int | None = None,
     patch: int | None = None,
     conditional: bool = False,
-    drop_label: Array | float = 0.1,
+    drop_label: Array | float | None = None,
     guidance: Array | float = 1.0,
     steps: int = 1000,
     batch_size: int = 128,
@@ -128,21 +135,22 @@ def diffusion(
       source: of the real rows; default: moons. Its label column, if it has one, is dropped unless `conditional`.
       objective: what is learned: ``"ddpm"`` the noise (arXiv 2006.11239), ``"edm"`` the preconditioned row
         (2206.00364), ``"flow"`` the velocity of straight paths (2210.02747).
-      noise_schedule: DDPM's.
+      noise_schedule: DDPM's alone; default linear.
       net: ``"mlp"`` takes rows as they are; ``"dit"``, a transformer of patches, and ``"unet"`` take images.
       width: units of a hidden layer (default 256), of the stream between blocks (128), or of the first level (32).
       depth: hidden layers (3), blocks (4), or levels (3).
-      heads: of a dit's attention (4).
-      patch: side of a dit's patches, in pixels (4).
+      heads: of a dit's attention (4); no other net's.
+      patch: side of a dit's patches, in pixels (4); no other net's.
       conditional: learn rows given their class (the source must have labels).
-      drop_label: share of rows whose label training hides, so that the network learns the law of all classes, too.
+      drop_label: share of rows whose label training hides, so that a conditional network learns the law of all
+        classes, too; default 0.1.
       guidance: w of classifier-free guidance (arXiv 2207.12598): estimates are w times the conditional one plus 1 - w
         times the unconditional one; 1: none. Any other number, or a tracer, doubles the cost of sampling.
       steps: per fit.
       batch_size: rows a step.
       learning_rate: Adam's, after the warm-up; may be a tracer, as all floats here.
       schedule: of the rate: ``"cosine"`` falls to 0 at the last step, ``"constant"`` stays.
-      warmup: steps in which the rate rises linearly.
+      warmup: steps in which the rate rises linearly: fewer than `steps`.
       ema: decay of the moving average (``gradient.averaged``); 0: none.
       start: each fit starts from ``"init"``: fresh parameters, or ``"previous"``: the last generation's.
       sampler: see ``samplers.sample``; the published ones are ancestral for ddpm (1,000 steps) and heun for edm.
@@ -161,38 +169,42 @@ def diffusion(
       rows_at_once: rows that are sampled or judged together: bounds memory.
 
     Raises:
-      ValueError: a number out of range; a conditional model of rows without labels; guidance without conditions.
+      ValueError: a number out of range; a conditional model of rows without labels; guidance without conditions;
+        arguments that would be ignored.
     """
     source = data.moons() if source is None else source
+    if not isinstance(source, Source):
+        raise ValueError(f"source must be a Source, such as data.moons(), not {one_line(repr(source))}")
     for name, value, choices in (
-        ("objective", objective, denoising.OBJECTIVES), ("noise_schedule", noise_schedule, denoising.SCHEDULES),
+        ("objective", objective, denoising.OBJECTIVES),
         ("net", net, NETS), ("schedule", schedule, RATES), ("dtype", dtype, tuple(DTYPES)),
         ("frame", frame, FRAMES), ("sampler", sampler, SAMPLERS),
     ):  # fmt: skip
         check_choice(name, value, choices)
     for name, number in (("sampler_steps", sampler_steps), ("num_test", num_test), ("rows_at_once", rows_at_once)):
         check_at_least(name, number, 1)
-    check_at_least("warmup", warmup, 0)
+    check_warmup(warmup, steps=steps)
     check_positive("learning_rate", learning_rate)
     check_share("ema", ema)
-    check_share("drop_label", drop_label)
+    levels_by, hidden = _defaults(objective, noise_schedule, conditional, drop_label)
     for name, size in (("stop", stop), ("temperature", temperature), ("guidance", guidance)):
         check_not_negative(name, size)
     classes = _classes(source, conditional, guidance)
     dim = source.dim - (source.classes is not None)
     center, scale, spread = _frame(source, dim, frame)
-    how = denoising.objective(objective, noise_schedule, spread)
+    how = denoising.objective(objective, levels_by, spread)
     sizes = {"width": width, "depth": depth, "heads": heads, "patch": patch}
     init, apply = timed_net(net, dim, source.shape, sizes, classes, DTYPES[dtype])
     levels = jnp.asarray(how.grid(sampler_steps), float)
     draw = partial(sample, path=how.path, sigma_S=levels, sampler=sampler, stop=stop, temperature=temperature)
-    judge = image_metrics.judge(source, num_test, num_shown=num_shown, features=features, labelled=conditional)
-    task = Task(source, dim, classes, how, apply, center, scale, drop_label, guidance, draw, rows_at_once, judge)
+    judge = image_metrics.judge(source, num_test, num_shown=num_shown, features=features, labelled=conditional,
+                                rows_at_once=rows_at_once)  # fmt: skip
+    task = Task(source, dim, classes, how, apply, center, scale, hidden, guidance, draw, rows_at_once, judge)
     both = lambda key: Averaged(init(key), init(key))  # noqa: E731
     optimizer = lambda number: averaged(adamw(learning_rate, schedule, warmup, 0.0, _CLIP, number), ema)  # noqa: E731
     return Setting(
         name="diffusion",
-        world=partial(_world, task, num_test),
+        world=partial(_world, task, num_test, judge.truth),
         real=partial(_real, task),
         fit=partial(_fit, task, fit_sgd(partial(_loss, task), optimizer, init=both, steps=steps,
                                         batch_size=batch_size, start=start)),
@@ -200,6 +212,7 @@ def diffusion(
         observe=partial(_observe, task),
         metrics=_metrics(task, spread),
         init=lambda key, world: Model(both(key), jnp.ones(classes) if classes else None),
+        outline=partial(_world, task, num_test, judge.outline) if features is None else None,  # functions look alike
         block_hint=_side_by_side(net),
         source=source,
         scores=scores.OF_ROWS,
@@ -209,6 +222,21 @@ def diffusion(
 def _side_by_side(net: str) -> int:
     """Chains to run side by side: small networks share a CPU's time well, others take all of it."""
     return {"mlp": 8}.get(net, 1 if jax.default_backend() == "cpu" else 16)
+
+
+def _defaults(
+    objective: str, noise_schedule: str | None, conditional: bool, drop_label: Array | float | None
+) -> tuple[str, Array | float]:
+    """Of what some models alone have: refused where it would be ignored."""
+    if noise_schedule is not None:
+        check_choice("noise_schedule", noise_schedule, denoising.SCHEDULES)
+        if objective != "ddpm":
+            raise ValueError(f"noise_schedule is for objective: ddpm, not for {objective}; leave it out")
+    if drop_label is not None:
+        check_share("drop_label", drop_label)
+        if not conditional:
+            raise ValueError("drop_label needs conditional=True: there is no label to hide")
+    return noise_schedule or "linear", 0.1 if drop_label is None else drop_label
 
 
 def _classes(source: Source, conditional: bool, guidance: Array | float) -> int:
@@ -238,11 +266,12 @@ def _metrics(task: Task, spread: float) -> tuple[Metric, ...]:
     return (_LOSS._replace(baseline=silent), *task.judge.metrics)
 
 
-def _world(task: Task, num_test: int) -> World:
+def _world(task: Task, num_test: int, judged: Callable[[], Tree]) -> World:
+    """What is `judged` by may be shapes alone: all else tells worlds apart."""
     source, dim = task.source, task.dim
     test = jnp.asarray(source.held_out(num_test))
     noise, u = probes(num_test, dim)
-    truth = Truth(noise, task.how.levels(u), task.judge.truth())
+    truth = Truth(noise, task.how.levels(u), judged())
     return World(jax.tree.map(jnp.asarray, source.arrays), truth, test if task.classes else test[:, :dim])
 
 
@@ -289,19 +318,16 @@ def _fit(task: Task, fit: Callable[..., Averaged], key: Key, train: Batch, befor
 
 
 def _sample(task: Task, key: Key, params: Model, num: int) -> Array:
-    at_once = min(num, task.rows_at_once)
-
-    def some(key: Key) -> Array:
+    def some(key: Key, rows: int) -> Array:
         label_N = None
         if params.classes is not None:
             numbered = Batch(jnp.arange(task.classes)[None], params.classes[None])
-            label_N = B.choose(stream(key, "labels"), numbered, at_once)
+            label_N = B.choose(stream(key, "labels"), numbered, rows)
         estimate = partial(_estimate, task, params.net.average, label_N)
-        rows_NxD = task.center + task.scale * task.draw(estimate, key=stream(key, "rows"), shape=(at_once, task.dim))
+        rows_NxD = task.center + task.scale * task.draw(estimate, key=stream(key, "rows"), shape=(rows, task.dim))
         return rows_NxD if label_N is None else jnp.hstack([rows_NxD, label_N[:, None].astype(rows_NxD.dtype)])
 
-    rows = jax.lax.map(some, jax.random.split(key, -(-num // at_once)))
-    return rows.reshape(-1, rows.shape[-1])[:num]
+    return parts.draw(some, key, num, task.rows_at_once)
 
 
 def _estimate(task: Task, net: Tree, label_N: Array | None, x_NxD: Array, sigma: Array) -> tuple[Array, Array]:
@@ -334,11 +360,5 @@ def _test_loss(task: Task, net: Tree, world: World) -> Array:
     """At the noises of the truth, a few rows at a time."""
     inside_NxD, label_N = _parts(task, world.test)
     repeated = jax.tree.map(lambda x: jnp.tile(x, (PROBES, *[1] * (x.ndim - 1))), (inside_NxD, label_N))
-
-    def one(row: tuple[Array, Array | None], noise_D: Array, sigma: Array) -> Array:
-        label = None if row[1] is None else row[1][None]
-        return _errors(task, net, row[0][None], noise_D[None], sigma[None], label)[0]
-
-    scanned = repeated, world.truth.noise, world.truth.sigma
-    at_once = min(task.rows_at_once, PROBES * len(inside_NxD))
-    return jax.lax.map(lambda row: one(*row), scanned, batch_size=at_once).mean()
+    errors = lambda row, noise, sigma: _errors(task, net, row[0], noise, sigma, row[1])  # noqa: E731
+    return parts.each(errors, task.rows_at_once, repeated, world.truth.noise, world.truth.sigma).mean()

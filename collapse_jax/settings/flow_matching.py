@@ -14,6 +14,7 @@ import optax
 
 from collapse_jax import data, scores
 from collapse_jax.check import check_at_least, check_positive
+from collapse_jax.denoising import PROBES, probes
 from collapse_jax.functional import functional
 from collapse_jax.gradient import fit_sgd
 from collapse_jax.keys import normal
@@ -45,7 +46,6 @@ METRICS = (
         "log",
     ),
 )
-PROBES = 8  # times (and noises) at which each held-out row is evaluated: keeps the test loss's own noise under 2%
 
 
 class Truth(NamedTuple):
@@ -159,18 +159,6 @@ def matching_loss(velocity: Velocity, params: Tree, x1_BxD: Array, x0_BxD: Array
     """``E |v(x_t, t) - (x_1 - x_0)|^2``, summed over coordinates. Its least value is not 0: paths cross."""
     x_BxD = x0_BxD + t_B[:, None] * (x1_BxD - x0_BxD)
     return jnp.mean(jnp.sum((velocity(params, x_BxD, t_B) - (x1_BxD - x0_BxD)) ** 2, axis=1))
-
-
-def probes(num: int, dim: int) -> tuple[Array, Array]:
-    """Noises ``[PROBES * num, dim]`` and times, the same at every call: test losses differ by the model alone.
-
-    Times are stratified: each of `num` rows has one in each of ``PROBES`` equal parts of [0, 1].
-    """
-    # Implementation and precision are named, so that runs with others are judged at the same points.
-    key_time, key_noise = jax.random.split(jax.random.key(0, impl="threefry2x32"))
-    jitter_PxN = jax.random.uniform(key_time, (PROBES, num), jnp.float32)
-    time_R = ((jnp.arange(PROBES)[:, None] + jitter_PxN) / PROBES).reshape(-1)
-    return jax.random.normal(key_noise, (PROBES * num, dim), jnp.float32), time_R
 
 
 def integrate(field: Callable[[Array, Array], Array], x_NxD: Array, steps: int) -> Array:

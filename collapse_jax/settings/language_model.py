@@ -14,7 +14,7 @@ from collapse_jax.check import check_at_least, check_choice, check_not_negative,
 from collapse_jax.data import texts
 from collapse_jax.data.tokens import smallest
 from collapse_jax.functional import functional
-from collapse_jax.gradient import SCHEDULES, adamw, fit_sgd
+from collapse_jax.gradient import SCHEDULES, adamw, check_warmup, fit_sgd
 from collapse_jax.keys import stream
 from collapse_jax.nets.decode import Decoding
 from collapse_jax.nets.rows import Network, draw, judged, loss, rewrite
@@ -268,10 +268,7 @@ def _check_training(start: str, base_steps: int | None, steps: int | None, warmu
         raise ValueError(f"base_steps is for start: base, not for {start}; leave it out")
     base_steps = 2000 if base_steps is None else base_steps
     check_at_least("base_steps", base_steps, 1)
-    check_at_least("warmup", warmup, 0)
-    for name, number in (("steps", steps), ("base_steps", base_steps if start == "base" else None)):
-        if number is not None and warmup >= number >= 1:
-            raise ValueError(f"warmup must be below {name} ({number}), not {warmup}: no fit would reach its rate")
+    check_warmup(warmup, steps=steps, base_steps=base_steps if start == "base" else None)
     return base_steps
 
 
