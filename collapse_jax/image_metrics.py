@@ -265,7 +265,7 @@ def _truth(task: Task) -> Truth:
 def _outline(task: Task) -> Truth:
     """The shapes of ``_truth``; of what is quickly made, itself."""
     source, dim, share = task.source, task.dim, _real_share(task.source)
-    of = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.result_type(float))  # noqa: E731
+    of: Callable[..., Any] = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.result_type(float))  # noqa: E731
     test = of(task.num_test, dim)
     net = None if source.shape is None else of(dim, min(classifier.FEATURES, dim))
     if source.shape is not None and source.classes is not None:
@@ -349,8 +349,9 @@ def _observe(task: Task, truth: Truth, rows_NxD: Array, label_N: Array | None = 
 def _looked_at(task: Task, truth: Truth, rows_NxD: Array) -> tuple[Array, Array | None, Array | None]:
     """Features ``[N, F]``, classes ``[N, C]`` and log densities ``[N]`` of rows; None where there are none."""
     told_NxC = None if truth.classes is None else _told(truth.net, truth.classes, rows_NxD)
-    is_known = truth.law is not None and task.source.log_density is not None
-    log_density_N = task.source.log_density(truth.law.arrays, rows_NxD) if is_known else None
+    log_density_N = None
+    if truth.law is not None and task.source.log_density is not None:
+        log_density_N = task.source.log_density(truth.law.arrays, rows_NxD)
     return _features(task.features, truth.net, rows_NxD), told_NxC, log_density_N
 
 

@@ -1,5 +1,7 @@
 """What generated images and points are judged by, against NumPy, SciPy and exact values."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -293,14 +295,15 @@ def test_copies_are_found_among_all_training_images():
 
 def test_rows_are_looked_at_a_few_at_a_time(digits):
     source, _, truth, observe = digits
-    x = source.held_out(250)[:90]
+    x = source.arrays[:90]
     given = truth, jnp.asarray(x[:, :64], jnp.float32), jnp.asarray(x[:, 64])
     seen = observe(*given)
     few = M.judge(source, num_test=250, labelled=True, rows_at_once=7)
     for name, value in jax.jit(few.observe)(*given).items():
         np.testing.assert_allclose(value, seen[name], rtol=1e-4, atol=1e-5, err_msg=name)
-    assert "[90,256]" not in str(jax.make_jaxpr(few.observe)(*given))  # a hidden layer of all rows
-    assert "[90,256]" in str(jax.make_jaxpr(M.judge(source, num_test=250, labelled=True).observe)(*given))
+    hidden_of_all = re.compile(r"\[90,(1,)?256\]")  # a layer of the classifier
+    assert not hidden_of_all.search(str(jax.make_jaxpr(few.observe)(*given)))
+    assert hidden_of_all.search(str(jax.make_jaxpr(observe)(*given)))
 
 
 def test_collapsed_and_copied_digits(digits):
