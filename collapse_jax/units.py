@@ -369,8 +369,10 @@ def _units(plan: Plan) -> Iterator[Unit]:
 
 def same(a: Any, b: Any) -> bool:
     """Whether two worlds are alike, keys of dicts too; shapes stand for what they outline."""
-    (x, made), (y, other) = jax.tree.flatten(a), jax.tree.flatten(b)
-    return made == other and all(np.array_equal(one, two) for one, two in zip(x, y, strict=True))
+    x, y = jax.tree.leaves_with_path(a), jax.tree.leaves_with_path(b)
+    if [path for path, _ in x] != [path for path, _ in y]:
+        return False
+    return all(np.array_equal(one, other) for (_, one), (_, other) in zip(x, y, strict=True))
 
 
 def _metrics(setting: Setting, wanted: Sequence[str] | None, dims: Sequence[str]) -> tuple[str, ...]:
