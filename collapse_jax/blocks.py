@@ -197,9 +197,13 @@ def run_blocks(
             with lock:
                 progress(here * generations)
 
-        with jax.enable_x64(x64):  # a setting of each thread
-            chosen = lanes(points, keys, padded[i * width : (i + 1) * width])
-            _run_block(programs, i, (world, *chosen), num_generations, keeper, parts[i], tell, stop.is_set)
+        try:
+            with jax.enable_x64(x64):  # a setting of each thread
+                chosen = lanes(points, keys, padded[i * width : (i + 1) * width])
+                _run_block(programs, i, (world, *chosen), num_generations, keeper, parts[i], tell, stop.is_set)
+        except BaseException:  # told at once: who waits for results may be waiting for another block's
+            stop.set()
+            raise
 
     workers = programs.at_once * len(programs.devices) or 1
     if min(workers, len(parts)) == 1:

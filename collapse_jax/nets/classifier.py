@@ -51,7 +51,7 @@ def apply(net: Trained, x_BxD: Array) -> tuple[Array, Array]:
 def trained(x_NxD: np.ndarray, label_N: np.ndarray, classes: int) -> Trained:
     """A classifier trained on images, the same at every call: the key is fixed. Kept for the process.
 
-    A second or two of AdamW for 8x8 pixels on a CPU core; it gets 97% of held-out digits right.
+    A second or two of AdamW for 8x8 pixels on a CPU core; it gets more than 94% of held-out digits right.
     """
     told = hashlib.sha256(np.ascontiguousarray(x_NxD, np.float32).tobytes() + label_N.astype(np.int32).tobytes())
     name = f"{told.hexdigest()} {classes} {jnp.zeros(()).dtype}"
