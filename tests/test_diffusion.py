@@ -58,7 +58,9 @@ def test_no_decay_is_no_average():
         assert all(np.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in pairs) == alike
 
 
-@pytest.mark.parametrize("objective", denoising.OBJECTIVES)
+@pytest.mark.parametrize(
+    "objective", [o if o == "flow" else pytest.param(o, marks=pytest.mark.nightly) for o in denoising.OBJECTIVES]
+)
 def test_a_model_learns_a_normal(objective):
     """Its test loss comes near the least there is, which is known for this law, and its rows near those of the law."""
     source = normal_source()

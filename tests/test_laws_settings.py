@@ -77,7 +77,6 @@ def nan(x):
     return jnp.full((), jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else 0, x.dtype)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("name", EVERY_SETTING)
 def test_rows_of_weight_zero_are_absent(name):
     _, _, items = made(name)
@@ -107,7 +106,6 @@ def test_empty_blocks_are_absent(name):
         alike(metrics_of(name)(block), poisoned)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("name", CLOSED)
 def test_weight_two_is_the_row_twice(name):
     _, _, items = made(name)

@@ -71,6 +71,7 @@ def run(count, folder, name="flow_matching", devices=1):
     return [dict(np.load(out)) for out in outs]
 
 
+@pytest.mark.nightly
 def test_two_processes_share_one_chain(tmp_path):
     (alone,) = run(1, tmp_path)
     first, second = run(2, tmp_path)
