@@ -14,6 +14,7 @@ from collapse_jax.axes import Axis, Grid, coordinates, grid_of
 from collapse_jax.blocks import Programs, Saver, Traced, compile_blocks, run_blocks, trace_blocks
 from collapse_jax.keys import chain_keys
 from collapse_jax.memory_model import check_fits
+from collapse_jax.spread import places
 from collapse_jax.types import Curator, Policy, Setting
 from collapse_jax.units import Options, Plan, Unit, make_plan, stretch
 
@@ -51,6 +52,7 @@ def sweep(
     rng: str = "threefry2x32",
     backend: str = "auto",
     chains_per_block: int | None = None,
+    mesh: Mapping[str, int] | None = None,
     devices: Sequence[jax.Device] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
@@ -78,7 +80,11 @@ def sweep(
         see different random numbers.
       chains_per_block: lanes side by side on a device. Bits may depend on it, so its default depends on sizes alone;
         they do not depend on the number of devices.
-      devices: default all; lanes are spread over them.
+      mesh: devices a chain, for models too large or too slow for one: ``{"data": 2, "model": 2}`` shares the rows of
+        its minibatches (and new rows) out over two and cuts its parameters in two (see ``spread.spread``). Other
+        devices take other blocks. Results agree with those of one device to rounding, not bit for bit; sampled
+        symbols may differ from the first that rounding decides.
+      devices: default all local ones; blocks of chains are dealt out to them.
       progress: called as ``progress(done, total)``, in chain-generations.
 
     Returns:
@@ -88,7 +94,10 @@ def sweep(
     Raises:
       ValueError: bad input, in one line, before anything is computed.
     """
-    options = Options(num_generations, num_chains, seed, curator, metrics, precision, rng, backend, chains_per_block)
+    options = Options(
+        num_generations, num_chains, seed, curator, metrics, precision, rng, backend, chains_per_block, mesh=mesh
+    )
+    places(jax.local_devices() if devices is None else devices, mesh)
     with jax.enable_x64(precision == "float64"):
         plan = make_plan(grid_of(setting, policy, num_samples, axes or {}), options)
         check_fits(plan)
@@ -176,6 +185,7 @@ class Runner:
             width=program.width,
             stretch=stretch(plan),
             devices=self.devices,
+            mesh=plan.options.mesh,
         )
 
     def _compile(self, traced: Traced) -> Programs:
@@ -197,6 +207,7 @@ def attributes(plan: Plan) -> dict[str, Any]:
         "rng": options.rng,
         "backend": " and ".join(sorted({"law" if p.law else "rows" for p in plan.programs})),
         "device": f"{device.platform}: {device.device_kind}",
+        **({"mesh": dict(options.mesh)} if options.mesh else {}),
     }
 
 

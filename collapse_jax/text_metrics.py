@@ -17,6 +17,12 @@ class GramSet(NamedTuple):
     words: Array
 
 
+def first(rows_NxL: Array, num: int) -> Array:
+    """The first rows as floats, ``[num, L]``; NaN where there are fewer."""
+    none_KxL = jnp.full((num, rows_NxL.shape[1]), jnp.nan)
+    return none_KxL.at[: rows_NxL.shape[0]].set(rows_NxL[:num].astype(none_KxL.dtype))
+
+
 def hashes(rows_NxL: Array, n: int) -> Array:
     """A hash of each n-gram of each row, ``[N, L - n + 1]``, uint32: alike for different ones by chance, 2^-32."""
     length = rows_NxL.shape[1] - n + 1

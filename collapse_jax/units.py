@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ from collapse_jax.chain import plan as plan_chain
 from collapse_jax.check import check_at_least, check_choice
 from collapse_jax.cost import operations
 from collapse_jax.keys import chain_keys
+from collapse_jax.spread import abstract, mesh_size, spread
 from collapse_jax.types import Chain, Curator, Metric, Policy, Setting
 from collapse_jax.words import perhaps
 
@@ -39,6 +40,7 @@ class Options(NamedTuple):
     backend: str = "auto"
     chains_per_block: int | None = None
     checkpoint_every: int | None = None
+    mesh: Mapping[str, int] | None = None
 
 
 class Program(NamedTuple):
@@ -206,6 +208,7 @@ def _check(options: Options) -> None:
         if getattr(options, name) is not None:
             check_at_least(name, getattr(options, name), 1)
     check_at_least("seed", options.seed, 0, 2**32 - 1)
+    mesh_size(options.mesh)
     for name, choices in (("precision", PRECISIONS), ("rng", RNGS), ("backend", BACKENDS)):
         check_choice(name, getattr(options, name), choices)
 
@@ -237,7 +240,7 @@ def _full_points(grid: Grid, traced: Sequence[bool], point: Sequence[int]) -> It
 
 def _checked_chain(setting: Setting, policy: Policy, num: Any, options: Options, law: bool) -> Chain:
     return make_chain(
-        setting,
+        spread(setting, abstract(options.mesh)) if mesh_size(options.mesh) > 1 else setting,
         policy,
         num_samples=num,
         num_generations=options.num_generations,
@@ -326,7 +329,8 @@ def _block(grid: Grid, program: Program, options: Options) -> tuple[int, ...]:
     """A unit's lengths, filled from the last dimension. Parts of a dimension are powers of two, so that they nest."""
     work = max(program.work, 1.0) * options.num_generations
     most = min(_UNIT_OPERATIONS / work, _UNIT_BYTES / 4 / options.num_generations / _numbers(program))
-    blocks = max(most // program.width, blocks_at_once(len(jax.local_devices())))
+    places = max(len(jax.local_devices()) // mesh_size(options.mesh), 1)
+    blocks = max(most // program.width, blocks_at_once(places))
     left = 2 ** int(math.log2(blocks)) * program.width
     lengths = [len(axis.values) if t else 1 for axis, t in zip(grid.axes, program.traced, strict=True)]
     block = []

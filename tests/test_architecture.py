@@ -13,9 +13,9 @@ import collapse_jax
 ROOT = Path(collapse_jax.__file__).parent
 BUILDING = [  # from the ground; a part imports from lower floors only
     ["types", "words", "cost"],
-    ["keys", "check", "gamma", "intervals", "variables"],
+    ["keys", "check", "gamma", "intervals", "variables", "spread"],
     ["batch", "survival"],
-    ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "spread", "curators", "metrics"],
+    ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "curators", "metrics"],
     ["least_squares", "text_metrics"],
     ["nets", "data", "theory"],
     ["settings"],

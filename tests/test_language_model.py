@@ -50,6 +50,7 @@ def test_excess_loss_goes_to_zero_with_data(learned):
     loss = float(much["test_loss"]) - float(much["excess_loss"])
     assert loss == pytest.approx(-LAW.log_prob(np.asarray(world.test)).mean() / 16, rel=1e-5)
     assert loss == pytest.approx(entropy, abs=0.15)  # a row's first symbol costs more than the rate
+    np.testing.assert_array_equal(much["sample_text"], np.asarray(new)[:4])
     # What it writes has the law's transitions; what it never saw, it hardly writes.
     pairs = np.zeros((8, 8))
     np.add.at(pairs, (np.asarray(new)[:, :-1], np.asarray(new)[:, 1:]), 1)

@@ -81,8 +81,8 @@ def _pieces(text: str, vocabulary: int) -> Alphabet:
     # A byte is written as its letter of Latin-1, those that cannot be seen as the letters from U+0100 on.
     hidden = [i for i in range(256) if not chr(i).isprintable() or chr(i) == " "]
     byte_of = {chr(i): i for i in range(256) if i not in hidden} | {chr(256 + n): i for n, i in enumerate(hidden)}
-    names = [learned.id_to_token(i) for i in range(learned.get_vocab_size())]
-    pieces = tuple(bytes(byte_of[letter] for letter in name) for name in names)
+    number_of = learned.get_vocab()
+    pieces = tuple(bytes(byte_of[letter] for letter in name) for name in sorted(number_of, key=number_of.__getitem__))
     return Alphabet(pieces, lambda text: np.asarray(learned.encode(text).ids, smallest(len(pieces))))
 
 

@@ -352,7 +352,6 @@ def _observe(
     new_NxL = generated_NxL[:, task.prompt :]
     count = T.frequencies(new_NxL, task.text.num_symbols)
     value = T.hashes(new_NxL, n)
-    nothing_KxL = jnp.full((task.num_shown, task.length), jnp.nan)
     in_training, in_real = T.is_in_set(value, grams), T.is_among(value, truth.grams)
     seen = {
         "test_loss": loss.mean(),
@@ -368,7 +367,7 @@ def _observe(
         "novel_to_real": T.novelty(in_real),
         "copied_from_training": T.copied_run(in_training, n),
         "copied_from_real": T.copied_run(in_real, n),
-        "sample_text": nothing_KxL.at[: generated_NxL.shape[0]].set(generated_NxL[: task.num_shown].astype(float)),
+        "sample_text": T.first(generated_NxL, task.num_shown),
     }
     if truth.log_pairs is not None:
         seen["bigram_kl"] = T.divergence(T.frequencies(new_NxL, task.text.num_symbols, 1), truth.log_pairs)
