@@ -5,7 +5,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 
+from collapse_jax.spread import cut_lanes, places
 from collapse_jax.types import Array, Chain, Key, Tree, World
 
 # What a block draws in one generation should stay in cache (on CPU), and its pools in memory; bytes.
@@ -29,11 +31,28 @@ _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 _LEVELS = {"cpu": (0, 1)}
 
 
+class Place(NamedTuple):
+    """Where blocks run: a device, or a mesh of them.
+
+    Attributes:
+      whole: how inputs and observations lie there: on each of its devices.
+      state: how the parts of a state do.
+    """
+
+    whole: Sharding
+    state: Tree
+
+    @property
+    def platform(self) -> str:
+        """Of its devices."""
+        return next(iter(self.whole.device_set)).platform
+
+
 class Traced(NamedTuple):
-    """The two functions of a block, traced for each device; see ``Programs``."""
+    """The two functions of a block, traced for each place; see ``Programs``."""
 
     traced: tuple[jax.stages.Traced, ...]
-    devices: tuple[jax.Device, ...]
+    places: tuple[Place, ...]
     width: int
     stretch: int
     x64: bool
@@ -41,20 +60,20 @@ class Traced(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """The two compiled functions of a block, on each device, and the seconds it took to trace and compile them.
+    """The two compiled functions of a block, at each place, and the seconds it took to trace and compile them.
 
     Attributes:
-      start: one a device, ``(world, values, keys) -> state``.
-      advance: one a device, ``(world, values, state, generation) -> (state, {metric: [stretch, width, ...]})``.
-      devices: where they run.
+      start: one a place, ``(world, values, keys) -> state``.
+      advance: one a place, ``(world, values, state, generation) -> (state, {metric: [stretch, width, ...]})``.
+      places: where they run.
       width: lanes of a block.
       stretch: generations of one call.
-      at_once: blocks under way at the same time on each device; 0: one, whatever the number of devices.
+      at_once: blocks under way at the same time at each place; 0: one, whatever the number of places.
     """
 
     start: tuple[jax.stages.Compiled, ...]
     advance: tuple[jax.stages.Compiled, ...]
-    devices: tuple[jax.Device, ...]
+    places: tuple[Place, ...]
     width: int
     stretch: int
     at_once: int
@@ -84,10 +103,11 @@ def trace_blocks(
     width: int,
     stretch: int,
     devices: Sequence[jax.Device] | None = None,
+    mesh: Mapping[str, int] | None = None,
 ) -> Traced:
-    """Traces a chain for `width` lanes on each of the devices.
+    """Traces a chain for `width` lanes at each of the places.
 
-    Every device runs the very program that one alone would run, so results do not depend on their number, bit for bit.
+    Every place runs the very program that one alone would run, so results do not depend on their number, bit for bit.
     (A program that is partitioned over a mesh is fused otherwise, and rounds otherwise.)
 
     Args:
@@ -99,39 +119,46 @@ def trace_blocks(
       width: lanes side by side on a device.
       stretch: generations of one call.
       devices: default all local ones; blocks are dealt out to them.
+      mesh: devices a chain (see ``sweeps.sweep``); the chain must be of a setting that is spread likewise.
+
+    Raises:
+      ValueError: devices that are not whole meshes.
     """
-    devices = tuple(jax.local_devices() if devices is None else devices)
     clock = time.perf_counter()
     start, advance = functions(chain_of, metrics, stretch)
-    start, advance = jax.jit(start), jax.jit(advance, donate_argnums=2)
     first = (world, *lanes(points, keys, np.zeros(width, int)))
-    traced = []
-    for device in devices:
-        here = jax.device_put(first, device)
-        state = jax.eval_shape(start, *here)
-        sharding = jax.sharding.SingleDeviceSharding(device)
-        state = jax.tree.map(lambda x, s=sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state)
-        generation = jax.device_put(jnp.int32(1), device)
-        traced += [start.trace(*here), advance.trace(here[0], here[1], state, generation)]
-    return Traced(tuple(traced), devices, width, stretch, _x64(), time.perf_counter() - clock)
+    shapes = jax.eval_shape(start, *first)
+    traced, found = [], []
+    for whole in places(jax.local_devices() if devices is None else devices, mesh):
+        *here, generation = jax.device_put((*first, jnp.int32(1)), whole)
+        lies = jax.tree.map(lambda _, s=whole: s, shapes)
+        if mesh:
+            lies = lies._replace(params=cut_lanes(whole, shapes.params))
+        state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, lies)
+        traced.append(jax.jit(start, out_shardings=lies).trace(*here))
+        advanced = jax.jit(advance, donate_argnums=2, out_shardings=(lies, whole))
+        traced.append(advanced.trace(*here[:2], state, generation))
+        found.append(Place(whole, lies))
+    return Traced(tuple(traced), tuple(found), width, stretch, _x64(), time.perf_counter() - clock)
 
 
 def compile_blocks(traced: Traced) -> Programs:
     """Lowers and compiles what was traced; it may be called in another thread."""
-    clock, platform = time.perf_counter(), traced.devices[0].platform
+    clock, platform = time.perf_counter(), traced.places[0].platform
     with jax.enable_x64(traced.x64):  # a setting of each thread
         lowered = [program.lower() for program in traced.traced]
         with ThreadPoolExecutor() as pool:
-            compiled = list(pool.map(_compile, lowered, _LEVELS.get(platform, (None, None)) * len(traced.devices)))
+            compiled = list(pool.map(_compile, lowered, _LEVELS.get(platform, (None, None)) * len(traced.places)))
+    several = len(traced.places[0].whole.device_set) > 1  # which must meet in one order
     # Two batched LAPACK calls at once can lock a CPU's thread pool up (seen with jaxlib 0.10.2).
     locks = platform == "cpu" and any("@lapack_" in program.as_text() for program in lowered)
     return Programs(
         tuple(compiled[::2]),
         tuple(compiled[1::2]),
-        traced.devices,
+        traced.places,
         traced.width,
         traced.stretch,
-        0 if locks else _that_fit(compiled[1], blocks_at_once(1)),
+        0 if locks else 1 if several else _that_fit(compiled[1], blocks_at_once(1)),
         traced.seconds,
         time.perf_counter() - clock,
     )
@@ -205,13 +232,13 @@ def run_blocks(
             stop.set()
             raise
 
-    workers = programs.at_once * len(programs.devices) or 1
+    workers = programs.at_once * len(programs.places) or 1
     if min(workers, len(parts)) == 1:
         for i in range(len(parts)):
             block(i)
     else:
-        with contextlib.ExitStack() as stack:  # a pool a device, for one must not run what has room on all of them
-            pools = [stack.enter_context(ThreadPoolExecutor(programs.at_once)) for _ in programs.devices]
+        with contextlib.ExitStack() as stack:  # a pool a place, for one must not run what has room on all of them
+            pools = [stack.enter_context(ThreadPoolExecutor(programs.at_once)) for _ in programs.places]
             try:
                 for done in [pools[i % len(pools)].submit(block, i) for i in range(len(parts))]:
                     done.result()
@@ -249,16 +276,16 @@ def _run_block(
     stopped: Callable[[], bool],
 ) -> None:
     """Fills `out`, stretch by stretch."""
-    place = index % len(programs.devices)
-    stretch, done, device = programs.stretch, 0, programs.devices[place]
-    start, advance = programs.start[place], programs.advance[place]
-    world, values, keys = jax.device_put(inputs, device)
+    number = index % len(programs.places)
+    stretch, done, place = programs.stretch, 0, programs.places[number]
+    start, advance = programs.start[number], programs.advance[number]
+    world, values, keys = jax.device_put(inputs, place.whole)
     for name, value in advance.out_info[1].items():  # [stretch, width, ...]
         out[name] = np.full((programs.width, num_generations, *value.shape[2:]), np.nan, jnp.result_type(float))
     state = start(world, values, keys)
     if saver is not None and (found := saver.load(index, (state, dict(out)))) is not None:
         done, (state, seen) = found
-        state = jax.device_put(state, device)
+        state = jax.device_put(state, place.state)
         for name, value in seen.items():
             out[name][...] = value
         progress(done)
@@ -274,7 +301,7 @@ def _run_block(
     for begin in range(done, num_generations, stretch):
         if stopped():
             return
-        state, seen = advance(world, values, state, jax.device_put(jnp.int32(begin + 1), device))
+        state, seen = advance(world, values, state, jax.device_put(jnp.int32(begin + 1), place.whole))
         if ahead is not None:
             collect(*ahead)
         ahead = begin, seen

@@ -61,6 +61,19 @@ class Spec:
 
 
 @dataclasses.dataclass(frozen=True)
+class Mesh:
+    """Devices a chain.
+
+    Attributes:
+      data: that share out the rows of its minibatches.
+      model: that its parameters are cut over.
+    """
+
+    data: int = 1
+    model: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """One setting under some policies: everything that decides the numbers of a run.
 
@@ -77,6 +90,7 @@ class Experiment:
       backend: draw rows, or the law of their sufficient statistics; "auto" draws statistics where every policy can.
       chains_per_block: chains that run side by side on a device; null lets memory decide.
       checkpoint_every: generations between two checkpoints of a block of chains; null saves whole units only.
+      mesh: devices a chain; null: one.
       sweep: axes of a grid (see ``config_sweep``).
       trace: the paths of whole numbers that share a program.
       curator: what is done to each batch at its birth; of several, one after the other; null: nothing.
@@ -94,6 +108,7 @@ class Experiment:
     backend: Literal["auto", "each", "rows", "law"] = "auto"
     chains_per_block: int | None = None
     checkpoint_every: int | None = None
+    mesh: Mesh | None = None
     sweep: tuple[ConfigAxis, ...] = ()
     trace: tuple[str, ...] = ()
     curator: Spec | tuple[Spec, ...] | None = None
@@ -141,8 +156,9 @@ class Experiment:
 
     def options(self) -> "Options":
         """What a sweep is told besides its grid."""
-        names = importlib.import_module("collapse_jax.units").Options
-        return names(**{name: getattr(self, name) for name in names._fields})
+        made = importlib.import_module("collapse_jax.units").Options
+        same = {name: getattr(self, name) for name in made._fields if name != "mesh"}
+        return made(**same, mesh=None if self.mesh is None else dataclasses.asdict(self.mesh))
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
@@ -308,6 +324,8 @@ def _parse(value: Any, hint: Any, path: str) -> Any:
     if specs and isinstance(value, Mapping | str):
         return _parse_spec(value, specs, path)
     for member in members:
+        if member is Mesh and isinstance(value, Mapping):
+            return _parse_fields(value, member, typing.get_type_hints(member), path)
         if typing.get_origin(member) is tuple and isinstance(value, list | tuple):
             return tuple(_parse(item, typing.get_args(member)[0], f"{path}.{i}") for i, item in enumerate(value))
         if _fits(value, member):
@@ -361,6 +379,8 @@ def _describe(hint: Any) -> str:
     kinds = [member.kind for member in members if isinstance(member, type) and issubclass(member, Spec)]
     words = [f"a kind among {', '.join(kinds)}"] if kinds else []
     for member in members:
+        if member is Mesh:
+            words.append("the keys data and model")
         if member in _WORDS:
             words.append(_WORDS[member])
         elif typing.get_origin(member) is Literal:

@@ -10,6 +10,7 @@ import optax
 from collapse_jax import batch as B
 from collapse_jax.check import check_at_least, check_choice
 from collapse_jax.keys import stream
+from collapse_jax.spread import over_data, over_model
 from collapse_jax.types import Array, Batch, Key, Tree
 
 STARTS = ("init", "previous")
@@ -68,11 +69,12 @@ def fit_sgd(
         def step(carry: tuple[Tree, Tree], scanned: tuple[Key, Array]) -> tuple[tuple[Tree, Tree], None]:
             params, state = carry
             key_step, row_B = scanned
-            value = lambda p: loss(p, key_step, B.take(items, row_B)).astype(jnp.float32)  # noqa: E731
+            minibatch = over_data(B.take(items, row_B))
+            value = lambda p: loss(p, key_step, minibatch).astype(jnp.float32)  # noqa: E731
             updates, state = made.update(jax.grad(value)(params), state, params)
             return (optax.apply_updates(params, updates), state), None
 
-        params = previous if start == "previous" else init(stream(key, "init"))
+        params = previous if start == "previous" else over_model(init(stream(key, "init")))
         first = params, made.init(params)
         if epochs is None:
             row_SxB = draw(key_rows, number * batch_size).reshape(number, batch_size)

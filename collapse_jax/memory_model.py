@@ -7,6 +7,7 @@ import numpy as np
 from collapse_jax.blocks import device_memory, functions, lanes
 from collapse_jax.cost import peak, size_of
 from collapse_jax.keys import chain_keys
+from collapse_jax.spread import mesh_size
 from collapse_jax.units import Plan, Program, stretch
 
 
@@ -24,6 +25,7 @@ def check_fits(plan: Plan) -> None:
         if not trained and program.lane * program.width < memory / 8:  # far from it: not worth a trace
             continue
         needed = max(block_bytes(plan, program), program.lane * program.width)
+        needed //= mesh_size(plan.options.mesh)  # no device holds less
         if needed > memory:
             at_most = program.width * memory // needed
             name = plan.grid.policies[program.policy]

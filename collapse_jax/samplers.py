@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from collapse_jax.denoising import Path
 from collapse_jax.keys import normal
+from collapse_jax.spread import over_data
 from collapse_jax.types import Array, Key
 
 Estimate = Callable[[Array, Array], tuple[Array, Array]]  # (x [N, D], sigma) -> E[row | x], E[z | x], [N, D] each
@@ -54,7 +55,7 @@ def sample(
         return jnp.where(then < now, moved, x_NxD), None  # levels below the stop are all alike
 
     steps = sigma_S[:-1], sigma_S[1:], jax.random.split(key_steps, sigma_S.shape[0] - 1)
-    x_NxD = jax.lax.scan(step, path(sigma_S[0])[1] * draw(key_first), steps)[0]
+    x_NxD = jax.lax.scan(step, over_data(path(sigma_S[0])[1] * draw(key_first)), steps)[0]
     a, b = path(sigma_S[-1])
     return x_NxD / jnp.sqrt(a**2 + b**2)
 

@@ -1,50 +1,131 @@
-"""One chain whose model is larger than a device, or than a host: parameters laid over an axis of a mesh."""
+"""One chain over several devices: its parameters and its rows laid over the axes of a mesh."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from collapse_jax.types import Batch, Key, Setting, Tree
 
+DATA, MODEL = "data", "model"
+AXES = (DATA, MODEL)
 
-def spread(setting: Setting, mesh: Mesh, axis: str = "model") -> Setting:
-    """`setting` with each parameter cut over `axis` of `mesh` along its last dimension that divides evenly.
 
-    The same chain runs on one device, on several, and, after ``jax.distributed.initialize()``, on several hosts that
-    all run the same program: ``jax.jit(simulate, ...)`` of the chain partitions the fits and the sampling as the
-    parameters are. Everything else, the pool too, is left to XLA. Sums are formed in another order than on one device:
-    results agree to rounding, not bit for bit.
+def spread(setting: Setting, mesh: Mesh | AbstractMesh) -> Setting:
+    """`setting` with its parameters cut over the axis ``"model"`` of `mesh`, its rows over the axis ``"data"``.
+
+    Each parameter is cut along its last dimension that divides evenly; the rows of a minibatch, and new rows while they
+    are sampled, are shared out. The same chain runs on one device, on several, and, after
+    ``jax.distributed.initialize()``, on several hosts that all run the same program: ``jax.jit(simulate, ...)`` of the
+    chain partitions the fits and the sampling so. Everything else, the pool too, is left to XLA. Sums are formed in
+    another order than on one device: results agree to rounding, not bit for bit.
 
     Args:
       setting: one trained by gradients (with ``init``); closed forms have nothing worth cutting.
-      mesh: over all devices of all hosts, its axes of type ``Auto``.
-      axis: its name in the mesh.
+      mesh: of one of these axes or both, of type ``Auto``; others are left alone.
 
     Raises:
-      ValueError: a setting without parameters to cut, or a mesh without such an axis.
+      ValueError: a setting without parameters to cut, or a mesh without such axes. Later, when a chain is traced: a
+        minibatch whose rows do not divide.
     """
     if setting.init is None:
         raise ValueError(f"setting {setting.name} has no parameters to spread; one trained by gradients has")
-    if axis not in mesh.shape:
-        raise ValueError(f"axis {axis!r} is not one of the mesh's: {', '.join(mesh.shape)}")
-    if mesh.axis_types[mesh.axis_names.index(axis)] != AxisType.Auto:
-        raise ValueError(f"axis {axis!r}: give axis_types=(AxisType.Auto,) to jax.make_mesh")
-    init, fit, cut = setting.init, setting.fit, _cutter(mesh, axis)
+    if not set(AXES) & set(mesh.shape):
+        raise ValueError(f"mesh: its axes are {', '.join(mesh.shape)}; one must be called 'data' or 'model'")
+    for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True):
+        if axis in AXES and kind != AxisType.Auto:
+            raise ValueError(f"axis {axis!r}: give axis_types=(AxisType.Auto,) * {len(mesh.shape)} to jax.make_mesh")
+    around = mesh.abstract_mesh
+
+    def within(function: Callable[..., Tree]) -> Callable[..., Tree]:
+        def called(*arguments: Any) -> Tree:
+            with jax.sharding.use_abstract_mesh(around):
+                return function(*arguments)
+
+        return called
+
+    init, fit, sample = setting.init, setting.fit, setting.sample
 
     def fit_cut(key: Key, train: Batch, start: Tree) -> Tree:
-        return cut(fit(key, train, cut(start)))
+        return over_model(fit(key, train, over_model(start)))
 
-    return setting._replace(init=lambda key, world: cut(init(key, world)), fit=fit_cut)
+    return setting._replace(
+        init=within(lambda key, world: over_model(init(key, world))), fit=within(fit_cut), sample=within(sample)
+    )
 
 
-def _cutter(mesh: Mesh, axis: str) -> Callable[[Tree], Tree]:
-    def one(x: Any) -> Any:
-        divides = [i for i, length in enumerate(x.shape) if length % mesh.shape[axis] == 0]
-        spec: list[str | None] = [None] * x.ndim
-        if divides:
-            spec[divides[-1]] = axis
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
+def over_model(params: Tree) -> Tree:
+    """Parameters cut over the axis ``"model"`` of the mesh that one traces within; without a mesh, as they are."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if not set(AXES) & set(mesh.shape):
+        return params
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, _cut(mesh, x.shape)), params)
 
-    return lambda tree: jax.tree.map(one, tree)
+
+def over_data(rows: Tree) -> Tree:
+    """Leaves ``[rows, ...]`` shared out over the axis ``"data"`` of the mesh that one traces within, if it has one.
+
+    Raises:
+      ValueError: rows that do not divide.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if DATA not in mesh.shape:
+        return rows
+    number, parts = jax.tree.leaves(rows)[0].shape[0], mesh.shape[DATA]
+    if number % parts:
+        raise ValueError(f"mesh: {number} rows cannot be shared out evenly over {parts} devices of the axis 'data'")
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec(DATA)), rows)
+
+
+def mesh_size(mesh: Mapping[str, int] | None) -> int:
+    """How many devices a chain takes; `mesh` has the lengths of axes ``"data"`` and ``"model"``, None is one device.
+
+    Raises:
+      ValueError: another axis, or a length below 1.
+    """
+    for axis, length in (mesh or {}).items():
+        if axis not in AXES:
+            raise ValueError(f"mesh: has no axis {axis!r}; its axes are 'data' and 'model'")
+        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+            raise ValueError(f"mesh: {axis} must be a whole number of at least 1, not {length!r}")
+    return math.prod((mesh or {}).values())
+
+
+def abstract(mesh: Mapping[str, int]) -> AbstractMesh:
+    """The mesh of one chain, whichever devices it is made of."""
+    return AbstractMesh(tuple(mesh.values()), tuple(mesh), axis_types=(AxisType.Auto,) * len(mesh))
+
+
+def places(devices: Sequence[jax.Device], mesh: Mapping[str, int] | None) -> tuple[Sharding, ...]:
+    """Where chains run: each device, or each mesh of them. What is put there is on all of its devices.
+
+    Raises:
+      ValueError: devices that are not whole meshes.
+    """
+    size = mesh_size(mesh)
+    if not mesh or size == 1:
+        return tuple(SingleDeviceSharding(device) for device in devices)
+    if len(devices) % size:
+        raise ValueError(f"mesh: a chain takes {size} devices, and {len(devices)} are no multiple of that")
+    groups = np.reshape(np.asarray(devices), (-1, *mesh.values()))
+    kinds = (AxisType.Auto,) * len(mesh)
+    return tuple(NamedSharding(Mesh(group, tuple(mesh), axis_types=kinds), PartitionSpec()) for group in groups)
+
+
+def cut_lanes(place: Sharding, shapes: Tree) -> Tree:
+    """How parameters of chains side by side, leaves ``[lanes, ...]``, lie at a place: as ``over_model`` cuts them."""
+
+    def one(x: Any) -> Sharding:
+        if not isinstance(place, NamedSharding):
+            return place
+        return NamedSharding(place.mesh, PartitionSpec(None, *_cut(place.mesh, x.shape[1:])))
+
+    return jax.tree.map(one, shapes)
+
+
+def _cut(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> PartitionSpec:
+    divides = [i for i, length in enumerate(shape) if MODEL in mesh.shape and length % mesh.shape[MODEL] == 0]
+    return PartitionSpec(*(MODEL if divides and i == divides[-1] else None for i in range(len(shape))))

@@ -14,6 +14,7 @@ import yaml
 from collapse_jax import checkpoint, store
 from collapse_jax.axes import Grid
 from collapse_jax.memory_model import check_fits
+from collapse_jax.spread import places
 from collapse_jax.store import STORE, StoreError, Writer, is_bucket, join
 from collapse_jax.sweeps import Runner, attributes, labels
 from collapse_jax.units import Options, Plan, Unit, make_plan, recut
@@ -85,6 +86,8 @@ def run(
       ValueError: bad input, in one line, before anything is computed.
     """
     place = join(out, STORE)
+    if engine is None:
+        places(jax.local_devices(), options.mesh)
     with jax.enable_x64(options.precision == "float64"):
         plan = attach(grid, options, place, config, attrs or {})
     with jax.enable_x64(options.precision == "float64"), _locked(out, shard):

@@ -14,8 +14,10 @@ from collapse_jax.axes import Axis, Grid, coordinates, describe, grid_of
 from collapse_jax.blocks import Programs, Saver, Traced, compile_blocks, run_blocks, trace_blocks
 from collapse_jax.keys import chain_keys
 from collapse_jax.memory_model import check_fits
-from collapse_jax.types import Curator, Policy, Setting, World
-from collapse_jax.units import Options, Plan, Program, Unit, make_plan, same, stretch
+from collapse_jax.spread import places
+from collapse_jax.types import Curator, Policy, Setting
+from collapse_jax.units import Options, Plan, Program, Unit, make_plan, stretch
+from collapse_jax.worlds import Worlds
 
 
 def run(setting: Setting, policy: Policy, **options: Any) -> xr.Dataset:
@@ -51,6 +53,7 @@ def sweep(
     rng: str = "threefry2x32",
     backend: str = "auto",
     chains_per_block: int | None = None,
+    mesh: Mapping[str, int] | None = None,
     devices: Sequence[jax.Device] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
@@ -79,7 +82,11 @@ def sweep(
         see different random numbers.
       chains_per_block: lanes side by side on a device. Bits may depend on it, so its default depends on sizes alone;
         they do not depend on the number of devices.
-      devices: default all; lanes are spread over them.
+      mesh: devices a chain, for models too large or too slow for one: ``{"data": 2, "model": 2}`` shares the rows of
+        its minibatches (and new rows) out over two and cuts its parameters in two (see ``spread.spread``). Other
+        devices take other blocks. Results agree with those of one device to rounding, not bit for bit; sampled
+        symbols may differ from the first that rounding decides.
+      devices: default all local ones; blocks of chains are dealt out to them.
       progress: called as ``progress(done, total)``, in chain-generations.
 
     Returns:
@@ -90,7 +97,8 @@ def sweep(
     Raises:
       ValueError: bad input, in one line, before anything is computed.
     """
-    options = Options(num_generations, num_chains, seed, metrics, precision, rng, backend, chains_per_block)
+    options = Options(num_generations, num_chains, seed, metrics, precision, rng, backend, chains_per_block, mesh=mesh)
+    places(jax.local_devices() if devices is None else devices, mesh)
     with jax.enable_x64(precision == "float64"):
         plan = make_plan(grid_of(setting, policy, num_samples, axes or {}, curator), options)
         check_fits(plan)
@@ -119,7 +127,7 @@ class Runner:
         self.seconds = {"seconds_trace": 0.0, "seconds_compile": 0.0, "seconds_run": 0.0}
         self._ahead = ThreadPoolExecutor(1)
         self._compiled: dict[int, Future[Programs]] = {}
-        self._worlds: list[tuple[World, World]] = []
+        self._worlds = Worlds()
         self._order: list[int] = []
 
     def expect(self, units: Sequence[Unit]) -> Sequence[Unit]:
@@ -135,7 +143,7 @@ class Runner:
         clock = time.perf_counter()
         out = run_blocks(
             compiled,
-            self._world(program),
+            self._worlds.of(program.setting, program.world),
             points,
             self.keys[chains],
             num_generations=plan.options.num_generations,
@@ -173,24 +181,15 @@ class Runner:
         unit = next(unit for unit in plan.units if unit.program == number)
         return trace_blocks(
             lambda values: plan.chain_of(program, values),
-            self._world(program),
+            self._worlds.of(program.setting, program.world),
             plan.lanes(unit)[0],
             self.keys,
             metrics=program.metrics,
             width=program.width,
             stretch=stretch(plan),
             devices=self.devices,
+            mesh=plan.options.mesh,
         )
-
-    def _world(self, program: Program) -> World:
-        """What a program's chains share; what takes compute is made here, once for all programs of one outline."""
-        if program.setting.outline is None:
-            return program.world
-        for outline, world in self._worlds:
-            if same(outline, program.world):
-                return world
-        self._worlds.append((program.world, program.setting.world()))
-        return self._worlds[-1][1]
 
     def _compile(self, traced: Traced) -> Programs:
         compiled = compile_blocks(traced)
@@ -211,6 +210,7 @@ def attributes(plan: Plan) -> dict[str, Any]:
         "rng": options.rng,
         "backend": " and ".join(sorted({"law" if p.law else "rows" for p in plan.programs})),
         "device": f"{device.platform}: {device.device_kind}",
+        **({"mesh": dict(options.mesh)} if options.mesh else {}),
     }
 
 

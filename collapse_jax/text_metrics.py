@@ -28,6 +28,12 @@ class GramSet(NamedTuple):
     words: Array
 
 
+def first(rows_NxL: Array, num: int) -> Array:
+    """The first rows as floats, ``[num, L]``; NaN where there are fewer."""
+    none_KxL = jnp.full((num, rows_NxL.shape[1]), jnp.nan)
+    return none_KxL.at[: rows_NxL.shape[0]].set(rows_NxL[:num].astype(none_KxL.dtype))
+
+
 def hashes(rows_NxL: Array, n: int) -> Grams:
     """The n-grams of each row, ``[N, L - n + 1]``."""
     length = rows_NxL.shape[1] - n + 1

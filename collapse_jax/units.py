@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +15,10 @@ from collapse_jax.chain import plan as plan_chain
 from collapse_jax.check import check_at_least, check_choice
 from collapse_jax.cost import operations, peak
 from collapse_jax.keys import chain_keys
+from collapse_jax.spread import abstract, mesh_size, spread
 from collapse_jax.types import Chain, Metric, Setting
 from collapse_jax.words import perhaps
+from collapse_jax.worlds import Outlines, same
 
 PRECISIONS = ("float32", "float64")
 RNGS = ("threefry2x32", "rbg", "unsafe_rbg")
@@ -38,6 +40,7 @@ class Options(NamedTuple):
     backend: str = "auto"
     chains_per_block: int | None = None
     checkpoint_every: int | None = None
+    mesh: Mapping[str, int] | None = None
 
 
 class Program(NamedTuple):
@@ -185,7 +188,7 @@ def make_plan(grid: Grid, options: Options, cuts: Sequence[Cut] | None = None) -
         raise ValueError(f"the results would hold {total:.1e} numbers a metric: lower num_chains or num_generations")
     key = chain_keys(options.seed, 1, options.rng)[0]
     plan = Plan(grid, options, tuple(programs))
-    worlds = Worlds()
+    worlds = Outlines()
     sized = [_sized(plan, program, key, worlds) for program in programs]
     return recut(
         plan._replace(programs=tuple(sized)),
@@ -205,6 +208,7 @@ def _check(options: Options) -> None:
         if getattr(options, name) is not None:
             check_at_least(name, getattr(options, name), 1)
     check_at_least("seed", options.seed, 0, 2**32 - 1)
+    mesh_size(options.mesh)
     for name, choices in (("precision", PRECISIONS), ("rng", RNGS), ("backend", BACKENDS)):
         check_choice(name, getattr(options, name), choices)
 
@@ -236,7 +240,7 @@ def _full_points(grid: Grid, traced: Sequence[bool], point: Sequence[int]) -> It
 
 def _checked_chain(point: Point, options: Options, law: bool) -> Chain:
     return make_chain(
-        point.setting,
+        spread(point.setting, abstract(options.mesh)) if mesh_size(options.mesh) > 1 else point.setting,
         point.policy,
         num_samples=point.num_samples,
         num_generations=options.num_generations,
@@ -260,20 +264,7 @@ def _any_n(grid: Grid, number: int, law: bool) -> bool:
     return law and setting.real_compressed is not None and not sized
 
 
-class Worlds:
-    """The world (or its outline) of each setting, made once: many programs share one."""
-
-    def __init__(self) -> None:
-        self._made: dict[int, tuple[Setting, Any]] = {}
-
-    def of(self, setting: Setting) -> Any:
-        """What the setting's runs are planned by."""
-        if id(setting) not in self._made:
-            self._made[id(setting)] = setting, (setting.outline or setting.world)()
-        return self._made[id(setting)][1]
-
-
-def _sized(plan: Plan, program: Program, key: jax.Array, made: Worlds) -> Program:
+def _sized(plan: Plan, program: Program, key: jax.Array, made: Outlines) -> Program:
     """The program with its world, width and work, so that what cannot run is refused before anything has."""
     moving = [a for a, t in zip(plan.grid.axes, program.traced, strict=True) if t]
     worlds: list[Any] = []
@@ -341,7 +332,8 @@ def _block(grid: Grid, program: Program, options: Options) -> tuple[int, ...]:
     """A unit's lengths, filled from the last dimension. Parts of a dimension are powers of two, so that they nest."""
     work = max(program.work, 1.0) * options.num_generations
     most = min(_UNIT_OPERATIONS / work, _UNIT_BYTES / 4 / options.num_generations / _numbers(program))
-    blocks = max(most // program.width, blocks_at_once(len(jax.local_devices())))
+    places = max(len(jax.local_devices()) // mesh_size(options.mesh), 1)
+    blocks = max(most // program.width, blocks_at_once(places))
     left = 2 ** int(math.log2(blocks)) * program.width
     lengths = [len(axis.values) if t else 1 for axis, t in zip(grid.axes, program.traced, strict=True)]
     block = []
@@ -365,14 +357,6 @@ def _units(plan: Plan) -> Iterator[Unit]:
         ]
         for where in itertools.product(*cuts):
             yield Unit(number, where)
-
-
-def same(a: Any, b: Any) -> bool:
-    """Whether two worlds are alike, keys of dicts too; shapes stand for what they outline."""
-    x, y = jax.tree.leaves_with_path(a), jax.tree.leaves_with_path(b)
-    if [path for path, _ in x] != [path for path, _ in y]:
-        return False
-    return all(np.array_equal(one, other) for (_, one), (_, other) in zip(x, y, strict=True))
 
 
 def _metrics(setting: Setting, wanted: Sequence[str] | None, dims: Sequence[str]) -> tuple[str, ...]:

@@ -13,10 +13,9 @@ import collapse_jax
 ROOT = Path(collapse_jax.__file__).parent
 BUILDING = [  # from the ground; a part imports from lower floors only
     ["types", "words", "cost", "calls"],
-    ["keys", "check", "gamma", "intervals", "variables", "parts"],
+    ["keys", "check", "gamma", "intervals", "variables", "parts", "spread", "worlds"],
     ["batch", "survival", "neighbours", "frechet"],
-    ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "spread", "curators", "scores",
-     "metrics"],
+    ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "curators", "scores", "metrics"],
     ["least_squares", "text_metrics", "denoising"],
     ["samplers"],
     ["nets", "data", "theory"],

@@ -20,7 +20,8 @@ from collapse_jax.nets import classifier
 from collapse_jax.settings import diffusion
 from collapse_jax.settings.diffusion import _estimate, _frame, _said, _sample, _test_loss
 from collapse_jax.types import Batch
-from collapse_jax.units import Options, make_plan, same
+from collapse_jax.units import Options, make_plan
+from collapse_jax.worlds import same
 
 TINY = {"width": 8, "depth": 1, "steps": 5, "warmup": 1, "batch_size": 8, "sampler_steps": 4, "num_test": 12}
 KEY = jax.random.key(5)

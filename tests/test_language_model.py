@@ -23,7 +23,8 @@ from collapse_jax.memory_model import check_fits
 from collapse_jax.nets.transformer import Transformer, sized
 from collapse_jax.sweeps import Runner, run, sweep
 from collapse_jax.types import Batch
-from collapse_jax.units import Options, make_plan, same
+from collapse_jax.units import Options, make_plan
+from collapse_jax.worlds import same
 
 lm = sys.modules[settings.language_model.__module__]  # the factory has the module's name
 KEY = jax.random.key(3)
@@ -62,6 +63,7 @@ def test_excess_loss_goes_to_zero_with_data(learned):
     loss = float(much["test_loss"]) - float(much["excess_loss"])
     assert loss == pytest.approx(-LAW.log_prob(np.asarray(world.test)).mean() / 16, rel=1e-5)
     assert loss == pytest.approx(entropy, abs=0.15)  # a row's first symbol costs more than the rate
+    np.testing.assert_array_equal(much["sample_text"], np.asarray(new)[:4])
     # What it writes has the law's transitions; what it never saw, it hardly writes.
     pairs = np.zeros((8, 8))
     np.add.at(pairs, (np.asarray(new)[:, :-1], np.asarray(new)[:, 1:]), 1)

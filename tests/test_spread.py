@@ -1,4 +1,4 @@
-"""One chain over several processes that talk by loopback: the same code through a global mesh."""
+"""One chain over several devices, of one process or of several that talk by loopback."""
 
 import os
 import socket
@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from collapse_jax import settings
+from collapse_jax import cli, policies, settings, sweep
+from collapse_jax.config import from_dict
 from collapse_jax.spread import spread
 
-PROGRAM = """
+PROCESSES = """
 import sys
 import jax
 import numpy as np
@@ -23,59 +24,57 @@ from collapse_jax.chain import make_chain, simulate
 from collapse_jax.data import texts
 from collapse_jax.spread import spread
 
-address, count, index, out, name = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
+address, count, index, out, kind = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
+if kind == "flow_matching":
+    setting, shape = settings.flow_matching(width=16, steps=30, num_test=8), {"model": count}
+else:
+    setting = settings.language_model(texts.markov_chain(), width=16, depth=1, heads=2, length=8, steps=20,
+                                      warmup=2, batch_size=8, num_test=8, ngram=2, gram_bits=2**12, rows_at_once=8)
+    shape = {"data": count, "model": 2}
 if count > 1:
-    jax.distributed.initialize(address, count, index, local_device_ids=[0])
-parts = jax.device_count()
-mesh = jax.make_mesh((parts,), ("model",), axis_types=(AxisType.Auto,))
-made = {
-    "flow_matching": lambda: settings.flow_matching(width=16, steps=30, num_test=8),
-    "language_model": lambda: settings.language_model(
-        texts.markov_chain(), width=8, depth=1, heads=2, length=8, steps=20, warmup=2, batch_size=4, learning_rate=0.01,
-        num_test=8, ngram=2, gram_bits=2**12, rows_at_once=4,
-    ),
-}
-setting = spread(made[name](), mesh)
-chain = make_chain(setting, policies.accumulate(), num_samples=12, num_generations=3)
+    jax.distributed.initialize(address, count, index, local_device_ids=[*range(len(shape))])
+mesh = jax.make_mesh((*shape.values(),), (*shape,), axis_types=(AxisType.Auto,) * len(shape))
+setting = spread(setting, mesh)
+chain = make_chain(setting, policies.accumulate(), num_samples=16, num_generations=3)
 everywhere = NamedSharding(mesh, PartitionSpec())
 world = jax.tree.map(np.asarray, setting.world())
 go = jax.jit(lambda key, world: (simulate(chain, key, world, 3), chain.init(key, world).params),
              out_shardings=(everywhere, None))
 observed, params = go(jax.random.key(3), world)
-cut = [x for x in jax.tree.leaves(params) if x.addressable_shards[0].data.size * parts == x.size]
+cut = [x for x in jax.tree.leaves(params) if x.addressable_shards[0].data.size * shape["model"] == x.size]
 np.savez(out, cut=len(cut), **{name: np.asarray(x.addressable_data(0)) for name, x in observed.items()})
 """
 
 
-def run(count, folder, name="flow_matching", devices=1):
+def processes(count, folder, kind):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     outs = [folder / f"{count}-{i}.npz" for i in range(count)]
-    processes = [
+    flags = "--xla_force_host_platform_device_count=" + ("1" if kind == "flow_matching" else "2")
+    started = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, address, str(count), str(i), str(out), name],
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+            [sys.executable, "-c", PROCESSES, address, str(count), str(i), str(out), kind],
+            stderr=subprocess.PIPE, text=True, env={**os.environ, "XLA_FLAGS": flags},
         )
         for i, out in enumerate(outs)
-    ]
+    ]  # fmt: skip
     try:
-        for process in processes:
-            _, err = process.communicate(timeout=240)
+        for process in started:
+            _, err = process.communicate(timeout=400)
             assert process.returncode == 0, err[-2000:]
     finally:
-        for process in processes:
+        for process in started:
             process.kill()
     return [dict(np.load(out)) for out in outs]
 
 
 @pytest.mark.nightly
-def test_two_processes_share_one_chain(tmp_path):
-    (alone,) = run(1, tmp_path)
-    first, second = run(2, tmp_path)
-    assert first.pop("cut") == second.pop("cut") >= 4  # parameters of which each process holds a half
+@pytest.mark.parametrize("kind", ["flow_matching", "language_model"])
+def test_two_processes_share_one_chain(tmp_path, kind):
+    (alone,) = processes(1, tmp_path, kind)
+    first, second = processes(2, tmp_path, kind)
+    assert first.pop("cut") == second.pop("cut") >= 4  # parameters of which each device holds a half
     alone.pop("cut")
     for name, value in alone.items():
         assert np.isfinite(value).all()
@@ -83,24 +82,175 @@ def test_two_processes_share_one_chain(tmp_path):
         np.testing.assert_allclose(first[name], value, rtol=1e-3, atol=1e-5)
 
 
+DEVICES = """
+import pathlib, sys
+import jax, numpy as np
+from collapse_jax import policies, results, run, settings, stream
+from collapse_jax.axes import grid_of
+from collapse_jax.blocks import compile_blocks
+from collapse_jax.data import texts
+from collapse_jax.sweeps import Runner
+from collapse_jax.units import Options, make_plan
+
+out, kind = pathlib.Path(sys.argv[1]), sys.argv[2]
+if kind == "flow_matching":
+    setting = settings.flow_matching(width=16, steps=30, batch_size=16, num_test=8)
+else:
+    setting = settings.language_model(texts.markov_chain(), width=16, depth=1, heads=2, length=8, steps=20,
+                                      warmup=2, batch_size=8, num_test=8, ngram=2, gram_bits=2**12, rows_at_once=8)
+options, made = {"num_generations": 3, "num_chains": 3, "chains_per_block": 2}, {}
+
+def keep(name, ds):
+    made.update({f"{name} {metric}": values.to_numpy() for metric, values in ds.data_vars.items()})
+
+def go(**more):
+    return run(setting, policies.accumulate(), num_samples=16, **options, **more)
+
+keep("one", go(devices=jax.devices()[:1]))
+keep("four", go(mesh={"data": 2, "model": 2}))
+
+def compiled(mesh):
+    grid = grid_of(setting, policies.accumulate(), 16, {})
+    return Runner(make_plan(grid, Options(**options, mesh=mesh)), lambda step: None)._programs(0)
+
+if kind == "flow_matching":
+    keep("two groups", go(mesh={"data": 2}))
+    keep("one group", go(mesh={"data": 2}, devices=jax.devices()[2:]))
+    grid = grid_of(setting, policies.accumulate(), 16, {})
+    long = {"mesh": {"data": 2, "model": 2}, "checkpoint_every": 1}
+    saver_of, count = stream.checkpoint.saver, [0]
+    def dying(path):
+        saver = saver_of(path)
+        def save(*arguments):
+            saver.save(*arguments)
+            count[0] += 1
+            if count[0] == 2:
+                raise KeyboardInterrupt
+        return saver._replace(save=save)
+    stream.checkpoint.saver = dying
+    try:
+        stream.run(grid, Options(**options, **long), out / "broken")
+    except KeyboardInterrupt:
+        stream.checkpoint.saver = saver_of
+    assert count[0] == 2
+    stream.run(grid, Options(**options, **long), out / "broken")
+    stream.run(grid, Options(**options, **long), out / "whole")
+    for name in ("broken", "whole"):
+        keep(name, results.open(out / name))
+    here, spread = compiled(None), compiled({"data": 2, "model": 2})
+    work = [programs.advance[0].cost_analysis()["flops"] for programs in (here, spread)]
+    layers = [s.spec for s in jax.tree.leaves(spread.places[0].state.params)]
+    made["share of work"] = work[1] / work[0]
+    made["cut"] = sum("model" in spec for spec in layers)
+    made["groups"] = len(compiled({"data": 2}).places)
+np.savez(out / "made.npz", **made)
+"""
+
+
+@pytest.mark.parametrize("kind", ["flow_matching", pytest.param("language_model", marks=pytest.mark.nightly)])
+def test_a_mesh_of_four_devices_gives_what_one_gives(tmp_path, kind):
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    code = [sys.executable, "-c", DEVICES, str(tmp_path), kind]
+    done = subprocess.run(code, stderr=subprocess.PIPE, text=True, env={**os.environ, **flags}, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = dict(np.load(tmp_path / "made.npz"))
+    names = [name.removeprefix("one ") for name in made if name.startswith("one ")]
+    assert "test_loss" in names
+    for name in names:
+        assert np.isfinite(made[f"one {name}"]).all()
+        np.testing.assert_allclose(made[f"four {name}"], made[f"one {name}"], rtol=2e-3, atol=1e-4, err_msg=name)
+    if kind == "flow_matching":
+        for name in names:
+            np.testing.assert_array_equal(made[f"two groups {name}"], made[f"one group {name}"])
+            np.testing.assert_allclose(made[f"one group {name}"], made[f"one {name}"], rtol=2e-3, atol=1e-4)
+            np.testing.assert_array_equal(made[f"broken {name}"], made[f"whole {name}"])
+        assert made["groups"] == 2
+        assert made["cut"] >= 4
+        assert made["share of work"] < 0.7
+
+
+GPT2 = """
+import jax
+from collapse_jax import policies, settings
+from collapse_jax.axes import grid_of
+from collapse_jax.sweeps import Runner
+from collapse_jax.units import Options, make_plan
+
+setting = settings.language_model(model="gpt2", length=16, steps=1, batch_size=4, num_test=2, rows_at_once=4, warmup=0)
+grid = grid_of(setting, policies.replace(), 4, {})
+options = Options(1, 1, metrics=["test_loss", "sample_text"], mesh={"data": 2, "model": 2})
+plan = make_plan(grid, options)
+runner = Runner(plan, lambda step: None)
+seen = runner.run(plan.units[0])
+programs = runner._programs(0)
+shapes = jax.tree.leaves(programs.start[0].out_info.params.net)
+whole = sum(x.size for x in shapes)
+held = sum(jax.numpy.prod(jax.numpy.array(x.sharding.shard_shape(x.shape))).item() for x in shapes)
+print(whole, held, float(seen["test_loss"].squeeze()), seen["sample_text"].shape)
+"""
+
+
 @pytest.mark.nightly
-def test_a_language_model_over_two_devices(tmp_path):
-    """Fits, sampling and metrics of a transformer whose matrices lie in halves on two devices of one process."""
-    (alone,), (halves,) = (run(1, tmp_path, "language_model", devices) for devices in (1, 2))
-    alone.pop("cut")
-    assert halves.pop("cut") >= 12
-    assert halves.keys() == alone.keys() >= {"test_loss", "sample_text"}
-    for name, value in alone.items():
-        assert np.isfinite(value).all()
-        np.testing.assert_allclose(halves[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+def test_gpt2_takes_a_step_on_four_devices():
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    done = subprocess.run(
+        [sys.executable, "-c", GPT2], capture_output=True, text=True, env={**os.environ, **flags}, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    whole, held, loss, shape = done.stdout.split(maxsplit=3)
+    assert int(whole) > 85e6
+    assert int(held) < 0.51 * int(whole)
+    assert 0 < float(loss) < 20
+    assert shape.strip() == "(1, 1, 1, 4, 16)"
 
 
 def test_what_cannot_be_spread_is_refused():
     mesh = jax.make_mesh((1,), ("model",), axis_types=(AxisType.Auto,))
     with pytest.raises(ValueError, match="gaussian has no parameters to spread"):
         spread(settings.gaussian(), mesh)
-    with pytest.raises(ValueError, match="axis 'data' is not one of the mesh's: model"):
-        spread(settings.flow_matching(num_test=8), mesh, "data")
+    other = jax.make_mesh((1,), ("chain",), axis_types=(AxisType.Auto,))
+    with pytest.raises(ValueError, match="mesh: its axes are chain; one must be called 'data' or 'model'"):
+        spread(settings.flow_matching(num_test=8), other)
     explicit = jax.make_mesh((1,), ("model",), axis_types=(AxisType.Explicit,))
     with pytest.raises(ValueError, match="axis 'model': give axis_types="):
         spread(settings.flow_matching(num_test=8), explicit)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "message"),
+    [
+        ({"data": 3}, "mesh: a chain takes 3 devices, and 4 are no multiple of that"),
+        ({"data": 2, "model": 4}, "mesh: a chain takes 8 devices, and 4 are"),
+        ({"data": 0}, "mesh: data must be a whole number of at least 1, not 0"),
+        ({"rows": 2}, "mesh: has no axis 'rows'"),
+        ({"data": 4}, "mesh: 6 rows cannot be shared out evenly over 4 devices of the axis 'data'"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused_before_any_compute(mesh, message, monkeypatch):
+    monkeypatch.setattr("collapse_jax.sweeps.run_blocks", lambda *_, **__: pytest.fail("it computed"))
+    setting = settings.flow_matching(width=4, depth=1, steps=2, batch_size=6, num_test=4)
+    options = {"num_samples": 8, "num_generations": 2, "num_chains": 1, "devices": jax.devices() * 4}
+    with pytest.raises(ValueError, match=message) as error:
+        sweep(setting, policies.replace(), **options, mesh=mesh)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="gaussian has no parameters to spread"):
+        sweep(settings.gaussian(), policies.replace(), **options, mesh={"data": 2})
+
+
+def test_a_config_names_the_mesh(tmp_path, monkeypatch, capsys):
+    raw = {"setting": {"kind": "flow_matching", "num_test": 8}, "policies": ["replace"], "num_samples": 8,
+           "num_generations": 2, "num_chains": 1}  # fmt: skip
+    assert from_dict(raw).options().mesh is None
+    assert from_dict({**raw, "mesh": {"model": 2}}).options().mesh == {"data": 1, "model": 2}
+    (tmp_path / "a.yaml").write_text("{setting: flow_matching, policies: [replace], num_samples: 8, "
+                                     "num_generations: 2, num_chains: 1}")  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", "a.yaml", "--mesh.data", "3"]) == 2
+    assert capsys.readouterr().err == "error: mesh: a chain takes 3 devices, and 1 are no multiple of that\n"
+    assert not (tmp_path / "results").exists()
+    for words, message in (
+        (["--mesh.rows", "2"], "mesh.rows: unknown key"),
+        (["--mesh", "2"], "the keys data and model"),
+    ):
+        assert cli.main(["run", "a.yaml", *words]) == 2
+        assert message in capsys.readouterr().err

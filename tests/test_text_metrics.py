@@ -136,3 +136,9 @@ def test_calibration_error_against_numpy():
     bins = np.minimum((confidence * 10).astype(int), 9)
     expected = sum(np.mean(bins == b) * abs(confidence[bins == b].mean() - right[bins == b].mean()) for b in range(10))
     assert float(T.calibration_error(jnp.asarray(confidence, jnp.float32), right)) == pytest.approx(expected, abs=2e-3)
+
+
+def test_the_first_rows_are_padded_with_nan():
+    rows = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    np.testing.assert_array_equal(T.first(jnp.asarray(rows), 2), rows[:2])
+    np.testing.assert_array_equal(T.first(jnp.asarray(rows), 5), np.vstack([rows, np.full((2, 4), np.nan)]))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from collapse_jax.check import check_at_least, check_not_negative, check_positive, check_share, is_traced
 from collapse_jax.nets.transformer import Cache
+from collapse_jax.spread import over_data
 from collapse_jax.types import Array, Key, Tree
 
 Apply = Callable[..., tuple[Array, Cache]]  # (params, tokens [B, L], cache, position) -> (logits [B, L, V], cache)
@@ -86,7 +87,8 @@ def decode(
     """
     rows, given = prompt_BxP.shape
     first_Bx1 = jnp.full((rows, 1), start)
-    logits_BxLxV, cache = apply(params, jnp.concatenate([first_Bx1, prompt_BxP], 1), cache, 0)
+    begun_BxL = over_data(jnp.concatenate([first_Bx1, prompt_BxP], 1))
+    logits_BxLxV, cache = apply(params, begun_BxL, over_data(cache), 0)
     uniform_SxB = jax.random.uniform(key, ((length - given) * rows,)).reshape(length - given, rows)
     symbol_B = pick(weights(logits_BxLxV[:, -1], how), uniform_SxB[0])
 

@@ -19,6 +19,7 @@ from collapse_jax.functional import functional
 from collapse_jax.gradient import fit_sgd
 from collapse_jax.keys import normal
 from collapse_jax.nets.mlp import TimedMLP
+from collapse_jax.spread import over_data
 from collapse_jax.types import Array, Key, Metric, Setting, Source, Tree, World
 
 Velocity = Callable[[Tree, Array, Array], Array]  # (params, x [B, D], t [B]) -> [B, D]
@@ -136,7 +137,7 @@ def _loss(velocity: Velocity, params: Tree, key: Key, x1_BxD: Array) -> Array:
 
 
 def _sample(velocity: Velocity, dim: int, steps: int, key: Key, params: Tree, num: int) -> Array:
-    return integrate(partial(velocity, params), normal(key, (num, dim)), steps)
+    return integrate(partial(velocity, params), over_data(normal(key, (num, dim))), steps)
 
 
 def _observe(

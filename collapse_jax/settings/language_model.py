@@ -367,7 +367,6 @@ def _observe(
     count = T.frequencies(new_NxL, task.text.num_symbols)
     grams = T.hashes(new_NxL, n)
     in_real = T.is_among(grams, truth.grams)
-    nothing_KxL = jnp.full((task.num_shown, task.network.length), jnp.nan)
     seen = {
         "test_loss": loss_NxL.mean(),
         "calibration_error": T.calibration_error(confidence, is_right),
@@ -380,7 +379,7 @@ def _observe(
         "zipf_exponent": T.zipf_exponent(count),
         "novel_to_real": T.novelty(in_real),
         "copied_from_real": T.copied_run(in_real, n),
-        "sample_text": nothing_KxL.at[: generated_NxL.shape[0]].set(generated_NxL[: task.num_shown].astype(float)),
+        "sample_text": T.first(generated_NxL, task.num_shown),
     }
     if known is not None:
         in_training, seen["chance_hit"] = T.is_in_set(grams, known), T.chance_hit(known)
