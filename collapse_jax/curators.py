@@ -8,7 +8,6 @@ Floats may be tracers; whole numbers are shapes.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -160,8 +159,7 @@ def top_fraction(fraction: Array | float = 0.5, by: str | None = None) -> Curato
         value = _of_present(candidates, score_of(setting, by, world, params, candidates))
         present = (_weight(candidates) > 0).sum()
         kept = jnp.maximum(jnp.ceil(fraction * present - 1e-4), 1)  # slack: no float is 0.7 exactly
-        rank = jnp.argsort(jnp.argsort(-value))
-        return candidates._replace(weight=B.full_weight(candidates) * (rank < kept))
+        return candidates._replace(weight=B.full_weight(candidates) * _largest(value, kept))
 
     return Curator("top_fraction", 1, apply)
 
@@ -263,15 +261,18 @@ def diverse(k: int = 2) -> Curator:
     check_at_least("k", k, 1)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
-        items, _ = B.rows(candidates)
+        leaves = [_columns(x[0]) for x in jax.tree.leaves(candidates.items)]
+        slots = [jnp.moveaxis(x.reshape(-1, num, k), 1, 0) for x in leaves]
+
+        def choose(nearest: Array, scanned: tuple[Array, list[Array]]) -> tuple[Array, Array]:
+            slot, rows = scanned
+            is_best = jnp.arange(k) == jax.lax.dynamic_slice(nearest, (slot * k,), (k,)).argmax()
+            chosen = [jnp.where(is_best, x, 0).sum(1, keepdims=True).astype(x.dtype) for x in rows]  # gathers are slow
+            apart = sum(_squares(x, row) for x, row in zip(leaves, chosen, strict=True))
+            return jnp.fmin(nearest, apart), is_best * 1.0  # absent rows may be NaN
+
         nearest = _of_present(candidates, jnp.full(num * k, jnp.inf))
-
-        def choose(slot: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            nearest, chosen = carry
-            best = slot * k + jax.lax.dynamic_slice(nearest, (slot * k,), (k,)).argmax()
-            return jnp.minimum(nearest, _squares(items, best)), chosen.at[best].set(1.0)
-
-        return _pick(candidates, num, jax.lax.fori_loop(0, num, choose, (nearest, jnp.zeros(num * k)))[1])
+        return _pick(candidates, num, jax.lax.scan(choose, nearest, (jnp.arange(num), slots))[1].reshape(-1))
 
     return Curator("diverse", k, apply)
 
@@ -336,14 +337,33 @@ def _with_real(setting: Setting, key: Key, world: World, candidates: Batch, wher
     return Batch(jax.tree.map(put, candidates.items, real), jnp.where(where, 1.0, B.full_weight(candidates)))
 
 
-def _squares(items: Tree, row: Array) -> Array:
-    """Squared distances of all rows ``[m]`` from one: of numbers; symbols and labels differ by 1 or not at all."""
+def _columns(x: Array) -> Array:
+    """``[m, ...]`` as ``[columns, m]``: sums over columns are then fast."""
+    return x.reshape(x.shape[0], -1).T
 
-    def of_leaf(x: Any) -> Array:
-        apart = x - x[row] if jnp.issubdtype(x.dtype, jnp.floating) else (x != x[row]) * 1.0
-        return (apart.reshape(x.shape[0], -1) ** 2).sum(1)
 
-    return sum(map(of_leaf, jax.tree.leaves(items)), jnp.zeros(()))
+def _squares(x: Array, row: Array) -> Array:
+    """Squared distances of all rows ``[columns, m]`` from one: symbols and labels differ by 1 or not at all."""
+    return ((x - row) ** 2 if jnp.issubdtype(x.dtype, jnp.floating) else (x != row) * 1.0).sum(0)
+
+
+def _largest(value: Array, num: Array) -> Array:
+    """Which are the `num` (may be traced) largest; of equals, the first.
+
+    The bits of the least of them are found one by one: on CPUs XLA's sort takes several times as long.
+    """
+    bits = 8 * value.dtype.itemsize
+    kind = jnp.uint32 if bits == 32 else jnp.uint64
+    word, sign = jax.lax.bitcast_convert_type(value, kind), jnp.asarray(1, kind) << (bits - 1)
+    order = jnp.where(word >= sign, ~word, word | sign)  # whole numbers in the order of the floats
+
+    def add(i: Array, least: Array) -> Array:
+        higher = least | (sign >> i.astype(kind))
+        return jnp.where((order >= higher).sum() >= num, higher, least)
+
+    least = jax.lax.fori_loop(0, bits, add, jnp.zeros((), kind))
+    above, equal = order > least, order == least
+    return above | (equal & (jnp.cumsum(equal) <= num - above.sum()))
 
 
 REGISTRY: dict[str, Callable[..., Curator]] = {

@@ -11,12 +11,12 @@ from oracle_helpers import assert_law
 
 from collapse_jax import batch as B
 from collapse_jax import config, curators, policies, settings
-from collapse_jax.axes import coordinates
+from collapse_jax.axes import coordinates, grid_of
 from collapse_jax.curators import best_of, curate, detect, diverse, edit, self_correct, then, top_fraction
 from collapse_jax.keys import stream
-from collapse_jax.sweeps import run, sweep
+from collapse_jax.sweeps import run
 from collapse_jax.types import Setting, World
-from collapse_jax.units import make_plan
+from collapse_jax.units import Options, make_plan
 
 SMALL = {"num_samples": NUM, "num_generations": HORIZON, "num_chains": CHAINS}
 # Curators that, with these arguments, change nothing: bit for bit, or where they weigh each row, in law.
@@ -92,6 +92,9 @@ def test_the_upper_part_is_kept():
         np.testing.assert_array_equal(traced(fraction).weight[0], weight)
     rows, weight = apply(top_fraction(0.5), x, [1.0, 1.0, 1.0, 1.0, 0.0])
     assert set(rows[weight > 0]) == {4, 3}
+    x = np.round(np.random.default_rng(0).normal(size=200), 1) * 10.0 ** np.arange(-50, 50).repeat(2).clip(-30, 30)
+    rows, weight = apply(top_fraction(0.4), x.astype(np.float32))
+    np.testing.assert_array_equal(np.sort(rows[weight > 0]), np.sort(rows)[-80:])
 
 
 @pytest.mark.fast
@@ -155,6 +158,8 @@ def test_the_farthest_is_taken():
     np.testing.assert_array_equal(apply(diverse(2), x)[0], [0.0, 3.0, -1.0])
     rows = np.array([[0, 0], [1, 1], [0, 1], [0, 0], [9, 9], [0, 0]], np.int32)
     np.testing.assert_array_equal(apply(diverse(2), rows)[0], [[0, 0], [0, 1], [9, 9]])
+    rows, weight = apply(diverse(2), [np.nan, np.nan, 1.0, np.nan, 2.0, 5.0], [0.0, 0.0, 1.0, 0.0, 1.0, 1.0])
+    np.testing.assert_array_equal(rows[weight > 0], [1.0, 5.0])
     spread = [np.ptp(apply(c, np.random.default_rng(0).normal(size=60))[0]) for c in (diverse(3), best_of(3))]
     assert spread[0] > 1.5 * spread[1]
 
@@ -339,24 +344,16 @@ def test_text_is_edited_symbol_by_symbol():
     assert np.isin(np.asarray(new)[3][:, 1], np.asarray(real)[3][:, 1]).all()
 
 
+@pytest.mark.fast
 def test_a_grid_of_strengths_is_one_program():
-    compiles, setting = [], SETTINGS["poisson"]()
-
-    def factory(strength: float = 1.0):
-        made = curate(strength, by="value")
-        return made._replace(apply=lambda *given: (compiles.append(1), made.apply(*given))[1])
-
-    go = partial(sweep, setting, policies.replace(), curator=factory, metrics=["log_rate_ratio"], **SMALL)
-    go(axes={"strength": [0.5]})
-    once = len(compiles)
-    compiles.clear()
-    many = go(axes={"strength": [0.0, 0.5, 1.0, 2.0]})
-    assert len(compiles) <= once + 3  # each point is made once to be checked
-    alone = sweep(setting, policies.replace(), curator=curate(0.5, by="value"), metrics=["log_rate_ratio"], **SMALL)
-    np.testing.assert_allclose(many.log_rate_ratio.sel(strength=0.5), alone.log_rate_ratio, rtol=1e-5)
-    both = go(curator=[None, best_of(), best_of(3)])
-    assert list(both.curator.to_numpy()) == ["none", "best_of_1", "best_of_2"]
-    assert both.log_rate_ratio.dims == ("policy", "curator", "chain", "generation")
+    setting, options = SETTINGS["poisson"](), Options(3, 2)
+    strengths = grid_of(setting, policies.replace(), 5, {"strength": [0.0, 0.5, 2.0]}, curate)
+    assert len(make_plan(strengths, options).programs) == 1
+    several = grid_of(setting, policies.replace(), 5, {}, [None, best_of(), best_of(3)])
+    assert several.dims == ("policy", "curator", "chain", "generation")
+    assert coordinates(several.axes[0]) == ["none", "best_of_1", "best_of_2"]
+    programs = make_plan(several, options).programs
+    assert [program.law for program in programs] == [False] * 3  # all draw rows, to be compared
 
 
 CONFIG = {"setting": {"kind": "gaussian", "dim": 1}, "policies": ["replace"], "num_samples": 5, "num_generations": 3,
