@@ -36,6 +36,15 @@ def test_a_fit_is_scikit_learns(classes, kind):
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
 
 
+def test_steps_too_long_are_taken_back():
+    """Whole Newton steps from 0 end at an objective of thousands here; the fit takes back four of them."""
+    x = np.array([[0.3, 0.0], [4.5, -2.4], [0.0, -0.2], [0.2, 0.1], [-7.6, -0.3]])
+    label = np.array([0, 1, 1, 0, 1])
+    train = B.unit(Rows(jnp.asarray(x, jnp.float32), jnp.asarray(label)))
+    found = jax.jit(logistic_regression(2, ridge=1e-3, steps=25).fit)(None, train, None)
+    np.testing.assert_allclose(found, reference(x, label, np.ones(5), 1e-3).coef_.T, rtol=2e-3, atol=2e-3)
+
+
 def test_metrics_are_scikit_learns():
     setting = logistic_regression(source=data.digits(pca=5, labels=True), ridge=1e-2, num_test=200)
     world = setting.world()

@@ -53,7 +53,7 @@ def logistic_regression(
     the probe of the whole train split. An intercept is fitted. As in scikit-learn, two classes share one logit and more
     have one each.
 
-    A fit takes `steps` Newton steps from 0, or shorter ones that cannot fail where a whole one is worse. Of more than
+    A fit takes `steps` Newton steps from 0; one that ends uphill is shortened at the next one's expense. Of more than
     two classes each system is solved by conjugate gradients under the quadratic bound of Boehning (1992). Separable
     data have no maximum without a ridge, and Newton's method raises their logits by about 1 a step: there a fit of few
     steps stops short of the ridge's optimum.
@@ -144,10 +144,16 @@ def _with_first(logits: Array) -> Array:
     return jnp.pad(logits, ((1, 0), (0, 0))) if logits.shape[0] == 1 else logits
 
 
+def _odds(logits: Array) -> Array:
+    """Probabilities of the classes, ``[logits, m]``: of two classes the second's."""
+    return jax.nn.sigmoid(logits) if len(logits) == 1 else jax.nn.softmax(logits, axis=0)
+
+
 def _relabel(key: Key, params: Array, items: Rows) -> Rows:
-    cumulative = jnp.cumsum(jax.nn.softmax(_with_first(_logits(params, items.x)), axis=0), axis=0)
-    uniform = jax.random.uniform(key, items.label.shape, cumulative.dtype)
-    return Rows(items.x, (uniform > cumulative[:-1]).sum(0).astype(jnp.int32))
+    z = _logits(params, items.x)
+    below = _odds(-z) if len(z) == 1 else jnp.cumsum(_odds(z), axis=0)[:-1]
+    uniform = jax.random.uniform(key, items.label.shape, z.dtype)
+    return Rows(items.x, (uniform > below).sum(0).astype(jnp.int32))
 
 
 def _log_probability(params: Array, rows: Rows) -> Array:
@@ -180,35 +186,37 @@ def _fit(classes: int, ridge: Array | float, steps: int, key: Key, train: Batch,
     """Coefficients ``[d + 1, logits]``, the intercept last."""
     items, weight = B.rows(train)
     share = weight / weight.sum()
-    x = jnp.where(share > 0, items.x.T, 0.0)  # a row of weight 0 may hold anything, NaN too
-    hot = items.label == jnp.arange(1 if classes == 2 else 0, classes)[:, None]
-    problem = _Problem(jnp.concatenate([x, jnp.ones_like(x[:1])]), hot.astype(x.dtype), share, ridge)
-    solve = _solver(problem, 0.5) if classes > 2 else None
+    x = jnp.concatenate([items.x.T, jnp.ones_like(items.x.T[:1])])
+    x = jnp.where(share > 0, x, 0.0)  # a row of weight 0 may hold anything, NaN too
+    hot = (items.label == jnp.arange(1 if classes == 2 else 0, classes)[:, None]).astype(x.dtype)
+    problem = _Problem(x, hot, share, ridge)
+    newton_step = _one_logit(problem) if classes == 2 else _many_logits(problem)
 
-    def newton(_: Array, w: Array) -> Array:
-        z = jnp.matmul(w.T, problem.x, precision=_HIGHEST)
-        step = _newton_step(problem, solve, w, z)
-        change = jnp.matmul(step.T, problem.x, precision=_HIGHEST)
-        # Along a step the third derivative is at most `reach` times the second: then this length goes downhill.
-        reach = jnp.ptp(_with_first(change), axis=0).max()
-        safe = jnp.where(reach > 0, jnp.log1p(reach) / jnp.where(reach > 0, reach, 1.0), 1.0)
-        better = _objective(problem, w + step, z + change) <= _objective(problem, w + safe * step, z + safe * change)
-        return w + jnp.where(better, 1.0, safe) * step
+    def newton(_: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        w, z, doubtful = carry
+        gradient, step = newton_step(w, z)
+        too_far = (gradient * doubtful).sum() > 0
+        step = jnp.where(too_far, -doubtful, step)
+        change = _times(step.T, x)
+        # Along a step the third derivative is at most `reach` times the second. So a whole one goes downhill up to the
+        # root 1.79 of e^r - 1 - r = r^2, and log1p(r) / r of one always. What is beyond that stays in doubt until the
+        # next gradient: a convex function that still falls there has fallen all the way.
+        reach = (jnp.abs(change) if classes == 2 else jnp.ptp(change, axis=0)).max()
+        safe = jnp.where(too_far | (reach < 1.79), 1.0, jnp.log1p(reach) / jnp.maximum(reach, 1.79))
+        return w + step, z + change, (1 - safe) * step
 
-    return jax.lax.fori_loop(0, steps, newton, jnp.zeros((x.shape[0] + 1, hot.shape[0]), x.dtype))
+    none = jnp.zeros((len(x), len(hot)), x.dtype)
+    w, _, doubtful = jax.lax.fori_loop(0, steps, newton, (none, jnp.zeros_like(hot), none))
+    return w - doubtful
 
 
-def _objective(problem: _Problem, w: Array, z: Array) -> Array:
-    """Of the coefficients `w`, whose logits at the rows are `z`."""
-    likelihood = (problem.hot * z).sum(0) - jax.nn.logsumexp(_with_first(z), axis=0)
-    return 0.5 * problem.ridge * (w**2).sum() - (problem.share * likelihood).sum()
+def _times(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=_HIGHEST)
 
 
-def _solver(problem: _Problem, curvature: Array | float) -> Callable[[Array], Array]:
-    """Solves systems of the second moments of the inputs, rows weighted by `curvature`, and the ridge."""
-    x = problem.x
-    gram = jnp.matmul(x * (problem.share * curvature), x.T, precision=_HIGHEST)
-    unit, log_scale = moments.factorise(gram + problem.ridge * jnp.eye(x.shape[0], dtype=x.dtype))
+def _solver(gram: Array, ridge: Array | float) -> Callable[[Array], Array]:
+    """Solves systems of `gram` and the ridge."""
+    unit, log_scale = moments.factorise(gram + ridge * jnp.eye(len(gram), dtype=gram.dtype))
     alive = jnp.isfinite(log_scale)  # a direction that rounding swallows is left alone
     over = jnp.where(alive, jnp.exp(-2 * jnp.where(alive, log_scale, 0.0)), 0.0)[:, None]
 
@@ -219,18 +227,39 @@ def _solver(problem: _Problem, curvature: Array | float) -> Callable[[Array], Ar
     return solve
 
 
-def _newton_step(problem: _Problem, solve_bound: Callable[[Array], Array] | None, w: Array, z: Array) -> Array:
-    """Minus the inverse Hessian times the gradient: at once for one logit, by conjugate gradients for more."""
-    x, share = problem.x, problem.share
-    p = jax.nn.softmax(_with_first(z), axis=0)[-len(z) :]
-    gradient = jnp.matmul(x, (share * (p - problem.hot)).T, precision=_HIGHEST) + problem.ridge * w
-    if solve_bound is None:
-        return _solver(problem, p[0] * (1 - p[0]))(-gradient)
+def _one_logit(problem: _Problem) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """Gradient and Newton step, of coefficients and their logits at the rows."""
+    x, hot, share, ridge = problem
 
-    def hessian(v: Array) -> Array:
-        z = jnp.matmul(v.T, x, precision=_HIGHEST)
-        curved = share * p * (z - (p * z).sum(0))
-        return jnp.matmul(x, curved.T, precision=_HIGHEST) + problem.ridge * v
+    def step(w: Array, z: Array) -> tuple[Array, Array]:
+        p = _odds(z)
+        both = _times(x, jnp.concatenate([x * (share * p * (1 - p)), share * (p - hot)]).T)
+        gradient = both[:, -1:] + ridge * w
+        return gradient, _solver(both[:, :-1], ridge)(-gradient)
+
+    return step
+
+
+def _many_logits(problem: _Problem) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """The same by conjugate gradients."""
+    x, hot, share, ridge = problem
+    solve_bound = _solver(0.5 * _times(x * share, x.T), ridge)
+
+    def step(w: Array, z: Array) -> tuple[Array, Array]:
+        p = _odds(z)
+        gradient = _times(x, (share * (p - hot)).T) + ridge * w
+
+        def hessian(v: Array) -> Array:
+            z = _times(v.T, x)
+            return _times(x, (share * p * (z - (p * z).sum(0))).T) + ridge * v
+
+        return gradient, _conjugate_gradients(hessian, solve_bound, -gradient)
+
+    return step
+
+
+def _conjugate_gradients(hessian: Callable[[Array], Array], solve_bound: Callable[[Array], Array], v: Array) -> Array:
+    """Solves hessian(step) = v, preconditioned by the solver of a bound of it."""
 
     def descend(_: Array, carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         step, residual, direction, size = carry
@@ -243,9 +272,9 @@ def _newton_step(problem: _Problem, solve_bound: Callable[[Array], Array] | None
         turn = jnp.where(size > 0, new_size / jnp.where(size > 0, size, 1.0), 0.0)
         return step + length * direction, residual, solved + turn * direction, new_size
 
-    first = solve_bound(-gradient)
-    start = jnp.zeros_like(w), -gradient, first, -(gradient * first).sum()
-    return jax.lax.fori_loop(0, min(w.size, _DESCENTS), descend, start)[0]
+    first = solve_bound(v)
+    start = jnp.zeros_like(v), v, first, (v * first).sum()
+    return jax.lax.fori_loop(0, min(v.size, _DESCENTS), descend, start)[0]
 
 
 def _observe(key: Key, world: World, params: Array, summary: Tree, generated: Tree) -> dict[str, Array]:
