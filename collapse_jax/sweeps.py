@@ -16,7 +16,7 @@ from collapse_jax.keys import chain_keys
 from collapse_jax.memory_model import check_fits
 from collapse_jax.spread import places
 from collapse_jax.types import Curator, Policy, Setting
-from collapse_jax.units import Options, Plan, Program, Unit, make_plan, stretch
+from collapse_jax.units import Options, Plan, Unit, make_plan, stretch
 from collapse_jax.worlds import Worlds
 
 
