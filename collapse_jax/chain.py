@@ -166,28 +166,35 @@ class _Maker(NamedTuple):
         key = jax.random.fold_in(state.key, generation)
         train, policy = state.pool, self.policy
         if policy.redraw is not None:
-            train = B.redraw(stream(key, "redraw"), train, policy.redraw(self.n), policy.replacement)
-        params = self.setting.fit(stream(key, "fit"), train, state.params)
-        new = self._sample(stream(key, "sample"), world, params, state.inputs)
-        observations = self.setting.observe(
-            stream(key, "observe"),
-            world,
-            params,
-            self._summary(world, train if state.summary is None else state.summary),
-            None if self.plan.fold else B.rows(new)[0],
-        )
+            with jax.named_scope("pool"):
+                train = B.redraw(stream(key, "redraw"), train, policy.redraw(self.n), policy.replacement)
+        with jax.named_scope("fit"):
+            params = self.setting.fit(stream(key, "fit"), train, state.params)
+        with jax.named_scope("sample"):
+            new = self._sample(stream(key, "sample"), world, params, state.inputs)
+        with jax.named_scope("metrics"):
+            observations = self.setting.observe(
+                stream(key, "observe"),
+                world,
+                params,
+                self._summary(world, train if state.summary is None else state.summary),
+                None if self.plan.fold else B.rows(new)[0],
+            )
         return state._replace(params=None if self.setting.init is None else params), new, observations
 
     def absorb(self, world: World, state: State, new: Batch, generation: Array) -> State:
         real = state.first
         if self.policy.real == "fresh":
             key = stream(jax.random.fold_in(state.key, generation), "real")
-            real = self._fresh_real(key, world)
-        joined = self._joined(new, real)
-        pool = self._memory(self._compress).add(state.pool, joined, self.policy.fade, generation)
+            with jax.named_scope("sample"):
+                real = self._fresh_real(key, world)
+        with jax.named_scope("pool"):
+            joined = self._joined(new, real)
+            pool = self._memory(self._compress).add(state.pool, joined, self.policy.fade, generation)
         summary, summarise = state.summary, self._summarise(world)
         if summary is not None and summarise is not None:
-            summary = self._memory(summarise).add(summary, summarise(joined), self.policy.fade, generation)
+            with jax.named_scope("metrics"):  # made at birth
+                summary = self._memory(summarise).add(summary, summarise(joined), self.policy.fade, generation)
         return state._replace(pool=pool, summary=summary)
 
     @property
@@ -300,7 +307,8 @@ class _Maker(NamedTuple):
             candidates = B.scale(candidates, 0.0)
         if self.curator is None:
             return candidates
-        return self.curator.apply(self.setting, stream(key, "curate"), world, params, candidates, bound)
+        with jax.named_scope("curate"):
+            return self.curator.apply(self.setting, stream(key, "curate"), world, params, candidates, bound)
 
 
 def _resized(inputs: Tree, num: int) -> Tree:

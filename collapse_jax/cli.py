@@ -36,6 +36,10 @@ class PredictionsFailed(RuntimeError):
     """Chains that differ from what theory says."""
 
 
+class Slower(RuntimeError):
+    """Cases that take longer than they did, by more than noise."""
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM: how schedulers announce that a machine will go."""
 
@@ -51,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-      The exit status: 0; 1 where units or predictions failed; 2 after a user's mistake (one line on stderr); 130 after
-      Ctrl-C and 143 after SIGTERM.
+      The exit status: 0; 1 where units or predictions failed, or a benchmark got slower; 2 after a user's mistake (one
+      line on stderr); 130 after Ctrl-C and 143 after SIGTERM.
     """
     try:
         arguments, rest = _parser().parse_known_args(argv)
@@ -65,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: what was done is kept; the same command goes on", file=sys.stderr)
         return 130
-    except (UnitsFailed, PredictionsFailed) as error:
+    except (UnitsFailed, PredictionsFailed, Slower) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # `collapse-jax list | head`
@@ -126,7 +130,19 @@ def _parser() -> argparse.ArgumentParser:
     export = command("export", _export, "write the results of a run as one parquet table")
     export.add_argument("dir", metavar="DIR", help="a results folder, or a bucket's URL")
     export.add_argument("--out", metavar="FILE", type=Path, help="the table (default: DIR/results.parquet)")
+    _bench_options(command("bench", _bench, "measure how fast chains run here, beside what this machine could do"))
     return parser
+
+
+def _bench_options(bench: argparse.ArgumentParser) -> None:
+    bench.add_argument("--suite", metavar="NAME", default="core", help="core (closed forms), nets or engine (policies)")
+    bench.add_argument("--only", metavar="WORDS", default="", help="cases whose names hold this")
+    bench.add_argument("--quick", action="store_true", help="two cases, three short rounds")
+    bench.add_argument("--scaling", action="store_true", help="exponents in chains, generations, n and d as well")
+    bench.add_argument("--json", metavar="FILE", type=Path, help="write all figures")
+    bench.add_argument("--plot", metavar="FILE", type=Path, help="draw roofline, floors and scaling")
+    bench.add_argument("--trace", metavar="DIR", type=Path, help="write a profile, and print the time of each region")
+    bench.add_argument("--compare", metavar="OLD", type=Path, help="a file of --json: ratios; status 1 if slower")
 
 
 def _run(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -271,6 +287,31 @@ def _verify(arguments: argparse.Namespace, rest: list[str]) -> None:
     )
     if failed:
         raise PredictionsFailed(f"{len(failed)} of {len(rows)} predictions differ from the chains")
+
+
+def _bench(arguments: argparse.Namespace, rest: list[str]) -> None:
+    import jax
+
+    from collapse_jax.bench import report, run
+
+    before = None if arguments.compare is None else report.read(arguments.compare)
+    jax.config.update("jax_enable_compilation_cache", False)  # compile times are of compiling
+    tell = lambda words: print(words, file=sys.stderr, flush=True)  # noqa: E731
+    made = run.bench(arguments.suite, arguments.only, arguments.quick, arguments.scaling, arguments.trace, tell)
+    console = _console()
+    for part in report.pages(made):
+        console.print(part, highlight=False, soft_wrap=isinstance(part, str))
+    if arguments.json is not None:
+        report.write(made, arguments.json)
+    if arguments.plot is not None:
+        from collapse_jax.bench import pictures
+
+        print(f"picture: {pictures.draw(made, arguments.plot)}")
+    if before is not None:
+        changes = report.compare(made, before)
+        console.print(report.change_table(changes), highlight=False)
+        if slower := [change.name for change in changes if change.verdict == "slower"]:
+            raise Slower(f"slower than before, beyond machine and noise: {', '.join(slower)}")
 
 
 def _show(arguments: argparse.Namespace, rest: list[str]) -> None:

@@ -30,7 +30,7 @@ BUILDING = [  # from the ground; a part imports from lower floors only
     ["stream", "results", "cases"],
     ["plots_grid", "plots_images", "definitions", "verify"],
     ["plots", "report", "samples", "forecast", "compare"],
-    ["launch", "pages"],
+    ["launch", "pages", "bench"],
     ["cli"],
 ]  # fmt: skip
 FLOORS = {part: floor for floor, parts in enumerate(BUILDING) for part in parts}
