@@ -96,16 +96,13 @@ def test_time_is_that_of_the_innermost_region_and_of_an_operation_itself():
       ROOT %b.2 = f32[] add(%x), metadata={op_name="reduce_sum"}
       %benefit = f32[] add(%x), metadata={op_name="jit(advance)/benefit/outfit"}
     """
-    made = lambda name, ts, dur, module="jit_advance": {  # noqa: E731
-        "ph": "X", "pid": 1, "tid": 1, "name": name, "ts": ts, "dur": dur, "args": {"hlo_op": name, "hlo_module": module}
-    }  # fmt: skip
-    events = [
-        made("while.1", 0, 10),
-        made("b.2", 2, 4),
-        made("a", 20, 5),
-        made("benefit", 30, 5),
-        made("a", 40, 9, "jit_x"),
-    ]
+
+    def made(name, start, length, module="jit_advance"):
+        of = {"hlo_op": name, "hlo_module": module}
+        return {"ph": "X", "pid": 1, "tid": 1, "name": name, "ts": start, "dur": length, "args": of}
+
+    others = made("a", 20, 5), made("benefit", 30, 5), made("a", 40, 9, "jit_other")
+    events = [made("while.1", 0, 10), made("b.2", 2, 4), *others]
     assert regions.shares(events, program, "jit_advance") == {"fit": 0.5, "curate": 0.25, "other": 0.25}
 
 
