@@ -18,8 +18,8 @@ from collapse_jax.types import Array
 
 _SIDE = {"cpu": 512, "gpu": 8192, "tpu": 8192}  # of a matrix
 _ELEMENTS = {"cpu": 1 << 16, "gpu": 1 << 26, "tpu": 1 << 26}  # of an array that is worked on
-_COPIES = (1 << 16, 1 << 28)  # bytes of the smallest and the largest array that is copied
-_SECONDS = 0.02  # of a measurement
+_COPIES = (1 << 16, 1 << 26)  # bytes of the smallest and the largest array that is copied
+_SECONDS, _TURNS = 0.02, 16  # of a measurement, at least: a call first makes room for its result
 
 TERMS = ("products", "exponentials", "random numbers", "memory")
 
@@ -99,7 +99,7 @@ class Machine:
 
         if name not in self.turns:
             seconds(1)  # compiles
-            self.turns[name] = 1
+            self.turns[name] = _TURNS
             while seconds(self.turns[name]) < _SECONDS:
                 self.turns[name] *= 2
         turns = self.turns[name]

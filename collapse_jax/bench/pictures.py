@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # of TERMS; Okabe and Ito's
-_MARKS = "os^Dv<>P*Xhp"
+_MARKS = "os^Dv<>P*Xhp"  # of scaling
 
 
 def draw(report: Report, path: Path) -> Path:
@@ -41,7 +41,7 @@ def draw(report: Report, path: Path) -> Path:
 
 
 def _roofline(ax: "Axes", report: Report) -> None:
-    """FLOPs a second against FLOPs a byte, below what products and copies allow."""
+    """FLOPs a second against FLOPs a byte, below what products and copies allow; numbers are those of the bars."""
     intensity = np.array([row.work.flops / max(row.work.bytes, 1.0) for row in report.rows])
     done = np.array([row.work.flops / row.median for row in report.rows])
     x = np.geomspace(min(intensity.min(), 0.1) / 2, max(intensity.max(), 100) * 2, 100)
@@ -49,12 +49,13 @@ def _roofline(ax: "Axes", report: Report) -> None:
     for size, style in ((min(sizes), "-"), (max(sizes), "--")):
         label = f"copies of {size / 2**20:g} MiB"
         ax.plot(x, np.minimum(x * sizes[size], report.rates.products), color="0.4", linestyle=style, label=label)
-    for i, (row, a, b) in enumerate(zip(report.rows, intensity, done, strict=True)):
-        ax.plot(a, b, _MARKS[i % len(_MARKS)], markersize=6, color=f"C{i % 10}", label=row.name)
+    for i, (a, b) in enumerate(zip(intensity, done, strict=True)):
+        ax.plot(a, b, "o", markersize=4, color=f"C{i % 10}")
+        ax.annotate(str(i + 1), (a, b), textcoords="offset points", xytext=(4, 3), fontsize=8)
     ax.set(xscale="log", yscale="log", xlabel="FLOPs a byte", ylabel="FLOPs a second (random numbers apart)")
     ax.set_title("roofline", fontsize=10)
     ax.grid(alpha=0.25)
-    ax.legend(fontsize=6, loc="lower right")
+    ax.legend(fontsize=7, loc="lower right")
 
 
 def _floors(ax: "Axes", report: Report) -> None:
@@ -69,7 +70,7 @@ def _floors(ax: "Axes", report: Report) -> None:
             ax.barh(place, share, left=left, color=colour, height=0.7, label=name)
             left += share
     ax.axvline(1.0, color="0.4", linewidth=0.8)
-    ax.set_yticks(place, [row.name for row in report.rows], fontsize=7)
+    ax.set_yticks(place, [f"{row.name}  {i}" for i, row in enumerate(report.rows, 1)], fontsize=7)
     ax.set_xlabel("share of the time measured")
     ax.set_title("what the machine's rates account for", fontsize=10)
     ax.legend(fontsize=7)
