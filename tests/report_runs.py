@@ -7,7 +7,7 @@ CONFIG = """setting: {kind: gaussian, num_test: 4, source: {kind: normal, dim: 2
 policies: [replace, accumulate]
 num_samples: 10
 num_generations: 9
-num_chains: 40
+num_chains: 100
 seed: 0
 # 1 < 2 & </script><script>alert("config")</script>
 """
@@ -18,7 +18,7 @@ ABOUT = {
 }
 
 
-def run(policies=("replace", "accumulate"), chains=40, generations=9, **axes):
+def run(policies=("replace", "accumulate"), chains=100, generations=9, **axes):
     """A run of `ABOUT`'s metrics in which replace alone loses variance; `axes` are the labels of a sweep."""
     shape = (len(policies), *map(len, axes.values()), chains, generations)
     dims = ("policy", *axes, "chain", "generation")

@@ -87,7 +87,7 @@ def test_the_charts_have_the_numbers_of_the_picture_and_of_theory():
     ds = run()
     charts = page_of(ds).data["charts"]
     assert charts["generations"] == list(range(1, 10))
-    draws, lines = plots.resamples(40), Lines(ds)
+    draws, lines = plots.resamples(100), Lines(ds)
     told = []
     for metric in charts["metrics"]:
         for i, found in enumerate(metric["curves"]):
@@ -103,7 +103,7 @@ def test_the_charts_have_the_numbers_of_the_picture_and_of_theory():
 
 
 def test_histograms_count_every_chain():
-    ds = run(chains=400)
+    ds = run(chains=1000)
     charts = page_of(ds).data["charts"]
     (found,) = charts["spread"]["points"][1]
     shares, edges = np.asarray(found["shares"]), np.asarray(found["edges"])
@@ -113,7 +113,7 @@ def test_histograms_count_every_chain():
     middle = (edges[1:] + edges[:-1]) / 2
     means = (shares * middle).sum(-1) / shares.sum(-1)
     np.testing.assert_allclose(means, ds.log_trace_ratio.mean("chain"), atol=2 * np.diff(edges)[0])
-    assert page_of(run(chains=6)).data["charts"]["spread"] is None
+    assert page_of(run(chains=99)).data["charts"]["spread"] is None
 
 
 def test_the_answer_counts_the_verdicts():
@@ -122,8 +122,8 @@ def test_the_answer_counts_the_verdicts():
     count = int((verdicts.verdict.sel(policy="replace") == "yes").sum())
     assert count > 1
     assert f"replace collapses by {count} (any rise of risk, " in page.text
-    assert set(verdicts.verdict.sel(policy="accumulate").values) == {"cannot be told"}
-    assert "accumulate cannot be judged from this run" in page.text
+    no = int((verdicts.verdict.sel(policy="accumulate") == "no").sum())
+    assert f"accumulate collapses by none ({no} say no, {8 - no} cannot be told from this run)" in page.text
     last = results.summary(ds[["log_trace_ratio"]])[0]
     assert f"{last.centre:.3g} ({last.low:.3g}, {last.high:.3g}) nats under replace" in page.text
     evidence = [row for row in page.rows if row and row[0].startswith("collapsing variance")]
@@ -196,7 +196,7 @@ def test_a_run_that_is_not_finished(share):
     assert curve["lost"] == 0
     if share:
         assert f"So far, with {share:.1%} done" in page.text
-        assert curve["centre"][0] == pytest.approx(float(ds.trace_ratio[0, :20, 0].mean()), rel=1e-4)
+        assert curve["centre"][0] == pytest.approx(float(ds.trace_ratio[0, :50, 0].mean()), rel=1e-4)
     else:
         assert "No chain is finished yet" in page.text
         assert page.text.count("not yet") == 6

@@ -55,7 +55,7 @@ def press(element, key, times=1):
 
 def test_the_charts_are_the_runs(visit):
     ds = run()
-    drawn, draws = visit(ds).execute_script(DRAWN), plots.resamples(40)
+    drawn, draws = visit(ds).execute_script(DRAWN), plots.resamples(100)
     for name, curves in zip(ds.data_vars, drawn, strict=True):
         for i, curve in enumerate(curves):
             np.testing.assert_allclose(curve, plots.curve(ds[name], {"policy": i}, draws).centre, rtol=1e-4)

@@ -16,7 +16,7 @@ from collapse_jax.variables import grid_dims, scalars
 
 MOST_CELLS = 20_000  # (metric, curve, generation): of more, some generations are left out
 _BINS, _MOST_BINS, _MOST_STEPS = 60, 150_000, 24  # of histograms: of each, of all, and generations of the slider
-_FEWEST = 20  # chains: fewer make no histogram
+_FEWEST = 100  # chains: fewer make no histogram
 _DASHES = dict(zip(plots.STYLES, ("solid", "dash", "dot", "dashdot"), strict=True))
 
 

@@ -34,11 +34,12 @@
     hovermode: "x unified", hoverlabel: { bgcolor: getComputedStyle(one("theme")).backgroundColor, font: { color: ink() } }, ...more,
   });
   const axis = (more) => ({ gridcolor: "rgba(128,128,128,0.22)", zeroline: false, automargin: true, fixedrange: narrow, exponentformat: "power", ...more });
-  const draw = (element, traces, made) => Plotly.react(element, traces, made, { displaylogo: false, responsive: true, displayModeBar: narrow ? false : "hover", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] });
+  const draw = (element, traces, made) => Plotly.react(element, traces, made, { responsive: true, displayModeBar: false });
 
   const categories = (values) => ({ type: "category", categoryorder: "array", categoryarray: values });
-  const logTicks = (values) => {  // of an axis that spans less than two decades, plotly would name bare digits
+  const logTicks = (values) => {  // where it spans less than two decades, plotly would name bare digits, or none
     const [low, high] = [Math.min(...values), Math.max(...values)];
+    if (high / low < 3) return { nticks: 6 };
     return high / low < 100 ? { type: "log", nticks: 6, dtick: high / low < 8 ? "D1" : "D2", tickformat: ".3~g" } : { type: "log", nticks: 6, dtick: Math.max(1, Math.ceil(Math.log10(high / low) / 6)) };
   };
 
@@ -63,7 +64,7 @@
     const values = lines.flatMap(([, line]) => line.centre).filter(finite);
     const log = metric.log && values.length && values.every((value) => value > 0);
     draw(element, traces, layout({
-      xaxis: axis({ title: { text: "generation", standoff: 6 }, type: charts.long ? "log" : "linear", ...(x.length < 9 && !charts.long ? { dtick: 1 } : {}) }),
+      xaxis: axis({ title: { text: "generation", standoff: 6 }, ticklabelstandoff: 4, type: charts.long ? "log" : "linear", ...(x.length < 9 && !charts.long ? { dtick: 1 } : {}) }),
       yaxis: axis(log ? logTicks(values) : { nticks: 6 }),
       annotations: values.length ? [] : [{ text: "no value yet", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }],
     }));
@@ -131,11 +132,11 @@
     const g = Number(one("spread-generation").value), metric = charts.metrics[one("spread-metric").value], traces = [];
     const found = charts.spread.points[one("spread-metric").value];
     const where = charts.select ? [point] : [...new Set(charts.curves.map((curve) => curve.point))];
-    let log = false;
+    const ends = [];
     for (const place of where) {
       const { edges, shares, log: scale } = found[place];
-      log = log || scale;
       if (!edges.length) continue;
+      if (scale) ends.push(...edges);
       const x = edges.slice(1).map((edge, i) => scale ? Math.sqrt(edge * edges[i]) : (edge + edges[i]) / 2);
       for (const curve of charts.curves.filter((c) => c.point === place && !hidden.has(entry(c)))) {
         const colour = colourOf(curve);
@@ -144,7 +145,7 @@
       }
     }
     const plot = one("spread-plot"), units = metric.units ? `, ${metric.units}` : "";
-    draw(plot, traces, layout({ xaxis: axis({ title: { text: (narrow ? metric.name : metric.title) + units }, type: log ? "log" : "linear", nticks: narrow ? 5 : 10 }), yaxis: axis({ title: { text: "share of the chains", standoff: 6 }, tickformat: ".0%", rangemode: "tozero", nticks: 6 }) }));
+    draw(plot, traces, layout({ xaxis: axis({ title: { text: (narrow ? metric.name : metric.title) + units }, nticks: narrow ? 5 : 10, ...(ends.length ? logTicks(ends) : {}) }), yaxis: axis({ title: { text: "share of the chains", standoff: 6 }, tickformat: ".0%", rangemode: "tozero", nticks: 6 }) }));
     plot.setAttribute("aria-label", `shares of the chains by ${metric.title} at generation ${charts.spread.generations[g]}`);
   }
 
