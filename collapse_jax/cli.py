@@ -120,9 +120,13 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("config", metavar="CONFIG", type=Path, nargs="+", help="a YAML file, or a finished folder")
     show = command("show", _show, "print the config, the origin and the table of a run")
     plot = command("plot", _plot, "draw the picture of a run")
-    for reader in (show, plot):
+    report = command("report", _write_report, "write the report of a run, one HTML page; also while it runs")
+    for reader in (show, plot, report):
         reader.add_argument("dir", metavar="DIR", help="a results folder, or a bucket's URL")
     plot.add_argument("--out", metavar="FILE", type=Path, help="the picture (default: DIR/metrics.png)")
+    report.add_argument("--out", metavar="FILE", type=Path, help="the page (default: DIR/report.html)")
+    report.add_argument("--watch", metavar="SECONDS", type=float, nargs="?", const=10.0,
+                        help="look again every so many seconds (default: 10) until the run is finished")  # fmt: skip
     export = command("export", _export, "write the results of a run as one parquet table")
     export.add_argument("dir", metavar="DIR", help="a results folder, or a bucket's URL")
     export.add_argument("--out", metavar="FILE", type=Path, help="the table (default: DIR/results.parquet)")
@@ -170,6 +174,7 @@ def _report(out: Any, outcome: Any) -> None:
         console.print(f"results: {results.place(out)}", soft_wrap=True)
         for page in seen:
             console.print(f"{'samples' if 'samples' in Path(page).name else 'picture'}: {page}", soft_wrap=True)
+        console.print(f"a page to look closer: collapse-jax report {out}", soft_wrap=True)
     else:
         console.print(f"results so far: {results.place(out)}", soft_wrap=True)
     for unit, error in outcome.failures:
@@ -303,6 +308,20 @@ def _plot(arguments: argparse.Namespace, rest: list[str]) -> None:
         except OSError as error:
             raise UsageError(f"{picture}: cannot be written: {(error.strerror or str(error)).lower()}") from error
         print(f"picture: {picture}")
+
+
+def _write_report(arguments: argparse.Namespace, rest: list[str]) -> None:
+    seconds = arguments.watch
+    if seconds is not None and not 0 < seconds < float("inf"):
+        raise UsageError(f"--watch: must be seconds above 0, not {seconds:g}")
+    from collapse_jax import report, results
+
+    page = arguments.out or _beside(arguments.dir, report.PAGE)
+    if seconds is None:
+        print(f"report: {report.write(results.open(arguments.dir), page)}")
+        return
+    for share in report.watch(arguments.dir, page, seconds):
+        print(f"report: {page}, {share} done", flush=True)
 
 
 def _print_options(experiment: Any, path: Path) -> None:

@@ -29,8 +29,8 @@ BUILDING = [  # from the ground; a part imports from lower floors only
     ["store", "config", "progress"],
     ["stream", "results", "cases"],
     ["plots_grid", "plots_images", "definitions", "verify"],
-    ["plots", "report", "samples", "forecast", "compare"],
-    ["launch", "pages"],
+    ["plots", "samples", "forecast", "compare"],
+    ["launch", "pages", "report"],
     ["cli"],
 ]  # fmt: skip
 FLOORS = {part: floor for floor, parts in enumerate(BUILDING) for part in parts}
