@@ -151,7 +151,7 @@ class _Maker(NamedTuple):
     plan: Plan
     n: int
     horizon: int
-    size: Array | int  # rows of the batch at hand: n, or what the policy's schedule says
+    size: Any  # rows of the batch at hand: n, or what the policy's schedule says
 
     def _at(self, generation: Array | int) -> "_Maker":
         """What makes the batch of a generation."""

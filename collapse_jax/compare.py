@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-# Okabe and Ito's palette, told apart with any colour vision
-_COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Okabe and Ito's palette, told apart with any colour vision, and two more
+_COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8B5A2B", "#999999")
 _MARKERS = "osD^vPX*<>"
 
 
@@ -74,7 +74,11 @@ def strategies(ds: xr.Dataset) -> list[Strategy]:
                 _spread(ds, position),
                 _real_rows(point, ds.sizes["generation"]),
                 1 if point.curator is None else point.curator.oversample,
-                tuple(d.title.replace("\n", " ") for d, word in zip(DEFINITIONS, said, strict=True) if word == "yes"),
+                tuple(
+                    d.title.replace("-\n", "").replace("\n", " ")
+                    for d, word in zip(DEFINITIONS, said, strict=True)
+                    if word == "yes"
+                ),
             )
         )
     return found
@@ -188,14 +192,19 @@ def draw(groups: Sequence[Sequence[Strategy]]) -> "Figure":
     panels = figure.subplots(2, len(groups), squeeze=False, sharey="col")
     for (above, below), rows in zip(panels.T, groups, strict=True):
         for row in rows:
-            style = {"color": colour[row.rest], "marker": marker[row.policy], "linestyle": "none", "markersize": 7}
-            hollow = {"markerfacecolor": "white"} if row.candidates > 1 else {}
+            style: dict[str, Any] = {
+                "color": colour[row.rest],
+                "marker": marker[row.policy],
+                "linestyle": "none",
+                "markersize": 7,
+            }
+            hollow: dict[str, Any] = {"markerfacecolor": "white"} if row.candidates > 1 else {}
             above.plot(row.real_rows, row.risk[0], **style, **hollow)
             below.plot(row.spread[0], row.risk[0], **style, **hollow)
         best = np.array(frontier([(row.real_rows, row.risk[0]) for row in rows])).reshape(-1, 2)
         above.plot(*best.T, color="0.6", drawstyle="steps-post", zorder=0)
         _frame(above, below, rows)
-    shape = {"color": "0.4", "linestyle": "none"}
+    shape: dict[str, Any] = {"color": "0.4", "linestyle": "none"}
     handles = [Line2D([], [], marker=marker[p], label=p, **shape) for p in policies]
     handles += [Line2D([], [], marker="o", linestyle="none", color=colour[r], label=r) for r in rests if r]
     if any(row.candidates > 1 for rows in groups for row in rows):
@@ -215,6 +224,8 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 def _frame(above: "Axes", below: "Axes", rows: Sequence[Strategy]) -> None:
     """Scales and words of a setting's two panels."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     above.set_title(rows[0].setting, fontsize=11)
     above.set_xscale("log")
     below.set_xscale("log")
@@ -222,6 +233,10 @@ def _frame(above: "Axes", below: "Axes", rows: Sequence[Strategy]) -> None:
     above.set_xlabel("real rows a chain", fontsize=9)
     below.set_xlabel("spread kept", fontsize=9)
     for ax in (above, below):
+        low, high = ax.get_xlim()
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
         if rows[0].is_ratio:
             ax.set_yscale("log")
         ax.set_ylabel("last risk over the first" if rows[0].is_ratio else "rise of the risk", fontsize=9)

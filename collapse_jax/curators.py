@@ -222,8 +222,10 @@ def edit(fraction: Array | float = 0.5) -> Curator:
     """New real rows in which the fit draws a share of the symbols anew: semi-synthetic text (arXiv 2412.14689).
 
     Each symbol is drawn given the real ones before it; what every row is given to begin with stays. The synthetic rows
-    themselves are not used, so errors do not add up over a row. Backfires: it needs as many real rows as it gives, and
-    at fraction 1 each symbol still follows a real context, which no model's own text does.
+    themselves are not used, so errors do not add up over a row. Backfires: it needs as many real rows as it gives; a
+    real symbol after a new one does not follow from it, so a Markov chain's entropy doubles at fraction 1/2
+    (configs/strategies/markov.yaml); and at fraction 1 each symbol still follows a real context, which no model's own
+    text does.
 
     Args:
       fraction: probability that a symbol is drawn anew; 0 leaves real rows.
