@@ -118,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     command("list", _list, "list settings, policies, sources and metrics")
     compare = command("compare", _compare, "run the strategies of configs, and put them side by side")
     compare.add_argument("config", metavar="CONFIG", type=Path, nargs="+", help="a YAML file, or a finished folder")
+    compare.add_argument("--out", metavar="FILE", type=Path, help="the picture (default: compare.png in the results)")
     show = command("show", _show, "print the config, the origin and the table of a run")
     plot = command("plot", _plot, "draw the picture of a run")
     report = command("report", _write_report, "write the report of a run, one HTML page; also while it runs")
@@ -159,7 +160,10 @@ def _compare(arguments: argparse.Namespace, rest: list[str]) -> None:
         if path.suffix in (".yaml", ".yml") and main(["run", str(path)]) != 0:
             raise UnitsFailed(f"{path}: its run did not finish")
     places = [Path("results") / path.stem if path.suffix in (".yaml", ".yml") else path for path in arguments.config]
-    _console().print(compare.table([results.open(place) for place in places]))
+    datasets = [results.open(place) for place in places]
+    _console().print(compare.table(datasets))
+    picture = arguments.out or (places[0] if len(places) == 1 else places[0].parent) / "compare.png"
+    print(f"picture: {_drawn(compare.plot, datasets, picture)}")
 
 
 def _report(out: Any, outcome: Any) -> None:
@@ -303,11 +307,15 @@ def _plot(arguments: argparse.Namespace, rest: list[str]) -> None:
     if has_images:
         pictures[_beside(arguments.dir, plots_images.PICTURE)] = plots_images.plot_samples
     for picture, draw in pictures.items():
-        try:
-            draw(ds, picture)
-        except OSError as error:
-            raise UsageError(f"{picture}: cannot be written: {(error.strerror or str(error)).lower()}") from error
-        print(f"picture: {picture}")
+        print(f"picture: {_drawn(draw, ds, picture)}")
+
+
+def _drawn(draw: Callable[[Any, Path], Path], data: Any, picture: Path) -> Path:
+    """Where a picture now is."""
+    try:
+        return draw(data, picture)
+    except OSError as error:
+        raise UsageError(f"{picture}: cannot be written: {(error.strerror or str(error)).lower()}") from error
 
 
 def _write_report(arguments: argparse.Namespace, rest: list[str]) -> None:

@@ -279,6 +279,12 @@ def _configurable(hint: Any) -> Any:
     groups = {parts.Source: "source", parts.Symbols: "symbols", parts.Text: "text"}
     if isinstance(hint, type) and hint in groups:
         return _union(groups[hint])
+    if hint is parts.Policy:  # one that is not made of another
+        registry = importlib.import_module(f"collapse_jax.{_HOMES['policy']}").REGISTRY
+        plain = (
+            _spec_type(*item) for item in registry.items() if "policy" not in inspect.signature(item[1]).parameters
+        )
+        return _either([spec for spec in plain if spec is not None])
     if hint is Path:
         return str
     if hint in _WORDS or origin is Literal:

@@ -260,7 +260,7 @@ def _any_n(grid: Grid, number: int, law: bool) -> bool:
     """Whether n itself can be traced: shapes must not depend on it."""
     setting, policy, _, _ = grid.make(number, grid.values([0] * len(grid.axes)))
     share_of_first = policy.real == "first" and policy.real_rows is not None
-    sized = share_of_first or policy.new_rows is not None
+    sized = share_of_first or policy.new_rows is not None or bool(policy.sizes)
     return law and setting.real_compressed is not None and not sized
 
 

@@ -89,7 +89,7 @@ FEW_VALUES = (
     "class_share", "class_entropy", "class_bias", "smallest_class_ratio", "label_agreement", "copied",
     "minority_share", "minority_ratio",
 )  # fmt: skip
-TINY_POLICIES: dict[str, dict[str, Any]] = {"window": {"k": 2}}
+TINY_POLICIES: dict[str, dict[str, Any]] = {"window": {"k": 2}, "growing": {"sizes": (7, 9)}}
 MORE_POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "accumulate_subsample-replacement": ("accumulate_subsample", {"replacement": True}),
     "accumulate_subsample-7": ("accumulate_subsample", {"num": 7}),
