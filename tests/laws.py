@@ -42,6 +42,8 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "diffusion": {"source": LABELLED, "conditional": True, "width": 8, "depth": 1, "steps": 40, "batch_size": 8,
                   "learning_rate": 0.05, "warmup": 2, "ema": 0.9, "drop_label": 0.4, "guidance": 2.0, "stop": 0.1,
                   "sampler_steps": 4, "num_test": 12},
+    "vae": {"source": LABELLED, "conditional": True, "latent": 2, "width": 8, "depth": 1, "deviation": 0.5, "steps": 40,
+            "batch_size": 8, "learning_rate": 0.05, "warmup": 2, "num_test": 12},
     "gaussian_mixture": {"components": 2, "steps": 4, "floor": 0.3, "num_test": 16, "source": data.blobs(box=2.0)},
     "ideal_diffusion": {"num_test": 16},
     "markov": {"smoothing": 0.2, "length": 6},
@@ -69,6 +71,8 @@ MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "diffusion-images": ("diffusion", {"source": PICTURES, "num_shown": 2}),
     "diffusion-edm": ("diffusion", {"objective": "edm", "rows_at_once": 2}),
+    "vae-previous": ("vae", {"start": "previous", "deviation": None}),
+    "vae-images": ("vae", {"source": PICTURES, "conditional": False, "deviation": None, "num_shown": 2}),
     "gaussian_mixture-diagonal": ("gaussian_mixture", {"covariance": "diagonal"}),
     "gaussian_mixture-spherical": ("gaussian_mixture", {"covariance": "spherical"}),
     "gaussian_mixture-previous": ("gaussian_mixture", {"start": "previous"}),
@@ -82,7 +86,7 @@ MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "markov-shakespeare": ("markov", {"order": 2, "language": "shakespeare"}),
 }
 # Units of metrics that count: they take few values, and need not answer to a small change.
-COUNTS = ("modes", "classes", "symbols", "transitions", "yes (1) or no (0)")
+COUNTS = ("modes", "classes", "symbols", "transitions", "latents", "yes (1) or no (0)")
 # Shares of a few rows: so do they.
 FEW_VALUES = (
     "missing_mass", "ancestors_alive", "precision", "recall", "density", "coverage", "tail_mass", "hallucinated",

@@ -16,7 +16,7 @@ BUILDING = [  # from the ground; a part imports from lower floors only
     ["keys", "check", "gamma", "intervals", "variables", "parts", "spread", "worlds"],
     ["batch", "survival", "neighbours", "frechet"],
     ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "curators", "scores", "metrics"],
-    ["least_squares", "text_metrics", "denoising"],
+    ["least_squares", "text_metrics", "denoising", "frames"],
     ["samplers"],
     ["nets", "data", "theory"],
     ["image_metrics"],

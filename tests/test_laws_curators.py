@@ -216,7 +216,7 @@ def allowed(setting, curator):
 
 
 # Networks and the slower of the others wait for the night; batches of all settings are batches.
-NIGHTLY = ("flow_matching", "diffusion", "diffusion-images", "language_model", "gaussian_mixture",
+NIGHTLY = ("flow_matching", "diffusion", "diffusion-images", "language_model", "vae", "gaussian_mixture",
            "logistic_regression-3", "ideal_diffusion")  # fmt: skip
 EVERY = [
     pytest.param(name, marks=pytest.mark.nightly) if name in NIGHTLY else name

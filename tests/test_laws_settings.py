@@ -23,7 +23,7 @@ CLOSED = [name for name, make in SETTINGS.items() if make().init is None]
 TRAINED = [name for name in settings.REGISTRY if name not in CLOSED]
 COMPRESSED = [name for name, make in SETTINGS.items() if make().compress is not None]
 SUMMARISED = [name for name, make in SETTINGS.items() if make().summarise is not None]
-LONG = ("diffusion", "language_model")  # whose laws about many fits wait for the night
+LONG = ("diffusion", "language_model", "vae")  # whose laws about many fits wait for the night
 FLOATS = [(name, p) for name, factory in settings.REGISTRY.items() for p in floats_of(factory)]
 
 
