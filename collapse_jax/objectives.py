@@ -104,7 +104,9 @@ def byol(momentum: float = 0.99, width: int = 128) -> Pretext:
         seen = jax.lax.stop_gradient(embedded(target))
         return byol_loss(nets.head(params, "predict", embedded(params)), jnp.roll(seen, x_BxD.shape[0], 0))
 
-    heads = lambda features, pixels: {"project": (features, width, width), "predict": (width, width, width)}  # noqa: E731
+    def heads(features: int, pixels: int) -> dict[str, tuple[int, ...]]:
+        return {"project": (features, width, width), "predict": (width, width, width)}
+
     return Pretext("byol", heads, loss, momentum)
 
 

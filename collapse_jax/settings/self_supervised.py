@@ -177,7 +177,7 @@ def self_supervised(
         other rows than labelled images.
     """
     generator = diffusion(data.digits(pca=None, labels=True), num_test=300) if generator is None else generator
-    source = _source(generator)
+    source, shape = _source(generator)
     pretext = objectives.vicreg() if objective is None else objective
     if not isinstance(pretext, Pretext):
         raise ValueError(f"objective must be a Pretext, such as objectives.vicreg(), not {one_line(repr(pretext))}")
@@ -191,9 +191,9 @@ def self_supervised(
     strength = augment.Strength(crop, shift, turn, contrast, noise, mask)
     augment.check(strength)
     sizes = {"width": width, "depth": depth, "heads": heads, "patch": patch}
-    nets = networks(encoder, source.shape, features, sizes, pretext.heads(features, source.dim - 1))
+    nets = networks(encoder, shape, features, sizes, pretext.heads(features, source.dim - 1))
     recipe = f"{encoder} {features} {sizes} {num_probe} {k}"
-    view = partial(augment.view, strength, source.shape)
+    view = partial(augment.view, strength, shape)
     task = Task(generator, source, pretext, nets, view, batch_size, num_probe, num_test, k, rows_at_once, recipe)
     plain, momentum = partial(adamw, learning_rate, schedule, warmup, 0.0, _CLIP), pretext.momentum
     optimizer = plain if momentum is None else lambda number: averaged(plain(number), momentum)
@@ -215,8 +215,8 @@ def self_supervised(
     )
 
 
-def _source(generator: Setting) -> Source:
-    """Of a generator that will do."""
+def _source(generator: Setting) -> tuple[Source, tuple[int, int, int]]:
+    """Of a generator that will do, and the shape of its images."""
     if not isinstance(generator, Setting):
         raise ValueError(f"generator must be a Setting, such as settings.diffusion(), not {one_line(repr(generator))}")
     source = generator.source
@@ -226,7 +226,7 @@ def _source(generator: Setting) -> Source:
         raise ValueError(f"source {source.name} has no labels, which probes read; give labels: true")
     if generator.init is None:
         raise ValueError(f"generator {generator.name} is not trained by gradients; give one that is, such as diffusion")
-    return source
+    return source, source.shape
 
 
 def _metrics(task: Task, features: int) -> tuple[Metric, ...]:
@@ -261,7 +261,8 @@ def _world(task: Task, computed: bool) -> World:
     label = lambda rows: jnp.asarray(rows[:, -1].round(), jnp.int32)  # noqa: E731
     train = train[: task.num_probe]
     images = Images(pixels(train), label(train), pixels(test), label(test))
-    views, controls = (jax.jit if computed else partial(partial, jax.eval_shape))(partial(_controls, task))(images)
+    compute = jax.jit(partial(_controls, task))
+    views, controls = compute(images) if computed else jax.eval_shape(compute, images)
     return theirs._replace(truth=Truth(theirs.truth, images, views, {task.recipe: controls}))
 
 
