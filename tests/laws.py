@@ -124,9 +124,9 @@ POLICIES: dict[str, Callable[..., Policy]] = _table(policies.REGISTRY, TINY_POLI
 NUM, HORIZON, CHAINS = 6, 4, 3
 # On every change: what is registered, and quick variants in closed form. Others of the variants wait for the night.
 SLOW = ("linear_regression-no_ridge", "logistic_regression-3", "kde-silverman_scaled", "gaussian_mixture-diagonal",
-        "gaussian_mixture-spherical", "ideal_diffusion-lineage", "markov-order-0")  # fmt: skip
+        "gaussian_mixture-spherical", "ideal_diffusion-lineage", "markov-order-0", "self_supervised")  # fmt: skip
 EVERY_SETTING = [
-    name if name in settings.REGISTRY or (make().init is None and name not in SLOW)
+    name if name not in SLOW and (name in settings.REGISTRY or make().init is None)
     else pytest.param(name, marks=pytest.mark.nightly) for name, make in SETTINGS.items()
 ]  # fmt: skip
 

