@@ -51,7 +51,9 @@ def test_commands_name_what_exists():
 @pytest.mark.parametrize(
     "path",
     sorted(
-        path for folder in (".", "diffusion", "language_model") for path in (ROOT / "configs" / folder).glob("*.yaml")
+        path
+        for folder in (".", "diffusion", "language_model", "self_supervised")
+        for path in (ROOT / "configs" / folder).glob("*.yaml")
     ),
     ids=lambda p: f"{p.parent.stem}-{p.stem}",
 )
