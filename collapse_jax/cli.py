@@ -251,6 +251,7 @@ def _list(arguments: argparse.Namespace, rest: list[str]) -> None:
         "source": "sources",
         "symbols": "laws of symbols",
         "text": "texts",
+        "objective": "objectives of encoders",
     }
     for group, heading in headings.items():
         console.print(heading, style="bold")

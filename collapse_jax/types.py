@@ -256,6 +256,26 @@ class Setting(NamedTuple):
     call: Any = None
 
 
+class Pretext(NamedTuple):
+    """What an encoder of images learns without labels.
+
+    Attributes:
+      name: as in the registry of ``objectives``.
+      heads: ``(features, pixels) -> {name: (in, ..., out)}``: widths of the perceptrons that training alone needs.
+      loss: ``(nets, params, target, key, rows [B, D], view) -> scalar``, a mean over images: `nets` apply the encoder
+        and its heads (``nets.encoders.Networks``), ``view(key, rows)`` is a random view of each, `target` what
+        `momentum` says.
+      momentum: decay of a moving average of the parameters, which the loss sees as `target`; None: `target` is None.
+      call: as in ``Source``.
+    """
+
+    name: str
+    heads: Callable[[int, int], dict[str, tuple[int, ...]]]
+    loss: Callable[..., Array]
+    momentum: Array | float | None = None
+    call: Any = None
+
+
 class Policy(NamedTuple):
     """Which data are kept: ``pool <- last keep of (fade * pool) + join(new, real)``. Floats may be tracers.
 

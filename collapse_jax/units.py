@@ -240,7 +240,7 @@ def _full_points(grid: Grid, traced: Sequence[bool], point: Sequence[int]) -> It
 
 def _checked_chain(point: Point, options: Options, law: bool) -> Chain:
     return make_chain(
-        spread(point.setting, abstract(options.mesh)) if mesh_size(options.mesh) > 1 else point.setting,
+        spread(point.setting, abstract(options.mesh or {})) if mesh_size(options.mesh) > 1 else point.setting,
         point.policy,
         num_samples=point.num_samples,
         num_generations=options.num_generations,

@@ -227,7 +227,7 @@ def allowed(setting, curator):
 
 # Networks and the slower of the others wait for the night; batches of all settings are batches.
 NIGHTLY = ("flow_matching", "diffusion", "diffusion-images", "language_model", "gaussian_mixture",
-           "logistic_regression-3", "ideal_diffusion")  # fmt: skip
+           "logistic_regression-3", "ideal_diffusion", "self_supervised", "vae")  # fmt: skip
 EVERY = [
     pytest.param(name, marks=pytest.mark.nightly) if name in NIGHTLY else name
     for name in (*settings.REGISTRY, "kde-lineage", "discrete-lineage", "logistic_regression-3", "diffusion-images")

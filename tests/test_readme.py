@@ -10,7 +10,7 @@ from collapse_jax import config, curators, policies, settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-FOLDERS = (".", "diffusion", "language_model", "strategies")
+FOLDERS = (".", "diffusion", "language_model", "self_supervised", "strategies")
 
 
 @pytest.fixture

@@ -71,14 +71,20 @@ class DiT(nnx.Module):
         height, width, channels = self.shape
         side, rows = self.patch, x_BxD.shape[0]
         down, across = height // side, width // side
-        grid = x_BxD.reshape(rows, down, side, across, side, channels).swapaxes(2, 3)
-        stream = self.read(grid.reshape(rows, down * across, -1))
+        stream = self.read(patches(x_BxD, self.shape, side))
         stream = stream + jnp.asarray(places(down, across, stream.shape[-1]), stream.dtype)
         told = self.modulate(nnx.silu(self.told(t_B, label_B))).reshape(rows, 6 * self.depth + 2, -1)
         for i, block in enumerate(self.blocks):
             stream = block(stream, told[:, 6 * i : 6 * i + 6])
         said = self.write(modulated(stream, told[:, -1:], told[:, -2:-1]))
         return said.reshape(rows, down, across, side, side, channels).swapaxes(2, 3).reshape(x_BxD.shape)
+
+
+def patches(x_BxD: Array, shape: tuple[int, int, int], side: int) -> Array:
+    """``[B, patches, side * side * channels]``: the squares of images ``[B, D]``, row by row."""
+    height, width, channels = shape
+    grid = x_BxD.reshape(x_BxD.shape[0], height // side, side, width // side, side, channels).swapaxes(2, 3)
+    return grid.reshape(x_BxD.shape[0], -1, side * side * channels)
 
 
 def attended(heads_BxLx3xHxK: Array) -> Array:

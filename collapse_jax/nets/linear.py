@@ -1,5 +1,7 @@
 """A linear layer for rows of any shape."""
 
+from typing import Any
+
 from flax import nnx
 
 from collapse_jax.types import Array
@@ -11,6 +13,7 @@ class Linear(nnx.Linear):
     Over several, XLA's products for the gradients of weights read both sides across on a CPU: three times as slow.
     """
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
         """``[..., in] -> [..., out]``."""
-        return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.out_features)
+        folded = super().__call__(inputs.reshape(-1, inputs.shape[-1]), out_sharding)
+        return folded.reshape(*inputs.shape[:-1], self.out_features)
