@@ -283,7 +283,7 @@ def test_metrics_are_declared(name):
         assert seen[metric.name].shape == metric.shape
         assert not (metric.role and metric.shape)  # verdicts are about numbers
         assert all(text.strip() for text in (metric.name, metric.long_name, metric.units, metric.source))
-        assert set(metric.role.split()) <= ROLES
+        assert set(metric.role.split()) <= {*ROLES, "spread"}
         assert metric.baseline is None or (metric.role and np.isfinite(metric.baseline))
         assert metric.scale in ("linear", "log")
     assert setting.name in settings.REGISTRY
