@@ -18,7 +18,16 @@ from collapse_jax.types import Batch
 
 KEY = jax.random.key(11)
 M = 9  # rows of a training batch
-ROLES = {"risk", "excess_risk", "log_variance", "modes", "tail", "hallucination", "ancestors"}  # see types.Metric
+ROLES = {
+    "risk",
+    "excess_risk",
+    "log_variance",
+    "modes",
+    "tail",
+    "hallucination",
+    "ancestors",
+    "spread",
+}  # see types.Metric
 CLOSED = [name for name, make in SETTINGS.items() if make().init is None]
 TRAINED = [name for name in settings.REGISTRY if name not in CLOSED]
 COMPRESSED = [name for name, make in SETTINGS.items() if make().compress is not None]
@@ -283,7 +292,7 @@ def test_metrics_are_declared(name):
         assert seen[metric.name].shape == metric.shape
         assert not (metric.role and metric.shape)  # verdicts are about numbers
         assert all(text.strip() for text in (metric.name, metric.long_name, metric.units, metric.source))
-        assert set(metric.role.split()) <= {*ROLES, "spread"}
+        assert set(metric.role.split()) <= ROLES
         assert metric.baseline is None or (metric.role and np.isfinite(metric.baseline))
         assert metric.scale in ("linear", "log")
     assert setting.name in settings.REGISTRY

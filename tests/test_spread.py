@@ -147,7 +147,8 @@ np.savez(out / "made.npz", **made)
 """
 
 
-@pytest.mark.parametrize("kind", ["flow_matching", pytest.param("language_model", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", ["flow_matching", "language_model"])
 def test_a_mesh_of_four_devices_gives_what_one_gives(tmp_path, kind):
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     code = [sys.executable, "-c", DEVICES, str(tmp_path), kind]
