@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from collapse_jax import __version__
+from collapse_jax.bench import options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -122,27 +123,21 @@ def _parser() -> argparse.ArgumentParser:
     command("list", _list, "list settings, policies, sources and metrics")
     compare = command("compare", _compare, "run the strategies of configs, and put them side by side")
     compare.add_argument("config", metavar="CONFIG", type=Path, nargs="+", help="a YAML file, or a finished folder")
+    compare.add_argument("--out", metavar="FILE", type=Path, help="the picture (default: compare.png in the results)")
     show = command("show", _show, "print the config, the origin and the table of a run")
     plot = command("plot", _plot, "draw the picture of a run")
-    for reader in (show, plot):
+    report = command("report", _write_report, "write the report of a run, one HTML page; also while it runs")
+    for reader in (show, plot, report):
         reader.add_argument("dir", metavar="DIR", help="a results folder, or a bucket's URL")
     plot.add_argument("--out", metavar="FILE", type=Path, help="the picture (default: DIR/metrics.png)")
+    report.add_argument("--out", metavar="FILE", type=Path, help="the page (default: DIR/report.html)")
+    report.add_argument("--watch", metavar="SECONDS", type=float, nargs="?", const=10.0,
+                        help="look again every so many seconds (default: 10) until the run is finished")  # fmt: skip
     export = command("export", _export, "write the results of a run as one parquet table")
     export.add_argument("dir", metavar="DIR", help="a results folder, or a bucket's URL")
     export.add_argument("--out", metavar="FILE", type=Path, help="the table (default: DIR/results.parquet)")
-    _bench_options(command("bench", _bench, "measure how fast chains run here, beside what this machine could do"))
+    options.add(command("bench", _bench, "measure how fast chains run here, beside what this machine could do"))
     return parser
-
-
-def _bench_options(bench: argparse.ArgumentParser) -> None:
-    bench.add_argument("--suite", metavar="NAME", default="core", help="core (closed forms), nets or engine (policies)")
-    bench.add_argument("--only", metavar="WORDS", default="", help="cases whose names hold this")
-    bench.add_argument("--quick", action="store_true", help="two cases, three short rounds")
-    bench.add_argument("--scaling", action="store_true", help="exponents in chains, generations, n and d as well")
-    bench.add_argument("--json", metavar="FILE", type=Path, help="write all figures")
-    bench.add_argument("--plot", metavar="FILE", type=Path, help="draw roofline, floors and scaling")
-    bench.add_argument("--trace", metavar="DIR", type=Path, help="write a profile, and print the time of each region")
-    bench.add_argument("--compare", metavar="OLD", type=Path, help="a file of --json: ratios; status 1 if slower")
 
 
 def _run(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -171,7 +166,10 @@ def _compare(arguments: argparse.Namespace, rest: list[str]) -> None:
         if path.suffix in (".yaml", ".yml") and main(["run", str(path)]) != 0:
             raise UnitsFailed(f"{path}: its run did not finish")
     places = [Path("results") / path.stem if path.suffix in (".yaml", ".yml") else path for path in arguments.config]
-    _console().print(compare.table([results.open(place) for place in places]))
+    datasets = [results.open(place) for place in places]
+    _console().print(compare.table(datasets))
+    picture = arguments.out or (places[0] if len(places) == 1 else places[0].parent) / "compare.png"
+    print(f"picture: {_drawn(compare.plot, datasets, picture)}")
 
 
 def _report(out: Any, outcome: Any) -> None:
@@ -186,6 +184,7 @@ def _report(out: Any, outcome: Any) -> None:
         console.print(f"results: {results.place(out)}", soft_wrap=True)
         for page in seen:
             console.print(f"{'samples' if 'samples' in Path(page).name else 'picture'}: {page}", soft_wrap=True)
+        console.print(f"a page to look closer: collapse-jax report {out}", soft_wrap=True)
     else:
         console.print(f"results so far: {results.place(out)}", soft_wrap=True)
     for unit, error in outcome.failures:
@@ -258,6 +257,7 @@ def _list(arguments: argparse.Namespace, rest: list[str]) -> None:
         "source": "sources",
         "symbols": "laws of symbols",
         "text": "texts",
+        "objective": "objectives of encoders",
     }
     for group, heading in headings.items():
         console.print(heading, style="bold")
@@ -290,28 +290,10 @@ def _verify(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _bench(arguments: argparse.Namespace, rest: list[str]) -> None:
-    import jax
+    from collapse_jax.bench import command
 
-    from collapse_jax.bench import report, run
-
-    before = None if arguments.compare is None else report.read(arguments.compare)
-    jax.config.update("jax_enable_compilation_cache", False)  # compile times are of compiling
-    tell = lambda words: print(words, file=sys.stderr, flush=True)  # noqa: E731
-    made = run.bench(arguments.suite, arguments.only, arguments.quick, arguments.scaling, arguments.trace, tell)
-    console = _console()
-    for part in report.pages(made):
-        console.print(part, highlight=False, soft_wrap=isinstance(part, str))
-    if arguments.json is not None:
-        report.write(made, arguments.json)
-    if arguments.plot is not None:
-        from collapse_jax.bench import pictures
-
-        print(f"picture: {pictures.draw(made, arguments.plot)}")
-    if before is not None:
-        changes = report.compare(made, before)
-        console.print(report.change_table(changes), highlight=False)
-        if slower := [change.name for change in changes if change.verdict == "slower"]:
-            raise Slower(f"slower than before, beyond machine and noise: {', '.join(slower)}")
+    if slower := command.bench(arguments, _console()):
+        raise Slower(f"slower than before, beyond machine and noise: {', '.join(slower)}")
 
 
 def _show(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -339,11 +321,29 @@ def _plot(arguments: argparse.Namespace, rest: list[str]) -> None:
     if has_images:
         pictures[_beside(arguments.dir, plots_images.PICTURE)] = plots_images.plot_samples
     for picture, draw in pictures.items():
-        try:
-            draw(ds, picture)
-        except OSError as error:
-            raise UsageError(f"{picture}: cannot be written: {(error.strerror or str(error)).lower()}") from error
-        print(f"picture: {picture}")
+        print(f"picture: {_drawn(draw, ds, picture)}")
+
+
+def _drawn(draw: Callable[[Any, Path], Path], data: Any, picture: Path) -> Path:
+    """Where a picture now is."""
+    try:
+        return draw(data, picture)
+    except OSError as error:
+        raise UsageError(f"{picture}: cannot be written: {(error.strerror or str(error)).lower()}") from error
+
+
+def _write_report(arguments: argparse.Namespace, rest: list[str]) -> None:
+    seconds = arguments.watch
+    if seconds is not None and not 0 < seconds < float("inf"):
+        raise UsageError(f"--watch: must be seconds above 0, not {seconds:g}")
+    from collapse_jax import report, results
+
+    page = arguments.out or _beside(arguments.dir, report.PAGE)
+    if seconds is None:
+        print(f"report: {report.write(results.open(arguments.dir), page)}")
+        return
+    for share in report.watch(arguments.dir, page, seconds):
+        print(f"report: {page}, {share} done", flush=True)
 
 
 def _print_options(experiment: Any, path: Path) -> None:

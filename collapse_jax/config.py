@@ -37,6 +37,8 @@ _HOMES = {
     "source": "data",
     "symbols": "data.symbols",
     "text": "data.texts",
+    "generator": "settings",
+    "objective": "objectives",
 }
 _WORDS = {float: "a number", int: "a whole number", str: "text", bool: "true or false", type(None): "null"}
 
@@ -62,12 +64,7 @@ class Spec:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """Devices a chain.
-
-    Attributes:
-      data: that share out the rows of its minibatches.
-      model: that its parameters are cut over.
-    """
+    """Devices a chain: `data` of them share out the rows of its minibatches, over `model` its parameters are cut."""
 
     data: int = 1
     model: int = 1
@@ -240,6 +237,8 @@ def dumps(experiment: Experiment) -> str:
 def spec_types(group: str) -> tuple[type[Spec], ...]:
     """One spec class for each factory of a group (a key of ``_HOMES``) that a config can call."""
     registry = importlib.import_module(f"collapse_jax.{_HOMES[group]}").REGISTRY
+    if group == "generator":  # what a setting may be made of: any that is not made of one itself
+        registry = {k: f for k, f in registry.items() if "generator" not in inspect.signature(f).parameters}
     specs = (_spec_type(kind, factory) for kind, factory in registry.items())
     return tuple(spec for spec in specs if spec is not None)
 
@@ -276,9 +275,16 @@ def _configurable(hint: Any) -> Any:
     """The part of a type hint that YAML can write (of ``Array | float``: float), or None."""
     parts = importlib.import_module("collapse_jax.types")
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    groups = {parts.Source: "source", parts.Symbols: "symbols", parts.Text: "text"}
+    groups = {parts.Source: "source", parts.Symbols: "symbols", parts.Text: "text", parts.Setting: "generator",
+              parts.Pretext: "objective"}  # fmt: skip
     if isinstance(hint, type) and hint in groups:
         return _union(groups[hint])
+    if hint is parts.Policy:  # one that is not made of another
+        registry = importlib.import_module(f"collapse_jax.{_HOMES['policy']}").REGISTRY
+        plain = (
+            _spec_type(*item) for item in registry.items() if "policy" not in inspect.signature(item[1]).parameters
+        )
+        return _either([spec for spec in plain if spec is not None])
     if hint is Path:
         return str
     if hint in _WORDS or origin is Literal:

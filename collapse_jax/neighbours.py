@@ -46,6 +46,12 @@ def squared_distances(x_NxF: Array, y_MxF: Array) -> Array:
     return jnp.maximum(jnp.sum(x_NxF**2, 1)[:, None] - 2 * products_NxM + jnp.sum(y_MxF**2, 1), 0.0)
 
 
+def normalised(x_NxF: Array) -> Array:
+    """Rows of length 1; a row of 0 stays 0."""
+    square_Nx1 = jnp.sum(x_NxF**2, 1, keepdims=True)
+    return x_NxF * jnp.where(square_Nx1 > 0, jax.lax.rsqrt(jnp.where(square_Nx1 > 0, square_Nx1, 1.0)), 0.0)
+
+
 def kth_smallest(squared_NxM: Array, k: int) -> Array:
     """The k-th smallest of each row, ``[N]``."""
     return -jax.lax.top_k(-squared_NxM, k)[0][:, -1]

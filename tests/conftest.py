@@ -31,7 +31,8 @@ def optimised():
 # Whose time goes into compiling; where much is simulated, programs are compiled as users' are.
 QUICK = ("test_laws", "test_compiles", "test_batch", "test_flow_matching", "test_gaussian_mixture", "test_markov",
          "test_language_model", "test_data", "test_ideal_diffusion", "test_definitions", "test_counts",
-         "test_diffusion", "test_image", "test_curators", "test_nets")  # fmt: skip
+         "test_diffusion", "test_image", "test_curators", "test_nets", "test_representations",
+         "test_self_supervised", "test_vae")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -14,12 +14,12 @@ ROOT = Path(collapse_jax.__file__).parent
 BUILDING = [  # from the ground; a part imports from lower floors only
     ["types", "words", "cost", "calls"],
     ["keys", "check", "gamma", "intervals", "variables", "parts", "spread", "worlds"],
-    ["batch", "survival", "neighbours", "frechet"],
-    ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "curators", "scores", "metrics"],
-    ["least_squares", "text_metrics", "denoising"],
+    ["batch", "survival", "neighbours", "frechet", "augment"],
+    ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "scores", "metrics"],
+    ["least_squares", "text_metrics", "denoising", "curators", "newton", "objectives", "frames"],
     ["samplers"],
     ["nets", "data", "theory"],
-    ["image_metrics"],
+    ["image_metrics", "representation_metrics"],
     ["settings"],
     ["chain", "axes"],
     ["blocks", "config_yaml", "tune"],
@@ -29,8 +29,8 @@ BUILDING = [  # from the ground; a part imports from lower floors only
     ["store", "config", "progress"],
     ["stream", "results", "cases"],
     ["plots_grid", "plots_images", "definitions", "verify"],
-    ["plots", "report", "samples", "forecast", "compare"],
-    ["launch", "pages", "bench"],
+    ["plots", "samples", "forecast", "compare"],
+    ["launch", "pages", "report", "bench"],
     ["cli"],
 ]  # fmt: skip
 FLOORS = {part: floor for floor, parts in enumerate(BUILDING) for part in parts}

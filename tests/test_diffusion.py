@@ -14,11 +14,12 @@ from test_ideal_diffusion import polynomial
 from collapse_jax import batch as B
 from collapse_jax import data, denoising, policies, samplers, settings
 from collapse_jax.axes import grid_of
+from collapse_jax.frames import frame_of
 from collapse_jax.gradient import Averaged, averaged
 from collapse_jax.memory_model import check_fits
 from collapse_jax.nets import classifier
 from collapse_jax.settings import diffusion
-from collapse_jax.settings.diffusion import _estimate, _frame, _said, _sample, _test_loss
+from collapse_jax.settings.diffusion import _estimate, _said, _sample, _test_loss
 from collapse_jax.types import Batch
 from collapse_jax.units import Options, make_plan
 from collapse_jax.worlds import same
@@ -71,7 +72,7 @@ def test_a_model_learns_a_normal(objective):
     drawn = np.asarray(jax.jit(lambda p: setting.sample(KEY, p, 3000))(params))
     np.testing.assert_allclose(drawn.mean(0), MEAN, atol=0.06)
     np.testing.assert_allclose(np.cov(drawn.T), COVARIANCE, atol=0.07)
-    how, sigma, scale = task_of(setting).how, world.truth.sigma, task_of(setting).scale
+    how, sigma, scale = task_of(setting).how, world.truth.sigma, task_of(setting).frame.scale
     (a, b), (p, q) = (tuple(np.asarray(x, float) for x in pair) for pair in (how.path(sigma), how.target(sigma)))
     variances = np.linalg.eigvalsh(COVARIANCE) / scale**2  # in the network's frame
     least = np.mean([(p * b - q * a) ** 2 * v / (a**2 * v + b**2) for v in variances])
@@ -129,7 +130,7 @@ def test_expected_pixels_are_pixels(sigma):
     task, net = task_of(setting), setting.init(KEY, None).net.average
     x = 5 * jax.random.normal(KEY, (30, 16))
     row, noise = _estimate(task, net, None, x, jnp.float32(sigma))
-    pixel = np.asarray(task.center + task.scale * row)
+    pixel = np.asarray(task.frame.center + task.frame.scale * row)
     outside = (pixel < -1e-5) | (pixel > 1 + 1e-5)
     assert outside.any() == (sigma < 1)  # the network is untrained
     a, b = task.how.path(sigma)
@@ -182,6 +183,7 @@ def test_rows_are_drawn_in_equal_parts():
         sizes.clear()
 
 
+@pytest.mark.nightly
 def test_plans_train_no_classifier(monkeypatch):
     """An outline is the world's, but for what its rows are judged by, of which it has the shapes."""
     made = lambda **options: diffusion(PICTURES, **TINY | options)  # noqa: E731
@@ -205,13 +207,13 @@ def test_frames():
     rng = np.random.default_rng(2)
     values = np.array([1.0, 5.0]) + np.array([0.5, 2.0]) * rng.normal(size=(200, 2))
     source = data.array(values)
-    center, scale, spread = _frame(source, 2, "unit")
+    *_, center, scale, spread = frame_of(source, False, "unit")
     inside = (np.asarray(source.arrays) - center) / scale
     np.testing.assert_allclose([inside.mean(), (inside**2).mean(), spread], [0, 1, 1], atol=1e-5)
     image = source._replace(shape=(1, 2, 1))
     rms = np.sqrt(((np.asarray(source.arrays) * 2 - 1) ** 2).mean())
-    np.testing.assert_allclose(_frame(image, 2, "pixels"), [0.5, 0.5, rms], rtol=1e-5)
-    raw = _frame(source, 2, "raw")
+    np.testing.assert_allclose(frame_of(image, False, "pixels")[3:], [0.5, 0.5, rms], rtol=1e-5)
+    raw = frame_of(source, False, "raw")[3:]
     np.testing.assert_allclose(raw, [0, 1, np.sqrt((np.asarray(source.arrays) ** 2).mean())], rtol=1e-5)
 
 

@@ -19,7 +19,7 @@ from collapse_jax.types import Batch, Curator, Policy
 from collapse_jax.units import RNGS
 
 ALWAYS = ("replace", "accumulate", "accumulate_subsample")
-TRAINED = ("flow_matching", "diffusion", "language_model")  # whose programs take long to compile
+TRAINED = ("flow_matching", "diffusion", "language_model", "self_supervised", "vae")  # slow to compile
 PAIRS = list(
     dict.fromkeys(
         [(s, p) for s in ("gaussian", "kde") for p in policies.REGISTRY]

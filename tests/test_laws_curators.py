@@ -14,6 +14,7 @@ from collapse_jax import config, curators, policies, settings
 from collapse_jax.axes import coordinates, grid_of
 from collapse_jax.curators import best_of, curate, detect, diverse, edit, self_correct, then, top_fraction
 from collapse_jax.keys import stream
+from collapse_jax.lineage import Descendant
 from collapse_jax.sweeps import run
 from collapse_jax.types import Setting, World
 from collapse_jax.units import Options, make_plan
@@ -165,6 +166,15 @@ def test_the_farthest_is_taken():
 
 
 @pytest.mark.fast
+def test_ancestors_are_no_distance():
+    x = jnp.array([0.0, 0.1, 3.0, 2.9])
+    root = jnp.array([[0, 0], [9, 9], [0, 0], [9, 9]], jnp.uint32)  # of rows 1 and 3, which lie nearer
+    new = diverse(2).apply(judge(), KEY, OWN, (), B.unit(Descendant(x, root)), 2)
+    np.testing.assert_array_equal(new.items.row[0], [0.0, 3.0])
+    np.testing.assert_array_equal(new.items.root[0], [[0, 0], [0, 0]])
+
+
+@pytest.mark.fast
 def test_one_after_another():
     x = np.array([-1.0, 2.0, 3.0, -4.0, 5.0, 6.0, -7.0, -8.0])
     both = then(curators.verify(1.0, 0.0, k=2), best_of(2))
@@ -217,7 +227,7 @@ def allowed(setting, curator):
 
 # Networks and the slower of the others wait for the night; batches of all settings are batches.
 NIGHTLY = ("flow_matching", "diffusion", "diffusion-images", "language_model", "gaussian_mixture",
-           "logistic_regression-3", "ideal_diffusion")  # fmt: skip
+           "logistic_regression-3", "ideal_diffusion", "self_supervised", "vae")  # fmt: skip
 EVERY = [
     pytest.param(name, marks=pytest.mark.nightly) if name in NIGHTLY else name
     for name in (*settings.REGISTRY, "kde-lineage", "discrete-lineage", "logistic_regression-3", "diffusion-images")

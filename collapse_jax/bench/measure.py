@@ -149,7 +149,8 @@ def measure(
 def _median(rates: Sequence[Rates]) -> Rates:
     sizes = rates[0].copies
     copies = {size: statistics.median(r.copies[size] for r in rates) for size in sizes}
-    return Rates(*(statistics.median(values) for values in zip(*(r[:4] for r in rates), strict=True)), copies=copies)
+    products, exponentials, words, normals = (statistics.median(r[i] for r in rates) for i in range(4))
+    return Rates(products, exponentials, words, normals, copies)
 
 
 def _row(prepared: Prepared, seconds: Sequence[float], rates: Rates) -> Row:

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from collapse_jax.nets.embedding import TimeAndLabel
+from collapse_jax.nets.linear import Linear
 from collapse_jax.types import Array
 
 ZERO = ("modulate", "write")  # linear maps that start at 0: at first a block adds nothing, and nothing is said
@@ -17,7 +18,7 @@ class Block(nnx.Module):
     """Attention, then a feed-forward layer, each on a stream that is normalised, scaled and shifted (adaLN-Zero)."""
 
     def __init__(self, width: int, heads: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
-        linear = partial(nnx.Linear, dtype=dtype, rngs=rngs)
+        linear = partial(Linear, dtype=dtype, rngs=rngs)
         self.heads = heads
         self.qkv, self.out = linear(width, 3 * width), linear(width, width)
         self.up, self.down = linear(width, 4 * width), linear(4 * width, width)
@@ -59,8 +60,8 @@ class DiT(nnx.Module):
     ):
         self.shape, self.patch, self.depth = shape, patch, depth
         pixels = patch * patch * shape[2]
-        linear = partial(nnx.Linear, dtype=dtype, rngs=rngs)
-        self.read, self.write = linear(pixels, width), nnx.Linear(width, pixels, rngs=rngs)
+        linear = partial(Linear, dtype=dtype, rngs=rngs)
+        self.read, self.write = linear(pixels, width), Linear(width, pixels, rngs=rngs)
         self.told = TimeAndLabel(width, classes, dtype, rngs=rngs)
         self.modulate = linear(width, (6 * depth + 2) * width)
         self.blocks = nnx.List([Block(width, heads, dtype, rngs=rngs) for _ in range(depth)])
@@ -70,14 +71,20 @@ class DiT(nnx.Module):
         height, width, channels = self.shape
         side, rows = self.patch, x_BxD.shape[0]
         down, across = height // side, width // side
-        grid = x_BxD.reshape(rows, down, side, across, side, channels).swapaxes(2, 3)
-        stream = self.read(grid.reshape(rows, down * across, -1))
+        stream = self.read(patches(x_BxD, self.shape, side))
         stream = stream + jnp.asarray(places(down, across, stream.shape[-1]), stream.dtype)
         told = self.modulate(nnx.silu(self.told(t_B, label_B))).reshape(rows, 6 * self.depth + 2, -1)
         for i, block in enumerate(self.blocks):
             stream = block(stream, told[:, 6 * i : 6 * i + 6])
         said = self.write(modulated(stream, told[:, -1:], told[:, -2:-1]))
         return said.reshape(rows, down, across, side, side, channels).swapaxes(2, 3).reshape(x_BxD.shape)
+
+
+def patches(x_BxD: Array, shape: tuple[int, int, int], side: int) -> Array:
+    """``[B, patches, side * side * channels]``: the squares of images ``[B, D]``, row by row."""
+    height, width, channels = shape
+    grid = x_BxD.reshape(x_BxD.shape[0], height // side, side, width // side, side, channels).swapaxes(2, 3)
+    return grid.reshape(x_BxD.shape[0], -1, side * side * channels)
 
 
 def attended(heads_BxLx3xHxK: Array) -> Array:

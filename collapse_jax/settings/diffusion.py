@@ -6,10 +6,8 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from collapse_jax import batch as B
-from collapse_jax import data, denoising, image_metrics, parts, scores
+from collapse_jax import data, denoising, frames, image_metrics, parts, scores
 from collapse_jax.check import (
     check_at_least,
     check_choice,
@@ -17,18 +15,17 @@ from collapse_jax.check import (
     check_positive,
     check_share,
     is_traced,
-    one_line,
 )
 from collapse_jax.denoising import PROBES, Objective, noised, probes, row_and_noise
+from collapse_jax.frames import Frame, Model
 from collapse_jax.gradient import SCHEDULES as RATES
 from collapse_jax.gradient import Averaged, adamw, averaged, check_warmup, fit_sgd
-from collapse_jax.keys import normal, stream
+from collapse_jax.keys import normal
 from collapse_jax.nets.timed import NETS, timed_net
 from collapse_jax.samplers import SAMPLERS, sample
-from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
+from collapse_jax.types import Array, Key, Metric, Setting, Source, Tree, World
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-FRAMES = ("unit", "pixels", "raw")
 _CLIP = 1.0  # largest norm of a gradient, as in arXiv 2006.11239's code
 
 _LOSS = Metric("test_loss", "denoising loss on held-out real rows at fixed noises, mean over columns", "1",
@@ -49,29 +46,13 @@ class Truth(NamedTuple):
     judged: Tree
 
 
-class Model(NamedTuple):
-    """What a chain carries from fit to fit.
-
-    Attributes:
-      net: the network's parameters, and their average, which samples.
-      classes: ``[classes]``, weight of each in the training rows, or None where labels are not learned.
-    """
-
-    net: Averaged
-    classes: Array | None
-
-
 class Task(NamedTuple):
     """The parts that the functions of a setting share.
 
     Attributes:
-      source: of the real rows.
-      dim: columns that are noised: all but a label.
-      classes: learned; 0: none.
+      frame: in which the network sees rows.
       how: the objective.
       apply: the network, ``(params, x, time, label) -> said``.
-      center: subtracted from rows, which are then divided by `scale`, before a network sees them.
-      scale: see there.
       drop_label: how often training hides a label.
       guidance: see ``diffusion``.
       draw: ``samplers.sample``, all but the estimate, the key and the shape.
@@ -79,13 +60,9 @@ class Task(NamedTuple):
       judge: of generated rows.
     """
 
-    source: Source
-    dim: int
-    classes: int
+    frame: Frame
     how: Objective
     apply: Callable[..., Array]
-    center: float
-    scale: float
     drop_label: Array | float
     guidance: Array | float
     draw: Callable[..., Array]
@@ -173,12 +150,10 @@ def diffusion(
         arguments that would be ignored.
     """
     source = data.moons() if source is None else source
-    if not isinstance(source, Source):
-        raise ValueError(f"source must be a Source, such as data.moons(), not {one_line(repr(source))}")
     for name, value, choices in (
         ("objective", objective, denoising.OBJECTIVES),
         ("net", net, NETS), ("schedule", schedule, RATES), ("dtype", dtype, tuple(DTYPES)),
-        ("frame", frame, FRAMES), ("sampler", sampler, SAMPLERS),
+        ("sampler", sampler, SAMPLERS),
     ):  # fmt: skip
         check_choice(name, value, choices)
     for name, number in (("sampler_steps", sampler_steps), ("num_test", num_test), ("rows_at_once", rows_at_once)):
@@ -189,29 +164,29 @@ def diffusion(
     levels_by, hidden = _defaults(objective, noise_schedule, conditional, drop_label)
     for name, size in (("stop", stop), ("temperature", temperature), ("guidance", guidance)):
         check_not_negative(name, size)
-    classes = _classes(source, conditional, guidance)
-    dim = source.dim - (source.classes is not None)
-    center, scale, spread = _frame(source, dim, frame)
-    how = denoising.objective(objective, levels_by, spread)
+    if not conditional and (is_traced(guidance) or guidance != 1):
+        raise ValueError("guidance needs conditional=True: there is nothing to guide by")
+    seen = frames.frame_of(source, conditional, frame)
+    how = denoising.objective(objective, levels_by, seen.spread)
     sizes = {"width": width, "depth": depth, "heads": heads, "patch": patch}
-    init, apply = timed_net(net, dim, source.shape, sizes, classes, DTYPES[dtype])
+    init, apply = timed_net(net, seen.dim, source.shape, sizes, seen.classes, DTYPES[dtype])
     levels = jnp.asarray(how.grid(sampler_steps), float)
     draw = partial(sample, path=how.path, sigma_S=levels, sampler=sampler, stop=stop, temperature=temperature)
     judge = image_metrics.judge(source, num_test, num_shown=num_shown, features=features, labelled=conditional,
                                 rows_at_once=rows_at_once)  # fmt: skip
-    task = Task(source, dim, classes, how, apply, center, scale, hidden, guidance, draw, rows_at_once, judge)
+    task = Task(seen, how, apply, hidden, guidance, draw, rows_at_once, judge)
     both = lambda key: Averaged(init(key), init(key))  # noqa: E731
     optimizer = lambda number: averaged(adamw(learning_rate, schedule, warmup, 0.0, _CLIP, number), ema)  # noqa: E731
     return Setting(
         name="diffusion",
         world=partial(_world, task, num_test, judge.truth),
-        real=partial(_real, task),
-        fit=partial(_fit, task, fit_sgd(partial(_loss, task), optimizer, init=both, steps=steps,
-                                        batch_size=batch_size, start=start)),
+        real=partial(frames.real, seen),
+        fit=partial(frames.fit, seen, fit_sgd(partial(_loss, task), optimizer, init=both, steps=steps,
+                                              batch_size=batch_size, start=start)),
         sample=partial(_sample, task),
         observe=partial(_observe, task),
-        metrics=_metrics(task, spread),
-        init=lambda key, world: Model(both(key), jnp.ones(classes) if classes else None),
+        metrics=_metrics(task),
+        init=lambda key, world: Model(both(key), jnp.ones(seen.classes) if seen.classes else None),
         outline=partial(_world, task, num_test, judge.outline) if features is None else None,  # functions look alike
         block_hint=_side_by_side(net),
         source=source,
@@ -239,51 +214,19 @@ def _defaults(
     return noise_schedule or "linear", 0.1 if drop_label is None else drop_label
 
 
-def _classes(source: Source, conditional: bool, guidance: Array | float) -> int:
-    """Classes that are learned; 0: none."""
-    if not conditional:
-        if is_traced(guidance) or guidance != 1:
-            raise ValueError("guidance needs conditional=True: there is nothing to guide by")
-        return 0
-    if source.classes is None:
-        raise ValueError(f"conditional=True needs labels, and source {source.name} has none (perhaps labels=True?)")
-    return source.classes
-
-
-def _frame(source: Source, dim: int, frame: str) -> tuple[float, float, float]:
-    """Center and scale of the network's frame, and the root mean square of rows in it."""
-    mean_D, variance_D = np.asarray(source.mean)[:dim], np.diagonal(source.covariance)[:dim]
-    if frame == "pixels" and source.shape is None:
-        raise ValueError(f"frame pixels needs images, and the rows of source {source.name} are none; use unit or raw")
-    center, scale = {"unit": (float(mean_D.mean()), None), "pixels": (0.5, 0.5), "raw": (0.0, 1.0)}[frame]
-    spread = float(np.sqrt(((mean_D - center) ** 2 + variance_D).mean()))
-    return (center, spread, 1.0) if scale is None else (center, scale, spread / scale)
-
-
-def _metrics(task: Task, spread: float) -> tuple[Metric, ...]:
+def _metrics(task: Task) -> tuple[Metric, ...]:
     """With the trivial baseline of the test loss: a network that says nothing."""
-    silent = 1 + spread**2 if task.how.name == "flow" else 1.0  # EDM's target has the variance 1 at every level
+    # EDM's target has the variance 1 at every level.
+    silent = 1 + task.frame.spread**2 if task.how.name == "flow" else 1.0
     return (_LOSS._replace(baseline=silent), *task.judge.metrics)
 
 
 def _world(task: Task, num_test: int, judged: Callable[[], Tree]) -> World:
     """What is `judged` by may be shapes alone: all else tells worlds apart."""
-    source, dim = task.source, task.dim
-    test = jnp.asarray(source.held_out(num_test))
-    noise, u = probes(num_test, dim)
+    noise, u = probes(num_test, task.frame.dim)
     truth = Truth(noise, task.how.levels(u), judged())
-    return World(jax.tree.map(jnp.asarray, source.arrays), truth, test if task.classes else test[:, :dim])
-
-
-def _real(task: Task, key: Key, world: World, num: int) -> Array:
-    rows = task.source.draw(key, world.real, num)
-    return rows if task.classes else rows[:, : task.dim]
-
-
-def _parts(task: Task, rows_NxC: Array) -> tuple[Array, Array | None]:
-    """What is noised, in the network's frame, and labels ``[N]`` of int32 where they are learned."""
-    inside_NxD = (rows_NxC[:, : task.dim] - task.center) / task.scale
-    return inside_NxD, jnp.round(rows_NxC[:, -1]).astype(jnp.int32) if task.classes else None
+    arrays = jax.tree.map(jnp.asarray, task.frame.source.arrays)
+    return World(arrays, truth, frames.held_out(task.frame, num_test))
 
 
 def _said(task: Task, net: Tree, x_BxD: Array, sigma_B: Array, label_B: Array | None) -> Array:
@@ -299,35 +242,21 @@ def _errors(task: Task, net: Tree, rows_BxD: Array, noise: Array, sigma_B: Array
 
 def _loss(task: Task, params: Averaged, key: Key, rows_BxC: Array) -> Array:
     key_level, key_noise, key_label = jax.random.split(key, 3)
-    inside_BxD, label_B = _parts(task, rows_BxC)
+    inside_BxD, label_B = frames.inside(task.frame, rows_BxC)
     u_B = jax.random.uniform(key_level, inside_BxD.shape[:1])
     noise_BxD = normal(key_noise, inside_BxD.shape)
     if label_B is not None:
         hidden_B = jax.random.uniform(key_label, label_B.shape) < task.drop_label
-        label_B = jnp.where(hidden_B, task.classes, label_B)
+        label_B = jnp.where(hidden_B, task.frame.classes, label_B)
     return _errors(task, params.now, inside_BxD, noise_BxD, task.how.levels(u_B), label_B).mean()
 
 
-def _fit(task: Task, fit: Callable[..., Averaged], key: Key, train: Batch, before: Model | None) -> Model:
-    net = fit(key, train, None if before is None else before.net)
-    if not task.classes:
-        return Model(net, None)
-    rows, weight = B.rows(train)
-    is_class_NxK = jnp.round(rows[:, -1:]) == jnp.arange(task.classes)
-    return Model(net, (jnp.where(is_class_NxK, weight[:, None], 0.0)).sum(0))
-
-
 def _sample(task: Task, key: Key, params: Model, num: int) -> Array:
-    def some(key: Key, rows: int) -> Array:
-        label_N = None
-        if params.classes is not None:
-            numbered = Batch(jnp.arange(task.classes)[None], params.classes[None])
-            label_N = B.choose(stream(key, "labels"), numbered, rows)
+    def some(key: Key, label_N: Array | None, rows: int) -> Array:
         estimate = partial(_estimate, task, params.net.average, label_N)
-        rows_NxD = task.center + task.scale * task.draw(estimate, key=stream(key, "rows"), shape=(rows, task.dim))
-        return rows_NxD if label_N is None else jnp.hstack([rows_NxD, label_N[:, None].astype(rows_NxD.dtype)])
+        return task.draw(estimate, key=key, shape=(rows, task.frame.dim))
 
-    return parts.draw(some, key, num, task.rows_at_once)
+    return frames.draw(task.frame, some, key, params.classes, num, task.rows_at_once)
 
 
 def _estimate(task: Task, net: Tree, label_N: Array | None, x_NxD: Array, sigma: Array) -> tuple[Array, Array]:
@@ -336,14 +265,15 @@ def _estimate(task: Task, net: Tree, label_N: Array | None, x_NxD: Array, sigma:
     if label_N is None or (not is_traced(task.guidance) and task.guidance == 1):
         said_NxD = _said(task, net, x_NxD, sigma_N, label_N)
     else:
-        twice = jnp.concatenate([label_N, jnp.full_like(label_N, task.classes)])
+        twice = jnp.concatenate([label_N, jnp.full_like(label_N, task.frame.classes)])
         both = _said(task, net, jnp.tile(x_NxD, (2, 1)), jnp.tile(sigma_N, 2), twice)
         given_NxD, free_NxD = jnp.split(both, 2)
         said_NxD = free_NxD + task.guidance * (given_NxD - free_NxD)
     row_NxD, noise_NxD = row_and_noise(task.how, x_NxD, said_NxD, sigma_N)
-    if task.source.shape is None:
+    if task.frame.source.shape is None:
         return row_NxD, noise_NxD
-    pixel_NxD = jnp.clip(row_NxD, -task.center / task.scale, (1 - task.center) / task.scale)
+    center, scale = task.frame.center, task.frame.scale
+    pixel_NxD = jnp.clip(row_NxD, -center / scale, (1 - center) / scale)
     kept_NxD = jnp.where(sigma > 1, pixel_NxD, row_NxD)
     return kept_NxD, noise_NxD + (row_NxD - kept_NxD) / jnp.maximum(sigma, 1.0)  # x is still what both make
 
@@ -351,14 +281,14 @@ def _estimate(task: Task, net: Tree, label_N: Array | None, x_NxD: Array, sigma:
 def _observe(
     task: Task, key: Key, world: World, params: Model, summary: None, generated_NxC: Array
 ) -> dict[str, Array]:
-    label_N = generated_NxC[:, -1] if task.classes else None
-    seen = task.judge.observe(world.truth.judged, generated_NxC[:, : task.dim], label_N)
+    label_N = generated_NxC[:, -1] if task.frame.classes else None
+    seen = task.judge.observe(world.truth.judged, generated_NxC[:, : task.frame.dim], label_N)
     return {"test_loss": _test_loss(task, params.net.average, world)} | seen
 
 
 def _test_loss(task: Task, net: Tree, world: World) -> Array:
     """At the noises of the truth, a few rows at a time."""
-    inside_NxD, label_N = _parts(task, world.test)
+    inside_NxD, label_N = frames.inside(task.frame, world.test)
     repeated = jax.tree.map(lambda x: jnp.tile(x, (PROBES, *[1] * (x.ndim - 1))), (inside_NxD, label_N))
     errors = lambda row, noise, sigma: _errors(task, net, row[0], noise, sigma, row[1])  # noqa: E731
     return parts.each(errors, task.rows_at_once, repeated, world.truth.noise, world.truth.sigma).mean()

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import batch as B
-from collapse_jax import moments
+from collapse_jax import newton
 from collapse_jax.calls import recorded
 from collapse_jax.check import check_at_least, check_positive
 from collapse_jax.data.toy import HELD_OUT_SEED
@@ -22,10 +22,10 @@ METRICS = (
     Metric("accuracy", "share of held-out labels that the likeliest class hits", "1", "arXiv 2410.22812"),
     Metric("excess_risk", "mean divergence of the fit's labels from the truth's at held-out inputs, KL(truth | fit)",
            "nats a label", "arXiv 2410.22812", "log", "excess_risk"),
+    Metric("label_entropy", "entropy of a label of the fit, mean over held-out inputs", "nats a label", "definition",
+           "log", "spread"),
     Metric("parameter_error", "squared error of the coefficients, summed", "1", "|w - w*|^2", "log"),
 )  # fmt: skip
-_HIGHEST = jax.lax.Precision.HIGHEST
-_DESCENTS = 30  # steps of conjugate gradients, at most; as many as coefficients are exact
 
 
 class Rows(NamedTuple):
@@ -134,37 +134,27 @@ def _labelled(table: Array) -> Rows:
     return Rows(table[:, :-1], table[:, -1].astype(jnp.int32))
 
 
-def _logits(params: Array, x: Array) -> Array:
-    """``[logits, m]``, for coefficients ``[d + 1, logits]`` and inputs ``[m, d]``; the long axis last sums fastest."""
-    return jnp.matmul(params[:-1].T, x.T, precision=_HIGHEST) + params[-1][:, None]
-
-
-def _with_first(logits: Array) -> Array:
-    """``[classes, m]``: of two classes the first has log odds 0."""
-    return jnp.pad(logits, ((1, 0), (0, 0))) if logits.shape[0] == 1 else logits
-
-
-def _odds(logits: Array) -> Array:
-    """Probabilities of the classes, ``[logits, m]``: of two classes the second's."""
-    return jax.nn.sigmoid(logits) if len(logits) == 1 else jax.nn.softmax(logits, axis=0)
-
-
 def _relabel(key: Key, params: Array, items: Rows) -> Rows:
-    z = _logits(params, items.x)
-    below = _odds(-z) if len(z) == 1 else jnp.cumsum(_odds(z), axis=0)[:-1]
+    z = newton.logits(params, items.x)
+    below = newton.odds(-z) if len(z) == 1 else jnp.cumsum(newton.odds(z), axis=0)[:-1]
     uniform = jax.random.uniform(key, items.label.shape, z.dtype)
     return Rows(items.x, (uniform > below).sum(0).astype(jnp.int32))
 
 
 def _log_probability(params: Array, rows: Rows) -> Array:
     """Of each row's label."""
-    log_p = jax.nn.log_softmax(_with_first(_logits(params, rows.x)), axis=0)
+    log_p = jax.nn.log_softmax(newton.with_first(newton.logits(params, rows.x)), axis=0)
     return jnp.take_along_axis(log_p, rows.label[None], 0)[0]
 
 
 def _is_right(world: World, params: Array, rows: Rows) -> Array:
     """Whether a label is the truth's likeliest."""
-    return (_with_first(_logits(world.truth, rows.x)).argmax(0) == rows.label) * 1.0
+    return (newton.with_first(newton.logits(world.truth, rows.x)).argmax(0) == rows.label) * 1.0
+
+
+def _fit(classes: int, ridge: Array | float, steps: int, key: Key, train: Batch, start: Tree) -> Array:
+    items, weight = B.rows(train)
+    return newton.fit(items.x, items.label, weight, classes, ridge, steps)
 
 
 SCORES = {
@@ -175,115 +165,14 @@ SCORES = {
 }
 
 
-class _Problem(NamedTuple):
-    x: Array  # a row a column, [p, m], and 1 last
-    hot: Array  # labels [logits, m], one-hot
-    share: Array  # of the weight, [m]
-    ridge: Array | float
-
-
-def _fit(classes: int, ridge: Array | float, steps: int, key: Key, train: Batch, start: Tree) -> Array:
-    """Coefficients ``[d + 1, logits]``, the intercept last."""
-    items, weight = B.rows(train)
-    share = weight / weight.sum()
-    x = jnp.concatenate([items.x.T, jnp.ones_like(items.x.T[:1])])
-    x = jnp.where(share > 0, x, 0.0)  # a row of weight 0 may hold anything, NaN too
-    hot = (items.label == jnp.arange(1 if classes == 2 else 0, classes)[:, None]).astype(x.dtype)
-    problem = _Problem(x, hot, share, ridge)
-    newton_step = _one_logit(problem) if classes == 2 else _many_logits(problem)
-
-    def newton(_: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        w, z, doubtful = carry
-        gradient, step = newton_step(w, z)
-        too_far = (gradient * doubtful).sum() > 0
-        step = jnp.where(too_far, -doubtful, step)
-        change = _times(step.T, x)
-        # Along a step the third derivative is at most `reach` times the second. So a whole one goes downhill up to the
-        # root 1.79 of e^r - 1 - r = r^2, and log1p(r) / r of one always. What is beyond that stays in doubt until the
-        # next gradient: a convex function that still falls there has fallen all the way.
-        reach = (jnp.abs(change) if classes == 2 else jnp.ptp(change, axis=0)).max()
-        safe = jnp.where(too_far | (reach < 1.79), 1.0, jnp.log1p(reach) / jnp.maximum(reach, 1.79))
-        return w + step, z + change, (1 - safe) * step
-
-    none = jnp.zeros((len(x), len(hot)), x.dtype)
-    w, _, doubtful = jax.lax.fori_loop(0, steps, newton, (none, jnp.zeros_like(hot), none))
-    return w - doubtful
-
-
-def _times(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=_HIGHEST)
-
-
-def _solver(gram: Array, ridge: Array | float) -> Callable[[Array], Array]:
-    """Solves systems of `gram` and the ridge."""
-    unit, log_scale = moments.factorise(gram + ridge * jnp.eye(len(gram), dtype=gram.dtype))
-    alive = jnp.isfinite(log_scale)  # a direction that rounding swallows is left alone
-    over = jnp.where(alive, jnp.exp(-2 * jnp.where(alive, log_scale, 0.0)), 0.0)[:, None]
-
-    def solve(v: Array) -> Array:
-        down = moments.solve_unit_lower(unit, v) * over
-        return moments.solve_unit_lower(unit.T[::-1, ::-1], down[::-1])[::-1]
-
-    return solve
-
-
-def _one_logit(problem: _Problem) -> Callable[[Array, Array], tuple[Array, Array]]:
-    """Gradient and Newton step, of coefficients and their logits at the rows."""
-    x, hot, share, ridge = problem
-
-    def step(w: Array, z: Array) -> tuple[Array, Array]:
-        p = _odds(z)
-        both = _times(x, jnp.concatenate([x * (share * p * (1 - p)), share * (p - hot)]).T)
-        gradient = both[:, -1:] + ridge * w
-        return gradient, _solver(both[:, :-1], ridge)(-gradient)
-
-    return step
-
-
-def _many_logits(problem: _Problem) -> Callable[[Array, Array], tuple[Array, Array]]:
-    """The same by conjugate gradients."""
-    x, hot, share, ridge = problem
-    solve_bound = _solver(0.5 * _times(x * share, x.T), ridge)
-
-    def step(w: Array, z: Array) -> tuple[Array, Array]:
-        p = _odds(z)
-        gradient = _times(x, (share * (p - hot)).T) + ridge * w
-
-        def hessian(v: Array) -> Array:
-            z = _times(v.T, x)
-            return _times(x, (share * p * (z - (p * z).sum(0))).T) + ridge * v
-
-        return gradient, _conjugate_gradients(hessian, solve_bound, -gradient)
-
-    return step
-
-
-def _conjugate_gradients(hessian: Callable[[Array], Array], solve_bound: Callable[[Array], Array], v: Array) -> Array:
-    """Solves hessian(step) = v, preconditioned by the solver of a bound of it."""
-
-    def descend(_: Array, carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        step, residual, direction, size = carry
-        bent = hessian(direction)
-        curvature = (direction * bent).sum()
-        length = jnp.where(curvature > 0, size / jnp.where(curvature > 0, curvature, 1.0), 0.0)
-        residual = residual - length * bent
-        solved = solve_bound(residual)
-        new_size = (residual * solved).sum()
-        turn = jnp.where(size > 0, new_size / jnp.where(size > 0, size, 1.0), 0.0)
-        return step + length * direction, residual, solved + turn * direction, new_size
-
-    first = solve_bound(v)
-    start = jnp.zeros_like(v), v, first, (v * first).sum()
-    return jax.lax.fori_loop(0, min(v.size, _DESCENTS), descend, start)[0]
-
-
 def _observe(key: Key, world: World, params: Array, summary: Tree, generated: Tree) -> dict[str, Array]:
     x, label = world.test
-    log_p, log_q = (jax.nn.log_softmax(_with_first(_logits(w, x)), axis=0) for w in (world.truth, params))
+    log_p, log_q = (jax.nn.log_softmax(newton.with_first(newton.logits(w, x)), axis=0) for w in (world.truth, params))
     divergence = (jnp.exp(log_p) * (log_p - log_q)).sum(0).mean()
     return {
         "cross_entropy": -jnp.take_along_axis(log_q, label[None], 0).mean(),
         "accuracy": (log_q.argmax(0) == label).mean(),
         "excess_risk": jnp.maximum(divergence, 0.0),
+        "label_entropy": jax.scipy.special.entr(jnp.exp(log_q)).sum(0).mean(),
         "parameter_error": ((params - world.truth) ** 2).sum(),
     }

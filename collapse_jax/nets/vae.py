@@ -1,0 +1,62 @@
+"""The two networks of a variational autoencoder, both multilayer perceptrons."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from collapse_jax.check import check_at_least
+from collapse_jax.functional import drawn, functional
+from collapse_jax.types import Array, Key, Tree
+
+
+class Autoencoder(nnx.Module):
+    """Rows to the normal law of their latents, and latents to rows: `depth` hidden layers of `width` SiLU units each.
+
+    With no hidden layer both are linear. A label enters both as one of `classes` columns that is 1.
+    """
+
+    def __init__(self, dim: int, latent: int, width: int, depth: int, classes: int, *, rngs: nnx.Rngs):
+        self.classes = classes
+        wide = [width] * depth
+        self.encoder = _layers([dim + classes, *wide, 2 * latent], rngs)
+        self.decoder = _layers([latent + classes, *wide, dim], rngs)
+
+    def encode(self, x_BxD: Array, label_B: Array | None = None) -> tuple[Array, Array]:
+        """Mean and log variance ``[B, L]`` of the latents of rows ``[B, D]``."""
+        mean_BxL, log_variance_BxL = jnp.split(self._through(self.encoder, x_BxD, label_B), 2, axis=1)
+        return mean_BxL, log_variance_BxL
+
+    def decode(self, z_BxL: Array, label_B: Array | None = None) -> Array:
+        """Mean ``[B, D]`` of the rows of latents ``[B, L]``."""
+        return self._through(self.decoder, z_BxL, label_B)
+
+    def _through(self, layers: nnx.List, x_BxI: Array, label_B: Array | None) -> Array:
+        if label_B is not None:
+            x_BxI = jnp.concatenate([x_BxI, jax.nn.one_hot(label_B, self.classes)], axis=1)
+        for layer in layers[:-1]:
+            x_BxI = nnx.silu(layer(x_BxI))
+        return layers[-1](x_BxI)
+
+
+def autoencoder(
+    dim: int, latent: int, width: int, depth: int, classes: int
+) -> tuple[Callable[[Key], Tree], Callable[..., Tree]]:
+    """``(init, apply)`` of an ``Autoencoder``; ``apply(params, x, label, method="encode")``, or ``"decode"``.
+
+    Raises:
+      ValueError: a size below 1, or a depth below 0.
+    """
+    for name, size in (("latent", latent), ("width", width)):
+        check_at_least(name, size, 1)
+    check_at_least("depth", depth, 0)
+    by_nnx, apply = functional(lambda rngs: Autoencoder(dim, latent, width, depth, classes, rngs=rngs))
+    shapes = jax.eval_shape(by_nnx, jax.random.key(0))
+    spread = lambda names, shape: 0.0 if names[-1] == "bias" else shape[0] ** -0.5  # noqa: E731
+    return lambda key: drawn(key, shapes, spread), apply
+
+
+def _layers(sizes: list[int], rngs: nnx.Rngs) -> nnx.List:
+    return nnx.List([nnx.Linear(i, o, rngs=rngs) for i, o in pairwise(sizes)])

@@ -1,0 +1,171 @@
+"""What features of images are good for: probes that read classes from them, how they are spread, and how they changed.
+
+All are of features of real rows. Probes see features standardised column by column, as after a batch normalisation
+without parameters: they ask what can be read, not how large it is written. Nothing here calls LAPACK.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from collapse_jax import neighbours, newton
+from collapse_jax.neighbours import normalised
+from collapse_jax.types import Array, Metric
+
+RIDGE = 1e-3  # of both linear probes, beside the mean loss over rows
+_NEWTON_STEPS = 8
+_SWEEPS = 12  # over all pairs of columns; Jacobi's method converges quadratically
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Seen(NamedTuple):
+    """Features of real rows.
+
+    Attributes:
+      train: ``[N, F]``, that probes are fitted to.
+      train_label: ``[N]``, whole numbers.
+      test: ``[M, F]``, of held-out rows.
+      test_label: ``[M]``.
+      view: ``[M, F]``, of one random view of each held-out row.
+      other_view: of another.
+    """
+
+    train: Array
+    train_label: Array
+    test: Array
+    test_label: Array
+    view: Array
+    other_view: Array
+
+
+ACCURACIES = (
+    Metric("probe_accuracy", "share of held-out images whose class a ridge regression on features tells", "1",
+           "definition"),
+    Metric("logistic_accuracy", "the same by multinomial logistic regression", "1", "arXiv 2002.05709"),
+    Metric("knn_accuracy", "the same by the nearest training images, by cosine", "1", "arXiv 1805.01978"),
+    Metric("knn_accuracy_views", "the same of random views of held-out images", "1", "definition"),
+)  # fmt: skip
+METRICS = (
+    Metric("pretext_loss", "what the encoder minimises, on held-out images at fixed views", "1", "definition",
+           role="risk"),
+    *ACCURACIES,
+    Metric("class_accuracy", "probe accuracy by class", "1", "definition"),
+    Metric("rankme", "exp of the entropy of the features' singular values", "1", "arXiv 2210.02885"),
+    Metric("spectrum", "eigenvalues of the features' covariance over their sum, falling", "1", "arXiv 2110.09348"),
+    Metric("alignment", "squared distance of two views' features, at length 1", "1", "arXiv 2005.10242"),
+    Metric("uniformity", "log mean Gaussian potential of features, at length 1", "nats", "arXiv 2005.10242"),
+    Metric("cka_to_first", "linear alignment (CKA) with the features of generation 1's encoder", "1",
+           "arXiv 1905.00414"),
+)  # fmt: skip
+
+
+def accuracies(seen: Seen, classes: int, k: int) -> tuple[dict[str, Array], Array]:
+    """``ACCURACIES``, and the first by class ``[classes]`` (NaN where none is held out)."""
+    train, test = standardised(seen.train, seen.test)
+    is_right_M = ridge_probe(train, seen.train_label, test, classes).argmax(1) == seen.test_label
+    of_class_MxC = seen.test_label[:, None] == jnp.arange(classes)
+    count_C = of_class_MxC.sum(0)
+    by_class = (is_right_M[:, None] & of_class_MxC).sum(0) / jnp.where(count_C > 0, count_C, jnp.nan)
+    told = {
+        "probe_accuracy": is_right_M,
+        "logistic_accuracy": logistic_probe(train, seen.train_label, test, classes).argmax(1) == seen.test_label,
+        "knn_accuracy": knn(seen.train, seen.train_label, seen.test, classes, k) == seen.test_label,
+        "knn_accuracy_views": knn(seen.train, seen.train_label, seen.view, classes, k) == seen.test_label,
+    }
+    return {name: right.mean() for name, right in told.items()}, by_class
+
+
+def standardised(train_NxF: Array, test_MxF: Array) -> tuple[Array, Array]:
+    """Both in units of the training rows' columns; a column without spread becomes 0."""
+    mean_F, spread_F = train_NxF.mean(0), train_NxF.std(0)
+    alive_F = spread_F > 1e-6 * jnp.abs(train_NxF).max(0)  # what is smaller is rounding
+    over_F = jnp.where(alive_F, 1 / jnp.where(alive_F, spread_F, 1.0), 0.0)
+    return (train_NxF - mean_F) * over_F, (test_MxF - mean_F) * over_F
+
+
+def ridge_probe(train_NxF: Array, label_N: Array, test_MxF: Array, classes: int) -> Array:
+    """Scores ``[M, classes]`` by ridge regression on one-hot labels, in closed form; columns of `train` have mean 0.
+
+    It minimises the mean squared error plus ``RIDGE |w|^2``, without the intercept.
+    """
+    hot_NxC = jax.nn.one_hot(label_N, classes, dtype=train_NxF.dtype)
+    mean_C = hot_NxC.mean(0)
+    product = lambda a, b: jnp.matmul(a, b, precision=_HIGHEST)  # noqa: E731
+    gram, across = (product(train_NxF.T, x) / train_NxF.shape[0] for x in (train_NxF, hot_NxC - mean_C))
+    return mean_C + product(test_MxF, newton.solver(gram, RIDGE)(across))
+
+
+def logistic_probe(train_NxF: Array, label_N: Array, test_MxF: Array, classes: int) -> Array:
+    """Logits ``[M, classes]`` by ``newton.fit``."""
+    params = newton.fit(train_NxF, label_N, jnp.ones_like(train_NxF[:, 0]), classes, RIDGE, _NEWTON_STEPS)
+    return newton.with_first(newton.logits(params, test_MxF)).T
+
+
+def knn(train_NxF: Array, label_N: Array, test_MxF: Array, classes: int, k: int) -> Array:
+    """Class ``[M]`` of most of the `k` training rows of largest cosine; of several such the first class."""
+    squared_MxN = neighbours.squared_distances(normalised(test_MxF), normalised(train_NxF))
+    nearest_Mxk = jax.lax.top_k(-squared_MxN, min(k, train_NxF.shape[0]))[1]
+    return jax.nn.one_hot(label_N[nearest_Mxk], classes).sum(1).argmax(1)
+
+
+def alignment(a_MxF: Array, b_MxF: Array) -> Array:
+    """Mean squared distance of two views' features at length 1 (arXiv 2005.10242, eq. 3; alpha = 2)."""
+    return jnp.sum((normalised(a_MxF) - normalised(b_MxF)) ** 2, 1).mean()
+
+
+def uniformity(x_MxF: Array) -> Array:
+    """Log of the mean of ``exp(-2 |x - y|^2)`` over pairs of different rows at length 1 (arXiv 2005.10242, eq. 4).
+
+    From 0, where all are alike, to near -4 where they are spread over a sphere of many dimensions.
+    """
+    unit_MxF, rows = normalised(x_MxF), x_MxF.shape[0]
+    log_MxM = -2 * neighbours.squared_distances(unit_MxF, unit_MxF)
+    others = jnp.where(jnp.eye(rows, dtype=bool), -jnp.inf, log_MxM)
+    return jax.nn.logsumexp(others) - jnp.log(rows * (rows - 1.0))
+
+
+def linear_cka(a_MxF: Array, b_MxG: Array) -> Array:
+    """Linear centred kernel alignment (arXiv 1905.00414): 1 where features are alike but for a rotation and a scale."""
+    a, b = a_MxF - a_MxF.mean(0), b_MxG - b_MxG.mean(0)
+    size = lambda x, y: jnp.sqrt(jnp.sum(jnp.matmul(x.T, y, precision=_HIGHEST) ** 2))  # noqa: E731
+    both = size(a, a) * size(b, b)
+    return jnp.where(both > 0, size(a, b) ** 2 / jnp.where(both > 0, both, 1.0), 0.0)
+
+
+def rankme(x_MxF: Array) -> Array:
+    """Exponential of the entropy of the singular values over their sum (arXiv 2210.02885, eq. 1): 1 to F."""
+    value_F = singular_values(x_MxF)
+    share_F = value_F / jnp.maximum(value_F.sum(), jnp.finfo(value_F.dtype).tiny)
+    return jnp.exp(jax.scipy.special.entr(share_F).sum())
+
+
+def spectrum(x_MxF: Array) -> Array:
+    """Eigenvalues of the covariance over their sum ``[F]``, falling; 0 where all rows are alike."""
+    value_F = singular_values(x_MxF - x_MxF.mean(0)) ** 2
+    return value_F / jnp.maximum(value_F.sum(), jnp.finfo(value_F.dtype).tiny)
+
+
+def singular_values(x_MxF: Array) -> Array:
+    """``[F]``, falling, by one-sided Jacobi (Hestenes 1958): pairs of columns are turned until all are orthogonal.
+
+    In each round of a tournament every column meets another: those that lie opposite; then all but the first move on.
+    """
+    columns = x_MxF.shape[1]
+    x = jnp.pad(x_MxF, ((0, 0), (0, columns % 2)))
+    half = x.shape[1] // 2
+
+    def meet(_: Array, x: Array) -> Array:
+        a, b = x[:, :half], x[:, half:][:, ::-1]
+        across, more = (a * b).sum(0), (b * b).sum(0) - (a * a).sum(0)
+        # The angle that makes them orthogonal, the smaller one of two: tan(2 angle) = 2 across / more.
+        below = more + jnp.where(more < 0, -1, 1) * jnp.hypot(more, 2 * across)
+        tangent = 2 * across / jnp.where(across == 0, 1.0, below)
+        cosine = jax.lax.rsqrt(1 + tangent**2)
+        sine = cosine * tangent
+        x = jnp.concatenate([cosine * a - sine * b, (sine * a + cosine * b)[:, ::-1]], 1)
+        return jnp.concatenate([x[:, :1], jnp.roll(x[:, 1:], 1, axis=1)], 1)
+
+    scale = jnp.abs(x).max()
+    x = jax.lax.fori_loop(0, _SWEEPS * (2 * half - 1), meet, x / jnp.where(scale > 0, scale, 1.0))
+    return scale * jnp.sort(jnp.sqrt((x**2).sum(0)))[::-1][:columns]

@@ -1,0 +1,349 @@
+"""Self-supervised learning on synthetic images: an encoder is fitted beside the generator and judged on real ones."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import augment, data, objectives, parts
+from collapse_jax import representation_metrics as R
+from collapse_jax.check import check_at_least, check_choice, check_positive, one_line
+from collapse_jax.gradient import SCHEDULES, Averaged, adamw, averaged, check_warmup, fit_sgd
+from collapse_jax.keys import stream
+from collapse_jax.nets.encoders import Networks, networks
+from collapse_jax.settings.diffusion import diffusion
+from collapse_jax.types import Array, Batch, Key, Metric, Pretext, Setting, Source, Tree, World
+
+VIEWS = augment.Strength()  # that encoders are judged by, and the default of training
+_CLIP = 1.0  # largest norm of a gradient
+_RANDOM = 4  # untrained encoders that the control is the mean of
+_SEED = 0x5E1F_5E1F  # of them and of the views that encoders are judged by: far from the small seeds of chains
+
+
+class Images(NamedTuple):
+    """Real images ``[num, D]`` and their classes ``[num]``, that encoders are judged by.
+
+    Attributes:
+      train: that probes are fitted to.
+      train_label: theirs.
+      test: held out.
+      test_label: theirs.
+    """
+
+    train: Array
+    train_label: Array
+    test: Array
+    test_label: Array
+
+
+class Truth(NamedTuple):
+    """What metrics compare with.
+
+    Attributes:
+      generator: the generator's.
+      images: see there.
+      views: ``[2, M, D]``, two random views of each held-out image.
+      controls: ``{what they follow from: {metric: value}}``; the outer key tells worlds apart.
+    """
+
+    generator: Tree
+    images: Images
+    views: Array
+    controls: dict[str, dict[str, Array]]
+
+
+class Model(NamedTuple):
+    """What a chain carries from fit to fit.
+
+    Attributes:
+      generator: the generator's parameters.
+      learner: parameters of the encoder and its heads (``Averaged`` where the objective has a target).
+      first: the encoder's in generation 1, which is the chain's encoder of real images alone.
+      age: fits so far.
+    """
+
+    generator: Tree
+    learner: Tree
+    first: Tree
+    age: Array
+
+
+class Task(NamedTuple):
+    """The parts that the functions of a setting share.
+
+    Attributes:
+      generator: see ``self_supervised``.
+      source: of the images.
+      pretext: what the encoder learns.
+      nets: the encoder and its heads.
+      view: ``(key, x) -> x``, of training.
+      batch_size: images a step.
+      num_probe: real images that probes are fitted to.
+      num_test: held-out ones.
+      k: nearest neighbours that vote.
+      rows_at_once: bounds memory.
+      recipe: in words, what the controls follow from.
+    """
+
+    generator: Setting
+    source: Source
+    pretext: Pretext
+    nets: Networks
+    view: Callable[[Key, Array], Array]
+    batch_size: int
+    num_probe: int
+    num_test: int
+    k: int
+    rows_at_once: int
+    recipe: str
+
+    @property
+    def classes(self) -> int:
+        """Of the source."""
+        return self.source.classes or 0
+
+    @property
+    def pixels(self) -> int:
+        """D: columns of a row that are pixels."""
+        return self.source.dim - 1
+
+
+def self_supervised(
+    generator: Setting | None = None,
+    objective: Pretext | None = None,
+    encoder: Literal["mlp", "conv", "vit"] = "mlp",
+    features: int = 64,
+    width: int | None = None,
+    depth: int | None = None,
+    heads: int | None = None,
+    patch: int | None = None,
+    steps: int = 1000,
+    batch_size: int = 128,
+    learning_rate: Array | float = 2e-3,
+    schedule: Literal["cosine", "constant"] = "cosine",
+    warmup: int = 50,
+    start: Literal["init", "previous"] = "init",
+    crop: Array | float = VIEWS.crop,
+    shift: Array | float = VIEWS.shift,
+    turn: Array | float = VIEWS.turn,
+    contrast: Array | float = VIEWS.contrast,
+    noise: Array | float = VIEWS.noise,
+    mask: Array | float = VIEWS.mask,
+    num_probe: int = 1000,
+    num_test: int = 300,
+    k: int = 5,
+    rows_at_once: int = 512,
+) -> Setting:
+    """An encoder of images that learns without labels, beside a generator that makes the next generation's images.
+
+    Each generation fits both to the same training rows, the encoder by `steps` steps of Adam; the generator alone makes
+    new rows, and its chain is the one that it has without an encoder. Labels are read by probes only, which are fitted
+    to real images and judged on held-out ones. Beside the generator's metrics stand the encoder's, and controls that do
+    not change: the same probes on raw pixels (``pixels_``) and on untrained encoders (``random_``). The encoder of real
+    images alone is that of generation 1, the encoder of synthetic images alone any later one under ``replace``.
+
+    Args:
+      generator: a setting of labelled images that is trained by gradients; default: ``diffusion`` of the digits.
+      objective: what is learned, of ``objectives``; default: ``vicreg()``.
+      encoder: ``"mlp"``, ``"conv"`` or ``"vit"``.
+      features: columns of what an image becomes.
+      width: units of a hidden layer (default 256), channels of the first level (32), or columns between blocks (64).
+      depth: hidden layers (2), levels, each of half the side (2), or blocks (3).
+      heads: of a vit's attention (4); no other encoder's.
+      patch: side of a vit's patches, in pixels (2); no other encoder's.
+      steps: of the encoder, per fit.
+      batch_size: images a step.
+      learning_rate: Adam's, after the warm-up; may be a tracer, as all floats here.
+      schedule: of the rate: ``"cosine"`` falls to 0 at the last step, ``"constant"`` stays.
+      warmup: steps in which the rate rises linearly: fewer than `steps`.
+      start: each fit starts from ``"init"``: fresh parameters, or ``"previous"``: the last generation's.
+      crop: how far random views differ in training (``augment.Strength``), as those below; metrics look at views of the
+        defaults.
+      shift: see there.
+      turn: see there.
+      contrast: see there.
+      noise: see there.
+      mask: see there.
+      num_probe: real images that probes are fitted to, at most.
+      num_test: held-out real images.
+      k: nearest neighbours that vote.
+      rows_at_once: images that are encoded together: bounds memory.
+
+    Raises:
+      ValueError: a number out of range, sizes that do not divide, arguments that would be ignored, or a generator of
+        other rows than labelled images.
+    """
+    generator = diffusion(data.digits(pca=None, labels=True), num_test=300) if generator is None else generator
+    source, shape = _source(generator)
+    pretext = objectives.vicreg() if objective is None else objective
+    if not isinstance(pretext, Pretext):
+        raise ValueError(f"objective must be a Pretext, such as objectives.vicreg(), not {one_line(repr(pretext))}")
+    for name, number in (("batch_size", batch_size), ("num_probe", num_probe), ("num_test", num_test)):
+        check_at_least(name, number, 2)
+    check_at_least("k", k, 1)
+    check_at_least("rows_at_once", rows_at_once, 1)
+    check_warmup(warmup, steps=steps)
+    check_positive("learning_rate", learning_rate)
+    check_choice("schedule", schedule, SCHEDULES)
+    strength = augment.Strength(crop, shift, turn, contrast, noise, mask)
+    augment.check(strength)
+    sizes = {"width": width, "depth": depth, "heads": heads, "patch": patch}
+    nets = networks(encoder, shape, features, sizes, pretext.heads(features, source.dim - 1))
+    recipe = f"{encoder} {features} {sizes} {num_probe} {k}"
+    view = partial(augment.view, strength, shape)
+    task = Task(generator, source, pretext, nets, view, batch_size, num_probe, num_test, k, rows_at_once, recipe)
+    plain, momentum = partial(adamw, learning_rate, schedule, warmup, 0.0, _CLIP), pretext.momentum
+    optimizer = plain if momentum is None else lambda number: averaged(plain(number), momentum)
+    fit = fit_sgd(partial(_loss, task), optimizer, init=partial(_fresh, task), steps=steps, batch_size=batch_size,
+                  start=start)  # fmt: skip
+    return Setting(
+        name="self_supervised",
+        world=partial(_world, task, computed=True),
+        real=lambda key, world, num: generator.real(key, _of_generator(world), num),
+        fit=partial(_fit, task, fit),
+        sample=lambda key, params, num: generator.sample(key, params.generator, num),
+        observe=partial(_observe, task),
+        metrics=_metrics(task, features),
+        init=partial(_init, task),
+        outline=partial(_world, task, computed=False),
+        block_hint=generator.block_hint,
+        source=source,
+        scores=_scores(generator),
+    )
+
+
+def _source(generator: Setting) -> tuple[Source, tuple[int, int, int]]:
+    """Of a generator that will do, and the shape of its images."""
+    if not isinstance(generator, Setting):
+        raise ValueError(f"generator must be a Setting, such as settings.diffusion(), not {one_line(repr(generator))}")
+    source = generator.source
+    if not isinstance(source, Source) or source.shape is None:
+        raise ValueError(f"generator {generator.name} has no source of images; give it one, such as digits(pca: null)")
+    if source.classes is None:
+        raise ValueError(f"source {source.name} has no labels, which probes read; give labels: true")
+    if generator.init is None:
+        raise ValueError(f"generator {generator.name} is not trained by gradients; give one that is, such as diffusion")
+    return source, source.shape
+
+
+def _metrics(task: Task, features: int) -> tuple[Metric, ...]:
+    shapes = {"spectrum": (("direction", features),), "class_accuracy": (("class", task.classes),)}
+    own = tuple(metric._replace(dims=shapes.get(metric.name, ())) for metric in R.METRICS)
+    controls = tuple(
+        metric._replace(name=f"{prefix}_{metric.name}", long_name=f"{words}: {metric.long_name}")
+        for prefix, words in (("pixels", "raw pixels"), ("random", "untrained encoders"))
+        for metric in R.ACCURACIES
+    )
+    return (*own, *controls, *task.generator.metrics)
+
+
+def _scores(generator: Setting) -> Mapping[str, Callable[[World, Tree, Tree], Array]]:
+    """The generator's, of its own world and parameters."""
+
+    def of(score: Callable[[World, Tree, Tree], Array]) -> Callable[[World, Tree, Tree], Array]:
+        return lambda world, params, items: score(_of_generator(world), params.generator, items)
+
+    return {name: of(score) for name, score in generator.scores.items()}
+
+
+def _of_generator(world: World) -> World:
+    return world._replace(truth=world.truth.generator)
+
+
+def _world(task: Task, computed: bool) -> World:
+    """With controls that are not `computed`, only their shapes."""
+    theirs = task.generator.world() if computed or task.generator.outline is None else task.generator.outline()
+    train, test = (np.asarray(rows) for rows in (task.source.arrays, task.source.held_out(task.num_test)))
+    pixels = lambda rows: jnp.asarray(rows[:, :-1], float)  # noqa: E731
+    label = lambda rows: jnp.asarray(rows[:, -1].round(), jnp.int32)  # noqa: E731
+    train = train[: task.num_probe]
+    images = Images(pixels(train), label(train), pixels(test), label(test))
+    compute = jax.jit(partial(_controls, task))
+    views, controls = compute(images) if computed else jax.eval_shape(compute, images)
+    return theirs._replace(truth=Truth(theirs.truth, images, views, {task.recipe: controls}))
+
+
+def _controls(task: Task, images: Images) -> tuple[Array, dict[str, Array]]:
+    """Views of held-out images, and accuracies without training."""
+    key = jax.random.key(_SEED, impl="threefry2x32")
+    view = lambda key: augment.view(VIEWS, task.nets.shape, key, images.test)  # noqa: E731
+    views = jax.vmap(view)(jax.random.split(stream(key, "views"), 2))
+
+    def accuracies(encode: Callable[[Array], Array]) -> dict[str, Array]:
+        return R.accuracies(_seen(task, encode, images, views), task.classes, task.k)[0]
+
+    of_random = lambda key: accuracies(partial(task.nets.encode, task.nets.init(key)["encoder"]))  # noqa: E731
+    untrained = jax.lax.map(of_random, jax.random.split(stream(key, "random"), _RANDOM))
+    found = {"pixels": accuracies(lambda x: x), "random": jax.tree.map(lambda x: x.mean(0), untrained)}
+    return views, {f"{prefix}_{name}": value for prefix, told in found.items() for name, value in told.items()}
+
+
+def _seen(task: Task, encode: Callable[[Array], Array], images: Images, views: Array) -> R.Seen:
+    """Features of images, a few at a time."""
+    of = lambda x_NxD: parts.each(encode, task.rows_at_once, x_NxD)  # noqa: E731
+    train, test, view, other = of(images.train), of(images.test), of(views[0]), of(views[1])
+    return R.Seen(train, images.train_label, test, images.test_label, view, other)
+
+
+def _fresh(task: Task, key: Key) -> Tree:
+    params = task.nets.init(key)
+    return params if task.pretext.momentum is None else Averaged(params, params)
+
+
+def _now(learner: Tree) -> Tree:
+    return learner.now if isinstance(learner, Averaged) else learner
+
+
+def _loss(task: Task, learner: Tree, key: Key, rows_BxC: Array) -> Array:
+    target = learner.average if isinstance(learner, Averaged) else None
+    return task.pretext.loss(task.nets, _now(learner), target, key, rows_BxC[:, : task.pixels], task.view)
+
+
+def _init(task: Task, key: Key, world: World) -> Model:
+    assert task.generator.init is not None
+    learner = _fresh(task, stream(key, "encoder"))
+    theirs = task.generator.init(key, _of_generator(world))
+    return Model(theirs, learner, _now(learner)["encoder"], jnp.int32(0))
+
+
+def _fit(task: Task, fit: Callable[..., Tree], key: Key, train: Batch, before: Model) -> Model:
+    """The generator's key is the one it has alone."""
+    theirs = task.generator.fit(key, train, before.generator)
+    learner = fit(stream(key, "encoder"), train, before.learner)
+    is_first = before.age == 0
+    first = jax.tree.map(lambda new, old: jnp.where(is_first, new, old), _now(learner)["encoder"], before.first)
+    return Model(theirs, learner, first, before.age + 1)
+
+
+def _observe(
+    task: Task, key: Key, world: World, params: Model, summary: None, generated_NxC: Array
+) -> dict[str, Array]:
+    truth, encoder = world.truth, _now(params.learner)["encoder"]
+    images, (controls,) = truth.images, truth.controls.values()
+    seen = _seen(task, partial(task.nets.encode, encoder), images, truth.views)
+    first = parts.each(partial(task.nets.encode, params.first), task.rows_at_once, images.test)
+    told, by_class = R.accuracies(seen, task.classes, task.k)
+    theirs = task.generator.observe(key, _of_generator(world), params.generator, summary, generated_NxC)
+    return {
+        "pretext_loss": _pretext_loss(task, params.learner, images.test),
+        **told,
+        "class_accuracy": by_class,
+        "rankme": R.rankme(seen.test),
+        "spectrum": R.spectrum(seen.test),
+        "alignment": R.alignment(seen.view, seen.other_view),
+        "uniformity": R.uniformity(seen.test),
+        "cka_to_first": R.linear_cka(seen.test, first),
+        **controls,
+        **theirs,
+    }
+
+
+def _pretext_loss(task: Task, learner: Tree, test_MxD: Array) -> Array:
+    """Of minibatches of held-out images as large as in training, at fixed views."""
+    size = min(task.batch_size, test_MxD.shape[0])
+    batches = test_MxD[: test_MxD.shape[0] // size * size].reshape(-1, size, task.pixels)
+    keys = jax.random.split(jax.random.key(_SEED, impl="threefry2x32"), batches.shape[0])
+    return jax.lax.map(lambda both: _loss(task, learner, *both), (keys, batches)).mean()

@@ -1,0 +1,247 @@
+"""Variational autoencoders: rows are told by a few normal latents, from which a decoder makes the next ones."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import data, frames, image_metrics, parts, scores
+from collapse_jax.check import check_at_least, check_choice, check_not_negative, check_positive
+from collapse_jax.denoising import PROBES, probes
+from collapse_jax.frames import Frame, Model
+from collapse_jax.gradient import SCHEDULES, adamw, check_warmup, fit_sgd
+from collapse_jax.keys import normal
+from collapse_jax.nets.vae import autoencoder
+from collapse_jax.types import Array, Key, Metric, Setting, Source, Tree, World
+
+_CLIP = 1.0  # largest norm of a gradient of the loss a column
+_ACTIVE = 0.01  # variance above which a latent's posterior mean counts as used, as in arXiv 1509.00519
+
+_LOSS = Metric("test_loss", "negative evidence lower bound of held-out real rows at fixed noises, beta 1", "nats a row",
+               "arXiv 1312.6114", role="risk")  # fmt: skip
+_OF_LATENTS = (
+    Metric("rate", "divergence of the latents' posterior from the prior, at held-out rows", "nats a row",
+           "arXiv 1312.6114"),
+    Metric("rate_of_latent", "the same of each latent", "nats a row", "arXiv 1312.6114"),
+    Metric("active_units", f"latents whose posterior mean varies by more than {_ACTIVE:g} over held-out rows",
+           "latents", "arXiv 1509.00519"),
+)  # fmt: skip
+
+
+class Truth(NamedTuple):
+    """What metrics compare with.
+
+    Attributes:
+      noise: ``[PROBES * num_test, latent]``, by which the held-out rows' latents are drawn.
+      judged: what generated rows are compared with.
+    """
+
+    noise: Array
+    judged: Tree
+
+
+class Net(NamedTuple):
+    """Parameters: the two networks', and the log of the decoder's deviation where it is learned, in their frame."""
+
+    layers: Tree
+    log_deviation: Array | None
+
+
+class Terms(NamedTuple):
+    """Of each row: nats that the decoder takes given the latents, ``[B]``, and what each latent costs, ``[B, L]``."""
+
+    distortion: Array
+    rate: Array
+
+
+class Task(NamedTuple):
+    """The parts that the functions of a setting share.
+
+    Attributes:
+      frame: in which the networks see rows.
+      latent: L.
+      apply: the networks, see ``nets.vae``.
+      deviation: see ``vae``, as are the others.
+    """
+
+    frame: Frame
+    latent: int
+    apply: Callable[..., Tree]
+    beta: Array | float
+    deviation: Array | float | None
+    temperature: Array | float
+    noise: Array | float
+    rows_at_once: int
+    judge: image_metrics.Judge
+
+
+def vae(
+    source: Source | None = None,
+    latent: int = 8,
+    width: int = 256,
+    depth: int = 2,
+    conditional: bool = False,
+    beta: Array | float = 1.0,
+    deviation: Array | float | None = None,
+    steps: int = 1000,
+    batch_size: int = 128,
+    learning_rate: Array | float = 3e-3,
+    schedule: Literal["cosine", "constant"] = "cosine",
+    warmup: int = 50,
+    start: Literal["init", "previous"] = "init",
+    temperature: Array | float = 1.0,
+    noise: Array | float = 1.0,
+    frame: Literal["unit", "pixels", "raw"] = "unit",
+    num_test: int = 500,
+    num_shown: int = 8,
+    features: Callable[[Array], Array] | None = None,
+    rows_at_once: int = 512,
+) -> Setting:
+    """Variational autoencoder of rows (arXiv 1312.6114), conditional on their class or not.
+
+    Latents z are N(0, I), a row given them is N(decoder(z), s^2 I) with one deviation s for all columns, and the
+    encoder tells a normal law of z given a row, its covariance diagonal. A fit takes `steps` steps of Adam on
+    minibatches of the pool, whatever its size, towards the greatest E log p(x | z) - beta KL(q(z | x) | p(z)). Where
+    s is learned it settles at the root mean square of what latents leave unexplained (arXiv 2006.13202). A
+    conditional model draws labels by their frequencies in its training rows; both networks see them.
+
+    With ``depth=0`` both networks are linear and the optimum is probabilistic PCA (doi:10.1111/1467-9868.00196,
+    arXiv 1911.02469): the decoder keeps the principal directions of variance v > beta s^2, each with variance
+    v - beta s^2, at a rate of log(v / beta s^2) / 2; the latents of others sleep. With hidden layers more may sleep.
+
+    Args:
+      source: of the real rows; default: moons. Its label column, if it has one, is dropped unless `conditional`.
+      latent: number of latents.
+      width: units of a hidden layer.
+      depth: hidden layers of each network.
+      conditional: learn rows given their class (the source must have labels).
+      beta: weight of the divergence (beta-VAE); may be a tracer, as all floats here.
+      deviation: s, in the units of the rows; None: learned.
+      steps: per fit.
+      batch_size: rows a step.
+      learning_rate: Adam's, after the warm-up.
+      schedule: of the rate: ``"cosine"`` falls to 0 at the last step, ``"constant"`` stays.
+      warmup: steps in which the rate rises linearly: fewer than `steps`.
+      start: each fit starts from ``"init"``: fresh parameters, or ``"previous"``: the last generation's.
+      temperature: multiplies the latents that sampling draws.
+      noise: multiplies the decoder's noise in sampling. 1 draws from the model's law; 0 takes its means, which look
+        clean and lack the variance s^2 in each column, generation after generation.
+      frame: in which networks see rows; see ``diffusion``.
+      num_test: held-out real rows for the metrics.
+      num_shown: generated images that ``sample_image`` keeps.
+      features: what rows are compared by; see ``image_metrics.judge``.
+      rows_at_once: rows that are sampled or judged together: bounds memory.
+
+    Raises:
+      ValueError: a number out of range; a conditional model of rows without labels.
+    """
+    source = data.moons() if source is None else source
+    seen = frames.frame_of(source, conditional, frame)
+    check_choice("schedule", schedule, SCHEDULES)
+    for name, number in (("num_test", num_test), ("rows_at_once", rows_at_once)):
+        check_at_least(name, number, 1)
+    check_warmup(warmup, steps=steps)
+    for name, size in (("learning_rate", learning_rate), ("deviation", 1.0 if deviation is None else deviation)):
+        check_positive(name, size)
+    for name, size in (("beta", beta), ("temperature", temperature), ("noise", noise)):
+        check_not_negative(name, size)
+    init, apply = autoencoder(seen.dim, latent, width, depth, seen.classes)
+    judge = image_metrics.judge(source, num_test, num_shown=num_shown, features=features, labelled=conditional,
+                                rows_at_once=rows_at_once)  # fmt: skip
+    task = Task(seen, latent, apply, beta, deviation, temperature, noise, rows_at_once, judge)
+    first = lambda key: Net(init(key), jnp.zeros(()) if deviation is None else None)  # noqa: E731
+    optimizer = lambda number: adamw(learning_rate, schedule, warmup, 0.0, _CLIP, number)  # noqa: E731
+    return Setting(
+        name="vae",
+        world=partial(_world, task, num_test, judge.truth),
+        real=partial(frames.real, seen),
+        fit=partial(frames.fit, seen, fit_sgd(partial(_loss, task), optimizer, init=first, steps=steps,
+                                              batch_size=batch_size, start=start)),
+        sample=partial(_sample, task),
+        observe=partial(_observe, task),
+        metrics=_metrics(task),
+        init=lambda key, world: Model(first(key), jnp.ones(seen.classes) if seen.classes else None),
+        outline=partial(_world, task, num_test, judge.outline) if features is None else None,  # functions look alike
+        block_hint=8,
+        source=source,
+        scores=scores.OF_ROWS,
+    )  # fmt: skip
+
+
+def _metrics(task: Task) -> tuple[Metric, ...]:
+    """With the trivial baseline of the test loss: one isotropic normal law."""
+    variance = np.diagonal(np.asarray(task.frame.source.covariance))[: task.frame.dim].mean()
+    silent = float(0.5 * task.frame.dim * (1 + np.log(2 * np.pi * variance)))
+    rate, of_latent, active = _OF_LATENTS
+    of_latent = of_latent._replace(dims=(("latent", task.latent),))
+    return (_LOSS._replace(baseline=silent), rate, of_latent, active, *task.judge.metrics)
+
+
+def _world(task: Task, num_test: int, judged: Callable[[], Tree]) -> World:
+    """What is `judged` by may be shapes alone: all else tells worlds apart."""
+    noise, _ = probes(num_test, task.latent)
+    arrays = jax.tree.map(jnp.asarray, task.frame.source.arrays)
+    return World(arrays, Truth(noise, judged()), frames.held_out(task.frame, num_test))
+
+
+def _log_deviation(task: Task, net: Net) -> Array:
+    """Of the decoder, in the networks' frame."""
+    if net.log_deviation is not None:
+        return net.log_deviation
+    return jnp.log(jnp.asarray(task.deviation) / task.frame.scale)
+
+
+def _terms(task: Task, net: Net, x_BxD: Array, label_B: Array | None, noise_BxL: Array) -> tuple[Terms, Array]:
+    """The two parts of the bound at latents drawn by `noise`, in the networks' frame; the latents' means ``[B, L]``."""
+    mean_BxL, log_variance_BxL = task.apply(net.layers, x_BxD, label_B, method="encode")
+    z_BxL = mean_BxL + jnp.exp(0.5 * log_variance_BxL) * noise_BxL
+    log_s = _log_deviation(task, net)
+    error_BxD = (x_BxD - task.apply(net.layers, z_BxL, label_B, method="decode")) * jnp.exp(-log_s)
+    distortion_B = 0.5 * (error_BxD**2).sum(1) + x_BxD.shape[1] * (log_s + 0.5 * jnp.log(2 * jnp.pi))
+    rate_BxL = 0.5 * (mean_BxL**2 + jnp.expm1(log_variance_BxL) - log_variance_BxL)
+    return Terms(distortion_B, rate_BxL), mean_BxL
+
+
+def _loss(task: Task, params: Net, key: Key, rows_BxC: Array) -> Array:
+    """Nats a column, so that the rate of learning does not depend on their number."""
+    inside_BxD, label_B = frames.inside(task.frame, rows_BxC)
+    terms, _ = _terms(task, params, inside_BxD, label_B, normal(key, (len(rows_BxC), task.latent)))
+    return (terms.distortion + task.beta * terms.rate.sum(1)).mean() / task.frame.dim
+
+
+def _sample(task: Task, key: Key, params: Model, num: int) -> Array:
+    def some(key: Key, label_N: Array | None, rows: int) -> Array:
+        key_latent, key_noise = jax.random.split(key)
+        z_NxL = task.temperature * normal(key_latent, (rows, task.latent))
+        mean_NxD = task.apply(params.net.layers, z_NxL, label_N, method="decode")
+        deviation = task.noise * jnp.exp(_log_deviation(task, params.net))
+        return mean_NxD + deviation * normal(key_noise, mean_NxD.shape)
+
+    return frames.draw(task.frame, some, key, params.classes, num, task.rows_at_once)
+
+
+def _observe(
+    task: Task, key: Key, world: World, params: Model, summary: None, generated_NxC: Array
+) -> dict[str, Array]:
+    label_N = generated_NxC[:, -1] if task.frame.classes else None
+    seen = task.judge.observe(world.truth.judged, generated_NxC[:, : task.frame.dim], label_N)
+    return _of_held_out(task, params.net, world) | seen
+
+
+def _of_held_out(task: Task, net: Net, world: World) -> dict[str, Array]:
+    """At the noises of the truth, a few rows at a time."""
+    inside = frames.inside(task.frame, world.test)
+    repeated = jax.tree.map(lambda x: jnp.tile(x, (PROBES, *[1] * (x.ndim - 1))), inside)
+    some = lambda row, noise: _terms(task, net, row[0], row[1], noise)  # noqa: E731
+    terms, mean_RxL = parts.each(some, task.rows_at_once, repeated, world.truth.noise)
+    rate_L = terms.rate.mean(0)
+    outside = task.frame.dim * np.log(task.frame.scale)  # nats that the frame's scale takes
+    return {
+        "test_loss": terms.distortion.mean() + rate_L.sum() + outside,
+        "rate": rate_L.sum(),
+        "rate_of_latent": rate_L,
+        "active_units": (mean_RxL.var(0) > _ACTIVE).sum().astype(rate_L.dtype),
+    }
