@@ -149,8 +149,8 @@ def measure(
 def _median(rates: Sequence[Rates]) -> Rates:
     sizes = rates[0].copies
     copies = {size: statistics.median(r.copies[size] for r in rates) for size in sizes}
-    products, exponentials, words, normals = (statistics.median(r[i] for r in rates) for i in range(4))
-    return Rates(products, exponentials, words, normals, copies)
+    numbers = {name: statistics.median(getattr(r, name) for r in rates) for name in Rates._fields if name != "copies"}
+    return Rates(**numbers, copies=copies)
 
 
 def _row(prepared: Prepared, seconds: Sequence[float], rates: Rates) -> Row:
