@@ -1,9 +1,25 @@
 """Most tests are about what a program computes: on every change they try programs that compile in half the time."""
 
+import os
+import shutil
+import tempfile
+
 import jax
 import numpy as np
 import pytest
 from table_rows import ROWS
+
+
+def pytest_configure(config):
+    """What several tests, workers or commands compile is compiled once: for this run of the tests, not for the next."""
+    if hasattr(config, "workerinput") or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    folder = tempfile.mkdtemp(prefix="compiled-")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # workers and commands that tests start inherit it
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @pytest.hookimpl(tryfirst=True)
