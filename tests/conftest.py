@@ -11,15 +11,20 @@ from table_rows import ROWS
 
 
 def pytest_configure(config):
-    """What several tests, workers or commands compile is compiled once: for this run of the tests, not for the next."""
-    if hasattr(config, "workerinput") or "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
-    folder = tempfile.mkdtemp(prefix="compiled-")
-    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # workers and commands that tests start inherit it
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    """What compiles quickly, and what several tests, workers or commands compile, once: for this run of the tests."""
+    if hasattr(config, "workerinput"):
+        return  # what is set here is inherited
+    # As XLA compiled loops until it got fusion emitters: in half the time; `verify` and the nightly tests compile as users
+    # do. Where the emitters are all there is, XLA stops at a flag that it does not know.
+    if jax.__version_info__ < (0, 11) and "not nightly" in config.getoption("markexpr"):
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="compiled-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @pytest.hookimpl(tryfirst=True)
