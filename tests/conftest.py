@@ -14,8 +14,8 @@ def pytest_configure(config):
     """What compiles quickly, and what several tests, workers or commands compile, once: for this run of the tests."""
     if hasattr(config, "workerinput"):
         return  # what is set here is inherited
-    # As XLA compiled loops until it got fusion emitters: in half the time; `verify` and the nightly tests compile as users
-    # do. Where the emitters are all there is, XLA stops at a flag that it does not know.
+    # As XLA compiled loops until it got fusion emitters: in half the time. `verify` and the nightly tests compile as
+    # users do. Where the emitters are all there is, XLA stops at a flag that it does not know.
     if jax.__version_info__ < (0, 11) and "not nightly" in config.getoption("markexpr"):
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
