@@ -1,0 +1,96 @@
+"""Published figures and tables, made again: ``python -m experiments [NAME ...] [--fraction 0.1] [--out DIR]``.
+
+Runs the config of each (a fraction of its chains and, below 1, a part of its grid), holds the numbers to what was
+published, draws the picture, and writes DIR/gallery.md with all of them. ``docs/gallery.md`` was made by ``python -m
+experiments --out docs``. Datasets are kept under results/published, and runs go on where they were stopped. The exit
+status is 1 where a claim differs.
+"""
+
+import argparse
+import importlib
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from collapse_jax import config
+from experiments import NAMES
+from experiments.published import DIFFERS, Claim, Published, parts, rows, run
+
+DATA = Path("results/published")
+FRACTION = 0.1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", metavar="NAME", nargs="*", help=f"of {', '.join(NAMES)}; default: all")
+    parser.add_argument("--fraction", type=float, default=FRACTION, help="of the published chains; 1: whole grids, too")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    arguments = parser.parse_args(argv)
+    if unknown := [name for name in arguments.names if name not in NAMES]:
+        parser.error(f"{unknown[0]}: no such figure; one of {', '.join(NAMES)}")
+    if not 0 < arguments.fraction <= 1:
+        parser.error(f"--fraction: must be above 0 and at most 1, not {arguments.fraction:g}")
+    (arguments.out / "gallery").mkdir(parents=True, exist_ok=True)
+    sections, differs = [], False
+    for name in arguments.names or NAMES:
+        published: Published = importlib.import_module(f"experiments.{name}").PUBLISHED
+        claims, pictured, seconds = make(name, published, arguments.fraction, arguments.out)
+        for statement, allowed, measured, verdict in rows(claims):
+            print(f"  {verdict:15}{statement}: {measured}{f'; published: {allowed}' if allowed else ''}", flush=True)
+        print(f"  {seconds:.0f} s")
+        differs |= any(claim.verdict == DIFFERS for claim in claims)
+        sections.append(section(name, published, arguments.fraction, claims, pictured))
+    page = arguments.out / "gallery.md"
+    page.write_text("\n".join([head(arguments.fraction), *sections]), encoding="utf-8")
+    print(f"all of it: {page}")
+    return int(differs)
+
+
+def make(name: str, published: Published, fraction: float, out: Path) -> tuple[list[Claim], bool, float]:
+    """Runs, judges and draws one; its claims, whether there is a picture, and the seconds it took."""
+    print(f"{name}: {published.title} ({published.source})", flush=True)
+    start, claims, pictured = time.perf_counter(), list(published.absent), fraction >= published.least
+    if pictured:
+        datasets = run(published, fraction, DATA)
+        claims = [*published.claims(*datasets), *claims]
+        published.draw(*datasets).savefig(out / "gallery" / f"{name}.png", dpi=100)
+    else:
+        claims = [Claim(published.title, (float("nan"),) * 2, reason=f"needs --fraction {published.least:g}"), *claims]
+    return claims, pictured, time.perf_counter() - start
+
+
+def head(fraction: float) -> str:
+    """The beginning of the page."""
+    return f"""# Gallery
+
+Published figures and tables, made again by `python -m experiments --fraction {fraction:g}`: each from a config to a dataset to
+a picture, a fraction {fraction:g} of the chains that the configs have (and a part of their grids, where said). `--fraction 1`
+runs them whole. Lines are means over chains with 95% bootstrap bands where nothing else is said; dashed lines are exact
+means (`collapse_jax/theory`).
+
+Below each picture: what was published, in our words; the number, or the range that the words allow; what was measured,
+with 4 standard errors on either side; the verdict. A number *agrees* where the interval holds it and is no wider than a
+quarter of it on either side; a range where it holds the whole interval. What holds no part of it *differs*; else it
+*cannot be told* from so few chains. What needs data, models or time that are not here is *not run*.
+"""
+
+
+def section(name: str, published: Published, fraction: float, claims: Sequence[Claim], pictured: bool) -> str:
+    """One figure of the page."""
+    lines = [f"## {published.title}", "", f"{published.source}; `python -m experiments {name}`", ""]
+    if pictured:
+        lines += [f"![{published.title}](gallery/{name}.png)", ""]
+    lines += ["| statement | published | measured | verdict |", "|---|---|---|---|"]
+    lines += [f"| {' | '.join(row[:3])} | *{row[3]}* |" for row in rows(claims)]
+    lines += ["", *map(_ran, published.configs, parts(published, fraction)), ""]
+    return "\n".join(lines)
+
+
+def _ran(path: str, words: Sequence[str]) -> str:
+    chosen = f" with `{' '.join(words)}`" if words else ""
+    return f"- Config: `{path}`, of {config.load(path).num_chains:,} chains{chosen}."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""How fast: generations in proportion to the number of rows, or of a word's occurrences (arXiv 2412.17646)."""
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from collapse_jax.plots_grid import THEORY
+from collapse_jax.theory.discrete import survival_exponents
+from experiments.published import COLOURS, Claim, Published, at_least, at_most, legend, lines, mean, number, panels, ratio
+from experiments.published import share as probability
+from experiments.published import statistic, values
+
+N, EPSILON = 1000, 0.1  # rows of the symbols; a standard deviation
+
+
+def alive(ds: xr.Dataset, symbols: int) -> np.ndarray:
+    """Share of the symbols that are not forgotten, ``[chain, generation]``."""
+    found = ds.symbols_alive.isel(policy=0).sel(num=symbols, num_samples=N) / symbols
+    return found.transpose("chain", "generation").to_numpy().astype(float)
+
+
+def half_time(shares: np.ndarray) -> float:
+    """Generations until half of the symbols are forgotten, between whole ones too."""
+    mean = shares.mean(0)
+    return float(np.interp(-0.5, -mean, np.arange(1, len(mean) + 1)))
+
+
+def claims(gaussian: xr.Dataset, discrete: xr.Dataset) -> list[Claim]:
+    last = gaussian.sizes["generation"]
+    logs = lambda n: values(gaussian, "log_trace_ratio", policy="replace", ddof=1, num_samples=n)  # noqa: E731
+    both = np.stack([alive(discrete, 100), alive(discrete, 10)], 1)
+    return [
+        Claim(f"Gaussian, n = 20: P(standard deviation at fit {last} > 0.1) <= 10 exp(-{last} / 4n)",
+              at_most(np.exp(-last / 80) / EPSILON), probability(logs(20) > 2 * np.log(EPSILON))),
+        Claim("Gaussian: the time to collapse is about proportional to n (n times the rate, n = 20 over n = 100)",
+              (0.8, 1.25), ratio(20 * logs(20), 100 * logs(100))),
+        Claim("symbols: P(not forgotten at fit 50) >= 1 - exp(-count / 50), each once among 1,000 rows",
+              at_least(1 - np.exp(-1 / 50)), mean(alive(discrete, 1000)[:, 49])),
+        Claim("symbols: the time to forget is proportional to the count (half-time, 100 occurrences over 10)",
+              number(10), statistic(lambda x: half_time(x[:, 1]) / half_time(x[:, 0]), both)),
+    ]  # fmt: skip
+
+
+def draw(gaussian: xr.Dataset, discrete: xr.Dataset) -> Figure:
+    figure, axes = panels(2, size=(4.3, 3.3))
+    left, right = axes[0]
+    point = {"policy": "replace", "ddof": 1}
+    lines(left, gaussian, "log_trace_ratio", {f"n = {n}": {**point, "num_samples": n} for n in (20, 50, 100, 1000)})
+    left.set_ylabel("mean log variance over the truth's")
+    legend(left)
+    t = discrete["generation"].to_numpy()
+    for colour, symbols in zip(COLOURS, (1000, 100, 10), strict=False):
+        right.plot(t, alive(discrete, symbols).mean(0), color=colour, label=f"{N // symbols} of {N:,} rows")
+        right.plot(t, 1 - np.exp(-N / symbols / t), color=colour, linestyle=":")
+        right.plot(t, 1 - np.exp(-N / symbols * survival_exponents(len(t))), **THEORY)
+    right.plot([], [], color="0.4", linestyle=":", label="published bound")
+    right.plot([], [], **{**THEORY, "label": "sharper bound, derived here"})
+    right.set(xscale="log", xlabel="generation", ylabel="share of symbols not forgotten")
+    right.xaxis.set_major_formatter("{x:g}")
+    right.legend(frameon=False, fontsize=8)
+    return figure
+
+
+PUBLISHED = Published(
+    "How fast a Gaussian collapses, and how fast a symbol is forgotten",
+    "arXiv 2412.17646, theorems on discrete and Gaussian models",
+    ("configs/papers/rates/gaussian.yaml", "configs/papers/collapse_or_thrive/discrete.yaml"),
+    claims,
+    draw,
+    small=(
+        ("--sweep.product.setting.ddof=[1]",),
+        (
+            "--sweep.product.setting.probabilities.num=[10, 100, 1000]",
+            f"--sweep.product.num_samples=[{N}]",
+            "--num_generations=500",
+            "--num_chains=200",
+        ),
+    ),
+)
