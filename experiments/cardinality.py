@@ -56,6 +56,8 @@ PUBLISHED = Published(
         ),
     ),
     absent=(
-        absent("Gemma-2 fine-tuned on HelpSteer2: the same of validation cross-entropy", "needs weights of 2B and more"),
+        absent(
+            "Gemma-2 fine-tuned on HelpSteer2: the same of validation cross-entropy", "needs weights of 2B and more"
+        ),
     ),
 )

@@ -5,7 +5,20 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from collapse_jax.theory.discrete import fixation_time
-from experiments.published import COLOURS, Claim, Published, at_least, legend, lines, mean, number, over, panels, ratio, share
+from experiments.published import (
+    COLOURS,
+    Claim,
+    Published,
+    at_least,
+    legend,
+    lines,
+    mean,
+    number,
+    over,
+    panels,
+    ratio,
+    share,
+)
 
 K = 10
 

@@ -11,7 +11,7 @@ N, BEST = 100, (np.sqrt(5) - 1) / 2
 
 
 def errors(ds: xr.Dataset) -> xr.DataArray:
-    """n times the squared error of the mean, over generations 31 to 50: ``[weight, chain]``."""
+    """Squared error of the mean times n, over generations 31 to 50: ``[weight, chain]``."""
     return N * ds.squared_error_of_mean.isel(policy=0).sel(generation=slice(31, None)).mean("generation")
 
 
@@ -32,7 +32,16 @@ def draw(ds: xr.Dataset) -> Figure:
     ax, error, w = axes[0, 0], errors(ds), np.linspace(0.28, 0.92, 200)
     found = np.array([mean(error.isel(weight=i)) for i in range(error.sizes["weight"])])
     bars = np.abs(found[:, 1:] - found[:, :1]).T
-    ax.errorbar(ds.weight, found[:, 0], bars, fmt="o", color="#D55E00", markersize=4, capsize=3, label="measured, 4 standard errors")
+    ax.errorbar(
+        ds.weight,
+        found[:, 0],
+        bars,
+        fmt="o",
+        color="#D55E00",
+        markersize=4,
+        capsize=3,
+        label="measured, 4 standard errors",
+    )
     ax.plot(w, (w**2 + (1 - w) ** 2) / (w * (2 - w)), color="#0072B2", label="published, variance known")
     ax.plot(w, golden_ratio(w, N, N), "k--", linewidth=0.9, label="exact, variance fitted (n = 100)")
     ax.axvline(BEST, color="0.6", linestyle=":", label="golden ratio, 0.618")

@@ -1,5 +1,6 @@
 """Kernel density estimates under three workflows (arXiv 2410.16713)."""
 
+import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -9,7 +10,7 @@ POINT = {"source": "moons", "num_samples": 100}
 
 
 def claims(ds: xr.Dataset) -> list[Claim]:
-    def loss(policy: str, bandwidth: float, generation: int = -1):  # noqa: ANN202
+    def loss(policy: str, bandwidth: float, generation: int = -1) -> np.ndarray:
         return values(ds, "test_nll", generation, policy=policy, bandwidth=bandwidth, **POINT)
 
     late = {policy: loss(policy, 0.5) - loss(policy, 0.5, 49) for policy in ("replace", "accumulate")}

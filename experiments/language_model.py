@@ -46,7 +46,9 @@ PUBLISHED = Published(
         ),
     ),
     absent=(
-        absent("GPT-2 and Llama-2 of 9M to 126M parameters: 1.8 to 3.6 nats in 20 fits under replace", "needs GPU-days"),
+        absent(
+            "GPT-2 and Llama-2 of 9M to 126M parameters: 1.8 to 3.6 nats in 20 fits under replace", "needs GPU-days"
+        ),
         absent("variational autoencoders of CelebA and diffusion of molecules", "needs their data, and GPU-days"),
     ),
 )

@@ -169,9 +169,7 @@ def panels(width: int, height: int = 1, size: tuple[float, float] = (3.3, 2.9), 
     return figure, axes
 
 
-def lines(
-    ax: Axes, ds: xr.Dataset, name: str, curves: Mapping[str, Mapping[str, Any]], centre: str = "mean"
-) -> None:
+def lines(ax: Axes, ds: xr.Dataset, name: str, curves: Mapping[str, Mapping[str, Any]], centre: str = "mean") -> None:
     """A metric along generations: centre and 95% bootstrap band of each curve, and the exact mean dashed.
 
     Args:

@@ -6,9 +6,22 @@ from matplotlib.figure import Figure
 
 from collapse_jax.plots_grid import THEORY
 from collapse_jax.theory.discrete import survival_exponents
-from experiments.published import COLOURS, Claim, Published, at_least, at_most, legend, lines, mean, number, panels, ratio
-from experiments.published import share as probability
-from experiments.published import statistic, values
+from experiments.published import (
+    COLOURS,
+    Claim,
+    Published,
+    at_least,
+    at_most,
+    legend,
+    lines,
+    mean,
+    number,
+    panels,
+    ratio,
+    share,
+    statistic,
+    values,
+)
 
 N, EPSILON = 1000, 0.1  # rows of the symbols; a standard deviation
 
@@ -31,7 +44,7 @@ def claims(gaussian: xr.Dataset, discrete: xr.Dataset) -> list[Claim]:
     both = np.stack([alive(discrete, 100), alive(discrete, 10)], 1)
     return [
         Claim(f"Gaussian, n = 20: P(standard deviation at fit {last} > 0.1) <= 10 exp(-{last} / 4n)",
-              at_most(np.exp(-last / 80) / EPSILON), probability(logs(20) > 2 * np.log(EPSILON))),
+              at_most(np.exp(-last / 80) / EPSILON), share(logs(20) > 2 * np.log(EPSILON))),
         Claim("Gaussian: the time to collapse is about proportional to n (n times the rate, n = 20 over n = 100)",
               (0.8, 1.25), ratio(20 * logs(20), 100 * logs(100))),
         Claim("symbols: P(not forgotten at fit 50) >= 1 - exp(-count / 50), each once among 1,000 rows",

@@ -10,7 +10,7 @@ POINT = {"dim": 10, "noise_variance": 1.0}
 
 
 def claims(ds: xr.Dataset) -> list[Claim]:
-    def risk(policy: str, generation: int = -1):  # noqa: ANN202
+    def risk(policy: str, generation: int = -1) -> np.ndarray:
         return values(ds, "log_excess_risk", generation, policy=policy, num_samples=100, **POINT)
 
     last = ds.sizes["generation"]

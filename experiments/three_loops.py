@@ -4,18 +4,38 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments.published import Claim, Published, absent, at_least, at_most, legend, lines, mean, panels, ratio, values
+from collapse_jax.intervals import Interval
+from experiments.published import (
+    Claim,
+    Published,
+    absent,
+    at_least,
+    at_most,
+    legend,
+    lines,
+    mean,
+    panels,
+    ratio,
+    values,
+)
 
-LOOPS = {"fully synthetic": "replace", "synthetic augmentation (fixed half)": "fixed_real", "fresh data (half)": "fresh_real"}
+LOOPS = {
+    "fully synthetic": "replace",
+    "synthetic augmentation (fixed half)": "fixed_real",
+    "fresh data (half)": "fresh_real",
+}
 
 
 def claims(ds: xr.Dataset) -> list[Claim]:
     def distance(policy: str, generation: int = -1) -> np.ndarray:
         return values(ds, "wasserstein2_squared", generation, policy=policy, temperature=1.0)
 
-    def later(policy: str):  # noqa: ANN202
+    def later(policy: str) -> Interval:
         found = ds.wasserstein2_squared.sel(policy=policy, temperature=1.0)
-        return ratio(found.sel(generation=slice(51, 100)).mean("generation"), found.sel(generation=slice(21, 50)).mean("generation"))
+        return ratio(
+            found.sel(generation=slice(51, 100)).mean("generation"),
+            found.sel(generation=slice(21, 50)).mean("generation"),
+        )
 
     logs = lambda temperature: values(ds, "log_trace_ratio", policy="replace", temperature=temperature)  # noqa: E731
     return [

@@ -6,7 +6,19 @@ from matplotlib.figure import Figure
 
 from collapse_jax.plots_grid import THEORY
 from collapse_jax.theory.selection import majority, threshold
-from experiments.published import COLOURS, Claim, Published, absent, at_least, at_most, legend, number, panels, share, statistic
+from experiments.published import (
+    COLOURS,
+    Claim,
+    Published,
+    absent,
+    at_least,
+    at_most,
+    legend,
+    number,
+    panels,
+    share,
+    statistic,
+)
 
 RIGHT, WRONG = 0.9, 0.3  # probabilities that right and wrong rows pass
 
