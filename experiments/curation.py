@@ -15,12 +15,12 @@ def rewards(ds: xr.Dataset, policy: str, k: int) -> np.ndarray:
     """Expected reward of the fits, ``[chain, generation]``."""
     kind = next(label for label in ds["policy"].to_numpy().tolist() if label.startswith(policy))
     logs = ds.log_probability_ratio.sel(policy=kind, k=k).transpose("chain", "generation")
-    return P * np.exp(logs.to_numpy().astype(float))
+    return np.minimum(P * np.exp(logs.to_numpy().astype(float)), 1.0)
 
 
 def claims(ds: xr.Dataset) -> list[Claim]:
     many, pair, real = rewards(ds, "replace", 64), rewards(ds, "replace", 2), rewards(ds, "fresh_real", 64)
-    odds = np.log(many / (1 - many + 1e-12))
+    odds = np.log(many[:, :2] / (1 - many[:, :2]))
     variance = lambda p: p[:, -1] * (1 - p[:, -1])  # noqa: E731
     return [
         Claim("pairs: the expected reward rises (fit 15 less fit 1)", at_least(0), mean(pair[:, -1] - pair[:, 0])),

@@ -32,10 +32,10 @@ def draw(ds: xr.Dataset) -> Figure:
     for row, (name, words) in zip(axes, shown.items(), strict=True):
         for ax, policy in zip(row, policies, strict=True):
             lines(ax, ds, name, over(ds, "num_samples", "n = {}", policy=policy, dim=DIM))
-        row[0].set_ylabel(words, fontsize=9)
+        row[0].set_ylabel(words)
     for ax, policy in zip(axes[0], policies, strict=True):
         ax.set(title=policy, xlabel="", yscale="log")
-    legend(axes[1, 0])
+    legend(axes[1, 1])
     return figure
 
 

@@ -40,10 +40,10 @@ def draw(ds: xr.Dataset) -> Figure:
         color="#D55E00",
         markersize=4,
         capsize=3,
-        label="measured, 4 standard errors",
+        label="measured",
     )
-    ax.plot(w, (w**2 + (1 - w) ** 2) / (w * (2 - w)), color="#0072B2", label="published, variance known")
-    ax.plot(w, golden_ratio(w, N, N), "k--", linewidth=0.9, label="exact, variance fitted (n = 100)")
+    ax.plot(w, (w**2 + (1 - w) ** 2) / (w * (2 - w)), color="#0072B2", label="published")
+    ax.plot(w, golden_ratio(w, N, N), "k--", linewidth=0.9, label="exact, n = 100")
     ax.axvline(BEST, color="0.6", linestyle=":", label="golden ratio, 0.618")
     ax.set(xlabel="weight of new real rows", ylabel="n x squared error of the mean")
     legend(ax)

@@ -34,7 +34,7 @@ def draw(ds: xr.Dataset) -> Figure:
         for ax, policy in zip(row, policies, strict=True):
             point = {"policy": policy, "source": "moons", "bandwidth": bandwidth}
             lines(ax, ds, "test_nll", over(ds, "num_samples", "n = {}", **point))
-        row[0].set_ylabel(f"test loss, nats a row\n(bandwidth {bandwidth})", fontsize=9)
+        row[0].set_ylabel(f"test loss, nats a row\n(bandwidth {bandwidth})")
         row[0].set_yscale("log")
     for ax, policy in zip(axes[0], policies, strict=True):
         ax.set(title=policy, xlabel="")

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 AGREES, DIFFERS, NOT_RUN, UNKNOWN = "agrees", "differs", "not run", "cannot be told"
 ERRORS = 4.0  # standard errors on either side: of a gallery's some forty true claims one in 400 galleries loses one
 FINE = 0.25  # of a published number: an interval wider than that on either side holds too much to agree
-FEWEST = 20  # chains
+FEWEST = 100  # chains, where a config has as many
 
 
 class Claim(NamedTuple):
@@ -166,6 +166,9 @@ def panels(width: int, height: int = 1, size: tuple[float, float] = (3.3, 2.9), 
         ax.grid(alpha=0.25, linewidth=0.6)
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(which="both", labelsize=8)
+        ax.title.set_size(10)
+        ax.xaxis.label.set_size(9)
+        ax.yaxis.label.set_size(9)
     return figure, axes
 
 
@@ -189,7 +192,7 @@ def lines(ax: Axes, ds: xr.Dataset, name: str, curves: Mapping[str, Mapping[str,
         exact = theory.at(name, {"policy": 0, **position}, in_logs=centre == "median")
         if exact is not None:
             ax.plot(generations, exact, **THEORY)
-    ax.set_xlabel("generation", fontsize=9)
+    ax.set_xlabel("generation")
 
 
 def place(ds: xr.Dataset, dim: str, value: Any) -> int:
@@ -197,7 +200,7 @@ def place(ds: xr.Dataset, dim: str, value: Any) -> int:
     return ds[dim].to_numpy().tolist().index(value)
 
 
-def over(ds: xr.Dataset, dim: str, words: str, **point: Any) -> dict[str, dict[str, Any]]:
+def over(ds: xr.Dataset, dim: str, words: str, /, **point: Any) -> dict[str, dict[str, Any]]:
     """Curves for `lines`: one a label of `dim`, written ``words.format(label)``."""
     return {words.format(value): {**point, dim: value} for value in ds[dim].to_numpy().tolist()}
 
@@ -206,7 +209,7 @@ def legend(ax: Axes, **options: Any) -> None:
     """A small one, with an entry for the lines of theory where there are some."""
     handles, labels = ax.get_legend_handles_labels()
     dashed = [line for line in ax.lines if line.get_label() == THEORY["label"]][:1]
-    handles, labels = [*handles, *dashed], [*labels, *("exact mean" for _ in dashed)]
+    handles, labels = [*handles, *dashed], [*labels, *("exact" for _ in dashed)]
     ax.legend(handles, labels, frameon=False, fontsize=8, **options)
 
 

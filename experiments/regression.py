@@ -32,7 +32,7 @@ def draw(ds: xr.Dataset) -> Figure:
     for ax, policy in zip(axes[0], policies, strict=True):
         lines(ax, ds, "log_excess_risk", over(ds, "num_samples", "n = {}", policy=policy, **POINT))
         ax.set_title(policy)
-    axes[0, 0].set_ylabel("mean log excess risk", fontsize=9)
+    axes[0, 0].set_ylabel("mean log excess risk")
     legend(axes[0, 1])
     return figure
 

@@ -49,7 +49,7 @@ def claims(ds: xr.Dataset) -> list[Claim]:
               mean(distance("fixed_real") - distance("replace"))),
         Claim("fixed real data do not prevent it (rise of the distance since fit 1)", at_least(0),
               mean(distance("fixed_real") - distance("fixed_real", 0))),
-        Claim("with fixed real data alone it goes on all the same (fits 51 to 100 over 21 to 50); here it levels off",
+        Claim("fixed real data only delay it: it goes on rising (fits 51 to 100 over 21 to 50)",
               at_least(1.2), later("fixed_real")),
         Claim("enough fresh real data: no progressive loss (fits 51 to 100 over 21 to 50)", (0.9, 1.1),
               later("fresh_real")),
@@ -64,7 +64,7 @@ def draw(ds: xr.Dataset) -> Figure:
             point = {"temperature": temperature}
             lines(ax, ds, name, {label: {**point, "policy": policy} for label, policy in LOOPS.items()})
             ax.set_yscale("log" if name != "trace_ratio" else "linear")
-        row[0].set_ylabel(words, fontsize=9)
+        row[0].set_ylabel(words)
     axes[0, 0].set(title="unbiased sampling", xlabel="")
     axes[0, 1].set(title="sampling with 0.9 of the variance", xlabel="")
     legend(axes[0, 0])
