@@ -14,7 +14,7 @@ from pathlib import Path
 
 from collapse_jax import config
 from experiments import NAMES
-from experiments.published import Claim, Published, parts, rows, run
+from experiments.published import ROOT, Claim, Published, parts, rows, run
 
 DATA = Path("results/published")
 FRACTION = 0.1
@@ -61,7 +61,7 @@ def make(name: str, published: Published, fraction: float, out: Path) -> tuple[l
     print(f"{name}: {published.title} ({published.source})", flush=True)
     start, claims, pictured = time.perf_counter(), list(published.absent), fraction >= published.least
     if pictured:
-        datasets = run(published, fraction, DATA)
+        datasets = run(name, published, fraction, DATA)
         claims = [*published.claims(*datasets), *claims]
         published.draw(*datasets).savefig(out / "gallery" / f"{name}.png", dpi=100)
     else:
@@ -82,7 +82,7 @@ def section(name: str, published: Published, fraction: float, claims: Sequence[C
 
 def _ran(path: str, words: Sequence[str]) -> str:
     chosen = f" with `{' '.join(words)}`" if words else ""
-    return f"- Config: `{path}`, of {config.load(path).num_chains:,} chains{chosen}."
+    return f"- Config: `{path}`, of {config.load(ROOT / path).num_chains:,} chains{chosen}."
 
 
 if __name__ == "__main__":

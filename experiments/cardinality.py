@@ -34,10 +34,10 @@ def draw(ds: xr.Dataset) -> Figure:
         found = np.array([mean(error(ds, real, s)) for s in synthetic])
         bars = np.abs(found[:, 1:] - found[:, :1]).T
         ax.errorbar(shares, found[:, 0], bars, fmt="o", color=colour, markersize=4, capsize=3, label=f"R = {real}")
-        fine = np.unique(np.geomspace(1, max(synthetic), 60).astype(int))
+        fine = np.append(0, np.unique(np.geomspace(1, max(synthetic), 60).astype(int)))
         mixes = [{"kind": "mix", "nested": True, "real": real, "synthetic": int(s)} for s in fine]
         ax.plot(real / (real + fine), [fits(mix, N, 2).square[1] for mix in mixes], **THEORY)
-    ax.set(xlabel="share of real rows, R / (R + S)", ylabel="squared error of the mean", yscale="log")
+    ax.set(xlabel="share of real rows, R / (R + S)", ylabel="squared error of the mean")
     legend(ax)
     return figure
 

@@ -35,7 +35,14 @@ def draw(ds: xr.Dataset) -> Figure:
         for column, definition in enumerate(DEFINITIONS):
             word = str(scored.verdict.sel(policy=policy, definition=definition.name).item())
             ax.barh(row, 0.94, left=column - 0.47, height=0.88, color=COLOUR[word], alpha=0.85)
-            ax.text(column, row, "?" if word == UNKNOWN else word, ha="center", va="center", color="white")
+            ax.text(
+                column,
+                row,
+                "?" if word == UNKNOWN else word,
+                ha="center",
+                va="center",
+                color="black" if word == UNKNOWN else "white",
+            )
     ax.set_xticks(range(len(DEFINITIONS)), [definition.title for definition in DEFINITIONS], fontsize=8)
     ax.set_yticks(range(len(policies)), policies, fontsize=9)
     ax.invert_yaxis()

@@ -4,26 +4,27 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments.published import Claim, Published, at_least, at_most, legend, lines, mean, over, panels, ratio, values
+from experiments.published import Claim, Published, at_least, at_most, legend, lines, mean, over, panels, values
 
 POINT = {"source": "moons", "num_samples": 100}
 
 
 def claims(ds: xr.Dataset) -> list[Claim]:
-    def loss(policy: str, bandwidth: float, generation: int = -1) -> np.ndarray:
-        return values(ds, "test_nll", generation, policy=policy, bandwidth=bandwidth, **POINT)
+    """Of logarithms, since losses have heavy tails."""
 
-    late = {policy: loss(policy, 0.5) - loss(policy, 0.5, 49) for policy in ("replace", "accumulate")}
-    subsample = loss("accumulate_subsample", 0.1)
+    def log_loss(policy: str, bandwidth: float, generation: int = -1) -> np.ndarray:
+        return np.log(values(ds, "test_nll", generation, policy=policy, bandwidth=bandwidth, **POINT))
+
+    late = {policy: log_loss(policy, 0.5) - log_loss(policy, 0.5, 49) for policy in ("replace", "accumulate")}
+    subsample = log_loss("accumulate_subsample", 0.1)
     return [
-        Claim("replace: the test loss goes on rising (from generation 50 to 100, nats)", at_least(0.5),
+        Claim("replace: the test loss goes on rising (log of its ratio, fit 100 over fit 50)", at_least(0),
               mean(late["replace"])),
-        Claim("accumulate: it does not diverge (that rise, over replace's)", at_most(0.1),
-              ratio(late["accumulate"], late["replace"])),
-        Claim("accumulate_subsample: worse than accumulate (bandwidth 0.1, nats)", at_least(0),
-              mean(subsample - loss("accumulate", 0.1))),
-        Claim("accumulate_subsample: better than replace (bandwidth 0.1, nats)", at_least(0),
-              mean(loss("replace", 0.1) - subsample)),
+        Claim("accumulate: it does not diverge (the same)", at_most(0.1), mean(late["accumulate"])),
+        Claim("accumulate_subsample: worse than accumulate (log of the ratio, bandwidth 0.1)", at_least(0),
+              mean(subsample - log_loss("accumulate", 0.1))),
+        Claim("accumulate_subsample: better than replace (the same)", at_least(0),
+              mean(log_loss("replace", 0.1) - subsample)),
     ]  # fmt: skip
 
 

@@ -100,14 +100,14 @@ def number(value: float) -> tuple[float, float]:
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
-def run(published: Published, fraction: float, data: Path) -> list[xr.Dataset]:
+def run(name: str, published: Published, fraction: float, data: Path) -> list[xr.Dataset]:
     """The datasets of its configs, with that fraction of their chains; what `data` holds already is not run again."""
     found = []
     for path, words in zip(published.configs, parts(published, fraction), strict=True):
         experiment = config.load(ROOT / path, words)
         chains = experiment.num_chains
         experiment = dataclasses.replace(experiment, num_chains=max(round(fraction * chains), min(FEWEST, chains)))
-        out = data / f"{Path(path).parent.name}-{Path(path).stem}-{fraction:g}"
+        out = data / f"{name}-{fraction:g}" / "-".join(Path(path).with_suffix("").parts[-2:])
         outcome = stream.run(experiment.grid(), experiment.options(), out, config=config.dumps(experiment))
         for unit, error in outcome.failures:
             raise RuntimeError(f"{path}: unit {unit} failed: {error}") from error

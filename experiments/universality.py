@@ -56,6 +56,7 @@ PUBLISHED = Published(
     ),
     claims,
     draw,
+    small=((), (), ("--num_generations=10", "--num_chains=3000")),
     absent=(absent("linear probes of ImageNet features of self-supervised encoders", "needs their features; on the "
                    "embedded digits: configs/papers/accumulate_regression/probe_digits.yaml"),),
 )  # fmt: skip
