@@ -1,6 +1,7 @@
 """What the published figures have in common: claims and their verdicts, runs of a part of a config, curves."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,8 +108,9 @@ def run(name: str, published: Published, fraction: float, data: Path) -> list[xr
         experiment = config.load(ROOT / path, words)
         chains = experiment.num_chains
         experiment = dataclasses.replace(experiment, num_chains=max(round(fraction * chains), min(FEWEST, chains)))
-        out = data / f"{name}-{fraction:g}" / "-".join(Path(path).with_suffix("").parts[-2:])
-        outcome = stream.run(experiment.grid(), experiment.options(), out, config=config.dumps(experiment))
+        text = config.dumps(experiment)
+        out = data / name / f"{Path(path).stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        outcome = stream.run(experiment.grid(), experiment.options(), out, config=text)
         for unit, error in outcome.failures:
             raise RuntimeError(f"{path}: unit {unit} failed: {error}") from error
         found.append(cj.open(out).load())
