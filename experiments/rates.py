@@ -22,12 +22,12 @@ from experiments.published import (
     values,
 )
 
-N, EPSILON = 10_000, 0.1  # rows of the symbols; a standard deviation
+K, EPSILON = 100, 0.1  # symbols; a standard deviation
 
 
-def alive(ds: xr.Dataset, symbols: int) -> np.ndarray:
-    """Share of the symbols that are not forgotten, ``[chain, generation]``."""
-    found = ds.symbols_alive.isel(policy=0).sel(num=symbols, num_samples=N) / symbols
+def alive(ds: xr.Dataset, count: int) -> np.ndarray:
+    """Share of the symbols that are not forgotten, each there `count` times at first: ``[chain, generation]``."""
+    found = ds.symbols_alive.isel(policy=0).sel(num=K, num_samples=K * count) / K
     return found.transpose("chain", "generation").to_numpy().astype(float)
 
 
@@ -40,14 +40,14 @@ def half_time(shares: np.ndarray) -> float:
 def claims(gaussian: xr.Dataset, discrete: xr.Dataset) -> list[Claim]:
     last = gaussian.sizes["generation"]
     logs = lambda n: values(gaussian, "log_trace_ratio", policy="replace", ddof=1, num_samples=n)  # noqa: E731
-    both = np.stack([alive(discrete, 1000), alive(discrete, 100)], 1)
+    both = np.stack([alive(discrete, 10), alive(discrete, 100)], 1)
     return [
         Claim(f"Gaussian, n = 20: P(standard deviation at fit {last} > 0.1) <= 10 exp(-{last} / 4n)",
               at_most(np.exp(-last / 80) / EPSILON), share(logs(20) > 2 * np.log(EPSILON))),
         Claim("Gaussian: the time to collapse is about proportional to n (n times the rate, n = 20 over n = 100)",
               (0.8, 1.25), ratio(20 * logs(20), 100 * logs(100))),
-        Claim("symbols: P(not forgotten at fit 50) >= 1 - exp(-count / 50), each 10 times among 10,000 rows",
-              at_least(1 - np.exp(-10 / 50)), mean(alive(discrete, 1000)[:, 49])),
+        Claim("symbols: P(not forgotten at fit 50) >= 1 - exp(-count / 50), of 10 occurrences",
+              at_least(1 - np.exp(-10 / 50)), mean(alive(discrete, 10)[:, 49])),
         Claim("symbols: the time to forget is about proportional to the count (half-time, 100 times over 10)",
               (8, 12.5), statistic(lambda x: half_time(x[:, 1]) / half_time(x[:, 0]), both)),
     ]  # fmt: skip
@@ -61,10 +61,10 @@ def draw(gaussian: xr.Dataset, discrete: xr.Dataset) -> Figure:
     left.set_ylabel("mean log variance over the truth's")
     legend(left)
     t = discrete["generation"].to_numpy()
-    for colour, symbols in zip(COLOURS, (1000, 100), strict=False):
-        right.plot(t, alive(discrete, symbols).mean(0), color=colour, label=f"{N // symbols} of {N:,} rows")
-        right.plot(t, 1 - np.exp(-N / symbols / t), color=colour, linestyle=":")
-        right.plot(t, 1 - np.exp(-N / symbols * survival_exponents(len(t))), **THEORY)
+    for colour, count in zip(COLOURS, (10, 100), strict=False):
+        right.plot(t, alive(discrete, count).mean(0), color=colour, label=f"{count} of {K * count:,} rows")
+        right.plot(t, 1 - np.exp(-count / t), color=colour, linestyle=":")
+        right.plot(t, 1 - np.exp(-count * survival_exponents(len(t))), **THEORY)
     right.plot([], [], color="0.4", linestyle=":", label="published bound")
     right.plot([], [], **{**THEORY, "label": "sharper bound (theory)"})
     right.set(xscale="log", xlabel="generation", ylabel="share of symbols not forgotten")
@@ -82,8 +82,8 @@ PUBLISHED = Published(
     small=(
         ("--sweep.product.setting.ddof=[1]",),
         (
-            "--sweep.product.setting.probabilities.num=[100, 1000]",
-            f"--sweep.product.num_samples=[{N}]",
+            f"--sweep.product.setting.probabilities.num=[{K}]",
+            f"--sweep.product.num_samples=[{10 * K}, {100 * K}]",
             "--num_generations=500",
             "--num_chains=100",
         ),
