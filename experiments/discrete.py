@@ -35,7 +35,7 @@ def claims(ds: xr.Dataset) -> list[Claim]:
     return [
         Claim("replace, n = 10: one symbol is left in the end (share of chains)", at_least(0.5),
               share(few <= ds.sizes["generation"])),
-        Claim("the time to it is about proportional to n (mean at n = 100 over that at n = 10)", (8, 12.5),
+        Claim("the time to it is about proportional to n (mean at n = 100 over that at n = 10)", (7, 14),
               ratio(many, few)),
         Claim("mean fits until one is left, n = 100 (Wright-Fisher diffusion: -2n times the sum of (1-x) log(1-x))",
               number(predicted), mean(many)),
