@@ -20,7 +20,7 @@ from collapse_jax.plots_grid import THEORY
 
 ROOT = Path(__file__).parent.parent
 AGREES, DIFFERS, NOT_RUN, UNKNOWN = "agrees", "differs", "not run", "cannot be told"
-ERRORS = 4.0  # standard errors on either side: of a gallery's some forty true claims one in 400 galleries loses one
+ERRORS = 4.0  # standard errors on either side: of some forty true claims about one gallery in 400 loses one
 FINE = 0.25  # of a published number: an interval wider than that on either side holds too much to agree
 FEWEST = 100  # chains, where a config has as many
 
@@ -64,7 +64,6 @@ class Published(NamedTuple):
       claims: ``(*datasets) -> claims``.
       draw: ``(*datasets) -> figure``.
       small: overrides for fractions below 1, as on a command line, a tuple a config: which part of a grid is run.
-      least: the smallest fraction at which anything is run.
       absent: published results that cannot exist here, and why.
     """
 
@@ -74,7 +73,6 @@ class Published(NamedTuple):
     claims: Callable[..., list[Claim]]
     draw: Callable[..., Figure]
     small: tuple[tuple[str, ...], ...] = ()
-    least: float = 0.0
     absent: tuple[Claim, ...] = ()
 
 
@@ -241,4 +239,6 @@ def _allowed(claim: Claim) -> str:
 
 def _interval(measured: Interval) -> str:
     estimate, low, high = measured
+    if low == high:
+        return f"{estimate:.4g}"
     return f"{estimate:.4g} ({low:.4g}, {high:.4g})"
