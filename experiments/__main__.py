@@ -1,0 +1,96 @@
+"""Published figures and tables, made again: ``python -m experiments [NAME ...] [--fraction 0.1] [--out DIR]``.
+
+Runs the config of each (a fraction of its chains and, below 1, a part of its grid), holds the numbers to what was
+published, draws the picture, and writes DIR/gallery.md with all of them. ``docs/gallery.md`` was made by ``python -m
+experiments --out docs``. Datasets are kept under results/published, and runs go on where they were stopped.
+"""
+
+import argparse
+import importlib
+import io
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from collapse_jax import config
+from experiments import NAMES
+from experiments.published import ROOT, Claim, Published, parts, rows, run
+
+DATA = Path("results/published")
+FRACTION = 0.1
+HEAD = """# Gallery
+
+Published figures and tables, made again by `python -m experiments --fraction {f}`: each from a config to a dataset to a
+picture, with a fraction {f} of the chains of its config (100 where that is fewer, or all there are) and, where said, a
+part of its grid; `--fraction 1` runs all of it. Lines are means over chains with 95% bootstrap bands; dashed lines are
+exact (`collapse_jax/theory`).
+
+Below each picture: what was published, in our words; the number, or the range that the words allow; what was measured,
+with 4 standard errors on either side; the verdict. A number *agrees* where the interval holds it and reaches no further
+than a quarter of it on either side; a range where it holds the whole interval. An interval outside *differs*. Else it
+*cannot be told* from these chains. What needs data, models or time that are not here is *not run*.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", metavar="NAME", nargs="*", help=f"of {', '.join(NAMES)}; default: all")
+    parser.add_argument("--fraction", type=float, default=FRACTION, help="of the published chains; 1: whole grids, too")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    arguments = parser.parse_args(argv)
+    if unknown := [name for name in arguments.names if name not in NAMES]:
+        parser.error(f"{unknown[0]}: no such figure; one of {', '.join(NAMES)}")
+    if not 0 < arguments.fraction <= 1:
+        parser.error(f"--fraction: must be above 0 and at most 1, not {arguments.fraction:g}")
+    (arguments.out / "gallery").mkdir(parents=True, exist_ok=True)
+    sections = []
+    for name in arguments.names or NAMES:
+        published: Published = importlib.import_module(f"experiments.{name}").PUBLISHED
+        start = time.perf_counter()
+        claims = make(name, published, arguments.fraction, arguments.out)
+        for statement, allowed, measured, verdict in rows(claims):
+            print(f"  {verdict:15}{statement}: {measured}{f'; published: {allowed}' if allowed else ''}", flush=True)
+        print(f"  {time.perf_counter() - start:.0f} s")
+        sections.append(section(name, published, arguments.fraction, claims))
+    page = arguments.out / "gallery.md"
+    page.write_text("\n".join([HEAD.format(f=f"{arguments.fraction:g}"), *sections]), encoding="utf-8")
+    print(f"all of it: {page}")
+    return 0
+
+
+def make(name: str, published: Published, fraction: float, out: Path) -> list[Claim]:
+    """Runs, judges and draws one."""
+    print(f"{name}: {published.title} ({published.source})", flush=True)
+    datasets = run(name, published, fraction, DATA)
+    drawn = io.BytesIO()
+    published.draw(*datasets).savefig(drawn, dpi=100)
+    Image.open(drawn).convert("RGB").quantize(128).save(
+        out / "gallery" / f"{name}.png", optimize=True
+    )  # a third the size
+    return [*published.claims(*datasets), *published.absent]
+
+
+def section(name: str, published: Published, fraction: float, claims: Sequence[Claim]) -> str:
+    """One figure of the page."""
+    lines = [f"## {published.title}", "", f"{published.source}; `python -m experiments {name}`", ""]
+    lines += [
+        f"![{published.title}](gallery/{name}.png)",
+        "",
+        "| statement | published | measured | verdict |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| {' | '.join(row[:3])} | *{row[3]}* |" for row in rows(claims)]
+    lines += ["", *map(_ran, published.configs, parts(published, fraction)), ""]
+    return "\n".join(lines)
+
+
+def _ran(path: str, words: Sequence[str]) -> str:
+    chosen = f" with `{' '.join(words)}`" if words else ""
+    return f"- Config: `{path}`, of {config.load(ROOT / path).num_chains:,} chains{chosen}."
+
+
+if __name__ == "__main__":
+    sys.exit(main())
