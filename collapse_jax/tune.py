@@ -23,8 +23,8 @@ class Tuned(NamedTuple):
     """What a search found.
 
     Attributes:
-      value: the best float, or ``[T - 1]``: one for what joins the data after each fit but the last; or ``[T]`` parts of
-        a budget.
+      value: the best float, or ``[T - 1]``: one for what joins the data after each fit but the last; or ``[T]`` parts
+        of a budget.
       risk: ``[steps]``, the mean risk of fit T before each step, on the chains that were searched on.
     """
 
@@ -48,8 +48,8 @@ def final_risk(
       setting: what is fitted.
       policy: from a float (traced) to a policy; the float must weigh rows, not count them.
       metric: of the setting, smooth in the fit.
-      num_samples: n; None: the value is itself the rows of each batch, the first real one's and those that join the data
-        after fits 1 .. T - 1 (real and synthetic ones, as many of each). Rows are then counted by the law of their
+      num_samples: n; None: the value is itself the rows of each batch, the first real one's and those that join the
+        data after fits 1 .. T - 1 (real and synthetic ones, as many of each). Rows are then counted by the law of their
         statistics, where any number > 0 will do.
       num_generations: T, at least 2.
       num_chains: whose mean is taken; the same random numbers at every call.
@@ -101,7 +101,7 @@ def final_risk(
         schedule = jnp.broadcast_to(jnp.asarray(value, jnp.result_type(float)), length)
         return jax.vmap(last, (None, 0))(schedule, keys).mean()
 
-    return risk
+    return jax.jit(risk)  # so that numbers of rows are traced
 
 
 def tune(
@@ -118,8 +118,8 @@ def tune(
 
     Args:
       risk: what ``final_risk`` gives.
-      start: a number in (0, 1), or ``[T - 1]`` of them: a schedule. Of a budget: the shares that it is first divided by,
-        ``[T]``.
+      start: a number in (0, 1), or ``[T - 1]`` of them: a schedule. Of a budget: the shares that it is first divided
+        by, ``[T]``.
       steps: gradients taken; one compiled program runs them all.
       learning_rate: Adam's, in log odds.
       budget: what the values that `risk` takes must sum to (rows of all batches, say); None: nothing.

@@ -260,5 +260,7 @@ def _size(case: Case) -> str:
 def _words(raw: Mapping[str, Any]) -> str:
     """The numbers among the parameters that tell cases apart."""
     hidden = ("kind", "source", "probabilities", "num_test", *(["dim"] if "source" in raw else []))
-    given = [f"{k}={v['kind'] if isinstance(v, Mapping) else v}" for k, v in raw.items() if k not in hidden and v is not None]
+    given = [
+        f"{k}={v['kind'] if isinstance(v, Mapping) else v}" for k, v in raw.items() if k not in hidden and v is not None
+    ]
     return f" ({', '.join(given)})" if given else ""

@@ -94,8 +94,14 @@ MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "language_model-prompts": ("language_model", {"prompt": 2}),
     "ecosystem-kde": ("ecosystem", {"generator": settings.kde(num_test=16), "models": 3}),
     "ecosystem-labels": ("ecosystem", {"generator": settings.linear_regression(2, num_test=16), "mixing": 0.5}),
-    "ecosystem-trained": ("ecosystem", {"generator": settings.flow_matching(
-        width=8, depth=1, steps=40, batch_size=8, learning_rate=0.05, sampler_steps=4, num_test=16)}),
+    "ecosystem-trained": (
+        "ecosystem",
+        {
+            "generator": settings.flow_matching(
+                width=8, depth=1, steps=40, batch_size=8, learning_rate=0.05, sampler_steps=4, num_test=16
+            )
+        },
+    ),
     "markov-order-0": ("markov", {"order": 0}),
     "markov-shakespeare": ("markov", {"order": 2, "language": "shakespeare"}),
 }

@@ -132,13 +132,13 @@ def test_the_best_sizes_are_best(weight):
 
 @pytest.mark.nightly
 def test_the_best_sizes_are_found():
-    """From equal ones, which are a quarter worse; judged by their exact risk, and by chains of their own."""
+    """From equal ones, which are two fifths worse; judged by their exact risk, and by chains of their own."""
     weight, budget, t = 0.4, 600.0, 5
     risk = final_risk(gaussian(1, num_test=4), lambda rows: policies.weighted_fresh(weight), num_samples=None,
-                      metric="squared_error_of_mean", num_generations=t, num_chains=20_000)  # fmt: skip
-    found = tune(risk, jnp.full(t, 1 / t), steps=80, budget=budget)
+                      metric="squared_error_of_mean", num_generations=t, num_chains=8_000)  # fmt: skip
+    found = tune(risk, jnp.full(t, 1 / t), steps=60, budget=budget)
     best, equal = sized_square(best_sizes(budget, t, weight), weight), sized_square(np.full(t, budget / t), weight)
     assert float(found.value.sum()) == pytest.approx(budget, rel=1e-5)
     assert sized_square(np.asarray(found.value), weight) < 1.01 * best
-    assert equal > 1.2 * best
-    assert float(risk(found.value)) == pytest.approx(best, rel=0.05)
+    assert equal > 1.4 * best
+    assert float(risk(found.value)) == pytest.approx(best, rel=0.06)

@@ -12,8 +12,18 @@ from collapse_jax import calls, cli, config, curators, data, plots, policies, se
 from collapse_jax.axes import changed, describe, grid_of
 from collapse_jax.cases import Lines
 from collapse_jax.theory import (
-    Fits, Spread, diffusion, discrete, ecosystem, gaussian, kde, markov, mixture, regression, selection,
-)  # fmt: skip
+    Fits,
+    Spread,
+    diffusion,
+    discrete,
+    ecosystem,
+    gaussian,
+    kde,
+    markov,
+    mixture,
+    regression,
+    selection,
+)
 from collapse_jax.theory.prediction import over_first
 
 SMALL = {

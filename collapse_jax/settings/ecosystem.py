@@ -15,7 +15,6 @@ from collapse_jax.keys import stream
 from collapse_jax.settings.gaussian import gaussian
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
 
-
 _ALONG: Any = Batch(2, None)  # the axis of a batch that models lie along: a place weighs the same for all
 
 
@@ -37,7 +36,7 @@ class Coupled(NamedTuple):
 def ecosystem(
     generator: Setting | None = None, models: int = 2, mixing: Array | float | Sequence[Sequence[float]] = 1.0
 ) -> Setting:
-    """m models of one setting; each trains on a mix of what all of them generate.
+    """M models of one setting; each trains on a mix of what all of them generate.
 
     A row holds one row of each model, so a policy does to every model's data what it does to one's. Each model begins
     with real rows of its own. Row r of model i's next batch is the row r that one of the models generated: model j with

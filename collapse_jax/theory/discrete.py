@@ -62,7 +62,7 @@ def alive(n: int, probabilities: np.ndarray, num_generations: int, temperature: 
 
 
 def differ(n: int, probabilities: np.ndarray, num_generations: int, temperature: float = 1.0) -> np.ndarray:
-    """E[1 - sum p^2] at fits 1 .. T under replace; exact (``drift``): of each symbol, its share times that of others."""
+    """E[1 - sum p^2] at fits 1 .. T under replace; exact (``drift``): each symbol's share times the others'."""
     laws, number = _drift_of(n, probabilities, num_generations, temperature)
     share = np.arange(n + 1) / n
     return laws @ (share * (1 - share)) @ number

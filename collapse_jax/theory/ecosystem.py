@@ -1,14 +1,14 @@
 """What is known of models that train on each other's outputs (``settings.ecosystem``): derived here.
 
-Given the fits, a row that model i reads comes from model j with probability a_ij: its expectation is m_i = sum a_ij mu_j
-and its second moment sum a_ij (V_j + mu_j^2). So the moments of one loop (``recursions``) become those of m: with C the
-expected products of the fits' means, a batch's means have the products A C A^T, and their noise over n rows is 1/n times
-the expected product of the rows that models i and k read at one place, less (A C A^T)_ik. Exact for any real law with a
-variance, any matrix, n and horizon; column by column.
+Given the fits, a row that model i reads comes from model j with probability a_ij: its expectation is sum a_ij mu_j and
+its second moment sum a_ij (V_j + mu_j^2). So the moments of one loop (``recursions``) become those of m: with C the
+expected products of the fits' means, a batch's means have the products A C A^T, and their noise over n rows is 1/n
+times the expected product of the rows that models i and k read at one place, less (A C A^T)_ik. Exact for any real law
+with a variance, any matrix, n and horizon; column by column.
 
-Under replace all rows together lose V / (m n) of their variance a generation where all models are alike and every row is
-read once: fully mixed, V is nearly all of it, and 1 - 1/(m n) is left a generation, as of one model of m n rows. Isolated
-models lose their V, and what is left, 1 - (1 - (1 - 1/n)^(T + 1)) / m, has the limit 1 - 1/m.
+Under replace all rows together lose V / (m n) of their variance a generation where all models are alike and every row
+is read once: fully mixed, V is nearly all of it, and 1 - 1/(m n) is left a generation, as of one model of m n rows.
+Isolated models lose their V, and what is left, 1 - (1 - (1 - 1/n)^(T + 1)) / m, has the limit 1 - 1/m.
 """
 
 import itertools
@@ -87,8 +87,10 @@ def fits(
         total = fade * mass + made[1] + fresh[1]
         second = (fade * mass * second + made[1] * np.diag(of_row) + fresh[1] * spread.truth) / total
         across = product @ matrix.T  # of a pool's means and those of new batches
-        product = (fade * mass) ** 2 * product + fade * mass * made[1] * (across + across.T) + made[1] ** 2 * (
-            centre + (of_row - centre) / max(made[0], 1)
+        product = (
+            (fade * mass) ** 2 * product
+            + fade * mass * made[1] * (across + across.T)
+            + made[1] ** 2 * (centre + (of_row - centre) / max(made[0], 1))
         )
         product = (product + fresh[1] ** 2 * np.eye(m) * spread.truth / max(fresh[0], 1)) / total**2
         mass = total
@@ -113,7 +115,9 @@ def _is_light(case: Case) -> np.ndarray:
     return _fits(case).variance.min(1) >= np.exp(-0.5)
 
 
-GAUSSIAN = Condition("Gaussians", lambda case: (case.setting["generator"] or {"kind": "gaussian"})["kind"] == "gaussian")
+GAUSSIAN = Condition(
+    "Gaussians", lambda case: (case.setting["generator"] or {"kind": "gaussian"})["kind"] == "gaussian"
+)
 ISOLATED = Condition("no model reads another", lambda case: np.array_equal(_matrix(case), np.eye(len(_matrix(case)))))
 ONE_COLUMN = Condition("one normal column", lambda case: case.law.is_normal and case.law.dim == 1)
 
