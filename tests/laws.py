@@ -57,6 +57,7 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
                         "learning_rate": 0.05, "warmup": 2, "num_probe": 20, "num_test": 12, "k": 3},
     "linear_regression": {"dim": 2, "num_test": 16, "ridge": 0.1},
     "logistic_regression": {"dim": 2, "num_test": 16, "ridge": 0.1},
+    "ecosystem": {"generator": settings.poisson(3.0), "mixing": 0.6},
 }  # fmt: skip
 MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gaussian-d1-unbiased": ("gaussian", {"dim": 1, "ddof": 1}),
@@ -91,6 +92,16 @@ MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "language_model-base": ("language_model", {"start": "base", "base_steps": 5}),
     "language_model-epochs": ("language_model", {"steps": None, "epochs": 2}),
     "language_model-prompts": ("language_model", {"prompt": 2}),
+    "ecosystem-kde": ("ecosystem", {"generator": settings.kde(num_test=16), "models": 3}),
+    "ecosystem-labels": ("ecosystem", {"generator": settings.linear_regression(2, num_test=16), "mixing": 0.5}),
+    "ecosystem-trained": (
+        "ecosystem",
+        {
+            "generator": settings.flow_matching(
+                width=8, depth=1, steps=40, batch_size=8, learning_rate=0.05, sampler_steps=4, num_test=16
+            )
+        },
+    ),
     "markov-order-0": ("markov", {"order": 0}),
     "markov-shakespeare": ("markov", {"order": 2, "language": "shakespeare"}),
 }
@@ -128,7 +139,8 @@ POLICIES: dict[str, Callable[..., Policy]] = _table(policies.REGISTRY, TINY_POLI
 NUM, HORIZON, CHAINS = 6, 4, 3
 # On every change: what is registered, and quick variants in closed form. Others of the variants wait for the night.
 SLOW = ("linear_regression-no_ridge", "logistic_regression-3", "kde-silverman_scaled", "gaussian_mixture-diagonal",
-        "gaussian_mixture-spherical", "ideal_diffusion-lineage", "markov-order-0", "self_supervised")  # fmt: skip
+        "gaussian_mixture-spherical", "ideal_diffusion-lineage", "markov-order-0", "self_supervised",
+        "ecosystem-kde", "ecosystem-labels")  # fmt: skip
 EVERY_SETTING = [
     name if name not in SLOW and (name in settings.REGISTRY or make().init is None)
     else pytest.param(name, marks=pytest.mark.nightly) for name, make in SETTINGS.items()

@@ -8,7 +8,7 @@ from laws import SETTINGS
 
 from collapse_jax import policies
 from collapse_jax.settings import gaussian, linear_regression
-from collapse_jax.theory.gaussian import best_weights, golden_ratio
+from collapse_jax.theory.gaussian import best_sizes, best_weights, golden_ratio, sized_square
 from collapse_jax.tune import final_risk, tune
 
 GOLDEN = (5**0.5 - 1) / 2
@@ -44,6 +44,7 @@ def test_gradients_are_differences(setting, metric):
         (SETTINGS["logistic_regression"](), policies.decay, {}, "setting logistic_regression chooses"),
         (gaussian(), policies.fixed_real, {}, "policy fixed_real counts rows"),
         (gaussian(), policies.decay, {"metric": "loss"}, "metric: setting gaussian has no 'loss'"),
+        (linear_regression(2), policies.decay, {"num_samples": None}, "setting linear_regression draws rows"),
         (gaussian(), policies.decay, {"num_generations": 1}, "num_generations must be >= 2"),
     ],
 )
@@ -104,3 +105,40 @@ def test_a_schedule_is_found():
     found = tune(final_risk(gaussian(1, num_test=4), policies.weighted_fresh, **how), jnp.array([0.4, 0.8]), steps=120)
     assert exact(np.asarray(found.value)) < 1.003 * best_weights(2)[-1]
     assert exact([0.4, 0.8]) > 1.1 * best_weights(2)[-1]
+
+
+@pytest.mark.fast
+def test_a_budget_is_divided():
+    found = tune(lambda x: (jnp.array([1.0, 4.0, 9.0]) / x).sum(), jnp.full(3, 1 / 3), steps=300, budget=12.0)
+    np.testing.assert_allclose(found.value, [2, 4, 6], rtol=1e-3)
+    with pytest.raises(ValueError, match="budget must be a number > 0"):
+        tune(lambda x: x.sum(), jnp.full(3, 1 / 3), budget=-1.0)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_the_best_sizes_are_best(weight):
+    """And the formula is the recursion of one generation after another."""
+    best = best_sizes(60, 4, weight)
+    error = 1 / best[0]
+    for n in best[1:]:
+        error = (1 - weight) ** 2 * (error + 1 / n) + weight**2 / n
+    assert best.sum() == pytest.approx(60)
+    assert sized_square(best, weight) == pytest.approx(error)
+    for i, j in [(0, 1), (1, 3), (2, 0), (3, 2)]:
+        assert sized_square(best + 0.5 * (np.arange(4) == i) - 0.5 * (np.arange(4) == j), weight) > error
+    assert (weight == 0) == np.allclose(best, 15)
+
+
+@pytest.mark.nightly
+def test_the_best_sizes_are_found():
+    """From equal ones, which are two fifths worse; judged by their exact risk, and by chains of their own."""
+    weight, budget, t = 0.4, 600.0, 5
+    risk = final_risk(gaussian(1, num_test=4), lambda rows: policies.weighted_fresh(weight), num_samples=None,
+                      metric="squared_error_of_mean", num_generations=t, num_chains=8_000)  # fmt: skip
+    found = tune(risk, jnp.full(t, 1 / t), steps=60, budget=budget)
+    best, equal = sized_square(best_sizes(budget, t, weight), weight), sized_square(np.full(t, budget / t), weight)
+    assert float(found.value.sum()) == pytest.approx(budget, rel=1e-5)
+    assert sized_square(np.asarray(found.value), weight) < 1.01 * best
+    assert equal > 1.4 * best
+    assert float(risk(found.value)) == pytest.approx(best, rel=0.06)

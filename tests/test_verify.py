@@ -11,7 +11,19 @@ import collapse_jax as cj
 from collapse_jax import calls, cli, config, curators, data, plots, policies, settings, theory, verify
 from collapse_jax.axes import changed, describe, grid_of
 from collapse_jax.cases import Lines
-from collapse_jax.theory import Fits, Spread, diffusion, discrete, gaussian, kde, markov, mixture, regression, selection
+from collapse_jax.theory import (
+    Fits,
+    Spread,
+    diffusion,
+    discrete,
+    ecosystem,
+    gaussian,
+    kde,
+    markov,
+    mixture,
+    regression,
+    selection,
+)
 from collapse_jax.theory.prediction import over_first
 
 SMALL = {
@@ -41,7 +53,8 @@ def test_a_wrong_formula_is_found(monkeypatch, capsys):
     assert captured.err.splitlines()[-1] == "error: 3 of 14 predictions differ from the chains"
 
 
-LATER = lambda right, *given: right(*given[:-1], given[-1] + 1)[1:]  # noqa: E731
+# T is the third argument, or the last of two.
+LATER = lambda right, *given: right(*given[:3][:-1], given[:3][-1] + 1, *given[3:])[1:]  # noqa: E731
 WRONG = [  # what differs from SMALL, formulas and what they are changed into
     ({}, [
         (gaussian, "c4", lambda right, n: 1.0),
@@ -62,6 +75,12 @@ WRONG = [  # what differs from SMALL, formulas and what they are changed into
     ]),
     ({"setting": {"kind": "discrete", "probabilities": [0.9, 0.1]}, "policies": ["replace"]}, [
         (discrete, "fixed", LATER), (discrete, "fixation_time", lambda right, *given: right(*given) - 1),
+    ]),
+    ({"setting": {"kind": "discrete", "probabilities": [0.6, 0.4], "temperature": 0.8}, "policies": ["replace"]}, [
+        (discrete, "sharpened", lambda right, share, temperature: share), (discrete, "differ", LATER),
+    ]),
+    ({"setting": {"kind": "ecosystem", "models": 3}, "policies": ["replace"]}, [
+        (ecosystem, "fits", lambda right, policy, n, t, matrix, *given: right(policy, n, t, np.eye(3), *given)),
     ]),
     ({"policies": [{"kind": "mix", "real": 14, "synthetic": 30}]}, [
         (gaussian, "fits", lambda right, policy, *given: right({**policy, "nested": False}, *given)),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from collapse_jax.settings.diffusion import diffusion
 from collapse_jax.settings.discrete import discrete
+from collapse_jax.settings.ecosystem import ecosystem
 from collapse_jax.settings.exponential_family import bernoulli, poisson
 from collapse_jax.settings.flow_matching import flow_matching
 from collapse_jax.settings.gaussian import gaussian
@@ -20,12 +21,12 @@ from collapse_jax.types import Setting
 
 _SETTINGS = (
     gaussian, kde, discrete, poisson, bernoulli, linear_regression, logistic_regression, gaussian_mixture,
-    ideal_diffusion, markov, flow_matching, diffusion, language_model, self_supervised, vae,
+    ideal_diffusion, markov, flow_matching, diffusion, language_model, self_supervised, vae, ecosystem,
 )  # fmt: skip
 REGISTRY: dict[str, Callable[..., Setting]] = {f.__name__: f for f in _SETTINGS}
 
 __all__ = [
-    "REGISTRY", "bernoulli", "diffusion", "discrete", "flow_matching", "gaussian", "gaussian_mixture",
+    "REGISTRY", "bernoulli", "diffusion", "discrete", "ecosystem", "flow_matching", "gaussian", "gaussian_mixture",
     "ideal_diffusion", "kde", "language_model", "linear_regression", "logistic_regression", "markov", "poisson",
     "self_supervised", "vae",
 ]  # fmt: skip

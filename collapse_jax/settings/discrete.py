@@ -11,6 +11,7 @@ import numpy as np
 from collapse_jax import batch as B
 from collapse_jax import counts, scores
 from collapse_jax.calls import recorded
+from collapse_jax.check import check_positive, is_traced
 from collapse_jax.data import symbols
 from collapse_jax.keys import stream
 from collapse_jax.lineage import with_ancestors
@@ -33,7 +34,9 @@ class Frequencies(NamedTuple):
 
 
 @recorded
-def discrete(probabilities: Symbols | Sequence[float] | None = None, lineage: bool = False) -> Setting:
+def discrete(
+    probabilities: Symbols | Sequence[float] | None = None, lineage: bool = False, temperature: Array | float = 1.0
+) -> Setting:
     """Law over K symbols, fitted by empirical frequencies; rows are symbol numbers.
 
     A symbol that no training row has is dead, and under ``replace`` stays so. The fit from which one symbol is left
@@ -45,28 +48,34 @@ def discrete(probabilities: Symbols | Sequence[float] | None = None, lineage: bo
     Args:
       probabilities: the real law: of ``data.symbols``, or K numbers whose sum is 1; default 10 equally likely symbols.
       lineage: rows know their real ancestors, and the metric ``ancestors_alive`` counts them; see ``lineage``.
+      temperature: of sampling: symbols are drawn in proportion to share^(1 / temperature), as language models do. Below
+        1 the likeliest symbol takes all, in a few generations, however many rows there are: odds are raised to the
+        power 1 / temperature^t. May be a tracer.
 
     Raises:
-      ValueError: numbers that are no probabilities.
+      ValueError: numbers that are no probabilities, a temperature that is not above 0, or (with `lineage`) not 1.
     """
     if probabilities is None:
         probabilities = symbols.uniform()
     elif not isinstance(probabilities, Symbols):
         probabilities = symbols.given("discrete", probabilities)
+    check_positive("temperature", temperature)
+    as_fitted = not is_traced(temperature) and temperature == 1
+    heated = (lambda params: params) if as_fitted else partial(_heated, temperature)
     law, num = probabilities.probabilities, len(probabilities.probabilities)
     setting = Setting(
         name="discrete",
         world=lambda: World(real=jnp.asarray(law, float), truth=jnp.asarray(law, float), test=None),
         real=lambda key, world, n: counts.categorical(key, world.real, n),
         fit=lambda key, train, start: jax.tree.map(lambda x: x[0, 0], _compress(num, train).items),
-        sample=lambda key, params, n: counts.categorical(key, params.share, n),
+        sample=lambda key, params, n: counts.categorical(key, heated(params).share, n),
         observe=_observe,
         metrics=_metrics(law),
         compress=partial(_compress, num),
-        sample_compressed=_sample_compressed,
+        sample_compressed=lambda key, params, *given: _sample_compressed(key, heated(params), *given),
         real_compressed=_real_compressed,
         source=probabilities,
-        mutate=lambda key, params, rows: rows,
+        mutate=(lambda key, params, rows: rows) if as_fitted else None,
         scores={"likelihood": lambda world, params, rows: jnp.log(world.truth)[rows], "value": scores.number},
     )
     return with_ancestors(setting) if lineage else setting
@@ -87,6 +96,11 @@ def _compress(num: int, batch: Batch) -> Batch:
     else:
         share = counts.count(items, weight, num) / mass
     return B.unit(Frequencies(share[None]), mass)
+
+
+def _heated(temperature: Array | float, params: Frequencies) -> Frequencies:
+    """The law that is sampled from; what is dead stays dead."""
+    return Frequencies(jax.nn.softmax(jnp.log(params.share) / temperature))
 
 
 def _sample_compressed(key: Key, params: Frequencies, num: int, count: Array | int, exact: bool) -> Frequencies:

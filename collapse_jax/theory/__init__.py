@@ -4,13 +4,13 @@
 table speaks of settings and policies by their registered names. The formulas can be called by themselves, too.
 """
 
-from collapse_jax.theory import diffusion, discrete, gaussian, kde, markov, mixture, regression, selection
+from collapse_jax.theory import diffusion, discrete, ecosystem, gaussian, kde, markov, mixture, regression, selection
 from collapse_jax.theory.prediction import Case, Condition, Prediction
 from collapse_jax.theory.recursions import Fits, Spread, fits
 
 TABLE: tuple[Prediction, ...] = (
     *gaussian.TABLE, *kde.TABLE, *discrete.TABLE, *regression.TABLE, *diffusion.TABLE,
-    *mixture.TABLE, *markov.TABLE, *selection.TABLE,
+    *mixture.TABLE, *markov.TABLE, *selection.TABLE, *ecosystem.TABLE,
 )  # fmt: skip
 
 

@@ -27,16 +27,25 @@ def alive_bound(n: int, probability: np.ndarray | float, num_generations: int) -
     return -np.expm1(-n * np.multiply.outer(np.asarray(probability), survival_exponents(num_generations)))
 
 
-def drift(n: int, first: np.ndarray, num_generations: int) -> np.ndarray:
+def drift(n: int, first: np.ndarray, num_generations: int, temperature: float = 1.0) -> np.ndarray:
     """Law of one symbol's count among n rows at fits 1 .. T under replace, ``[T, ..., n + 1]``, from that at fit 1.
 
     Wright and Fisher's chain: a count of j is followed by a binomial one of n draws at j / n, whatever the others do.
+    Sampled at another temperature, of two symbols only: at p^(1/tau) / (p^(1/tau) + (1 - p)^(1/tau)), p = j / n
+    (selection of the more common one; derived here).
     """
-    chain = _binomial(n, np.arange(n + 1) / n)
+    share = np.arange(n + 1) / n
+    chain = _binomial(n, share if temperature == 1 else sharpened(share, temperature))
     laws = [np.asarray(first, float)]
     for _ in range(num_generations - 1):
         laws.append(laws[-1] @ chain)
     return np.stack(laws)
+
+
+def sharpened(share: np.ndarray, temperature: float) -> np.ndarray:
+    """What a share of two symbols becomes by sampling at a temperature."""
+    ours, theirs = share ** (1 / temperature), (1 - share) ** (1 / temperature)
+    return ours / (ours + theirs)
 
 
 def _binomial(n: int, probability: np.ndarray) -> np.ndarray:
@@ -46,22 +55,31 @@ def _binomial(n: int, probability: np.ndarray) -> np.ndarray:
     return binom.pmf(np.arange(n + 1), n, probability[..., None])
 
 
-def alive(n: int, probabilities: np.ndarray, num_generations: int) -> np.ndarray:
+def alive(n: int, probabilities: np.ndarray, num_generations: int, temperature: float = 1.0) -> np.ndarray:
     """Expected number of symbols alive at fits 1 .. T under replace; exact (``drift``)."""
-    laws, number = _drift_of(n, probabilities, num_generations)
+    laws, number = _drift_of(n, probabilities, num_generations, temperature)
     return (1 - laws[..., 0]) @ number
 
 
-def fixed(n: int, probabilities: np.ndarray, num_generations: int) -> np.ndarray:
+def differ(n: int, probabilities: np.ndarray, num_generations: int, temperature: float = 1.0) -> np.ndarray:
+    """E[1 - sum p^2] at fits 1 .. T under replace; exact (``drift``): each symbol's share times the others'."""
+    laws, number = _drift_of(n, probabilities, num_generations, temperature)
+    share = np.arange(n + 1) / n
+    return laws @ (share * (1 - share)) @ number
+
+
+def fixed(n: int, probabilities: np.ndarray, num_generations: int, temperature: float = 1.0) -> np.ndarray:
     """Probability that fits 1 .. T see one symbol only, under replace; exact: of K events that exclude each other."""
-    laws, number = _drift_of(n, probabilities, num_generations)
+    laws, number = _drift_of(n, probabilities, num_generations, temperature)
     return laws[..., n] @ number
 
 
-def _drift_of(n: int, probabilities: np.ndarray, num_generations: int) -> tuple[np.ndarray, np.ndarray]:
+def _drift_of(
+    n: int, probabilities: np.ndarray, num_generations: int, temperature: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """``drift`` of each different probability, and how many symbols have it: many are alike where there are many."""
     share, number = np.unique(np.asarray(probabilities, float), return_counts=True)
-    return drift(n, _binomial(n, share), num_generations), number
+    return drift(n, _binomial(n, share), num_generations, temperature), number
 
 
 def ancestors(n: int, num_generations: int) -> np.ndarray:
@@ -77,13 +95,13 @@ def zero_rate(n: int, rate: float, num_generations: int) -> np.ndarray:
     return np.exp(-n * rate * survival_exponents(num_generations))
 
 
-def fixation_time(n: int, probabilities: np.ndarray, num_generations: int) -> float:
+def fixation_time(n: int, probabilities: np.ndarray, num_generations: int, temperature: float = 1.0) -> float:
     """Mean number of the first fit that sees one symbol, under replace, where T + 1 stands for none of T; exact.
 
     1 + sum of 1 - P(fit t sees one), from ``fixed``. As n and T grow it nears the diffusion approximation
     -2 n sum (1 - x) ln(1 - x) of shares x (Kimura and Ohta 1969); at n = 10 to 100 that is off by up to 2.5 fits.
     """
-    return float(1 + (1 - fixed(n, probabilities, num_generations)).sum())
+    return float(1 + (1 - fixed(n, probabilities, num_generations, temperature)).sum())
 
 
 def diversity(policy: Mapping[str, Any], n: int, num_generations: int) -> np.ndarray:
@@ -107,8 +125,12 @@ def _diversity(case: Case) -> np.ndarray:
     return (1 - (case.shares**2).sum()) * diversity(case.policy, case.num_samples, case.num_generations)
 
 
+def _drifting(case: Case) -> tuple[int, np.ndarray, int, float]:
+    return case.num_samples, case.shares, case.num_generations, case.setting["temperature"]
+
+
 def _alive(case: Case) -> np.ndarray:
-    return alive(case.num_samples, case.shares, case.num_generations)
+    return alive(*_drifting(case))
 
 
 def _alive_bounds(case: Case) -> np.ndarray:
@@ -119,7 +141,7 @@ def _alive_bounds(case: Case) -> np.ndarray:
 
 
 def _fixation(case: Case) -> np.ndarray:
-    return fixation_time(case.num_samples, case.shares, case.num_generations) + 0.0 * case.generations
+    return fixation_time(*_drifting(case)) + 0.0 * case.generations
 
 
 def _times(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -150,7 +172,7 @@ def _is_common(chance: np.ndarray) -> np.ndarray:
 
 
 def _fixed(case: Case) -> np.ndarray:
-    return fixed(case.num_samples, case.shares, case.num_generations)
+    return fixed(*_drifting(case))
 
 
 def _fixed_of_two(case: Case) -> np.ndarray:
@@ -166,6 +188,10 @@ def _is_light(case: Case) -> np.ndarray:
     return case.generations <= 0.5 * case.num_samples * case.setting["rate"]
 
 
+PLAIN = Condition("fits are sampled as they are", lambda case: case.setting["temperature"] == 1)
+ONE_BY_ONE = Condition("that, or two symbols", lambda case: case.setting["temperature"] == 1 or len(case.shares) == 2)
+HEATED = Condition("two symbols, at another temperature",
+                   lambda case: case.setting["temperature"] != 1 and len(case.shares) == 2)  # fmt: skip
 FEW = Condition("n <= 500 rows", lambda case: case.num_samples <= 500)
 LINEAGE = Condition("rows know their ancestors", lambda case: case.setting["lineage"])
 
@@ -173,24 +199,28 @@ _REPLACE, _DRIFT = ("replace",), "Wright and Fisher's chain; derived here (drift
 TABLE = (
     Prediction(
         "gini_simpson", "discrete", POLICIES, ("gini_simpson",), _diversity, "derived here (diversity)",
-        fair=_is_diverse,
+        assumptions=(PLAIN,), fair=_is_diverse,
     ),
     Prediction(
-        "symbols_alive", "discrete", _REPLACE, ("symbols_alive",), _alive, _DRIFT, assumptions=(FEW,),
+        "gini_simpson", "discrete", _REPLACE, ("gini_simpson",), lambda case: differ(*_drifting(case)), _DRIFT,
+        assumptions=(FEW, HEATED), fair=lambda case: differ(*_drifting(case)) >= 0.05,
+    ),
+    Prediction(
+        "symbols_alive", "discrete", _REPLACE, ("symbols_alive",), _alive, _DRIFT, assumptions=(FEW, ONE_BY_ONE),
         fair=lambda case: _alive(case) >= 1.05,
     ),
     Prediction(
         "symbols_alive", "discrete", _REPLACE, ("symbols_alive",), _alive_bounds, "derived here (alive_bound)",
-        exact=False,
+        assumptions=(PLAIN,), exact=False,
     ),
     Prediction(
-        "one symbol is left", "discrete", _REPLACE, ("symbols_alive",), _fixed, _DRIFT, assumptions=(FEW,),
+        "one symbol is left", "discrete", _REPLACE, ("symbols_alive",), _fixed, _DRIFT, assumptions=(FEW, ONE_BY_ONE),
         samples=lambda case, metrics: (metrics["symbols_alive"] == 1).astype(float),
         fair=lambda case: _is_common(_fixed(case)),
     ),
     Prediction(
         "first fit of one symbol", "discrete", _REPLACE, ("symbols_alive",), _fixation,
-        "Wright and Fisher's chain; derived here (fixation_time)", samples=_times, assumptions=(FEW,),
+        "Wright and Fisher's chain; derived here (fixation_time)", samples=_times, assumptions=(FEW, ONE_BY_ONE),
         fair=lambda case: (case.generations == case.num_generations) & _is_common(_fixed(case)).any(),
     ),
     *(

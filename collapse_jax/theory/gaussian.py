@@ -111,6 +111,32 @@ def best_weights(num_fits: int, ratio: float = 1.0) -> np.ndarray:
     return np.array(weights)
 
 
+def sized_square(sizes: np.ndarray | Sequence[float], weight: float = 0.0) -> float:
+    """Squared error of the last fit's mean where fit t sees n_t synthetic rows beside n_t new real ones of weight w.
+
+    (1 - w)^(2 T - 2) / n_1 + ((1 - w)^2 + w^2) sum of (1 - w)^(2 T - 2 t) / n_t, t = 2 .. T, unit variance, which is
+    known; n_1 are real. At w = 0, ``replace``, it is the sum of all 1 / n_t (derived here).
+    """
+    return float((_influence(len(sizes), weight) ** 2 / np.asarray(sizes, float)).sum())
+
+
+def best_sizes(budget: float, num_generations: int, weight: float = 0.0) -> np.ndarray:
+    """Sizes ``[T]`` of least ``sized_square`` whose sum is a budget of real rows: n_t in proportion to (1 - w)^(T - t).
+
+    By Cauchy and Schwarz: to the square roots of the terms, so that n_1 has 1 / sqrt((1 - w)^2 + w^2) times as much.
+    Equal sizes cost T sum(c^2) / sum(c)^2 times the error: the late rows count most, for what early ones taught fades.
+    """
+    influence = _influence(num_generations, weight)
+    return budget * influence / influence.sum()
+
+
+def _influence(num_generations: int, weight: float) -> np.ndarray:
+    """What a row's error at fits 1 .. T leaves in the last one, c_t."""
+    fading = (1 - weight) ** np.arange(num_generations - 1, -1.0, -1.0)
+    fading[1:] *= np.hypot(1 - weight, weight)
+    return fading
+
+
 def _fits(case: Case) -> Fits:
     spread = Spread(ddof=case.setting["ddof"], factor=case.setting["temperature"])
     return fits(case.policy, case.num_samples, case.num_generations, spread)

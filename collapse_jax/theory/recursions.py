@@ -7,6 +7,7 @@ other, for any real law with a variance, any number of rows and any horizon. It 
 setting whose samples have the mean and the variance of the training rows: Gaussian, categorical; a KDE adds noise.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -99,34 +100,25 @@ def _rows(sizes: Iterable[int], share: float = 0.0) -> Iterator[tuple[Part, Part
         yield (size - real, size - real), (real, real)
 
 
-def _replace(n: int, spread: Spread) -> Steps:
-    return _pooled(n, spread, 0.0, _rows(itertools.repeat(n)))
+def pool_of(policy: Mapping[str, Any], n: int) -> tuple[float, Iterator[tuple[Part, Part]]]:
+    """What a pool fades by, and what joins it after fits 1, 2, ...: synthetic rows and new real ones.
 
-
-def _accumulate(n: int, spread: Spread) -> Steps:
-    return _pooled(n, spread, 1.0, _rows(itertools.repeat(n)))
-
-
-def _decay(n: int, spread: Spread, gamma: float = 0.5) -> Steps:
-    return _pooled(n, spread, gamma, _rows(itertools.repeat(n)))
-
-
-def _fresh_real(n: int, spread: Spread, share: float = 0.5) -> Steps:
-    return _pooled(n, spread, 0.0, _rows(itertools.repeat(n), share))
-
-
-def _contaminated(n: int, spread: Spread, share: float = 0.5) -> Steps:
-    return _pooled(n, spread, 1.0, _rows(itertools.repeat(n), share))
-
-
-def _growing(n: int, spread: Spread, sizes: Sequence[int] = (), policy: Mapping[str, Any] | None = None) -> Steps:
-    """Batches of these sizes, the last of them going on; under replace the mean's error is 1 / n + sum of 1 / sizes."""
-    inner, kind = policy or {}, grown({"policy": policy})
+    Raises:
+      ValueError: a policy whose pool is more than that.
+    """
+    grows = policy["kind"] == "growing"
+    inner = (policy.get("policy") or {"kind": "replace"}) if grows else policy
+    kind, sizes = inner["kind"], sizes_of(n, policy.get("sizes", ()) if grows else ())
     if kind not in GROWING:
-        raise ValueError(f"policy: no moments are known of growing {kind!r}; one of {', '.join(GROWING)}")
+        what = f"growing {kind!r}" if grows else repr(kind)
+        raise ValueError(f"policy: no moments are known of {what}; one of {', '.join(GROWING)}")
     fade = {"accumulate": 1.0, "contaminated": 1.0, "decay": inner.get("gamma", 0.5)}.get(kind, 0.0)
     share = inner.get("share", 0.5) if kind in ("fresh_real", "contaminated") else 0.0
-    return _pooled(n, spread, fade, _rows(sizes_of(n, sizes), share))
+    return fade, _rows(sizes, share)
+
+
+def _one_pool(kind: str, n: int, spread: Spread, **options: Any) -> Steps:
+    return _pooled(n, spread, *pool_of({"kind": kind, **options}, n))
 
 
 def grown(policy: Mapping[str, Any]) -> str:
@@ -257,17 +249,12 @@ def rows_of(share: float, n: int) -> int:
 
 GROWING = ("replace", "accumulate", "decay", "fresh_real", "contaminated")  # whose batches may have any size
 _STEPS: dict[str, Callable[..., Steps]] = {
-    "replace": _replace,
-    "accumulate": _accumulate,
+    **{kind: functools.partial(_one_pool, kind) for kind in (*GROWING, "growing")},
     "accumulate_subsample": _accumulate_subsample,
     "fixed_real": _fixed_real,
-    "fresh_real": _fresh_real,
     "weighted_fresh": _weighted_fresh,
     "window": _window,
-    "decay": _decay,
-    "contaminated": _contaminated,
     "mix": _mix,
-    "growing": _growing,
 }
 POLICIES = tuple(name for name in _STEPS if name not in ("mix", "growing"))  # loops of one size
 STEADY = Condition(

@@ -1,0 +1,209 @@
+"""Several models that train on each other's outputs, from isolation to full mixing."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import batch as B
+from collapse_jax.calls import recorded
+from collapse_jax.check import check_at_least, check_share, one_line
+from collapse_jax.keys import stream
+from collapse_jax.settings.gaussian import gaussian
+from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
+
+_ALONG: Any = Batch(2, None)  # the axis of a batch that models lie along: a place weighs the same for all
+
+
+class Coupled(NamedTuple):
+    """What the functions of a setting share.
+
+    Attributes:
+      generator: the setting that each model is of.
+      models: m.
+      edges: ``[m, m]``: model i reads model (i + s) mod m where a uniform number first lies below ``edges[i, s]``.
+    """
+
+    generator: Setting
+    models: int
+    edges: Array | np.ndarray
+
+
+@recorded
+def ecosystem(
+    generator: Setting | None = None, models: int = 2, mixing: Array | float | Sequence[Sequence[float]] = 1.0
+) -> Setting:
+    """M models of one setting; each trains on a mix of what all of them generate.
+
+    A row holds one row of each model, so a policy does to every model's data what it does to one's. Each model begins
+    with real rows of its own. Row r of model i's next batch is the row r that one of the models generated: model j with
+    probability ``mixing[i][j]``. One uniform number a row decides for all models, so that where the matrix is circulant
+    (any share is) each generated row is read by exactly one of them. With the identity they are m independent chains,
+    the first of which is bit for bit the chain that its setting has alone (by rows; only ``accumulate_subsample``
+    draws the same places for all). In loops of labels each model labels the inputs of those who read it.
+
+    Isolated models collapse one by one, but apart: what they hold together keeps 1 - 1/m of the real variance for ever.
+    Fully mixed ones have no more than one model of m n rows, and lose all of it, m times as slowly
+    (``theory.ecosystem``; island models of population genetics: Wright 1931).
+
+    Every number the setting measures is given three times: its mean over models under its own name; each model's
+    (``_by_model``); and that of a fit to all new rows of all models (``_together``), which costs a fit. Arrays (sample
+    texts, pictures) are the first model's. Metrics of new rows look at what a model will read. Curators judge the m
+    rows of a place together, by their mean score.
+
+    Args:
+      generator: what each model is; default ``gaussian()``.
+      models: m.
+      mixing: share of a batch drawn from all models alike: 0 isolation, 1 full mixing, may be a tracer; or the matrix:
+        m rows of m shares, whose sums are 1.
+
+    Raises:
+      ValueError: a share or a matrix out of range, m below 1, or a generator that is no setting.
+    """
+    generator = gaussian() if generator is None else generator
+    if not isinstance(generator, Setting):
+        raise ValueError(f"generator must be a Setting, such as settings.gaussian(), not {one_line(repr(generator))}")
+    check_at_least("models", models, 1)
+    coupled = Coupled(generator, models, _edges(models, mixing))
+    hint = generator.block_hint
+    return Setting(
+        name="ecosystem",
+        world=generator.world,
+        real=lambda key, world, num: _over(coupled, lambda k: generator.real(k, world, num), key, out=1),
+        fit=partial(_fit, coupled),
+        sample=partial(_sample, coupled),
+        observe=partial(_observe, coupled),
+        metrics=_metrics(coupled),
+        init=None if generator.init is None else partial(_init, coupled),
+        outline=generator.outline,
+        relabel=None if generator.relabel is None else partial(_relabel, coupled),
+        summarise=None if generator.summarise is None else partial(_summarise, coupled),
+        rewrite=None if generator.rewrite is None else partial(_rewrite, coupled),
+        scores=_scores(coupled),
+        reparameterised=generator.reparameterised,
+        min_samples=generator.min_samples,
+        block_hint=None if hint is None else max(hint // models, 1),
+        source=generator.source,
+    )
+
+
+def _edges(models: int, mixing: Any) -> Array | np.ndarray:
+    """Cumulative shares, counted from each model on; exactly 1 where nothing is left."""
+    if np.ndim(mixing) == 0:
+        check_share("mixing", mixing)
+        rest = jnp.arange(models - 1, -1, -1) * (mixing / models)
+        return jnp.broadcast_to(1 - rest, (models, models))
+    matrix = np.asarray(mixing, float)
+    right = matrix.shape == (models, models) and (matrix >= 0).all() and np.allclose(matrix.sum(1), 1, atol=1e-6)
+    if not right:
+        raise ValueError(f"mixing must be a share or {models} rows of {models} shares that sum to 1, not {mixing!r}")
+    place = (np.arange(models)[:, None] + np.arange(models)) % models
+    turned = np.take_along_axis(matrix / matrix.sum(1, keepdims=True), place, 1)
+    return 1 - (np.cumsum(turned[:, ::-1], 1)[:, ::-1] - turned)
+
+
+def _keys(coupled: Coupled, key: Key) -> Key:
+    """One a model; the first has the key that it would have alone."""
+    return jnp.stack([key, *(stream(key, f"model {i}") for i in range(1, coupled.models))])
+
+
+def _over(coupled: Coupled, function: Callable, key: Key, *given: Tree, axes: Sequence = (), out: Any = 0) -> Tree:
+    """`function` of a key and of what is given, model by model."""
+    return jax.vmap(function, (0, *axes), out)(_keys(coupled, key), *given)
+
+
+def _init(coupled: Coupled, key: Key, world: World) -> Tree:
+    init = coupled.generator.init
+    assert init is not None
+    return _over(coupled, lambda k: init(k, world), key)
+
+
+def _fit(coupled: Coupled, key: Key, train: Batch, start: Tree) -> Tree:
+    axes = (_ALONG, None if start is None else 0)
+    return _over(coupled, coupled.generator.fit, key, train, start, axes=axes)
+
+
+def _sources(coupled: Coupled, key: Key, num: int) -> Array:
+    """``[num, m]``: whom each model reads."""
+    uniform = jax.random.uniform(stream(key, "sources"), (num, 1, 1))
+    shift = (uniform >= jnp.asarray(coupled.edges)[:, :-1]).sum(-1)
+    return (jnp.arange(coupled.models) + shift) % coupled.models
+
+
+def _sample(coupled: Coupled, key: Key, params: Tree, num: int) -> Tree:
+    made = _over(coupled, lambda k, p: coupled.generator.sample(k, p, num), key, params, axes=(0,))
+    source, place = _sources(coupled, key, num), jnp.arange(num)[:, None]
+    return jax.tree.map(lambda x: x[source, place], made)
+
+
+def _relabel(coupled: Coupled, key: Key, params: Tree, items: Tree) -> Tree:
+    """Every model labels everyone's inputs, and one label is taken."""
+    relabel = coupled.generator.relabel
+    assert relabel is not None
+    by_all = jax.vmap(relabel, (None, 0, None))
+    made = _over(coupled, lambda k, x: by_all(k, params, x), key, items, axes=(1,))
+    num = jax.tree.leaves(items)[0].shape[0]
+    reader, place = jnp.arange(coupled.models), jnp.arange(num)[:, None]
+    return jax.tree.map(lambda x: x[reader, _sources(coupled, key, num), place], made)
+
+
+def _rewrite(coupled: Coupled, key: Key, params: Tree, items: Tree) -> Tree:
+    """By each model, of its own rows."""
+    assert coupled.generator.rewrite is not None
+    return _over(coupled, coupled.generator.rewrite, key, params, items, axes=(0, 1), out=1)
+
+
+def _summarise(coupled: Coupled, world: World, batch: Batch) -> Batch:
+    summarise = coupled.generator.summarise
+    assert summarise is not None
+    made = jax.vmap(lambda b: summarise(world, b), (_ALONG,), _ALONG._replace(weight=0))(batch)
+    return made._replace(weight=made.weight[0])
+
+
+def _scores(coupled: Coupled) -> Mapping[str, Callable[[World, Tree, Tree], Array]]:
+    def of(score: Callable[[World, Tree, Tree], Array]) -> Callable[[World, Tree, Tree], Array]:
+        return lambda world, params, items: jax.vmap(partial(score, world), (0, 1))(params, items).mean(0)
+
+    return {name: of(score) for name, score in coupled.generator.scores.items()}
+
+
+def _metrics(coupled: Coupled) -> tuple[Metric, ...]:
+    metrics = coupled.generator.metrics
+    numbers = [m._replace(role="", baseline=None) for m in metrics if not m.dims]
+    models = (("model", coupled.models),)
+    return (
+        *(m if m.dims else m._replace(long_name=f"{m.long_name}, mean over models") for m in metrics),
+        *(m._replace(name=f"{m.name}_by_model", dims=models) for m in numbers),
+        *(m._replace(name=f"{m.name}_together", long_name=f"{m.long_name}, of all models' rows") for m in numbers),
+    )
+
+
+def _observe(
+    coupled: Coupled, key: Key, world: World, params: Tree, summary: Tree, generated: Tree
+) -> dict[str, Array]:
+    generator, key_all = coupled.generator, stream(key, "together")
+
+    def one(key: Key, params: Tree, summary: Tree, generated: Tree) -> dict[str, Array]:
+        return generator.observe(key, world, params, summary, generated)
+
+    axes = (0, None if summary is None else 0, 1)
+    seen = _over(coupled, one, key, params, summary, generated, axes=axes)
+    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), generated)
+    everything = B.unit(rows)
+    start = None if generator.init is None else generator.init(key_all, world)
+    whole = generator.fit(key_all, everything, start)
+    if generator.summarise is None:
+        evaluated = None
+    else:
+        evaluated = jax.tree.map(lambda x: x[0, 0], generator.summarise(world, everything).items)
+    together = generator.observe(key_all, world, whole, evaluated, rows)
+    arrays = {m.name for m in generator.metrics if m.dims}
+    numbers = [m.name for m in generator.metrics if not m.dims]
+    return (
+        {name: value[0] if name in arrays else value.mean(0) for name, value in seen.items()}
+        | {f"{name}_by_model": seen[name] for name in numbers}
+        | {f"{name}_together": together[name] for name in numbers}
+    )

@@ -1,0 +1,144 @@
+"""What is known of models that train on each other's outputs (``settings.ecosystem``): derived here.
+
+Given the fits, a row that model i reads comes from model j with probability a_ij: its expectation is sum a_ij mu_j and
+its second moment sum a_ij (V_j + mu_j^2). So the moments of one loop (``recursions``) become those of m: with C the
+expected products of the fits' means, a batch's means have the products A C A^T, and their noise over n rows is 1/n
+times the expected product of the rows that models i and k read at one place, less (A C A^T)_ik. Exact for any real law
+with a variance, any matrix, n and horizon; column by column.
+
+Under replace all rows together lose V / (m n) of their variance a generation where all models are alike and every row
+is read once: fully mixed, V is nearly all of it, and 1 - 1/(m n) is left a generation, as of one model of m n rows.
+Isolated models lose their V, and what is left, 1 - (1 - (1 - 1/n)^(T + 1)) / m, has the limit 1 - 1/m.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from collapse_jax.theory.gaussian import log_variance_drift
+from collapse_jax.theory.prediction import Case, Condition, Prediction
+from collapse_jax.theory.recursions import GROWING, STEADY, Spread, pool_of
+
+POLICIES = (*GROWING, "growing")
+
+
+class Fits(NamedTuple):
+    """Of the fits of generations 1 .. T.
+
+    Attributes:
+      product: ``[T, m, m]``, expected products of the errors of the models' means.
+      variance: ``[T, m]``, expected variances.
+      together: ``[T]``, expected variance of a fit to all new rows of all models together.
+    """
+
+    product: np.ndarray
+    variance: np.ndarray
+    together: np.ndarray
+
+
+def matrix_of(models: int, mixing: float | Sequence[Sequence[float]]) -> np.ndarray:
+    """``[m, m]``, of a share or of itself."""
+    given = np.asarray(mixing, float)
+    return given if given.ndim else (1 - given) * np.eye(models) + given / models
+
+
+def readings(matrix: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
+    """Whom the m models read at one place, ``[m]``, and with what probability.
+
+    Model i reads i where a uniform number common to all lies below a_ii, then i + 1 in a stretch of a_i,i+1, and so on.
+    """
+    m = len(matrix)
+    place = np.arange(m)
+    edges = np.cumsum(np.take_along_axis(matrix, (place[:, None] + place) % m, 1), 1)[:, :-1]
+    cuts = np.unique(np.clip([0.0, *edges.reshape(-1), 1.0], 0, 1))
+    for low, high in itertools.pairwise(cuts):
+        yield high - low, (place + (0.5 * (low + high) >= edges).sum(1)) % m
+
+
+def fits(
+    policy: Mapping[str, Any], n: int, num_generations: int, matrix: np.ndarray, spread: Spread | None = None
+) -> Fits:
+    """Moments of the fits of m models; exact.
+
+    Args:
+      policy: as in a config, one of ``POLICIES``.
+      n: rows of each model's first real batch and of each of its synthetic ones.
+      num_generations: T.
+      matrix: ``[m, m]``, whose rows sum to 1.
+      spread: how rows become fits and fits rows; default a maximum-likelihood Gaussian of unit variance.
+
+    Raises:
+      ValueError: a policy whose moments are not known here.
+    """
+    spread = spread or Spread()
+    fade, joined = pool_of(policy, n)
+    m, read = len(matrix), list(readings(matrix))
+    product, second, mass = np.eye(m) * spread.truth / n, np.full(m, spread.truth), float(n)
+    found = []
+    for made, fresh in itertools.islice(joined, num_generations):
+        variance = spread.fitted(second - np.diag(product), mass)
+        sampled = spread.sampled(variance)
+        rows = product + np.diag(sampled)
+        centre, of_row = matrix @ product @ matrix.T, sum(p * rows[np.ix_(source, source)] for p, source in read)
+        everything = np.diag(of_row).mean() - (centre + (of_row - centre) / n).mean()
+        found.append((product, variance, spread.fitted(everything, m * n)))
+        total = fade * mass + made[1] + fresh[1]
+        second = (fade * mass * second + made[1] * np.diag(of_row) + fresh[1] * spread.truth) / total
+        across = product @ matrix.T  # of a pool's means and those of new batches
+        product = (
+            (fade * mass) ** 2 * product
+            + fade * mass * made[1] * (across + across.T)
+            + made[1] ** 2 * (centre + (of_row - centre) / max(made[0], 1))
+        )
+        product = (product + fresh[1] ** 2 * np.eye(m) * spread.truth / max(fresh[0], 1)) / total**2
+        mass = total
+    return Fits(*map(np.array, zip(*found, strict=True)))
+
+
+def _matrix(case: Case) -> np.ndarray:
+    return matrix_of(case.setting["models"], case.setting["mixing"])
+
+
+def _spread(case: Case) -> Spread:
+    generator = case.setting["generator"] or {}
+    return Spread(ddof=generator.get("ddof", 0), factor=generator.get("temperature", 1.0))
+
+
+def _fits(case: Case) -> Fits:
+    return fits(case.policy, case.num_samples, case.num_generations, _matrix(case), _spread(case))
+
+
+def _is_light(case: Case) -> np.ndarray:
+    """Generations at which means over chains are fair (``gaussian.is_light``)."""
+    return _fits(case).variance.min(1) >= np.exp(-0.5)
+
+
+GAUSSIAN = Condition(
+    "Gaussians", lambda case: (case.setting["generator"] or {"kind": "gaussian"})["kind"] == "gaussian"
+)
+ISOLATED = Condition("no model reads another", lambda case: np.array_equal(_matrix(case), np.eye(len(_matrix(case)))))
+ONE_COLUMN = Condition("one normal column", lambda case: case.law.is_normal and case.law.dim == 1)
+
+_SOURCE = "derived here (theory.ecosystem)"
+TABLE = (
+    Prediction(
+        "squared_error_of_mean", "ecosystem", POLICIES, ("squared_error_of_mean",),
+        lambda case: case.truth * np.trace(_fits(case).product, axis1=1, axis2=2) / case.setting["models"], _SOURCE,
+        assumptions=(GAUSSIAN, STEADY), fair=_is_light,
+    ),
+    Prediction(
+        "trace_ratio", "ecosystem", POLICIES, ("trace_ratio",), lambda case: _fits(case).variance.mean(1), _SOURCE,
+        assumptions=(GAUSSIAN, STEADY), fair=_is_light,
+    ),
+    Prediction(
+        "trace_ratio_together", "ecosystem", POLICIES, ("trace_ratio_together",), lambda case: _fits(case).together,
+        _SOURCE, assumptions=(GAUSSIAN, STEADY), fair=_is_light,
+    ),
+    Prediction(
+        "log_trace_ratio", "ecosystem", ("replace",), ("log_trace_ratio",),
+        lambda case: case.generations * log_variance_drift(case.num_samples, _spread(case).ddof),
+        "as of one Gaussian (gaussian.log_variance_drift)", assumptions=(GAUSSIAN, ISOLATED, ONE_COLUMN), in_logs=True,
+    ),
+)  # fmt: skip
