@@ -43,7 +43,7 @@ class Collapse:
         """Centre and 95% interval over chains of each metric, at a position of the generation axis."""
         from collapse_jax import results
 
-        return results.table(self._ds, generation)
+        return _whole(results.table(self._ds, generation))
 
     def score(self) -> xr.Dataset:
         """Eight definitions of collapse as verdicts; see ``definitions.score``."""
@@ -55,7 +55,7 @@ class Collapse:
         """`score` as a table, with median times to collapse."""
         from collapse_jax import definitions
 
-        return definitions.table(self._ds)
+        return _whole(definitions.table(self._ds))
 
     def predict(self) -> xr.Dataset:
         """The exact mean over chains of each metric of which one is known.
@@ -83,6 +83,17 @@ class Collapse:
         from collapse_jax import report
 
         return report.write(self._ds, path)
+
+
+def _whole(table: "Table") -> "Table":
+    """In a notebook, whose cells scroll, a table is as wide as it likes."""
+    from rich.console import Console
+
+    from collapse_jax.progress import in_notebook
+
+    if in_notebook():
+        table.width = Console(width=1000).measure(table).maximum
+    return table
 
 
 def _png(figure: "Figure") -> bytes:

@@ -40,7 +40,7 @@ def told(progress: Callable[[int, int], None] | bool | None) -> Iterator[Callabl
     if not progress:
         yield lambda done, total: None
         return
-    with _cell() if _in_notebook() else _bar() as draw:
+    with _cell() if in_notebook() else _bar() as draw:
         start = time.monotonic()
         yield lambda done, total: draw(done / total, _rate(done, start))
 
@@ -58,7 +58,7 @@ def _bar() -> Iterator[Draw]:
         yield lambda share, speed: bar.update(task, description="running", completed=share, total=1.0, speed=speed)
 
 
-def _in_notebook() -> bool:
+def in_notebook() -> bool:
     """Whether a Jupyter kernel runs this; nothing is imported to find out."""
     ipython = sys.modules.get("IPython")
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
