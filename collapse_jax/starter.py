@@ -107,7 +107,7 @@ def _setting(spec: type[Spec]) -> Iterator[str]:
     words, hints = said(spec), typing.get_type_hints(spec)
     yield from ("setting:", f"  kind: {spec.kind}")
     for name, value in _defaults(spec).items():
-        yield from _explained(name, value, f"{words[name]} ({config.describe(hints[name])})", "  ")
+        yield from _explained(name, value, f"{words.get(name, '')} ({config.describe(hints[name])})".lstrip(), "  ")
 
 
 def _policies() -> Iterator[str]:

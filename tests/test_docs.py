@@ -53,8 +53,11 @@ def test_every_page_is_in_the_navigation_and_every_link_leads_somewhere():
     found = {path.relative_to(docs).as_posix() for path in docs.rglob("*.md")}
     assert set(nav_of(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])) == found
     for page in found:
-        for link in re.findall(r"\]\(([^)#:]+)\)", (docs / page).read_text()):
+        text = (docs / page).read_text()
+        for link in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (docs / page).parent.joinpath(link).exists(), f"{page}: {link}"
+        for path in re.findall(r"`((?:configs|examples|tests|experiments|benchmarks)/[\w/.]+)`", text):
+            assert (ROOT / path).exists(), f"{page}: {path}"
 
 
 @pytest.mark.fast

@@ -66,11 +66,10 @@ def test_curators_leave_empty_slots_empty(curator):
     assert weight.sum() == (2 if curator.name == "top_fraction" else 3)
 
 
-@pytest.mark.parametrize("backend", ["law", "rows"])
-@pytest.mark.parametrize("fold", ["auto", "blocks"])
+@pytest.mark.parametrize(
+    ("backend", "fold"), [("law", "auto"), ("rows", "blocks"), pytest.param("rows", "auto", marks=pytest.mark.nightly)]
+)
 def test_a_schedule_of_n_is_none(backend, fold):
-    if (backend, fold) == ("law", "blocks"):
-        return
     how = {"n": N, "horizon": 3, "num": 2, "backend": backend, "fold": fold}
     setting = gaussian(2, num_test=4)
     plain = chains(setting, policies.fresh_real(0.4), **how)
@@ -79,12 +78,15 @@ def test_a_schedule_of_n_is_none(backend, fold):
         np.testing.assert_array_equal(grown[name], values)
 
 
-@pytest.mark.parametrize("backend", ["law", "rows"])
+REPLACE, ACCUMULATE, FRESH = {"kind": "replace"}, {"kind": "accumulate"}, {"kind": "fresh_real", "share": 0.2}
+
+
 @pytest.mark.parametrize(
-    "inner",
-    [{"kind": "replace"}, {"kind": "accumulate"}, {"kind": "fresh_real", "share": 0.2}],
-    ids=lambda p: p["kind"],
-)
+    ("inner", "backend"),
+    [(REPLACE, "law"), (ACCUMULATE, "rows"), (FRESH, "rows"),
+     *(pytest.param(*pair, marks=pytest.mark.nightly)
+       for pair in ((REPLACE, "rows"), (ACCUMULATE, "law"), (FRESH, "law")))],
+)  # fmt: skip
 def test_moments_are_those_of_theory(inner, backend):
     n, sizes, horizon = 10, (20, 25), 4
     made = policies.REGISTRY[inner["kind"]](**{k: v for k, v in inner.items() if k != "kind"})

@@ -19,6 +19,14 @@ from collapse_jax.types import Metric
 pytestmark = pytest.mark.usefixtures("cache")
 
 RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def _any_order():
+    """A test draws the same numbers whichever ran before it."""
+    RNG.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+
 LABELLED = {"pca": None, "labels": True}
 
 

@@ -14,6 +14,14 @@ from collapse_jax.data.images import LETTERS
 pytestmark = pytest.mark.usefixtures("cache")
 
 RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def _any_order():
+    """A test draws the same numbers whichever ran before it."""
+    RNG.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+
 BYTES = RNG.integers(0, 256, (30, 5, 4), dtype=np.uint8)
 LABELS = np.arange(30) % 3
 

@@ -1,5 +1,6 @@
 """The config that `collapse-jax init` writes, and what completes a command line."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -23,6 +24,8 @@ def test_every_setting_has_a_config_that_loads_and_explains_each_key(kind, tmp_p
     lines = text.splitlines()
     keys = [i for i, line in enumerate(lines) if line.strip() and not line.lstrip().startswith(("#", "-", "kind:"))]
     assert all("  # " in lines[i] or lines[i - 1].lstrip().startswith("# ") for i in keys)
+    spec = type(experiment.setting)
+    assert {*starter.said(spec)} >= {field.name for field in dataclasses.fields(spec)}  # none is left unexplained
     written = yaml.safe_load(text)
     assert {*written, "sweep", "trace"} == {*config.to_dict(experiment), "sweep", "trace"}
     assert {*written["setting"]} == {*config.to_dict(experiment.setting)}
