@@ -37,7 +37,7 @@ def divergence(truth: moments.Moments, fitted: moments.Moments) -> Array:
 def main() -> None:
     """Asked for by name; what is not asked for costs nothing."""
     runs = cj.run(
-        with_divergence(settings.gaussian(3)),
+        with_divergence(settings.gaussian(1)),
         policies.accumulate(),
         metrics=["divergence"],
         num_samples=100,

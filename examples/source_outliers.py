@@ -60,13 +60,14 @@ data.REGISTRY["outliers"] = outliers
 
 
 def main() -> None:
-    """A normal law and a kernel density estimate are fitted to their own rows: which one keeps the likelihood?"""
-    for setting in (settings.gaussian(source=outliers()), settings.kde(source=outliers())):
-        runs = cj.run(
-            setting, policies.accumulate(), metrics=["test_nll"], num_samples=100, num_generations=10, num_chains=50
-        )
-        first, last = (float(runs.test_nll.sel(generation=g).median()) for g in (1, 10))
-        print(f"{setting.name}: negative log likelihood of held-out rows {first:.2f}, at generation 10 {last:.2f}")
+    """A kernel density estimate of heavy tails, fitted to its own rows again and again: does it keep the likelihood?"""
+    setting = settings.kde(source=outliers())
+    runs = cj.run(
+        setting, policies.accumulate(), metrics=["test_nll"], num_samples=100, num_generations=10, num_chains=50
+    )
+    for generation in (1, 2, 10):
+        nll = float(runs.test_nll.sel(generation=generation).median())
+        print(f"generation {generation}: negative log likelihood of held-out rows {nll:.2f} nats a row")
 
 
 if __name__ == "__main__":

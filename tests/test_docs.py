@@ -19,7 +19,7 @@ TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
 def test_the_tutorial_prints_what_it_shows():
     names: dict = {}
     printed = pages.run(TUTORIAL, names)
-    assert len(printed) == 8
+    assert len(printed) == 7
     for block, out in zip(pages.blocks(TUTORIAL), printed, strict=True):
         assert pages.differences(block.shown or "", out) == []
     (text,) = re.findall(r"```yaml\n(.*?)```", TUTORIAL, re.DOTALL)
@@ -76,7 +76,6 @@ def test_the_site_builds_without_a_warning(tmp_path):
     words = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", str(ROOT / "mkdocs.yml"), "-d", str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "log_det_ratio" not in done.stderr
     parts = (tmp_path / "api" / "parts" / "index.html").read_text()
     for name in ("collapse_jax.settings.gaussian", "collapse_jax.policies.accumulate", "collapse_jax.types.Batch"):
         assert f'id="{name}' in parts

@@ -27,24 +27,33 @@ def example(monkeypatch):
     """Loads an example; what it registers does not outlive the test."""
     for home in REGISTRIES.values():
         monkeypatch.setattr(home, "REGISTRY", dict(home.REGISTRY))
-    return lambda name: runpy.run_path(str(FOLDER / f"{name}.py"))
+    config._spec_type.cache_clear()  # it has seen the registries
+    yield lambda name: runpy.run_path(str(FOLDER / f"{name}.py"))
+    config._spec_type.cache_clear()
 
 
-def smaller(monkeypatch, **sizes):
-    """`cj.sweep` and `cj.run` at other sizes than an example asks for."""
-    for name in ("sweep", "run"):
-        whole = getattr(cj, name)
-        monkeypatch.setattr(cj, name, lambda *args, _whole=whole, **options: _whole(*args, **options | sizes),
-                            raising=False)  # fmt: skip
+@pytest.fixture
+def main(example, monkeypatch, capsys):
+    """Runs an example's `main`, with a few chains; returns what it printed and the datasets that it made."""
+    made = []
+
+    def of(name, **options):
+        for call in ("sweep", "run"):
+            whole = getattr(cj, call)
+            few = lambda *args, _whole=whole, **own: made.append(_whole(*args, **own | options)) or made[-1]  # noqa: E731
+            monkeypatch.setattr(cj, call, few, raising=False)
+        example(name)["main"]()
+        return capsys.readouterr().out, made
+
+    return of
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_examples_run(example, monkeypatch, capsys, name):
-    smaller(monkeypatch, num_chains=8)
-    example(name)["main"]()
-    out = capsys.readouterr().out
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("metric")])
+def test_examples_run(main, name):
+    out, made = main(name, num_chains=8)
     assert out.count("\n") >= 2
     assert "nan" not in out
+    assert all(np.isfinite(values).all() for runs in made for values in runs.data_vars.values())
 
 
 def test_there_is_one_of_each():
@@ -63,17 +72,16 @@ def test_the_setting_obeys_the_laws_of_settings(example, monkeypatch):
     of_settings.test_metrics_are_declared("laplace")
 
 
-def test_the_setting_is_the_random_walk_that_it_says(example):
+@pytest.mark.parametrize("backend", ["law", pytest.param("rows", marks=pytest.mark.nightly)])
+def test_the_setting_is_the_random_walk_that_it_says(example, backend):
     laplace, n, horizon = example("setting_laplace")["laplace"], 10, 8
-    sizes = {"num_samples": n, "num_generations": horizon, "num_chains": 4000}
-    times = np.arange(1, horizon + 1)
+    runs = cj.run(laplace(3.0), policies.replace(), backend=backend, metrics=["log_variance_ratio"], num_samples=n,
+                  num_generations=horizon, num_chains=4000)  # fmt: skip
+    times, logs = np.arange(1, horizon + 1), runs.log_variance_ratio.to_numpy()
     drift = 2 * (scipy.special.digamma(n) - np.log(n))
-    for backend in ("law", "rows"):
-        runs = cj.run(laplace(3.0), policies.replace(), backend=backend, metrics=["log_variance_ratio"], **sizes)
-        logs = runs.log_variance_ratio.to_numpy()
-        assert_law(f"mean, {backend}", logs, drift * times, 0 * times)
-        variance = 4 * scipy.special.polygamma(1, n) * times
-        assert_law(f"variance, {backend}", logs, variance, 4 / n * times**2, z_of=z_score_of_variance)
+    assert_law("mean", logs, drift * times, 0 * times)
+    variance = 4 * scipy.special.polygamma(1, n) * times
+    assert_law("variance", logs, variance, 4 / n * times**2, z_of=z_score_of_variance)
 
 
 def test_the_policy_weighs_as_it_says(example):
@@ -82,7 +90,6 @@ def test_the_policy_weighs_as_it_says(example):
     assert [[seen.mass(g, b) for b in range(g)] for g in (1, 2, 3, 4)] == [[5, *[1.25] * (g - 1)] for g in (1, 2, 3, 4)]
     accumulated = laws.recorded("accumulate")
     assert [laws.record(distrust(1.0)).seen(g) for g in (1, 2, 3, 4)] == [accumulated.seen(g) for g in (1, 2, 3, 4)]
-    assert laws.record(distrust(0.0)).seen(4) == accumulated.seen(1)
     with pytest.raises(ValueError, match="trust must be a number from 0 to 1"):
         distrust(2.0)
 
@@ -104,6 +111,7 @@ def test_the_curator_drops_what_it_says(example):
         trim(0.5)
 
 
+@pytest.mark.nightly
 def test_the_curator_costs_the_variance_that_it_says(example):
     trim, limit = example("curator_trim")["trim"], 2.0
     runs = cj.run(settings.gaussian(1), policies.replace(), curator=trim(limit), metrics=["trace_ratio"],
@@ -140,24 +148,22 @@ def test_configs_name_what_examples_register(example):
                              "num_chains": 1}).build()[0].name == "laplace"  # fmt: skip
 
 
-def test_the_metric_is_the_divergence(example):
-    with_divergence = example("metric_divergence")["with_divergence"]
-    runs = cj.run(with_divergence(settings.gaussian(1)), policies.accumulate(), num_samples=20, num_generations=3,
-                  num_chains=4, metrics=["divergence", "squared_error_of_mean", "log_trace_ratio"])  # fmt: skip
+def test_the_metric_is_the_divergence(main, example):
+    out, (runs,) = main(
+        "metric_divergence", num_chains=8, metrics=["divergence", "squared_error_of_mean", "log_trace_ratio"]
+    )
+    assert out.count(" nats\n") == 3
     log_variance, error = (np.asarray(runs[name], np.float64) for name in ("log_trace_ratio", "squared_error_of_mean"))
     expected = 0.5 * (np.exp(-log_variance) * (1 + error) - 1 + log_variance)
     np.testing.assert_allclose(runs.divergence, expected, rtol=1e-3, atol=1e-6)
     assert runs.divergence.attrs["role"] == "excess_risk"
     # Of several columns, by NumPy.
-    divergence, from_covariance = (example("metric_divergence")[k] for k in ("divergence", "moments"))
-    from_covariance = from_covariance.from_covariance
+    divergence, moments = (example("metric_divergence")[name] for name in ("divergence", "moments"))
+    of_laws = jax.jit(lambda m, s, k, f: divergence(moments.from_covariance(m, s), moments.from_covariance(k, f)))
     rng = np.random.default_rng(0)
-    roots, means = rng.normal(size=(2, 3, 3)), rng.normal(size=(2, 3))
-    (s, f), (m, k) = roots @ roots.transpose(0, 2, 1) + np.eye(3), means
+    roots, (m, k) = rng.normal(size=(2, 3, 3)), rng.normal(size=(2, 3))
+    s, f = roots @ roots.transpose(0, 2, 1) + np.eye(3)
     inverse = np.linalg.inv(f)
     expected = np.trace(inverse @ s) + (m - k) @ inverse @ (m - k) - 3 + np.linalg.slogdet(f)[1]
-    expected = 0.5 * (expected - np.linalg.slogdet(s)[1])
-    got = divergence(*(from_covariance(jnp.asarray(a), jnp.asarray(b)) for a, b in ((m, s), (k, f))))
-    assert float(got) == pytest.approx(expected, rel=1e-4)
-    singular = from_covariance(jnp.zeros(2), jnp.diag(jnp.asarray([1.0, 0.0])))
-    assert float(divergence(from_covariance(jnp.zeros(2), jnp.eye(2)), singular)) == np.inf
+    assert float(of_laws(m, s, k, f)) == pytest.approx(0.5 * (expected - np.linalg.slogdet(s)[1]), rel=1e-4)
+    assert float(of_laws(m, s, k, np.diag([1.0, 1.0, 0.0]))) == np.inf
