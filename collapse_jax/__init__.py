@@ -28,7 +28,12 @@ _MODULES = (
 __all__ = sorted((*_HOMES, *_MODULES, "__version__"))
 
 
+_WITH_ACCESSOR = ("open", "results", "run", "sweep")  # their datasets have the accessor ``collapse``
+
+
 def __getattr__(name: str) -> Any:
+    if name in _WITH_ACCESSOR:
+        importlib.import_module("collapse_jax.accessor")
     if name in _HOMES:
         return getattr(importlib.import_module(f"collapse_jax.{_HOMES[name]}"), name)
     if name in _MODULES:

@@ -113,6 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--repair", action="store_true", help="look for damaged results, and do them again")
     run.add_argument("--options", action="store_true", help="print every flag that CONFIG can be changed by, and leave")
     run.set_defaults(takes_overrides=True)
+    init = command("init", _init, "write a commented config of a setting, to begin with")
+    init.add_argument("setting", metavar="SETTING", nargs="?", default="gaussian", help="its name (default: gaussian)")
+    init.add_argument("--out", metavar="FILE", type=Path, help="the config (default: SETTING.yaml)")
     plan = command("plan", _plan, "print what a run would do: units, compiles, bytes and time", epilog=_OVERRIDES,
                    formatter_class=raw)  # fmt: skip
     plan.usage = "collapse-jax plan CONFIG [--KEY VALUE ...]"
@@ -136,6 +139,8 @@ def _parser() -> argparse.ArgumentParser:
     export = command("export", _export, "write the results of a run as one parquet table")
     export.add_argument("dir", metavar="DIR", help="a results folder, or a bucket's URL")
     export.add_argument("--out", metavar="FILE", type=Path, help="the table (default: DIR/results.parquet)")
+    completion = command("completion", _completion, "print the script by which a shell completes this command line")
+    completion.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "fish"), help="bash, zsh or fish")
     options.add(command("bench", _bench, "measure how fast chains run here, beside what this machine could do"))
     return parser
 
@@ -145,7 +150,9 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
     experiment = config.load(arguments.config, overrides)
     if arguments.options:
-        _print_options(experiment, arguments.config)
+        from collapse_jax import starter
+
+        starter.print_flags(experiment, arguments.config)
         return
     out = arguments.out or Path("results") / arguments.config.stem
     _cache_compiled_programs()
@@ -346,18 +353,16 @@ def _write_report(arguments: argparse.Namespace, rest: list[str]) -> None:
         print(f"report: {page}, {share} done", flush=True)
 
 
-def _print_options(experiment: Any, path: Path) -> None:
-    import tyro
+def _init(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from collapse_jax import starter
 
-    with contextlib.suppress(SystemExit):  # how tyro ends its help
-        tyro.cli(
-            type(experiment),
-            prog=f"collapse-jax run {path}",
-            description="",
-            default=experiment,
-            args=["--help"],
-            config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
-        )
+    print(f"config: {starter.write(arguments.setting, arguments.out)}")
+
+
+def _completion(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from collapse_jax import completion
+
+    print(completion.script(_parser(), arguments.shell))
 
 
 def _console() -> "Console":

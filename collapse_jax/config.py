@@ -339,7 +339,7 @@ def _parse(value: Any, hint: Any, path: str) -> Any:
     choices = [choice for member in members for choice in typing.get_args(member) if isinstance(choice, str)]
     close = closest(value, choices)
     suffix = f"; {close}" if close else ""
-    raise ConfigError(f"{path}: expected {_describe(hint)}, got {reprlib.repr(value)}{suffix}")
+    raise ConfigError(f"{path}: expected {describe(hint)}, got {reprlib.repr(value)}{suffix}")
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
@@ -375,11 +375,11 @@ def _parse_fields(raw: Any, cls: type, hints: dict[str, Any], path: str) -> Any:
             raise ConfigError(f"{_join(path, key)}: unknown key{owner}; {perhaps(key, fields)}")
     for name, field in fields.items():
         if name not in raw and field.default is dataclasses.MISSING:
-            raise ConfigError(f"{_join(path, name)}: missing; expected {_describe(hints[name])}")
+            raise ConfigError(f"{_join(path, name)}: missing; expected {describe(hints[name])}")
     return cls(**{name: _parse(value, hints[name], _join(path, name)) for name, value in raw.items()})
 
 
-def _describe(hint: Any) -> str:
+def describe(hint: Any) -> str:
     """A type hint in words: "a number or one of 'scott', 'silverman'"."""
     members = _members(hint)
     kinds = [member.kind for member in members if isinstance(member, type) and issubclass(member, Spec)]
@@ -392,7 +392,7 @@ def _describe(hint: Any) -> str:
         elif typing.get_origin(member) is Literal:
             words.append("one of " + ", ".join(map(repr, typing.get_args(member))))
         elif typing.get_origin(member) is tuple:
-            words.append(f"a list (items: {_describe(typing.get_args(member)[0])})")
+            words.append(f"a list (items: {describe(typing.get_args(member)[0])})")
     return " or ".join(words)
 
 

@@ -14,6 +14,7 @@ from collapse_jax.axes import Axis, Grid, coordinates, describe, grid_of
 from collapse_jax.blocks import Programs, Saver, Traced, compile_blocks, run_blocks, trace_blocks
 from collapse_jax.keys import chain_keys
 from collapse_jax.memory_model import check_fits
+from collapse_jax.progress import told
 from collapse_jax.spread import places
 from collapse_jax.types import Curator, Policy, Setting
 from collapse_jax.units import Options, Plan, Unit, make_plan, stretch
@@ -55,7 +56,7 @@ def sweep(
     chains_per_block: int | None = None,
     mesh: Mapping[str, int] | None = None,
     devices: Sequence[jax.Device] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | bool | None = None,
 ) -> xr.Dataset:
     """Many chains over a product of policies and axes, on common random numbers.
 
@@ -87,7 +88,8 @@ def sweep(
         devices take other blocks. Results agree with those of one device to rounding, not bit for bit; sampled
         symbols may differ from the first that rounding decides.
       devices: default all local ones; blocks of chains are dealt out to them.
-      progress: called as ``progress(done, total)``, in chain-generations.
+      progress: True draws a bar, in a terminal or a notebook; a function is called as ``progress(done, total)``, in
+        chain-generations.
 
     Returns:
       Dims ``("policy", *axes, "chain", "generation")``, one variable a metric; those of metrics whose values are arrays
@@ -99,15 +101,14 @@ def sweep(
     """
     options = Options(num_generations, num_chains, seed, metrics, precision, rng, backend, chains_per_block, mesh=mesh)
     places(jax.local_devices() if devices is None else devices, mesh)
-    with jax.enable_x64(precision == "float64"):
+    with jax.enable_x64(precision == "float64"), told(progress) as tell:
         plan = make_plan(grid_of(setting, policy, num_samples, axes or {}, curator), options)
         check_fits(plan)
         total, done = len(plan.grid.policies) * int(np.prod(plan.shape[1:])), [0]
 
         def tick(step: int) -> None:
             done[0] += step
-            if progress is not None:
-                progress(done[0], total)
+            tell(done[0], total)
 
         runner = Runner(plan, tick, devices)
         out = {name: np.full((*plan.shape, *m.shape), np.nan, precision) for name, m in plan.metrics.items()}

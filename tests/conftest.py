@@ -53,7 +53,8 @@ def optimised():
 QUICK = ("test_laws", "test_compiles", "test_batch", "test_flow_matching", "test_gaussian_mixture", "test_markov",
          "test_language_model", "test_data", "test_ideal_diffusion", "test_definitions", "test_counts",
          "test_diffusion", "test_image", "test_curators", "test_nets", "test_representations",
-         "test_self_supervised", "test_vae", "test_growing")  # fmt: skip
+         "test_self_supervised", "test_vae", "test_growing", "test_examples", "test_accessor", "test_starter",
+         "test_docs")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

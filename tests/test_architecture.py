@@ -13,7 +13,7 @@ import collapse_jax
 ROOT = Path(collapse_jax.__file__).parent
 BUILDING = [  # from the ground; a part imports from lower floors only
     ["types", "words", "cost", "calls"],
-    ["keys", "check", "gamma", "intervals", "variables", "parts", "spread", "worlds"],
+    ["keys", "check", "gamma", "intervals", "variables", "parts", "spread", "worlds", "progress"],
     ["batch", "survival", "neighbours", "frechet", "augment"],
     ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "scores", "metrics"],
     ["least_squares", "text_metrics", "denoising", "curators", "newton", "objectives", "frames"],
@@ -26,11 +26,12 @@ BUILDING = [  # from the ground; a part imports from lower floors only
     ["units", "checkpoint"],
     ["memory_model"],
     ["sweeps", "config_sweep"],
-    ["store", "config", "progress"],
-    ["stream", "results", "cases"],
+    ["store", "config"],
+    ["stream", "results", "cases", "starter", "completion"],
     ["plots_grid", "plots_images", "definitions", "verify"],
     ["plots", "samples", "forecast", "compare"],
     ["launch", "pages", "report", "bench"],
+    ["accessor"],
     ["cli"],
 ]  # fmt: skip
 FLOORS = {part: floor for floor, parts in enumerate(BUILDING) for part in parts}

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pages
 import pytest
 
 import collapse_jax as cj
@@ -20,14 +21,17 @@ def registries(monkeypatch):
     monkeypatch.setattr(settings, "REGISTRY", dict(settings.REGISTRY))
 
 
+def smaller(code):
+    """The same with fewer chains of fewer generations."""
+    code = code.replace("num_chains=1000", "num_chains=20").replace("num_generations=50", "num_generations=4")
+    return code.replace("generation=50", "generation=4")
+
+
 @pytest.mark.fast
 def test_the_code_blocks_run_in_order(registries):
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 4
     names: dict = {}
-    for block in blocks:
-        exec(block.replace("num_chains=1000", "num_chains=20").replace("num_generations=50", "num_generations=4")
-             .replace("generation=50", "generation=4"), names)  # fmt: skip
+    assert len(pages.blocks(README)) == 4
+    pages.run(README, names, smaller)
     assert names["grid"].sizes == {"policy": 1, "weight": 9, "chain": 20, "generation": 4}
     runs = cj.run(
         names["exponential"](rate=2.0), policies.replace(), num_samples=50, num_generations=30, num_chains=500
@@ -45,7 +49,7 @@ def test_tables_name_every_setting_policy_and_curator():
 
 def test_commands_name_what_exists():
     assert re.search(r"\.venv/bin/collapse-jax run (\S+)", README)[1] == "configs/quickstart.yaml"
-    for path in re.findall(r"`((?:configs|benchmarks|collapse_jax)/[\w/.]+)`", README):
+    for path in re.findall(r"[`(]((?:configs|benchmarks|collapse_jax|docs|examples)/[\w/.]+)[`)]", README):
         assert (ROOT / path).exists(), path
 
 

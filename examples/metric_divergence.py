@@ -1,0 +1,52 @@
+"""How to add a metric to a setting that is there: the Kullback-Leibler divergence of Gaussian fits.
+
+Run it: ``python examples/metric_divergence.py``.
+"""
+
+import jax.numpy as jnp
+
+import collapse_jax as cj
+from collapse_jax import moments, policies, settings
+from collapse_jax.types import Array, Key, Metric, Setting, Tree, World
+
+# A metric says what it may serve as (here: a risk that is 0 at the truth), by which verdicts find it.
+METRIC = Metric("divergence", "Kullback-Leibler, KL(truth, fit)", "nats", "definition", "log", "excess_risk")
+
+
+def with_divergence(setting: Setting) -> Setting:
+    """`setting`, a ``gaussian``, with the metric ``divergence``: infinite where the fit is singular."""
+
+    def observe(key: Key, world: World, fitted: Tree, summary: Tree, generated: Tree) -> dict[str, Array]:
+        """`world` holds the truth, `fitted` is the fit; `generated` its rows, None where only statistics are drawn."""
+        seen = setting.observe(key, world, fitted, summary, generated)
+        return seen | {"divergence": divergence(world.truth.law, fitted)}
+
+    return setting._replace(observe=observe, metrics=(*setting.metrics, METRIC))
+
+
+def divergence(truth: moments.Moments, fitted: moments.Moments) -> Array:
+    """KL of two normal laws: (tr(F^-1 S) + e^T F^-1 e - d + log det F - log det S) / 2, by triangular factors."""
+    error = (truth.mean - fitted.mean)[:, None]
+    columns = jnp.concatenate([moments.cholesky(truth), error], axis=1)
+    solved = moments.solve_unit_lower(fitted.factor, columns)
+    quadratic = jnp.exp(jnp.log((solved**2).sum(1)) - 2 * fitted.log_scale).sum()  # in logs: variances die
+    finite = 0.5 * (quadratic - len(truth.mean) + moments.log_det(fitted) - moments.log_det(truth))
+    return jnp.where(jnp.isneginf(fitted.log_scale).any(), jnp.inf, finite)
+
+
+def main() -> None:
+    """Asked for by name; what is not asked for costs nothing."""
+    runs = cj.run(
+        with_divergence(settings.gaussian(1)),
+        policies.accumulate(),
+        metrics=["divergence"],
+        num_samples=100,
+        num_generations=20,
+        num_chains=200,
+    )
+    for generation in (1, 5, 20):
+        print(f"generation {generation}: {float(runs.divergence.median('chain').sel(generation=generation)):.3f} nats")
+
+
+if __name__ == "__main__":
+    main()

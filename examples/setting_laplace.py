@@ -1,0 +1,88 @@
+"""How to add a setting: the Laplace law around 0, its scale fitted by maximum likelihood.
+
+Run it: ``python examples/setting_laplace.py``.
+
+The first half would do: `fit` and `sample` on rows. The second says that the mean absolute row is sufficient, so that
+pools fold into one number, and by which law it is drawn, so that a generation costs the same at any n.
+"""
+
+import jax
+import jax.numpy as jnp
+
+import collapse_jax as cj
+from collapse_jax import batch as B
+from collapse_jax import policies, settings
+from collapse_jax.calls import recorded
+from collapse_jax.check import check_positive
+from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
+
+
+@recorded  # remembers the call, so that results can say what was run
+def laplace(scale: Array | float = 1.0) -> Setting:
+    """Laplace law around 0, scale fitted by the mean absolute row.
+
+    n absolute rows sum to scale * Gamma(n, 1), exactly. Under ``replace`` the log of the scale is therefore a random
+    walk with steps log Gamma(n, 1) - log n.
+
+    Args:
+      scale: of the real law; may be a tracer.
+
+    Raises:
+      ValueError: a scale that is not above 0.
+    """
+    check_positive("scale", scale)
+
+    def observe(key: Key, world: World, fitted: Array, summary: Tree, generated: Tree) -> dict[str, Array]:
+        log_ratio = jnp.log(fitted / scale)
+        return {"log_variance_ratio": 2 * log_ratio, "divergence": jnp.expm1(log_ratio) - log_ratio}
+
+    return Setting(
+        name="laplace",
+        world=lambda: World(real=(), truth=(), test=None),
+        real=lambda key, world, num: scale * jax.random.laplace(key, (num,)),
+        fit=lambda key, train, start: compress(train).items[0, 0],
+        sample=lambda key, fitted, num: fitted * jax.random.laplace(key, (num,)),
+        observe=observe,
+        metrics=(
+            Metric("log_variance_ratio", "logarithm of the fitted variance over the truth's", "nats", "definition",
+                   role="log_variance"),
+            Metric("divergence", "Kullback-Leibler, KL(fit, truth)", "nats", "definition", "log", "excess_risk"),
+        ),
+        compress=compress,
+        sample_compressed=sample_compressed,
+        scores={"likelihood": lambda world, fitted, x: -jnp.abs(x) / scale},
+    )  # fmt: skip
+
+
+def compress(batch: Batch) -> Batch:
+    """The weighted mean absolute row. It is its own absolute value, so rows of statistics merge by the same line."""
+    x, weight = B.rows(batch)
+    mass = weight.sum()
+    mean = jnp.where(weight > 0, weight * jnp.abs(x), 0.0).sum() / mass  # rows of weight 0 may hold anything, NaN too
+    return B.unit(mean[None], mass)
+
+
+def sample_compressed(key: Key, fitted: Array, num: int, count: Array | int, exact: bool) -> Array:
+    """The mean absolute of `count` new rows: from its law, or of rows that are drawn."""
+    if exact:
+        return fitted * jax.random.gamma(key, jnp.asarray(count, float))[None] / count
+    rows = jnp.where(jnp.arange(num) < count, jax.random.laplace(key, (num,)), 0.0)
+    return fitted * jnp.abs(rows).sum()[None] / count
+
+
+settings.REGISTRY["laplace"] = laplace  # configs know it now, once this file is imported
+
+
+def main() -> None:
+    """Two policies, and what the eight definitions say of them."""
+    runs = cj.sweep(
+        laplace(), [policies.replace(), policies.accumulate()], num_samples=100, num_generations=50, num_chains=200
+    )
+    verdicts = runs.collapse.score().verdict.sel(definition="collapsing_variance")
+    for policy in runs.policy.to_numpy():
+        ratio = float(runs.log_variance_ratio.sel(policy=policy, generation=50).median())
+        print(f"{policy}: log variance ratio {ratio:.2f}, collapsing: {verdicts.sel(policy=policy).item()}")
+
+
+if __name__ == "__main__":
+    main()
