@@ -235,7 +235,7 @@ def _of_held_out(task: Task, net: Net, world: World) -> dict[str, Array]:
     """At the noises of the truth, a few rows at a time."""
     inside = frames.inside(task.frame, world.test)
     repeated = jax.tree.map(lambda x: jnp.tile(x, (PROBES, *[1] * (x.ndim - 1))), inside)
-    some = lambda row, noise: _terms(task, net, *row, noise)  # noqa: E731
+    some = lambda row, noise: _terms(task, net, row[0], row[1], noise)  # noqa: E731
     terms, mean_RxL = parts.each(some, task.rows_at_once, repeated, world.truth.noise)
     rate_L = terms.rate.mean(0)
     outside = task.frame.dim * np.log(task.frame.scale)  # nats that the frame's scale takes
