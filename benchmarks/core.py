@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import peers
+from peers import loops as peers
 
 import collapse_jax as cj
 from collapse_jax import data, policies, settings

@@ -32,12 +32,7 @@ _LEVELS = {"cpu": (0, 1)}
 
 
 class Place(NamedTuple):
-    """Where blocks run: a device, or a mesh of them.
-
-    Attributes:
-      whole: how inputs and observations lie there: on each of its devices.
-      state: how the parts of a state do.
-    """
+    """A device, or a mesh of them: how inputs and observations (`whole`), and parts of a state, lie there."""
 
     whole: Sharding
     state: Tree
@@ -45,7 +40,7 @@ class Place(NamedTuple):
     @property
     def platform(self) -> str:
         """Of its devices."""
-        return next(iter(self.whole.device_set)).platform
+        return str(next(iter(self.whole.device_set)).platform)  # type: ignore[attr-defined]
 
 
 class Traced(NamedTuple):
@@ -107,8 +102,7 @@ def trace_blocks(
 ) -> Traced:
     """Traces a chain for `width` lanes at each of the places.
 
-    Every place runs the very program that one alone would run, so results do not depend on their number, bit for bit.
-    (A program that is partitioned over a mesh is fused otherwise, and rounds otherwise.)
+    Every place runs the very program that one alone would, so results do not depend on their number, bit for bit.
 
     Args:
       chain_of: the chain of one lane's values (tracers).

@@ -58,7 +58,7 @@ def plan(
     check_choice("fold", fold, FOLDS)
     statistics = setting.sample_compressed is not None and policy.redraw is None and curator is None
     folds = statistics and fold == "auto"
-    shared = folds and setting.inputs is not None and policy.real is None
+    shared = folds and setting.inputs is not None and policy.real is None and not policy.sizes
     lawful = shared if setting.relabel is not None else folds
     if backend == "law" and not lawful:
         why = (
@@ -66,7 +66,7 @@ def plan(
             if setting.sample_compressed is None
             else f"policy {policy.name} draws rows from its pool"
             if policy.redraw
-            else f"policy {policy.name} keeps real rows beside rows that setting {setting.name} relabels"
+            else f"policy {policy.name} needs other rows than the first, which setting {setting.name} relabels"
             if folds
             else "rows are curated or kept"
         )
@@ -113,8 +113,23 @@ def make_chain(
         raise ValueError(f"policy {policy.name}: give real_rows or join, not both")
     if policy.new_rows is not None and policy.real_rows is not None and policy.real == "first":
         check_at_least(f"policy {policy.name}: real", policy.real_rows(num_samples), 0, num_samples)
-    made = _Maker(setting, policy, curator, plan(setting, policy, curator, backend, fold), num_samples, num_generations)
-    return Chain(made.init, made.emit, made.absorb)
+    if policy.sizes:
+        policy = _scheduled(setting, policy, num_samples)
+    made = plan(setting, policy, curator, backend, fold)
+    maker = _Maker(setting, policy, curator, made, num_samples, num_generations, num_samples)
+    return Chain(maker.init, maker.emit, maker.absorb)
+
+
+def _scheduled(setting: Setting, policy: Policy, num_samples: int) -> Policy:
+    """The policy without its schedule where that says n of every batch: a count that is traced draws other numbers."""
+    if is_traced(num_samples):
+        raise ValueError(f"policy {policy.name}: num_samples is traced, and its batches need a largest size")
+    least = num_samples if policy.real == "first" else max(1, setting.min_samples)
+    for size in policy.sizes:
+        check_at_least(f"policy {policy.name}: sizes", size, least, 2**31 - 1)
+    if policy.new_rows is not None:
+        raise ValueError(f"policy {policy.name}: give new_rows or sizes, not both")
+    return policy._replace(sizes=()) if set(policy.sizes) == {num_samples} else policy
 
 
 def simulate(chain: Chain, key: Key, world: World, num_generations: int) -> dict[str, Array]:
@@ -136,6 +151,19 @@ class _Maker(NamedTuple):
     plan: Plan
     n: int
     horizon: int
+    size: Any  # rows of the batch at hand: n, or what the policy's schedule says
+
+    def _at(self, generation: Array | int) -> "_Maker":
+        """What makes the batch of a generation."""
+        if not self.policy.sizes:
+            return self
+        sizes = jnp.asarray(self.policy.sizes)
+        return self._replace(size=sizes[jnp.minimum(generation, len(sizes)) - 1])
+
+    @property
+    def _most(self) -> int:
+        """Rows that there is room for in a batch."""
+        return max(self.n, *self.policy.sizes) if self.policy.sizes else self.n
 
     def init(self, key: Key, world: World) -> State:
         real, first = self._first_real(stream(key, "real"), world)
@@ -155,39 +183,51 @@ class _Maker(NamedTuple):
 
     def _template(self, key: Key, world: World, batch: Batch, real: Batch, inputs: Tree) -> Batch:
         """Of what will join the pool; only its shape is used. A curator may weigh each row, which real rows are not."""
-        if self.curator is None and self.policy.new_rows is None:
+        sized = self.policy.new_rows is not None or bool(self.policy.sizes)
+        if self.curator is None and not sized:
             return self._joined(batch, real)
-        if self.policy.new_rows is not None and self.policy.real == "fresh":
-            real = self._fresh_real(key, world)
+        later = self._at(1)
+        if sized and self.policy.real == "fresh":
+            real = later._fresh_real(key, world)
         params = self.setting.fit(key, batch, None if self.setting.init is None else self.setting.init(key, world))
-        return self._joined(self._sample(key, world, params, inputs), real)
+        return later._joined(later._sample(key, world, params, inputs), real)
 
     def emit(self, world: World, state: State, generation: Array) -> tuple[State, Batch, dict[str, Array]]:
         key = jax.random.fold_in(state.key, generation)
         train, policy = state.pool, self.policy
         if policy.redraw is not None:
-            train = B.redraw(stream(key, "redraw"), train, policy.redraw(self.n), policy.replacement)
-        params = self.setting.fit(stream(key, "fit"), train, state.params)
-        new = self._sample(stream(key, "sample"), world, params, state.inputs)
-        observations = self.setting.observe(
-            stream(key, "observe"),
-            world,
-            params,
-            self._summary(world, train if state.summary is None else state.summary),
-            None if self.plan.fold else B.rows(new)[0],
-        )
+            with jax.named_scope("pool"):
+                train = B.redraw(stream(key, "redraw"), train, policy.redraw(self.n), policy.replacement)
+        with jax.named_scope("fit"):
+            params = self.setting.fit(stream(key, "fit"), train, state.params)
+        with jax.named_scope("sample"):
+            new = self._at(generation)._sample(stream(key, "sample"), world, params, state.inputs)
+        with jax.named_scope("metrics"):
+            observations = self.setting.observe(
+                stream(key, "observe"),
+                world,
+                params,
+                self._summary(world, train if state.summary is None else state.summary),
+                None if self.plan.fold else self._shown(new),
+            )
         return state._replace(params=None if self.setting.init is None else params), new, observations
 
     def absorb(self, world: World, state: State, new: Batch, generation: Array) -> State:
+        return self._at(generation)._absorb(world, state, new, generation)
+
+    def _absorb(self, world: World, state: State, new: Batch, generation: Array) -> State:
         real = state.first
         if self.policy.real == "fresh":
             key = stream(jax.random.fold_in(state.key, generation), "real")
-            real = self._fresh_real(key, world)
-        joined = self._joined(new, real)
-        pool = self._memory(self._compress).add(state.pool, joined, self.policy.fade, generation)
+            with jax.named_scope("sample"):
+                real = self._fresh_real(key, world)
+        with jax.named_scope("pool"):
+            joined = self._joined(new, real)
+            pool = self._memory(self._compress).add(state.pool, joined, self.policy.fade, generation)
         summary, summarise = state.summary, self._summarise(world)
         if summary is not None and summarise is not None:
-            summary = self._memory(summarise).add(summary, summarise(joined), self.policy.fade, generation)
+            with jax.named_scope("metrics"):  # made at birth
+                summary = self._memory(summarise).add(summary, summarise(joined), self.policy.fade, generation)
         return state._replace(pool=pool, summary=summary)
 
     @property
@@ -210,9 +250,17 @@ class _Maker(NamedTuple):
             return None
         return jax.tree.map(lambda x: x[0, 0], self.setting.summarise(world, train).items)
 
+    def _shown(self, new: Batch) -> Tree:
+        """The new rows that metrics look at."""
+        rows, _ = B.rows(new)
+        return jax.tree.map(lambda x: x[: self.n], rows) if self.policy.sizes else rows
+
     @property
     def _real_rows(self) -> Array | int | None:
-        return None if self.policy.real_rows is None else self.policy.real_rows(self.n)
+        """Of the first real batch there are never more."""
+        if self.policy.real_rows is None:
+            return None
+        return self.policy.real_rows(self.size if self.policy.real == "fresh" else self.n)
 
     @property
     def _replaced(self) -> Array | int | None:
@@ -220,8 +268,8 @@ class _Maker(NamedTuple):
         return self._real_rows if self.policy.new_rows is None else None
 
     @property
-    def _new_rows(self) -> int:
-        return self.n if self.policy.new_rows is None else self.policy.new_rows(self.n)
+    def _new_rows(self) -> Any:
+        return self.size if self.policy.new_rows is None else self.policy.new_rows(self.n)
 
     def _first_real(self, key: Key, world: World) -> tuple[Batch, Batch]:
         """The first batch, of rows or of a law's statistics, and those of its rows that may go with later ones."""
@@ -242,20 +290,26 @@ class _Maker(NamedTuple):
         """New real rows that go with a batch."""
         law, count = self.setting.real_compressed, self._real_rows
         if law is None or not self.plan.law:
-            num = self.n if count is None or self._replaced is not None else max(int(count), 1)
+            num = self._most if count is None or self._replaced is not None else max(int(count), 1)
             return self._share_of(B.unit(self.setting.real(key, world, num)))
-        count = self.n if count is None else count
+        count = self.size if count is None else count
         return B.unit(law(key, world, count), count)
 
     def _share_of(self, real: Batch) -> Batch:
         """Of real rows; of statistics, those of the rows that take the place of others."""
         if self.policy.real_rows is not None and (self.plan.fold or self.policy.new_rows is not None):
             real = real._replace(weight=self._is_real(B.num_rows(real)) * B.full_weight(real))
+        elif self.policy.sizes:
+            real = B.scale(real, jnp.arange(B.num_rows(real)) < self.size)
         return self._compressed(real)
 
     def _is_real(self, num: int) -> Array:
         """Which of `num` rows are those that a policy mixes in."""
         return jnp.arange(num) < (0 if self._real_rows is None else self._real_rows)
+
+    def _is_there(self, bound: int) -> Array:
+        """Which of the slots of a batch are filled."""
+        return jnp.arange(bound) < self._new_rows
 
     def _joined(self, new: Batch, real: Any) -> Batch:
         """What a new batch and its real rows (None where the policy wants none) add to the pool."""
@@ -269,10 +323,10 @@ class _Maker(NamedTuple):
 
     def _mixed(self, new: Batch, real: Batch) -> Batch:
         """`new` with its first rows taken from `real`."""
-        head = self._is_real(self.n)
+        head, real = self._is_real(self._most), B.padded(real, self._most)
         pick = lambda a, b: jnp.where(head.reshape(1, -1, *[1] * (a.ndim - 2)), a, b)  # noqa: E731
         items = jax.tree.map(pick, real.items, new.items)
-        if self.curator is None:  # all weigh 1, new and real
+        if self.curator is None and not self.policy.sizes:  # all weigh 1, new and real
             return Batch(items, new.weight)
         return Batch(items, pick(B.full_weight(real), B.full_weight(new)))
 
@@ -280,13 +334,14 @@ class _Maker(NamedTuple):
         relabel, statistics = self.setting.relabel, self.setting.relabel_compressed
         if self.plan.shared and statistics is not None:
             return B.unit(statistics(key, params, inputs), self.n)
-        bound = self.n if self.policy.new_rows is None else max(self._new_rows, 1)
+        bound = self._most if self.policy.new_rows is None else max(self._new_rows, 1)
         if self.plan.fold and relabel is not None:
             # The inputs of slots that real rows fill are not labelled.
-            kept = 1.0 - self._is_real(self.n) if self._replaced is not None else jnp.arange(bound) < self._new_rows
+            kept = self._is_there(bound)
+            kept = kept if self._replaced is None else kept & ~self._is_real(bound)
             return self._compressed(B.unit(relabel(key, params, _resized(inputs, bound)), kept))
         if self.plan.fold and self.setting.sample_compressed is not None:
-            count = self._new_rows if self._replaced is None else self.n - self._replaced
+            count = self._new_rows if self._replaced is None else self.size - self._replaced
             items = self.setting.sample_compressed(key, params, bound, count, self.plan.law)
             return B.unit(items, count)
         num = 1 if self.curator is None else self.curator.oversample
@@ -296,11 +351,14 @@ class _Maker(NamedTuple):
             slots = _resized(inputs, bound)
             repeated = slots if num == 1 else jax.tree.map(lambda x: jnp.repeat(x, num, axis=0), slots)
             candidates = B.unit(relabel(key, params, repeated))
-        if bound > self._new_rows:  # none are wanted
-            candidates = B.scale(candidates, 0.0)
+        some_absent = bool(self.policy.sizes) or bound > self._new_rows
+        if some_absent:
+            candidates = B.scale(candidates, jnp.repeat(self._is_there(bound), num))
         if self.curator is None:
             return candidates
-        return self.curator.apply(self.setting, stream(key, "curate"), world, params, candidates, bound)
+        with jax.named_scope("curate"):
+            new = self.curator.apply(self.setting, stream(key, "curate"), world, params, candidates, bound)
+        return B.scale(new, self._is_there(bound)) if some_absent else new  # curators may put real rows anywhere
 
 
 def _resized(inputs: Tree, num: int) -> Tree:

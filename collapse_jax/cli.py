@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from collapse_jax import __version__
+from collapse_jax.bench import options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,6 +37,10 @@ class PredictionsFailed(RuntimeError):
     """Chains that differ from what theory says."""
 
 
+class Slower(RuntimeError):
+    """Cases that take longer than they did, by more than noise."""
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM: how schedulers announce that a machine will go."""
 
@@ -51,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-      The exit status: 0; 1 where units or predictions failed; 2 after a user's mistake (one line on stderr); 130 after
-      Ctrl-C and 143 after SIGTERM.
+      The exit status: 0; 1 where units or predictions failed, or a benchmark got slower; 2 after a user's mistake (one
+      line on stderr); 130 after Ctrl-C and 143 after SIGTERM.
     """
     try:
         arguments, rest = _parser().parse_known_args(argv)
@@ -65,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: what was done is kept; the same command goes on", file=sys.stderr)
         return 130
-    except (UnitsFailed, PredictionsFailed) as error:
+    except (UnitsFailed, PredictionsFailed, Slower) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # `collapse-jax list | head`
@@ -118,14 +123,20 @@ def _parser() -> argparse.ArgumentParser:
     command("list", _list, "list settings, policies, sources and metrics")
     compare = command("compare", _compare, "run the strategies of configs, and put them side by side")
     compare.add_argument("config", metavar="CONFIG", type=Path, nargs="+", help="a YAML file, or a finished folder")
+    compare.add_argument("--out", metavar="FILE", type=Path, help="the picture (default: compare.png in the results)")
     show = command("show", _show, "print the config, the origin and the table of a run")
     plot = command("plot", _plot, "draw the picture of a run")
-    for reader in (show, plot):
+    report = command("report", _write_report, "write the report of a run, one HTML page; also while it runs")
+    for reader in (show, plot, report):
         reader.add_argument("dir", metavar="DIR", help="a results folder, or a bucket's URL")
     plot.add_argument("--out", metavar="FILE", type=Path, help="the picture (default: DIR/metrics.png)")
+    report.add_argument("--out", metavar="FILE", type=Path, help="the page (default: DIR/report.html)")
+    report.add_argument("--watch", metavar="SECONDS", type=float, nargs="?", const=10.0,
+                        help="look again every so many seconds (default: 10) until the run is finished")  # fmt: skip
     export = command("export", _export, "write the results of a run as one parquet table")
     export.add_argument("dir", metavar="DIR", help="a results folder, or a bucket's URL")
     export.add_argument("--out", metavar="FILE", type=Path, help="the table (default: DIR/results.parquet)")
+    options.add(command("bench", _bench, "measure how fast chains run here, beside what this machine could do"))
     return parser
 
 
@@ -155,7 +166,10 @@ def _compare(arguments: argparse.Namespace, rest: list[str]) -> None:
         if path.suffix in (".yaml", ".yml") and main(["run", str(path)]) != 0:
             raise UnitsFailed(f"{path}: its run did not finish")
     places = [Path("results") / path.stem if path.suffix in (".yaml", ".yml") else path for path in arguments.config]
-    _console().print(compare.table([results.open(place) for place in places]))
+    datasets = [results.open(place) for place in places]
+    _console().print(compare.table(datasets))
+    picture = arguments.out or (places[0] if len(places) == 1 else places[0].parent) / "compare.png"
+    print(f"picture: {_drawn(compare.plot, datasets, picture)}")
 
 
 def _report(out: Any, outcome: Any) -> None:
@@ -170,6 +184,7 @@ def _report(out: Any, outcome: Any) -> None:
         console.print(f"results: {results.place(out)}", soft_wrap=True)
         for page in seen:
             console.print(f"{'samples' if 'samples' in Path(page).name else 'picture'}: {page}", soft_wrap=True)
+        console.print(f"a page to look closer: collapse-jax report {out}", soft_wrap=True)
     else:
         console.print(f"results so far: {results.place(out)}", soft_wrap=True)
     for unit, error in outcome.failures:
@@ -274,6 +289,13 @@ def _verify(arguments: argparse.Namespace, rest: list[str]) -> None:
         raise PredictionsFailed(f"{len(failed)} of {len(rows)} predictions differ from the chains")
 
 
+def _bench(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from collapse_jax.bench import command
+
+    if slower := command.bench(arguments, _console()):
+        raise Slower(f"slower than before, beyond machine and noise: {', '.join(slower)}")
+
+
 def _show(arguments: argparse.Namespace, rest: list[str]) -> None:
     from collapse_jax import definitions, results
 
@@ -299,11 +321,29 @@ def _plot(arguments: argparse.Namespace, rest: list[str]) -> None:
     if has_images:
         pictures[_beside(arguments.dir, plots_images.PICTURE)] = plots_images.plot_samples
     for picture, draw in pictures.items():
-        try:
-            draw(ds, picture)
-        except OSError as error:
-            raise UsageError(f"{picture}: cannot be written: {(error.strerror or str(error)).lower()}") from error
-        print(f"picture: {picture}")
+        print(f"picture: {_drawn(draw, ds, picture)}")
+
+
+def _drawn(draw: Callable[[Any, Path], Path], data: Any, picture: Path) -> Path:
+    """Where a picture now is."""
+    try:
+        return draw(data, picture)
+    except OSError as error:
+        raise UsageError(f"{picture}: cannot be written: {(error.strerror or str(error)).lower()}") from error
+
+
+def _write_report(arguments: argparse.Namespace, rest: list[str]) -> None:
+    seconds = arguments.watch
+    if seconds is not None and not 0 < seconds < float("inf"):
+        raise UsageError(f"--watch: must be seconds above 0, not {seconds:g}")
+    from collapse_jax import report, results
+
+    page = arguments.out or _beside(arguments.dir, report.PAGE)
+    if seconds is None:
+        print(f"report: {report.write(results.open(arguments.dir), page)}")
+        return
+    for share in report.watch(arguments.dir, page, seconds):
+        print(f"report: {page}, {share} done", flush=True)
 
 
 def _print_options(experiment: Any, path: Path) -> None:

@@ -64,12 +64,7 @@ class Spec:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """Devices a chain.
-
-    Attributes:
-      data: that share out the rows of its minibatches.
-      model: that its parameters are cut over.
-    """
+    """Devices a chain: `data` of them share out the rows of its minibatches, over `model` its parameters are cut."""
 
     data: int = 1
     model: int = 1
@@ -284,6 +279,12 @@ def _configurable(hint: Any) -> Any:
               parts.Pretext: "objective"}  # fmt: skip
     if isinstance(hint, type) and hint in groups:
         return _union(groups[hint])
+    if hint is parts.Policy:  # one that is not made of another
+        registry = importlib.import_module(f"collapse_jax.{_HOMES['policy']}").REGISTRY
+        plain = (
+            _spec_type(*item) for item in registry.items() if "policy" not in inspect.signature(item[1]).parameters
+        )
+        return _either([spec for spec in plain if spec is not None])
     if hint is Path:
         return str
     if hint in _WORDS or origin is Literal:

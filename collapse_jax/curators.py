@@ -16,6 +16,7 @@ from collapse_jax import batch as B
 from collapse_jax.calls import recorded
 from collapse_jax.check import check_at_least, check_not_negative, check_share, is_traced, number
 from collapse_jax.keys import stream
+from collapse_jax.lineage import bare
 from collapse_jax.types import Array, Batch, Curator, Key, Setting, Tree, World
 
 
@@ -220,9 +221,11 @@ def self_correct(strength: Array | float = 1.0) -> Curator:
 def edit(fraction: Array | float = 0.5) -> Curator:
     """New real rows in which the fit draws a share of the symbols anew: semi-synthetic text (arXiv 2412.14689).
 
-    Each symbol is drawn given the real ones before it. The synthetic rows themselves are not used, so errors do not
-    add up over a row. Backfires: it needs as many real rows as it gives, and at fraction 1 each symbol still follows a
-    real context, which no model's own text does.
+    Each symbol is drawn given the real ones before it; what every row is given to begin with stays. The synthetic rows
+    themselves are not used, so errors do not add up over a row. Backfires: it needs as many real rows as it gives; a
+    real symbol after a new one does not follow from it, so a Markov chain's entropy doubles at fraction 1/2
+    (configs/strategies/markov.yaml); and at fraction 1 each symbol still follows a real context, which no model's own
+    text does.
 
     Args:
       fraction: probability that a symbol is drawn anew; 0 leaves real rows.
@@ -248,7 +251,8 @@ def edit(fraction: Array | float = 0.5) -> Curator:
 def diverse(k: int = 2) -> Curator:
     """Of `k` candidates the one farthest from all rows already chosen, row after row (cf. arXiv 2511.12742).
 
-    Distances are Euclidean where rows are numbers, and count differing symbols or labels. A batch of n rows costs n
+    Distances are Euclidean where rows are numbers, and count differing symbols or labels; a row's ancestor does not
+    count. A batch of n rows costs n
     passes over its n k candidates. Backfires: outliers are far from everything, so errors of the fit are preferred, and
     variance grows from generation to generation.
 
@@ -261,7 +265,7 @@ def diverse(k: int = 2) -> Curator:
     check_at_least("k", k, 1)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
-        leaves = [_columns(x[0]) for x in jax.tree.leaves(candidates.items)]
+        leaves = [_columns(x[0]) for x in jax.tree.leaves(bare(candidates).items)]
         slots = [jnp.moveaxis(x.reshape(-1, num, k), 1, 0) for x in leaves]
 
         def choose(nearest: Array, scanned: tuple[Array, list[Array]]) -> tuple[Array, Array]:

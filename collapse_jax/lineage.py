@@ -69,14 +69,14 @@ def with_ancestors(setting: Setting) -> Setting:
     summarise = setting.summarise
     return setting._replace(
         real=real,
-        fit=lambda key, train, start: Fitted(setting.fit(key, _bare(train), start), train),
+        fit=lambda key, train, start: Fitted(setting.fit(key, bare(train), start), train),
         sample=sample,
         observe=observe,
         metrics=(*setting.metrics, METRIC),
         compress=None,
         sample_compressed=None,
         real_compressed=None,
-        summarise=None if summarise is None else lambda world, batch: summarise(world, _bare(batch)),
+        summarise=None if summarise is None else lambda world, batch: summarise(world, bare(batch)),
         mutate=None,
         scores={name: partial(_of_rows, score) for name, score in setting.scores.items()},
     )
@@ -95,6 +95,6 @@ def num_roots(train: Batch) -> Array:
     return (place < last)[:1].sum() + (differs & (place[1:] < last)).sum()
 
 
-def _bare(batch: Batch) -> Batch:
-    """Without the roots; rows of evaluations have none."""
+def bare(batch: Batch) -> Batch:
+    """Rows without their roots, where they have some; rows of evaluations have none."""
     return batch._replace(items=batch.items.row) if isinstance(batch.items, Descendant) else batch

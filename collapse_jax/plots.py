@@ -25,7 +25,7 @@ COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 STYLES = ("-", "--", ":", "-.")
 MOST_CURVES = 12  # in a panel; a larger grid has a picture of its own
 _RESAMPLES = 400
-_LONG = 500  # generations from which the first ones need a logarithmic axis to be seen
+LONG = 500  # generations from which the first ones need a logarithmic axis to be seen
 
 
 class Curve(NamedTuple):
@@ -79,11 +79,11 @@ def draw(ds: xr.Dataset) -> "Figure":
     height = math.ceil(len(names) / width)
     figure = Figure(figsize=(max(4.2 * width, 5.5), 3.1 * height + 1.2), layout="constrained")
     axes = figure.subplots(height, width, squeeze=False).ravel()
-    resamples = _resamples(ds.sizes["chain"])
-    styles, lines = _styles(labels), Lines(ds)
+    draws = resamples(ds.sizes["chain"])
+    drawn, lines = styles(labels), Lines(ds)
     for ax, name in zip(axes, names, strict=False):
-        curves = {label: _curve(ds[name], position, resamples) for label, position in labels.items()}
-        _panel(ax, ds["generation"].to_numpy(), curves, styles, ds[name].attrs, ds.sizes["chain"])
+        curves = {label: curve(ds[name], position, draws) for label, position in labels.items()}
+        _panel(ax, ds["generation"].to_numpy(), curves, drawn, ds[name].attrs, ds.sizes["chain"])
         in_logs = ds[name].attrs.get("summary") == "median"
         for expected in (lines.at(name, position, in_logs=in_logs) for position in labels.values()):
             if expected is not None:
@@ -94,42 +94,44 @@ def draw(ds: xr.Dataset) -> "Figure":
     return figure
 
 
-def _resamples(num_chains: int) -> np.ndarray:
+def resamples(num_chains: int) -> np.ndarray:
     """How often each chain is in each resample, ``[resample, chain]``: the same ones for every metric and policy."""
     rng = np.random.default_rng(0)
     draws = (rng.integers(num_chains, size=num_chains) for _ in range(_RESAMPLES))
     return np.stack([np.bincount(draw, minlength=num_chains) for draw in draws]).astype(np.float32)
 
 
-def _curve(values: xr.DataArray, position: dict[str, int], resamples: np.ndarray) -> Curve:
+def curve(values: xr.DataArray, position: dict[str, int], draws: np.ndarray) -> Curve:
+    """A metric along the generations at one position of ``results.columns``; `draws` are those of ``resamples``."""
     rows = at(values, position).transpose("chain", "generation").to_numpy().astype(float)
     if values.attrs.get("summary") == "median":
         centre, low, high = np.transpose([median_interval(column) for column in rows.T])
         return Curve(centre, low, high, int(np.isnan(rows).any(1).sum()))
-    return Curve(*_mean_band(rows, resamples), int((~np.isfinite(rows)).any(1).sum()))
+    return Curve(*_mean_band(rows, draws), int((~np.isfinite(rows)).any(1).sum()))
 
 
-def _mean_band(rows: np.ndarray, resamples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _mean_band(rows: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean over the finite values of ``[chain, generation]`` and its 95% percentile bootstrap, chains resampled."""
     finite = np.isfinite(rows)
     values = np.where(finite, rows, 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 where no value is finite: NaN, which is not drawn
         mean = values.sum(0) / finite.sum(0)
-        means = (resamples @ values) / (resamples @ finite)
+        means = (draws @ values) / (draws @ finite)
         low, high = np.quantile(means, [0.025, 0.975], axis=0) if len(rows) > 1 else (mean * np.nan, mean * np.nan)
     return mean, low, high
 
 
-def _styles(labels: dict[str, dict[str, int]]) -> dict[str, dict[str, Any]]:
-    """One colour a policy; the points of a swept grid differ by line style."""
+def styles(labels: dict[str, dict[str, int]]) -> dict[str, dict[str, Any]]:
+    """One colour a policy, or a point of the swept grid where there is one policy; else these differ by line style."""
     seen: dict[int, int] = {}
-    styles = {}
+    found = {}
+    alone = len({position.get("policy", 0) for position in labels.values()}) == 1
     for label, position in labels.items():
         policy = position.get("policy", 0)
         nth = seen[policy] = seen.get(policy, -1) + 1
-        style = STYLES[(nth + policy // len(COLOURS)) % len(STYLES)]
-        styles[label] = {"color": COLOURS[policy % len(COLOURS)], "linestyle": style}
-    return styles
+        colour, other = (nth, nth // len(COLOURS)) if alone else (policy, nth + policy // len(COLOURS))
+        found[label] = {"color": COLOURS[colour % len(COLOURS)], "linestyle": STYLES[other % len(STYLES)]}
+    return found
 
 
 def _panel(
@@ -151,7 +153,7 @@ def _panel(
     centres = centres[np.isfinite(centres)]
     if attrs.get("scale") == "log" and len(centres) and (centres > 0).all():
         ax.set_yscale("log")
-    if len(generations) >= _LONG:
+    if len(generations) >= LONG:
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter("{x:,.0f}")
     else:

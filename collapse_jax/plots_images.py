@@ -71,8 +71,7 @@ def draw_samples(ds: xr.Dataset) -> "Figure":
     figure = Figure(figsize=(max(size[0], 4.0), size[1]), layout="constrained")
     panels = figure.subplots(1, len(columns), squeeze=False)[0]
     for number, (ax, column) in enumerate(zip(panels, columns, strict=True)):
-        mosaic = _mosaic(column)
-        ax.imshow(mosaic, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        ax.imshow(mosaic(column), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         ax.set_title(str(column["policy"].to_numpy()) if "policy" in column.coords else "", fontsize=10)
         ax.set_xticks([])
         height = images.sizes["y"] + 1
@@ -86,7 +85,7 @@ def draw_samples(ds: xr.Dataset) -> "Figure":
     return figure
 
 
-def _mosaic(images: xr.DataArray) -> np.ndarray:
+def mosaic(images: xr.DataArray) -> np.ndarray:
     """``[generations (h + 1), samples (w + 1)(, 3)]``: a row a generation, with white lines between the images."""
     order = ("generation", "sample", "y", "x", *(["channel"] if "channel" in images.dims else []))
     values = images.transpose(*order).to_numpy().astype(float)

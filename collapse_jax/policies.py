@@ -4,7 +4,7 @@ Generation 1 always fits the first real batch of n rows alone. Shares and weight
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 
@@ -122,6 +122,28 @@ def contaminated(share: float = 0.5) -> Policy:
     return Policy("contaminated", real="fresh", real_rows=_count(share))
 
 
+@recorded
+def growing(sizes: Sequence[int] = (), policy: Policy | None = None) -> Policy:
+    """Batches of other sizes than n under another policy, ``replace`` by default: those that grow hold collapse off.
+
+    Under ``replace`` the errors of batches add up, 1 / n + sum of 1 / sizes in units of one row's, which stays finite
+    where n_t grows faster than t: n_t = n t^(1 + s) (arXiv 2505.13947), here ``[round(n * t**(1 + s)) for t in range(2,
+    T + 1)]``. Shares of new real rows are shares of these sizes; of the first real batch there are never more. Fits
+    that draw their rows from a pool go on drawing as many.
+
+    Args:
+      sizes: rows of the batch that joins after fit 1, 2, ...; the last one goes on. None: n.
+      policy: any but those that say how many rows are generated (``mix``, ``weighted_fresh`` with `real`).
+
+    Raises:
+      ValueError: a size below 1, or (when used) another such policy.
+    """
+    for size in sizes:
+        check_at_least("sizes", size, 1)
+    inner = replace() if policy is None else policy
+    return inner._replace(name="growing" if policy is None else f"growing {inner.name}", sizes=tuple(sizes))
+
+
 def _count(share: Array | float) -> Callable[[int], Array | int]:
     """Rows that are real: rounded half up, and one row stays on each side whose share is not 0."""
     check_share("share", share)
@@ -140,7 +162,7 @@ REGISTRY: dict[str, Callable[..., Policy]] = {
     f.__name__: f
     for f in (
         replace, accumulate, accumulate_subsample, fixed_real, fresh_real,
-        weighted_fresh, window, decay, contaminated, mix,
+        weighted_fresh, window, decay, contaminated, mix, growing,
     )
 }  # fmt: skip
 

@@ -42,7 +42,7 @@ def spread(setting: Setting, mesh: Mesh | AbstractMesh) -> Setting:
 
     def within(function: Callable[..., Tree]) -> Callable[..., Tree]:
         def called(*arguments: Any) -> Tree:
-            with jax.sharding.use_abstract_mesh(around):
+            with jax.sharding.use_abstract_mesh(_mesh_of(arguments, around)):
                 return function(*arguments)
 
         return called
@@ -124,6 +124,12 @@ def cut_lanes(place: Sharding, shapes: Tree) -> Tree:
         return NamedSharding(place.mesh, PartitionSpec(None, *_cut(place.mesh, x.shape[1:])))
 
     return jax.tree.map(one, shapes)
+
+
+def _mesh_of(arguments: Tree, around: AbstractMesh) -> AbstractMesh:
+    """`around` as the arguments know it: theirs may name its kind of devices, and JAX takes that for another mesh."""
+    meshes = (jax.typeof(x).sharding.mesh for x in jax.tree.leaves(arguments))
+    return next((mesh for mesh in meshes if mesh.shape == around.shape), around)
 
 
 def _cut(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> PartitionSpec:

@@ -152,7 +152,8 @@ class Metric(NamedTuple):
         population risk), ``"excess_risk"`` (one that is 0 at the truth), ``"log_variance"`` (log of the total variance
         over the truth's), ``"modes"`` (how many are alive), ``"tail"`` (mass on the truth's tails, or symbols alive),
         ``"hallucination"`` (share of samples below the 0.1% quantile of the truth's density), ``"ancestors"`` (share of
-        the real rows that have descendants).
+        the real rows that have descendants). ``"spread"`` (how much new rows vary, 0 where all are alike) is for
+        ``compare``.
       baseline: risk of a trivial model that learns nothing, where it is known (a tracer where it follows from one).
       dims: names and lengths of a value's own dimensions, where it is an array: sample texts are ``(("sample", k),
         ("symbol", length))``, pictures ``(("sample", k), ("y", h), ("x", w))`` and perhaps ``("channel", c)``. Such
@@ -217,8 +218,8 @@ class Setting(NamedTuple):
       mutate: ``(key, params, rows) -> items``: new rows, each from the training row in its place; `rows` are drawn in
         proportion to weight. With ``split(key)`` as the two keys this must be ``sample``'s law. None where new rows do
         not each come from one training row.
-      rewrite: ``(key, params, items) -> items``: each symbol of a row drawn anew, given those before it as they are.
-        None where rows are no sequences.
+      rewrite: ``(key, params, items) -> items``: each symbol of a row drawn anew, given those before it as they are,
+        but for those that every row is given to begin with. None where rows are no sequences.
       scores: by name, ``(world, params, items) -> [num]``: what rows can be judged by, more being better; the first
         is what curators take unless told another. `params` is the fit that drew them, and may be ignored.
       reparameterised: whether, at a fixed key, new rows and fits are smooth functions of the fit before: gradients then
@@ -288,6 +289,8 @@ class Policy(NamedTuple):
       join: ``(new, real) -> Batch``: what joins the pool; default: `new` (after ``real_rows`` took their share).
       new_rows: ``(n) -> count`` (static): synthetic rows of a batch, where they are not n. Real rows then do not take
         their place: `join` finds n of them beside, or as many as ``real_rows`` says.
+      sizes: rows of the batch that joins after fit 1, 2, ..., the last of them going on; (): n. `real_rows` is asked of
+        them where real rows are fresh.
       redraw: ``(n) -> num`` (static): each fit sees `num` rows drawn anew from the whole pool; None: it sees the pool.
       replacement: whether ``redraw`` draws with replacement.
       call: as in ``Source``.
@@ -300,6 +303,7 @@ class Policy(NamedTuple):
     real_rows: Callable[[int], Array | int] | None = None
     join: Callable[[Batch, Any], Batch] | None = None
     new_rows: Callable[[int], int] | None = None
+    sizes: tuple[int, ...] = ()
     redraw: Callable[[int], int] | None = None
     replacement: bool = False
     call: Any = None

@@ -240,7 +240,7 @@ def _full_points(grid: Grid, traced: Sequence[bool], point: Sequence[int]) -> It
 
 def _checked_chain(point: Point, options: Options, law: bool) -> Chain:
     return make_chain(
-        spread(point.setting, abstract(options.mesh)) if mesh_size(options.mesh) > 1 else point.setting,
+        spread(point.setting, abstract(options.mesh or {})) if mesh_size(options.mesh) > 1 else point.setting,
         point.policy,
         num_samples=point.num_samples,
         num_generations=options.num_generations,
@@ -260,7 +260,7 @@ def _any_n(grid: Grid, number: int, law: bool) -> bool:
     """Whether n itself can be traced: shapes must not depend on it."""
     setting, policy, _, _ = grid.make(number, grid.values([0] * len(grid.axes)))
     share_of_first = policy.real == "first" and policy.real_rows is not None
-    sized = share_of_first or policy.new_rows is not None
+    sized = share_of_first or policy.new_rows is not None or bool(policy.sizes)
     return law and setting.real_compressed is not None and not sized
 
 

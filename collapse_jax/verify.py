@@ -29,6 +29,10 @@ _EVERY_POLICY: tuple[dict[str, Any], ...] = (
     {"kind": "contaminated", "share": 0.25},
 )
 _WHOLE: tuple[dict[str, Any], ...] = (_EVERY_POLICY[0], _EVERY_POLICY[1], *_EVERY_POLICY[6:8])  # mixed by batches
+_GROWING: tuple[dict[str, Any], ...] = (
+    {"kind": "growing", "sizes": [round(20 * t**1.5) for t in range(2, 9)]},
+    {"kind": "growing", "sizes": [30, 50], "policy": {"kind": "contaminated", "share": 0.1}},
+)
 _NORMAL = {"kind": "normal", "dim": 1, "mean": 1.0, "scale": 1.5}
 
 
@@ -63,7 +67,7 @@ EXPERIMENTS: tuple[dict[str, Any], ...] = (
     _experiment({"kind": "discrete", "probabilities": {"kind": "zipf", "num": 8}}, _EVERY_POLICY, 20, 10, 8_000),
     _experiment({"kind": "discrete", "probabilities": [0.5, 0.3, 0.2]}, [{"kind": "replace"}], 20, 240, 2_000),
     _experiment({"kind": "discrete", "lineage": True}, [{"kind": "replace"}], 20, 10, 2_000),
-    _experiment({"kind": "bernoulli", "p": 0.3}, _EVERY_POLICY, 20, 10, 8_000),
+    _experiment({"kind": "bernoulli", "p": 0.3}, [*_EVERY_POLICY, _GROWING[0]], 20, 10, 8_000),
     _experiment({"kind": "poisson", "rate": 0.8}, _EVERY_POLICY, 20, 10, 8_000),
     _experiment({"kind": "linear_regression", "dim": 3, "noise_variance": 0.5, "num_test": 1}, _WHOLE, 12, 10, 8_000),
     _experiment({"kind": "linear_regression", "dim": 4, "num_test": 1}, [{"kind": "replace"}], 4, 10, 8_000),
@@ -89,6 +93,10 @@ EXPERIMENTS: tuple[dict[str, Any], ...] = (
     _experiment({"kind": "bernoulli", "p": 0.3}, _WHOLE[:1], 40, 8, 8_000, {"kind": "curate", "strength": 0.5, "k": 3}),
     _experiment({"kind": "bernoulli", "p": 0.2}, _WHOLE[:1], 60, 2, 8_000,
                 {"kind": "verify", "keep_right": 0.8, "keep_wrong": 0.2, "by": "value"}),
+    _experiment({"kind": "gaussian", "dim": 1}, _GROWING, 20, 8, 10_000),
+    _experiment({"kind": "gaussian", "dim": 1}, _WHOLE[:1], 20, 2, 20_000,
+                {"kind": "verifier", "noise": 0.7, "bias": 0.5, "by": "value"}),
+    _experiment({"kind": "gaussian", "dim": 1, "ddof": 1, "temperature": 0.8}, _WHOLE[:2], 20, 6, 20_000),
 )  # fmt: skip
 
 

@@ -113,7 +113,7 @@ FEW_VALUES = (
 )  # fmt: skip
 # Metrics of the part of a setting that its own floats do not reach.
 OF_PARTS = {"self_supervised": [metric.name for metric in PAINTER.metrics]}
-TINY_POLICIES: dict[str, dict[str, Any]] = {"window": {"k": 2}}
+TINY_POLICIES: dict[str, dict[str, Any]] = {"window": {"k": 2}, "growing": {"sizes": (7, 9)}}
 MORE_POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "accumulate_subsample-replacement": ("accumulate_subsample", {"replacement": True}),
     "accumulate_subsample-7": ("accumulate_subsample", {"num": 7}),

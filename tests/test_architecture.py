@@ -15,8 +15,8 @@ BUILDING = [  # from the ground; a part imports from lower floors only
     ["types", "words", "cost", "calls"],
     ["keys", "check", "gamma", "intervals", "variables", "parts", "spread", "worlds"],
     ["batch", "survival", "neighbours", "frechet", "augment"],
-    ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "curators", "scores", "metrics"],
-    ["least_squares", "text_metrics", "denoising", "newton", "objectives", "frames"],
+    ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "scores", "metrics"],
+    ["least_squares", "text_metrics", "denoising", "curators", "newton", "objectives", "frames"],
     ["samplers"],
     ["nets", "data", "theory"],
     ["image_metrics", "representation_metrics"],
@@ -29,8 +29,8 @@ BUILDING = [  # from the ground; a part imports from lower floors only
     ["store", "config", "progress"],
     ["stream", "results", "cases"],
     ["plots_grid", "plots_images", "definitions", "verify"],
-    ["plots", "report", "samples", "forecast", "compare"],
-    ["launch", "pages"],
+    ["plots", "samples", "forecast", "compare"],
+    ["launch", "pages", "report", "bench"],
     ["cli"],
 ]  # fmt: skip
 FLOORS = {part: floor for floor, parts in enumerate(BUILDING) for part in parts}

@@ -36,7 +36,8 @@ def test_strategies_and_their_costs():
     assert {row.risk[0] for row in rows} == {16.0}
     assert {row.spread[0] for row in rows} == {np.exp(2.0**8 - 1)}
     assert all(row.is_ratio for row in rows)
-    assert len({row.label for row in rows}) == 6
+    assert {row.rest for row in rows} == {"none", "best_of", "self_correct"}
+    assert len({(row.policy, row.rest) for row in rows}) == 6
 
 
 @pytest.mark.fast
@@ -62,4 +63,33 @@ def test_the_command_runs_and_compares(tmp_path, monkeypatch, capsys):
     assert "best_of" in said
     assert cli.main(["compare", "results/two"]) == 0
     assert "best_of" in capsys.readouterr().out
+    assert (tmp_path / "results" / "two" / "compare.png").exists()
     assert cli.main(["compare", "nowhere"]) == 2
+    assert cli.main(["compare", "results/two", "--out", "nowhere/a.png"]) == 2
+
+
+@pytest.mark.fast
+def test_the_frontier_is_of_what_nothing_cheaper_beats():
+    points = [(10, 5.0), (10, 4.0), (20, 4.5), (30, 4.0), (40, 1.0), (5, np.nan), (50, 1.5)]
+    assert compare.frontier(points) == [(10, 4.0), (40, 1.0)]
+    assert compare.frontier([(1, np.nan)]) == []
+
+
+@pytest.mark.fast
+def test_the_picture_has_a_point_a_strategy():
+    roles = {"error": "excess_risk", "spread": "log_variance"}, {"loss": "risk", "alive": "modes"}, {"other": ""}
+    groups = [compare.strategies(dataset(**given)) for given in roles]
+    figure = compare.draw(groups)
+    above, below = np.array(figure.axes).reshape(2, 3)
+    for ax, rows in zip((*above, *below), 2 * groups, strict=True):
+        points = [tuple(np.concatenate(line.get_xydata())) for line in ax.lines if line.get_linestyle() == "None"]
+        cost = [(row.spread[0] if ax in below else row.real_rows, row.risk[0]) for row in rows]
+        np.testing.assert_array_equal(points, cost)
+    assert [ax.get_yscale() for ax in above] == ["log", "linear", "log"]
+
+
+@pytest.mark.fast
+def test_batches_that_grow_use_as_many_real_rows():
+    grown = {"kind": "growing", "sizes": [20, 30], "policy": {"kind": "fresh_real", "share": 0.2}}
+    point = config.from_dict({**RAW, "policies": [grown], "sweep": {}, "curator": "self_correct"}).grid().make(0, {})
+    assert compare._real_rows(point, 5) == 10 + 4 + 6 + 6 + 6 + 0.5 * (20 + 30 + 30 + 30)

@@ -183,6 +183,7 @@ def test_rows_are_drawn_in_equal_parts():
         sizes.clear()
 
 
+@pytest.mark.nightly
 def test_plans_train_no_classifier(monkeypatch):
     """An outline is the world's, but for what its rows are judged by, of which it has the shapes."""
     made = lambda **options: diffusion(PICTURES, **TINY | options)  # noqa: E731

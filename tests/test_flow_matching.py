@@ -187,6 +187,7 @@ def trained():
     return jax.tree.map(np.asarray, one(jax.random.split(jax.random.key(0), 4)))
 
 
+@pytest.mark.nightly
 def test_a_flow_learns_a_normal(trained):
     real, rows, observed, _, _ = trained
     for c in range(4):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 from laws import z_score
 from oracle_helpers import z_score_of_two
 from sklearn.mixture import GaussianMixture
@@ -12,7 +13,7 @@ from sklearn.mixture import GaussianMixture
 import collapse_jax
 from collapse_jax import batch as B
 from collapse_jax import data, policies
-from collapse_jax.settings.gaussian_mixture import Mixture, gaussian_mixture
+from collapse_jax.settings.gaussian_mixture import NEAR, Mixture, gaussian_mixture
 
 K, D, FLOOR = 4, 3, 1e-3
 SOURCE = data.blobs(num_centers=K, dim=D, box=4.0, seed=3)
@@ -232,3 +233,16 @@ def test_bad_arguments_are_refused(options, message):
         gaussian_mixture(**options)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.fast
+def test_rows_are_judged_by_the_real_modes():
+    source = data.blobs(num_centers=2, dim=2, std=0.5)
+    setting = gaussian_mixture(2, num_test=4, source=source)
+    rows, world = np.random.default_rng(0).normal(size=(30, 2)) * 4, setting.world()
+    laws = [scipy.stats.multivariate_normal(centre, 0.25).logpdf(rows) for centre in np.asarray(source.modes)]
+    likelihood, right = (np.asarray(setting.scores[by](world, None, rows), float) for by in ("likelihood", "right"))
+    exact = np.logaddexp(*laws)
+    np.testing.assert_allclose(likelihood - likelihood[0], exact - exact[0], rtol=1e-3, atol=1e-3)
+    near = np.linalg.norm(rows[:, None] - np.asarray(source.modes), axis=2).min(1)
+    np.testing.assert_array_equal(right, near <= NEAR * 0.5)

@@ -113,7 +113,7 @@ def test_a_base_is_trained_once_and_when_it_is_needed(monkeypatch):
     assert len(plan.programs) == 2
     check_fits(plan)
     runner = Runner(plan, lambda _: None)
-    worlds = [runner._world(program) for program in plan.programs]
+    worlds = [runner._worlds.of(program.setting, program.world) for program in plan.programs]
     assert len(trained) == outlined + 1
     assert all(world is worlds[0] for world in worlds)
     whole = make().world()

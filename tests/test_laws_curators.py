@@ -14,6 +14,7 @@ from collapse_jax import config, curators, policies, settings
 from collapse_jax.axes import coordinates, grid_of
 from collapse_jax.curators import best_of, curate, detect, diverse, edit, self_correct, then, top_fraction
 from collapse_jax.keys import stream
+from collapse_jax.lineage import Descendant
 from collapse_jax.sweeps import run
 from collapse_jax.types import Setting, World
 from collapse_jax.units import Options, make_plan
@@ -162,6 +163,15 @@ def test_the_farthest_is_taken():
     np.testing.assert_array_equal(rows[weight > 0], [1.0, 5.0])
     spread = [np.ptp(apply(c, np.random.default_rng(0).normal(size=60))[0]) for c in (diverse(3), best_of(3))]
     assert spread[0] > 1.5 * spread[1]
+
+
+@pytest.mark.fast
+def test_ancestors_are_no_distance():
+    x = jnp.array([0.0, 0.1, 3.0, 2.9])
+    root = jnp.array([[0, 0], [9, 9], [0, 0], [9, 9]], jnp.uint32)  # of rows 1 and 3, which lie nearer
+    new = diverse(2).apply(judge(), KEY, OWN, (), B.unit(Descendant(x, root)), 2)
+    np.testing.assert_array_equal(new.items.row[0], [0.0, 3.0])
+    np.testing.assert_array_equal(new.items.root[0], [[0, 0], [0, 0]])
 
 
 @pytest.mark.fast

@@ -18,7 +18,16 @@ from collapse_jax.types import Batch
 
 KEY = jax.random.key(11)
 M = 9  # rows of a training batch
-ROLES = {"risk", "excess_risk", "log_variance", "modes", "tail", "hallucination", "ancestors"}  # see types.Metric
+ROLES = {
+    "risk",
+    "excess_risk",
+    "log_variance",
+    "modes",
+    "tail",
+    "hallucination",
+    "ancestors",
+    "spread",
+}  # see types.Metric
 CLOSED = [name for name, make in SETTINGS.items() if make().init is None]
 TRAINED = [name for name in settings.REGISTRY if name not in CLOSED]
 COMPRESSED = [name for name, make in SETTINGS.items() if make().compress is not None]

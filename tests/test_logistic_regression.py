@@ -63,6 +63,7 @@ def test_metrics_are_scikit_learns():
     np.testing.assert_allclose(world.truth, whole.coef_.T, rtol=5e-3, atol=5e-3)
     truth = whole.predict_proba(test)
     assert float(seen["excess_risk"]) == pytest.approx((truth * np.log(truth / p)).sum(1).mean(), rel=1e-2)
+    assert float(seen["label_entropy"]) == pytest.approx(-(p * np.log(p)).sum(1).mean(), rel=1e-3)
     assert float(seen["parameter_error"]) == pytest.approx(((model.coef_ - whole.coef_) ** 2).sum(), rel=1e-2)
 
 

@@ -10,6 +10,7 @@ from collapse_jax import config, curators, policies, settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+FOLDERS = (".", "diffusion", "language_model", "self_supervised", "strategies")
 
 
 @pytest.fixture
@@ -50,11 +51,7 @@ def test_commands_name_what_exists():
 
 @pytest.mark.parametrize(
     "path",
-    sorted(
-        path
-        for folder in (".", "diffusion", "language_model", "self_supervised")
-        for path in (ROOT / "configs" / folder).glob("*.yaml")
-    ),
+    sorted(path for folder in FOLDERS for path in (ROOT / "configs" / folder).glob("*.yaml")),
     ids=lambda p: f"{p.parent.stem}-{p.stem}",
 )
 def test_every_config_loads_and_says_what_it_is(path):

@@ -199,7 +199,7 @@ def test_the_panels_say_what_they_show():
 
 def test_the_line_is_the_mean_and_the_band_its_bootstrap():
     rows = np.random.default_rng(0).normal(size=(200, 3))
-    mean, low, high = plots._mean_band(rows, plots._resamples(200))
+    mean, low, high = plots._mean_band(rows, plots.resamples(200))
     np.testing.assert_allclose(mean, rows.mean(0))
     half = 1.96 * rows.std(0) / np.sqrt(200)
     np.testing.assert_allclose(low, mean - half, atol=0.03)

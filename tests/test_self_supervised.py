@@ -91,6 +91,7 @@ def test_controls_are_those_of_pixels():
     assert 0 < controls["random_probe_accuracy"] <= 1
 
 
+@pytest.mark.nightly
 def test_worlds_are_told_apart_and_planned_without_training(monkeypatch):
     world = self_supervised(**TINY).world()
     monkeypatch.setattr(classifier, "trained", None)

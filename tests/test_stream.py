@@ -360,6 +360,7 @@ def test_parquet_has_a_row_a_generation(folder):
     np.testing.assert_array_equal(one.trace_ratio, ds.trace_ratio.sel(policy="decay", dim=2, num_samples=4, chain=5))
 
 
+@pytest.mark.nightly
 def test_the_config_in_the_store_runs_again(folder):
     assert cli.main(["run", "grid.yaml", "--out", "out"]) == 0
     assert yaml.safe_load(Path("out/config.yaml").read_text())["sweep"]["product"]["num_samples"] == [4, 6]

@@ -308,3 +308,25 @@ def test_coefficients_of_a_mixture():
     ]  # fmt: skip
     for degree, (value, factorial) in enumerate(zip(exact, (1, 2, 6, 24), strict=True), 1):
         np.testing.assert_allclose(diffusion.coefficient(source, degree), value.mean() / factorial**0.5, rtol=1e-5)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_mean_of_one_shot(nested):
+    """Closed forms against the recursions, and their best and worst numbers of synthetic rows."""
+    n, known = 40, recursions.Spread(known=True)
+    some = np.arange(0, 2000)
+    for real in (8, 20, 30, 40):
+        policy = {"kind": "mix", "real": real, "synthetic": 25, "nested": nested}
+        assert gaussian.one_shot(real, 25, n, nested) == pytest.approx(recursions.fits(policy, n, 2, known).square[1])
+        error = gaussian.one_shot(real, some, n, nested)
+        assert error[0] == pytest.approx(1 / real)
+        best = gaussian.best_synthetic(real, n)
+        if nested:
+            assert some[error.argmax()] == max(round(2 * real**2 / n) - real, 0)
+        elif real > n / 2:
+            assert some[error.argmin()] == round(best)
+            assert (np.diff(error)[round(best) :] > 0).all()
+        else:
+            assert best == np.inf
+            assert (np.diff(error) < 0).all()

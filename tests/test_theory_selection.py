@@ -14,8 +14,27 @@ CHAINS = 20_000
 @pytest.mark.fast
 def test_the_variance_of_the_largest():
     assert selection.best_variance(1) == pytest.approx(1)
+    assert selection.best_mean(2) == pytest.approx(np.pi**-0.5)
     assert selection.best_variance(2) == pytest.approx(1 - 1 / np.pi)
     assert selection.best_variance(3) == pytest.approx(1 - (9 - 3**0.5 * 2) / (4 * np.pi), abs=1e-9)
+
+
+@pytest.mark.fast
+def test_the_second_fit_to_what_a_judge_chose():
+    n, judge, noise = 12, 1.5, 0.7
+    rng = np.random.default_rng(3)
+    first = rng.normal(size=(CHAINS, n))
+    z = rng.normal(size=(CHAINS, n, 2))
+    row = first.mean(1)[:, None, None] + first.std(1)[:, None, None] * z
+    seen = judge * row + noise * rng.normal(size=z.shape)
+    chosen = np.take_along_axis(row, seen.argmax(2)[:, :, None], 2)[:, :, 0]
+    assert_law("variance", chosen.var(1), selection.judged_variance(n, judge, noise),
+               selection.judged_variance(n, 1.0, 2 * noise))  # fmt: skip
+    best = row.max(2).mean(1)
+    raw = {"setting": {"kind": "gaussian", "dim": 1}, "policies": ["replace"], "num_samples": n, "num_generations": 2,
+           "num_chains": 1, "curator": {"kind": "best_of", "by": "value"}}  # fmt: skip
+    assert_law("squared mean", best**2, selection._moved(case_of(config.from_dict(raw))), 1 / np.pi)
+    assert selection.judged_variance(n, 1.0, 0.0) == pytest.approx((1 - 1 / n) ** 2 * selection.best_variance(2))
 
 
 @pytest.mark.fast
@@ -35,6 +54,8 @@ def test_choices_among_zeros_and_ones():
     np.testing.assert_allclose(selection.chosen(p, 2, strength), p**2 + 2 * p * (1 - p) / (1 + np.exp(-strength)))
     np.testing.assert_allclose(selection.chosen(p, 3, np.inf), 1 - (1 - p) ** 3)
     np.testing.assert_allclose(selection.chosen(p, 4, 0.0), p)
+    tilted = p * np.exp(strength) / (p * np.exp(strength) + 1 - p)  # of many candidates: p_0 exp((T - 1) strength)
+    np.testing.assert_allclose(selection.chosen(p, 1000, strength), tilted, rtol=1e-3)
     rng, n, k, horizon = np.random.default_rng(1), 15, 3, 4
     share, seen = np.full(CHAINS, 0.2), []
     for g in range(horizon):

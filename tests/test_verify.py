@@ -69,6 +69,16 @@ WRONG = [  # what differs from SMALL, formulas and what they are changed into
     ({"policies": ["replace"], "num_samples": 50, "curator": {"kind": "best_of", "by": "value"}}, [
         (selection, "best_variance", lambda right, k: right(k + 1)),
     ]),
+    ({"policies": ["replace"], "num_generations": 2, "curator": {"kind": "best_of", "by": "value"}}, [
+        (selection, "best_mean", lambda right, k: 0.9 * right(k)),
+    ]),
+    ({"policies": ["replace"], "num_generations": 2, "curator": {"kind": "verifier", "bias": 1.0, "by": "value"}}, [
+        (selection, "judged_variance", lambda right, n, judge, noise: right(n, 1.0, noise)),
+    ]),
+    ({"policies": [{"kind": "growing", "sizes": [30, 60, 90]}]}, [
+        (gaussian, "fits", lambda right, policy, *given: right({**policy, "sizes": [30]}, *given)),
+        (gaussian, "growing_square", lambda right, n, sizes, t: 1.5 * right(n, sizes, t)),
+    ]),
     ({"policies": ["replace"], "num_samples": 50, "curator": {"kind": "top_fraction", "by": "value"}}, [
         (selection, "top_variance", lambda right, n, kept: 1 - 2 / np.pi),
     ]),

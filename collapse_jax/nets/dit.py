@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from collapse_jax.nets.embedding import TimeAndLabel
+from collapse_jax.nets.linear import Linear
 from collapse_jax.types import Array
 
 ZERO = ("modulate", "write")  # linear maps that start at 0: at first a block adds nothing, and nothing is said
@@ -17,7 +18,7 @@ class Block(nnx.Module):
     """Attention, then a feed-forward layer, each on a stream that is normalised, scaled and shifted (adaLN-Zero)."""
 
     def __init__(self, width: int, heads: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
-        linear = partial(nnx.Linear, dtype=dtype, rngs=rngs)
+        linear = partial(Linear, dtype=dtype, rngs=rngs)
         self.heads = heads
         self.qkv, self.out = linear(width, 3 * width), linear(width, width)
         self.up, self.down = linear(width, 4 * width), linear(4 * width, width)
@@ -59,8 +60,8 @@ class DiT(nnx.Module):
     ):
         self.shape, self.patch, self.depth = shape, patch, depth
         pixels = patch * patch * shape[2]
-        linear = partial(nnx.Linear, dtype=dtype, rngs=rngs)
-        self.read, self.write = linear(pixels, width), nnx.Linear(width, pixels, rngs=rngs)
+        linear = partial(Linear, dtype=dtype, rngs=rngs)
+        self.read, self.write = linear(pixels, width), Linear(width, pixels, rngs=rngs)
         self.told = TimeAndLabel(width, classes, dtype, rngs=rngs)
         self.modulate = linear(width, (6 * depth + 2) * width)
         self.blocks = nnx.List([Block(width, heads, dtype, rngs=rngs) for _ in range(depth)])

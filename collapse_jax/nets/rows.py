@@ -52,11 +52,12 @@ def judged(network: Network, params: Tree, rows_NxL: Array) -> tuple[Array, Arra
     return _each(network, params, rows_NxL, rows_NxL.astype(int), of)
 
 
-def rewrite(network: Network, params: Tree, key: Key, rows_NxL: Array, how: Decoding) -> Array:
-    """Every symbol of each row drawn anew, given those before it as they are; a uniform number each from `key`."""
+def rewrite(network: Network, params: Tree, key: Key, rows_NxL: Array, how: Decoding, prompt: int = 0) -> Array:
+    """Symbols of each row after its `prompt` drawn anew, given those before as they are; a uniform number each."""
     uniform_NxL = jax.random.uniform(key, (rows_NxL.size,)).reshape(rows_NxL.shape)
     of = lambda logits_SxV, uniform_S: pick(weights(logits_SxV, how), uniform_S)  # noqa: E731
-    return _each(network, params, rows_NxL, uniform_NxL, of).astype(rows_NxL.dtype)
+    drawn_NxL = _each(network, params, rows_NxL, uniform_NxL, of).astype(rows_NxL.dtype)
+    return jnp.concatenate([rows_NxL[:, :prompt], drawn_NxL[:, prompt:]], 1)
 
 
 def _each(

@@ -10,6 +10,7 @@ from flax import nnx
 
 from collapse_jax.check import check_at_least, check_choice, flag
 from collapse_jax.functional import drawn
+from collapse_jax.nets.linear import Linear
 from collapse_jax.types import Array, Key, Tree
 
 BASE = 10_000.0  # of the wavelengths of rotary positions (arXiv 2104.09864)
@@ -78,7 +79,7 @@ class Block(nnx.Module):
     """
 
     def __init__(self, size: Size, dtype: jnp.dtype, *, rngs: nnx.Rngs):
-        linear = partial(nnx.Linear, use_bias=False, dtype=dtype, rngs=rngs)
+        linear = partial(Linear, use_bias=False, dtype=dtype, rngs=rngs)
         self.size = size
         self.attention_norm = nnx.RMSNorm(size.width, dtype=dtype, rngs=rngs)
         self.qkv = linear(size.width, (size.heads + 2 * size.kv_heads) * size.head)

@@ -12,6 +12,7 @@ from flax import nnx
 
 from collapse_jax.nets.dit import attended
 from collapse_jax.nets.embedding import TimeAndLabel
+from collapse_jax.nets.linear import Linear
 from collapse_jax.types import Array
 
 ZERO = ("second", "out", "last")  # maps that start at 0: at first a block adds nothing, and nothing is said
@@ -22,7 +23,7 @@ class Convolution(nnx.Module):
     """3 x 3, with zeros around the image: nine shifted images times one matrix ``[9 before, after]``."""
 
     def __init__(self, before: int, after: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
-        self.map = nnx.Linear(9 * before, after, dtype=dtype, rngs=rngs)
+        self.map = Linear(9 * before, after, dtype=dtype, rngs=rngs)
 
     def __call__(self, x_BxHxWxC: Array) -> Array:
         """Images ``[B, H, W, after]``."""
@@ -36,7 +37,7 @@ class Residual(nnx.Module):
     """Two convolutions of normalised images, added to the image; between them it is scaled and shifted."""
 
     def __init__(self, before: int, after: int, told: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
-        linear = partial(nnx.Linear, dtype=dtype, rngs=rngs)
+        linear = partial(Linear, dtype=dtype, rngs=rngs)
         self.norm = nnx.GroupNorm(before, GROUPS, rngs=rngs)
         self.first = Convolution(before, after, dtype, rngs=rngs)
         self.middle = nnx.GroupNorm(after, GROUPS, use_scale=False, use_bias=False, rngs=rngs)
@@ -58,8 +59,8 @@ class Attention(nnx.Module):
 
     def __init__(self, width: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         self.norm = nnx.GroupNorm(width, GROUPS, rngs=rngs)
-        self.qkv = nnx.Linear(width, 3 * width, dtype=dtype, rngs=rngs)
-        self.out = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+        self.qkv = Linear(width, 3 * width, dtype=dtype, rngs=rngs)
+        self.out = Linear(width, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x_BxHxWxC: Array) -> Array:
         """Images of the same shape."""
@@ -94,7 +95,7 @@ class UNet(nnx.Module):
     ):
         self.shape = shape
         told = 4 * width
-        linear, residual = partial(nnx.Linear, dtype=dtype, rngs=rngs), partial(Residual, dtype=dtype, rngs=rngs)
+        linear, residual = partial(Linear, dtype=dtype, rngs=rngs), partial(Residual, dtype=dtype, rngs=rngs)
         sizes = [width] + [2 * width] * (depth - 1)
         self.told = TimeAndLabel(told, classes, dtype, rngs=rngs)
         self.read = Convolution(shape[2], width, dtype, rngs=rngs)

@@ -12,7 +12,7 @@ from jax.scipy.special import ndtr
 from collapse_jax import batch as B
 from collapse_jax import data, moments, scores
 from collapse_jax.calls import recorded
-from collapse_jax.check import check_at_least
+from collapse_jax.check import check_at_least, check_positive
 from collapse_jax.keys import normal, stream
 from collapse_jax.moments import Moments
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
@@ -52,7 +52,13 @@ class Truth(NamedTuple):
 
 
 @recorded
-def gaussian(dim: int | None = None, ddof: int = 0, num_test: int = 500, source: Source | None = None) -> Setting:
+def gaussian(
+    dim: int | None = None,
+    ddof: int = 0,
+    num_test: int = 500,
+    source: Source | None = None,
+    temperature: float = 1.0,
+) -> Setting:
     """Multivariate Gaussian: sample mean and covariance, divided by N - ddof.
 
     Fits of n <= dim rows are singular and sample from their support. Statistics have a known law (Bartlett), so a
@@ -67,12 +73,15 @@ def gaussian(dim: int | None = None, ddof: int = 0, num_test: int = 500, source:
       ddof: 0 for maximum likelihood (the published protocol of arXiv 2410.16713), 1 for the unbiased covariance.
       num_test: held-out rows that ``test_nll`` averages over.
       source: the real law; default standard normals.
+      temperature: of sampling: what the fitted covariance is multiplied by (the biased sampling of arXiv 2307.01850);
+        below 1 the variance dies geometrically. May be a tracer.
 
     Raises:
       ValueError: a number out of range, or a source of another dimension.
     """
     check_at_least("ddof", ddof, 0)
     check_at_least("num_test", num_test, 2)
+    check_positive("temperature", temperature)
     if dim is not None:
         check_at_least("dim", dim, 1)
     source = data.normal(dim or 1) if source is None else source
@@ -83,11 +92,11 @@ def gaussian(dim: int | None = None, ddof: int = 0, num_test: int = 500, source:
         world=partial(_world, source, num_test),
         real=lambda key, world, num: source.draw(key, world.real.arrays, num),
         fit=partial(_fit, ddof),
-        sample=_sample,
+        sample=lambda key, params, num: _sample(key, _heated(temperature, params), num),
         observe=_observe,
         metrics=_metrics(source),
         compress=moments.compress,
-        sample_compressed=_sample_compressed,
+        sample_compressed=lambda key, params, *given: _sample_compressed(key, _heated(temperature, params), *given),
         real_compressed=_real_compressed if source.is_normal else None,
         scores=SCORES,
         reparameterised=True,
@@ -142,6 +151,11 @@ def _fit(ddof: int, key: Key, train: Batch, start: Tree) -> Moments:
         return fit
     widen = jnp.log(mass / jnp.maximum(mass - ddof, jnp.finfo(mass.dtype).tiny))
     return fit._replace(log_scale=fit.log_scale + 0.5 * widen)
+
+
+def _heated(temperature: Array | float, params: Moments) -> Moments:
+    """The law that is sampled from."""
+    return params._replace(log_scale=params.log_scale + 0.5 * jnp.log(temperature))
 
 
 def _sample(key: Key, params: Moments, num: int) -> Array:

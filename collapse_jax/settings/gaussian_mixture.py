@@ -138,7 +138,7 @@ def _modes(source: Source) -> Modes:
 
 def _squares(world: World, rows_nxd: Array) -> Array:
     """Squared standard deviations between each row and each real mode, ``[n, modes]``."""
-    modes = world.truth
+    modes = world.truth.modes
     return (((rows_nxd[:, None] - modes.centre) / modes.spread) ** 2).sum(2)
 
 

@@ -22,6 +22,8 @@ METRICS = (
     Metric("accuracy", "share of held-out labels that the likeliest class hits", "1", "arXiv 2410.22812"),
     Metric("excess_risk", "mean divergence of the fit's labels from the truth's at held-out inputs, KL(truth | fit)",
            "nats a label", "arXiv 2410.22812", "log", "excess_risk"),
+    Metric("label_entropy", "entropy of a label of the fit, mean over held-out inputs", "nats a label", "definition",
+           "log", "spread"),
     Metric("parameter_error", "squared error of the coefficients, summed", "1", "|w - w*|^2", "log"),
 )  # fmt: skip
 
@@ -171,5 +173,6 @@ def _observe(key: Key, world: World, params: Array, summary: Tree, generated: Tr
         "cross_entropy": -jnp.take_along_axis(log_q, label[None], 0).mean(),
         "accuracy": (log_q.argmax(0) == label).mean(),
         "excess_risk": jnp.maximum(divergence, 0.0),
+        "label_entropy": jax.scipy.special.entr(jnp.exp(log_q)).sum(0).mean(),
         "parameter_error": ((params - world.truth) ** 2).sum(),
     }

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from collapse_jax.theory.prediction import Case, Condition, Prediction
-from collapse_jax.theory.recursions import POLICIES, Spread, fits
+from collapse_jax.theory.recursions import POLICIES, STEADY, Spread, fits
 
 
 def survival_exponents(num_generations: int) -> np.ndarray:
@@ -201,9 +201,9 @@ TABLE = (
         for setting in ("discrete", "kde", "ideal_diffusion")
     ),
     Prediction(
-        "p (1 - p)", "bernoulli", POLICIES, ("log_probability_ratio",),
+        "p (1 - p)", "bernoulli", (*POLICIES, "growing"), ("log_probability_ratio",),
         lambda case: _pair(case).prod() * diversity(case.policy, case.num_samples, case.num_generations),
-        "derived here (diversity)",
+        "derived here (diversity)", assumptions=(STEADY,),
         samples=lambda case, metrics: _probability(case, metrics) * (1 - _probability(case, metrics)), fair=_is_diverse,
     ),
     Prediction(

@@ -1,12 +1,13 @@
 """What is known of Gaussians fitted to what Gaussians generated."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.special import digamma, gammaln, polygamma
 
 from collapse_jax.theory.prediction import Case, Condition, Prediction
-from collapse_jax.theory.recursions import POLICIES, Fits, Spread, fits, rows_of
+from collapse_jax.theory.recursions import POLICIES, STEADY, Fits, Spread, fits, grown, rows_of, sizes_of
 
 WITHOUT_NEW_ROWS = ("replace", "accumulate", "accumulate_subsample", "fixed_real", "window", "decay")
 
@@ -60,6 +61,38 @@ def golden_ratio(weight: np.ndarray | float, n_real: float, n_synthetic: float) 
     return (w**2 + ratio * (1 - w) ** 2) / (w * (2 - w) + (1 - w) ** 2 / n_synthetic)
 
 
+def growing_square(n: int, sizes: Sequence[int], num_generations: int) -> np.ndarray:
+    """An interval of E mu_T^2 under replace with batches of n, then of `sizes` rows, maximum likelihood.
+
+    It is 1 - prod (1 - 1/n_t): H = sum of 1/n_t, what it is where the variance is known, less at most H^2 / 2. So it
+    stays small at any T where that sum converges, n_t = n t^(1 + s) (arXiv 2505.13947; finite n derived here).
+    """
+    later = itertools.islice(sizes_of(n, sizes), num_generations - 1)
+    total = np.cumsum(1 / np.array([n, *later], float))
+    return np.stack([total - total**2 / 2, total])
+
+
+def one_shot(real: np.ndarray | int, synthetic: np.ndarray | int, n: int, nested: bool = True) -> np.ndarray:
+    """Squared error of a mean fitted to R real rows beside S of a generator made of `n` real ones, unit variance.
+
+    Others than those n: 1 / N + (S / N)^2 / n, N = R + S. Nested, R of those n: 1 / N + 1 / n - R^2 / (n N^2). The
+    variance known (derived here); ``fits`` has what a fitted one changes.
+    """
+    rows = np.asarray(real) + synthetic
+    if nested:
+        return 1 / rows + 1 / n - np.square(real) / (n * np.square(rows))
+    return 1 / rows + np.square(synthetic / rows) / n
+
+
+def best_synthetic(real: int, n: int) -> float:
+    """S of the least ``one_shot`` error beside R real rows of their own: R n / (2 R - n), none too many if R <= n / 2.
+
+    Nested rows have no such optimum: for R > n / 2 the error first rises with S, is worst at N = 2 R^2 / n, and then
+    falls to 1 / n, which no number of them passes (derived here).
+    """
+    return real * n / (2 * real - n) if 2 * real > n else np.inf
+
+
 def best_weights(num_fits: int, ratio: float = 1.0) -> np.ndarray:
     """The weights of new real rows that give the least error of the mean at every fit, in a loop that starts afresh.
 
@@ -79,7 +112,13 @@ def best_weights(num_fits: int, ratio: float = 1.0) -> np.ndarray:
 
 
 def _fits(case: Case) -> Fits:
-    return fits(case.policy, case.num_samples, case.num_generations, Spread(ddof=case.setting["ddof"]))
+    spread = Spread(ddof=case.setting["ddof"], factor=case.setting["temperature"])
+    return fits(case.policy, case.num_samples, case.num_generations, spread)
+
+
+def _cooled(case: Case) -> np.ndarray:
+    """What sampling has multiplied the variance by under replace."""
+    return case.setting["temperature"] ** (case.generations - 1.0)
 
 
 def is_light(case: Case) -> np.ndarray:
@@ -92,9 +131,9 @@ def is_light(case: Case) -> np.ndarray:
 
 
 def _mean_of_spread(case: Case) -> np.ndarray:
-    """E s_T of one column under replace: c4^T, times what another divisor makes of it."""
+    """E s_T of one column under replace: c4^T, times what another divisor and a temperature make of it."""
     n, ddof = case.num_samples, case.setting["ddof"]
-    return (c4(n) * np.sqrt((n - 1) / (n - ddof))) ** case.generations
+    return (c4(n) * np.sqrt((n - 1) / (n - ddof))) ** case.generations * np.sqrt(_cooled(case))
 
 
 def _distance(case: Case) -> np.ndarray:
@@ -109,7 +148,8 @@ def _columns(case: Case) -> np.ndarray:
 
 def _log_det_drift(case: Case) -> np.ndarray:
     n, ddof = case.num_samples, case.setting["ddof"]
-    return case.generations * log_variance_drift(n, ddof, _columns(case)).sum()
+    drift = case.generations * log_variance_drift(n, ddof, _columns(case)).sum()
+    return drift + case.law.dim * np.log(_cooled(case))
 
 
 def _log_det_spread(case: Case) -> np.ndarray:
@@ -118,7 +158,8 @@ def _log_det_spread(case: Case) -> np.ndarray:
 
 def _det(case: Case) -> np.ndarray:
     n = case.num_samples
-    return np.prod((n - _columns(case)) / (n - case.setting["ddof"])) ** case.generations
+    shrink = np.prod((n - _columns(case)) / (n - case.setting["ddof"])) ** case.generations
+    return shrink * _cooled(case) ** case.law.dim
 
 
 def _det_is_light(case: Case) -> np.ndarray:
@@ -154,36 +195,43 @@ def _is_stationary(case: Case) -> np.ndarray:
     return ((1 - weight) ** 2 * (1 - 1 / synthetic)) ** (case.generations - 1) < 1e-4
 
 
+def _growing_square(case: Case) -> np.ndarray:
+    return case.truth * growing_square(case.num_samples, case.policy["sizes"], case.num_generations)
+
+
 def _plateau(case: Case) -> np.ndarray:
     limit = np.pi**2 / 3 if case.policy["replacement"] else np.pi**2 / 2 - 2
     ends = limit / case.num_samples * np.array([[0.94], [1.06]])
     return case.truth * ends + 0 * case.generations
 
 
-MAXIMUM_LIKELIHOOD = Condition("ddof is 0", lambda case: case.setting["ddof"] == 0)
+MAXIMUM_LIKELIHOOD = Condition("ddof is 0, and fits are sampled as they are",
+                               lambda case: case.setting["ddof"] == 0 and case.setting["temperature"] == 1)  # fmt: skip
 NORMAL = Condition("the real law is normal", lambda case: case.law.is_normal)
 ONE_COLUMN = Condition("one column", lambda case: case.law.dim == 1)
 REGULAR = Condition("more rows than columns", lambda case: case.num_samples > case.law.dim)
 SINGULAR = Condition("no more rows than columns", lambda case: case.num_samples <= case.law.dim)
 MIXED = Condition("0 < w < 1", lambda case: 0 < _loop(case)[0] < 1)
+GROWN = Condition("replace", lambda case: grown(case.policy) == "replace")
 LARGE = Condition("n >= 100 rows, as many drawn", lambda c: c.num_samples >= 100 and c.policy["num"] is None)
 
+EVERY = (*POLICIES, "mix", "growing")
 _REPLACE, _REPLACE_SOURCE = ("replace",), "arXiv 2305.17493, 2307.01850; finite n derived here"
 
 TABLE = (
     Prediction(
-        "squared_error_of_mean + trace", "gaussian", (*POLICIES, "mix"), ("squared_error_of_mean", "trace_ratio"),
+        "squared_error_of_mean + trace", "gaussian", EVERY, ("squared_error_of_mean", "trace_ratio"),
         lambda case: case.truth + 0.0 * case.generations,
         "derived here (recursions): E[mu^2 + variance] is conserved under every mixture of batches",
-        samples=_conserved, assumptions=(MAXIMUM_LIKELIHOOD,), fair=is_light,
+        samples=_conserved, assumptions=(MAXIMUM_LIKELIHOOD, STEADY), fair=is_light,
     ),
     Prediction(
-        "squared_error_of_mean", "gaussian", (*POLICIES, "mix"), ("squared_error_of_mean",),
-        lambda case: case.truth * _fits(case).square, "derived here (recursions)", fair=is_light,
+        "squared_error_of_mean", "gaussian", EVERY, ("squared_error_of_mean",),
+        lambda case: case.truth * _fits(case).square, "derived here (recursions)", assumptions=(STEADY,), fair=is_light,
     ),
     Prediction(
-        "trace_ratio", "gaussian", (*POLICIES, "mix"), ("trace_ratio",),
-        lambda case: _fits(case).variance, "derived here (recursions)", fair=is_light,
+        "trace_ratio", "gaussian", EVERY, ("trace_ratio",),
+        lambda case: _fits(case).variance, "derived here (recursions)", assumptions=(STEADY,), fair=is_light,
     ),
     Prediction(
         "log_trace_ratio", "gaussian", _REPLACE, ("log_trace_ratio",), _log_det_drift, _REPLACE_SOURCE,
@@ -232,6 +280,11 @@ TABLE = (
         lambda case: case.truth * accumulate_square(case.num_samples, case.num_generations),
         "arXiv 2410.22812, 2404.01413: sum of 1/t^2; bounds derived here", assumptions=(MAXIMUM_LIKELIHOOD,),
         exact=False, fair=is_light,
+    ),
+    Prediction(
+        "squared_error_of_mean", "gaussian", ("growing",), ("squared_error_of_mean",), _growing_square,
+        "arXiv 2505.13947: sum of 1/n_t; bounds derived here", assumptions=(MAXIMUM_LIKELIHOOD, GROWN), exact=False,
+        fair=is_light,
     ),
     Prediction(
         "squared_error_of_mean", "gaussian", ("accumulate_subsample",), ("squared_error_of_mean",), _plateau,

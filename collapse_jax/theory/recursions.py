@@ -7,12 +7,14 @@ other, for any real law with a variance, any number of rows and any horizon. It 
 setting whose samples have the mean and the variance of the training rows: Gaussian, categorical; a KDE adds noise.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from collapse_jax import policies
+from collapse_jax.theory.prediction import Condition
 
 
 class Fits(NamedTuple):
@@ -34,12 +36,14 @@ class Spread(NamedTuple):
       truth: variance of the real law.
       ddof: a fit's variance is divided by its number of rows less this.
       noise: variance that sampling adds to the fitted one (the squared bandwidth of a KDE).
+      factor: what sampling multiplies the fitted variance by (a temperature).
       known: samples have the truth's variance, whatever the rows; only the mean is fitted.
     """
 
     truth: float = 1.0
     ddof: int = 0
     noise: float = 0.0
+    factor: float = 1.0
     known: bool = False
 
     def fitted(self, variance: float, mass: float) -> float:
@@ -48,7 +52,7 @@ class Spread(NamedTuple):
 
     def sampled(self, fitted: float) -> float:
         """The variance of a row sampled from a fit."""
-        return self.truth if self.known else fitted + self.noise
+        return self.truth if self.known else self.factor * fitted + self.noise
 
 
 def fits(policy: Mapping[str, Any], n: int, num_generations: int, spread: Spread | None = None) -> Fits:
@@ -71,14 +75,13 @@ def fits(policy: Mapping[str, Any], n: int, num_generations: int, spread: Spread
 
 
 Steps = Iterator[tuple[float, float]]
+Part = tuple[float, float]  # rows, and their total weight
 
 
-def _pooled(
-    n: int, spread: Spread, fade: float, made: tuple[float, float], fresh: tuple[float, float] = (0, 0)
-) -> Steps:
-    """One pool that fades by a factor and is joined by synthetic and new real rows, (number, total weight) each."""
+def _pooled(n: int, spread: Spread, fade: float, joined: Iterable[tuple[Part, Part]]) -> Steps:
+    """One pool that fades by a factor and is joined by synthetic and by new real rows, generation by generation."""
     square, second, mass = spread.truth / n, spread.truth, float(n)
-    while True:
+    for made, fresh in joined:
         variance = spread.fitted(second - square, mass)
         yield square, variance
         sampled, total = spread.sampled(variance), fade * mass + made[1] + fresh[1]
@@ -89,30 +92,56 @@ def _pooled(
         mass = total
 
 
+def _rows(sizes: Iterable[int], share: float = 0.0) -> Iterator[tuple[Part, Part]]:
+    """Batches of so many rows, a share of them new real ones, all of weight 1."""
+    for size in sizes:
+        real = rows_of(share, size)
+        yield (size - real, size - real), (real, real)
+
+
 def _replace(n: int, spread: Spread) -> Steps:
-    return _pooled(n, spread, 0.0, (n, n))
+    return _pooled(n, spread, 0.0, _rows(itertools.repeat(n)))
 
 
 def _accumulate(n: int, spread: Spread) -> Steps:
-    return _pooled(n, spread, 1.0, (n, n))
+    return _pooled(n, spread, 1.0, _rows(itertools.repeat(n)))
 
 
 def _decay(n: int, spread: Spread, gamma: float = 0.5) -> Steps:
-    return _pooled(n, spread, gamma, (n, n))
+    return _pooled(n, spread, gamma, _rows(itertools.repeat(n)))
 
 
 def _fresh_real(n: int, spread: Spread, share: float = 0.5) -> Steps:
-    real = rows_of(share, n)
-    return _pooled(n, spread, 0.0, (n - real, n - real), (real, real))
+    return _pooled(n, spread, 0.0, _rows(itertools.repeat(n), share))
 
 
 def _contaminated(n: int, spread: Spread, share: float = 0.5) -> Steps:
-    real = rows_of(share, n)
-    return _pooled(n, spread, 1.0, (n - real, n - real), (real, real))
+    return _pooled(n, spread, 1.0, _rows(itertools.repeat(n), share))
+
+
+def _growing(n: int, spread: Spread, sizes: Sequence[int] = (), policy: Mapping[str, Any] | None = None) -> Steps:
+    """Batches of these sizes, the last of them going on; under replace the mean's error is 1 / n + sum of 1 / sizes."""
+    inner, kind = policy or {}, grown({"policy": policy})
+    if kind not in GROWING:
+        raise ValueError(f"policy: no moments are known of growing {kind!r}; one of {', '.join(GROWING)}")
+    fade = {"accumulate": 1.0, "contaminated": 1.0, "decay": inner.get("gamma", 0.5)}.get(kind, 0.0)
+    share = inner.get("share", 0.5) if kind in ("fresh_real", "contaminated") else 0.0
+    return _pooled(n, spread, fade, _rows(sizes_of(n, sizes), share))
+
+
+def grown(policy: Mapping[str, Any]) -> str:
+    """The policy under which batches grow, of the policy ``growing``."""
+    return (policy.get("policy") or {"kind": "replace"})["kind"]
+
+
+def sizes_of(n: int, sizes: Sequence[int]) -> Iterator[int]:
+    """Rows of the batches that join after fits 1, 2, ..., of the policy ``growing``."""
+    return itertools.chain(sizes, itertools.repeat(sizes[-1] if sizes else n))
 
 
 def _weighted_fresh(n: int, spread: Spread, weight: float = 0.5, real: int | None = None) -> Steps:
-    return _pooled(n, spread, 0.0, (n, 2 * n * (1 - weight)), (n if real is None else real, 2 * n * weight))
+    part = (n, 2 * n * (1 - weight)), (n if real is None else real, 2 * n * weight)
+    return _pooled(n, spread, 0.0, itertools.repeat(part))
 
 
 def _fixed_real(n: int, spread: Spread, share: float = 0.5) -> Steps:
@@ -122,7 +151,9 @@ def _fixed_real(n: int, spread: Spread, share: float = 0.5) -> Steps:
 
 def _mix(n: int, spread: Spread, real: int | None = None, synthetic: int | None = None, nested: bool = True) -> Steps:
     kept, made = n if real is None else real, n if synthetic is None else synthetic
-    return _nested(n, spread, kept, made) if nested else _pooled(n, spread, 0.0, (made, made), (kept, kept))
+    if nested:
+        return _nested(n, spread, kept, made)
+    return _pooled(n, spread, 0.0, itertools.repeat(((made, made), (kept, kept))))
 
 
 def _nested(n: int, spread: Spread, real: int, made: int) -> Steps:
@@ -224,6 +255,7 @@ def rows_of(share: float, n: int) -> int:
     return int(count(n))
 
 
+GROWING = ("replace", "accumulate", "decay", "fresh_real", "contaminated")  # whose batches may have any size
 _STEPS: dict[str, Callable[..., Steps]] = {
     "replace": _replace,
     "accumulate": _accumulate,
@@ -235,5 +267,10 @@ _STEPS: dict[str, Callable[..., Steps]] = {
     "decay": _decay,
     "contaminated": _contaminated,
     "mix": _mix,
+    "growing": _growing,
 }
-POLICIES = tuple(name for name in _STEPS if name != "mix")  # loops; the other is tried at its second fit
+POLICIES = tuple(name for name in _STEPS if name not in ("mix", "growing"))  # loops of one size
+STEADY = Condition(
+    f"batches of one size, or that grow under one of {', '.join(GROWING)}",
+    lambda case: case.policy["kind"] != "growing" or grown(case.policy) in GROWING,
+)

@@ -8,16 +8,36 @@ from scipy import stats
 from scipy.integrate import quad
 from scipy.special import comb
 
+from collapse_jax.theory.gaussian import MAXIMUM_LIKELIHOOD
 from collapse_jax.theory.prediction import Case, Condition, Prediction
 
 FEW = 400  # rows up to which the law of a Bernoulli chain is followed state by state
 
 
+def best_mean(k: int) -> float:
+    """Mean of the largest of `k` standard normals: 1 / sqrt pi of two."""
+    return _best_moment(k, 1)
+
+
 def best_variance(k: int) -> float:
-    """Variance of the largest of `k` standard normals: 1 - 1/pi for two."""
-    law = lambda x: k * stats.norm.pdf(x) * stats.norm.cdf(x) ** (k - 1)  # noqa: E731
-    first, second = (quad(lambda x, p=p: x**p * law(x), -12, 12)[0] for p in (1, 2))
-    return second - first**2
+    """Its variance: 1 - 1/pi of two."""
+    return _best_moment(k, 2) - best_mean(k) ** 2
+
+
+def _best_moment(k: int, power: int) -> float:
+    return quad(lambda x: x**power * k * stats.norm.pdf(x) * stats.norm.cdf(x) ** (k - 1), -12, 12)[0]
+
+
+def judged_variance(n: int, judge: float, noise: float) -> float:
+    """E of the variance, divided by n, of `n` rows, each the better of two in the eyes of a judge, at the second fit.
+
+    He sees `judge` times a normal row plus noise. If that has the correlation r with the row, choosing leaves 1 - r^2 /
+    pi of the variance; r depends on the first fit's variance, chi^2_{n-1} / n, over whose law this is the mean (derived
+    here).
+    """
+    first = stats.gamma((n - 1) / 2, scale=2 / n)
+    kept = lambda v: v * (1 - judge**2 * v / (judge**2 * v + noise**2) / np.pi)  # noqa: E731
+    return (1 - 1 / n) * quad(lambda u: kept(first.ppf(u)), 0, 1)[0]
 
 
 def top_variance(n: int, kept: int) -> float:
@@ -121,7 +141,19 @@ def _top(case: Case) -> np.ndarray:
 def _narrowed(case: Case, factor: float, kept: int) -> np.ndarray:
     """A generation multiplies the variance by a factor of this mean, independent of all before it."""
     n, ddof, later = case.num_samples, case.setting["ddof"], case.generations - 1
-    return (n - 1) / (n - ddof) * (factor * kept / (kept - ddof)) ** later
+    return (n - 1) / (n - ddof) * (factor * case.setting["temperature"] * kept / (kept - ddof)) ** later
+
+
+def _moved(case: Case) -> float:
+    """E of the squared mean of the second fit: the first one's, and what choosing moves it by, s (m + noise)."""
+    n, k = case.num_samples, _curator(case)["k"]
+    square = best_mean(k) ** 2 + best_variance(k) / n
+    return case.truth * (1 / n + (n - 1) / (n - case.setting["ddof"]) * case.setting["temperature"] * square)
+
+
+def _judged(case: Case) -> float:
+    judge = 1 + _curator(case)["bias"]
+    return judged_variance(case.num_samples, judge, _curator(case)["noise"] / np.sqrt(case.truth))
 
 
 def _is_light(case: Case) -> np.ndarray:
@@ -168,6 +200,8 @@ def _none_passes(case: Case) -> float:
 BY_VALUE = Condition("rows are judged by their value", lambda case: _curator(case)["by"] == "value")
 ANY_VALUE = Condition("rows are judged by their value", lambda case: _curator(case)["by"] in (None, "value", ["value"]))
 ONE_NORMAL = Condition("one normal column", lambda case: case.law.is_normal and case.law.dim == 1)
+ONE_TASTE = Condition("two candidates, judged by their value with a bias towards it",
+                      lambda case: _curator(case)["k"] == 2 and _curator(case)["towards"] == "value")  # fmt: skip
 FEW_ROWS = Condition(f"n <= {FEW}", lambda case: case.num_samples <= FEW)
 ONE_CANDIDATE = Condition("k is 1", lambda case: _curator(case)["k"] == 1)
 SOME_PASS = Condition("that no row passes is rarer than 1e-6", lambda case: _none_passes(case) < 1e-6)
@@ -180,6 +214,16 @@ TABLE = (
         "trace_ratio", "gaussian", ("replace",), ("trace_ratio",), _best,
         "derived here: the variance of the largest of k normals (1 - 1/pi of two) a generation", curator="best_of",
         assumptions=(BY_VALUE, ONE_NORMAL), fair=_is_light,
+    ),
+    Prediction(
+        "squared_error_of_mean", "gaussian", ("replace",), ("squared_error_of_mean",),
+        lambda case: _of_second(_moved(case), case), "derived here: the mean moves by s / sqrt pi for the best of two",
+        curator="best_of", assumptions=(BY_VALUE, ONE_NORMAL, TWO_FITS), fair=_second_only,
+    ),
+    Prediction(
+        "trace_ratio", "gaussian", ("replace",), ("trace_ratio",), lambda case: _of_second(_judged(case), case),
+        "derived here (judged_variance); cf. arXiv 2510.16657", curator="verifier",
+        assumptions=(BY_VALUE, ONE_NORMAL, ONE_TASTE, MAXIMUM_LIKELIHOOD, TWO_FITS), fair=_second_only,
     ),
     Prediction(
         "trace_ratio", "gaussian", ("replace",), ("trace_ratio",), _top,

@@ -1,0 +1,1 @@
+"""How fast chains run on this machine, beside what the machine could do: ``collapse-jax bench``."""

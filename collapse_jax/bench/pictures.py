@@ -1,0 +1,88 @@
+"""The picture of a report: the roofline, what the floors are made of, and scaling."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from collapse_jax.bench.machine import TERMS
+from collapse_jax.bench.report import Report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # of TERMS; Okabe and Ito's
+_MARKS = "os^Dv<>P*Xhp"  # of scaling
+
+
+def draw(report: Report, path: Path) -> Path:
+    """Draws the report into a picture file; its suffix chooses the format.
+
+    Raises:
+      ValueError: a suffix that matplotlib cannot write.
+    """
+    from matplotlib.figure import Figure  # no pyplot: no window, no global state
+
+    panels = 3 if report.scalings else 2
+    height = max(5.0, 0.32 * len(report.rows) + 2)
+    figure = Figure(figsize=(6.5 * panels, height), layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    _roofline(axes[0], report)
+    _floors(axes[1], report)
+    if report.scalings:
+        _scaling(axes[2], report)
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(labelsize=8)
+    about = report.about
+    figure.suptitle(f"{about['suite']} · {about['cores']} cores of {about['processor']} · {about['date']}", fontsize=11)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def _roofline(ax: "Axes", report: Report) -> None:
+    """FLOPs a second against FLOPs a byte, below what products and copies allow; numbers are those of the bars."""
+    intensity = np.array([row.work.flops / max(row.work.bytes, 1.0) for row in report.rows])
+    done = np.array([row.work.flops / row.median for row in report.rows])
+    x = np.geomspace(min(intensity.min(), 0.1) / 2, max(intensity.max(), 100) * 2, 100)
+    sizes = report.rates.copies
+    for size, style in ((min(sizes), "-"), (max(sizes), "--")):
+        label = f"copies of {size / 2**20:g} MiB"
+        ax.plot(x, np.minimum(x * sizes[size], report.rates.products), color="0.4", linestyle=style, label=label)
+    for i, (a, b) in enumerate(zip(intensity, done, strict=True)):
+        ax.plot(a, b, "o", markersize=4, color=f"C{i % 10}")
+        ax.annotate(str(i + 1), (a, b), textcoords="offset points", xytext=(4, 3), fontsize=8)
+    ax.set(xscale="log", yscale="log", xlabel="FLOPs a byte", ylabel="FLOPs a second (random numbers apart)")
+    ax.set_title("roofline", fontsize=10)
+    ax.grid(alpha=0.25)
+    ax.legend(fontsize=7, loc="lower right")
+
+
+def _floors(ax: "Axes", report: Report) -> None:
+    """Parts of the floor over the time measured, one bar a case."""
+    place = np.arange(len(report.rows))[::-1]
+    left = np.zeros(len(report.rows))
+    for name, colour in zip(TERMS, COLOURS, strict=True):
+        share = np.array([row.floor[name] / row.median for row in report.rows])
+        if name == "memory":  # beside the others, not after them
+            ax.plot(share, place, "|", color=colour, markersize=11, markeredgewidth=2, label=name)
+        else:
+            ax.barh(place, share, left=left, color=colour, height=0.7, label=name)
+            left += share
+    ax.axvline(1.0, color="0.4", linewidth=0.8)
+    ax.set_yticks(place, [f"{row.name}  {i}" for i, row in enumerate(report.rows, 1)], fontsize=7)
+    ax.set_xlabel("share of the time measured")
+    ax.set_title("what the machine's rates account for", fontsize=10)
+    ax.legend(fontsize=7)
+
+
+def _scaling(ax: "Axes", report: Report) -> None:
+    """Seconds over those at the smallest size."""
+    for i, s in enumerate(report.scalings):
+        label = f"{s.name}: {s.axis} ^ {s.exponent:.2f}"
+        growth = np.array(s.seconds) / s.seconds[0]
+        ax.plot(np.array(s.values) / s.values[0], growth, f"{_MARKS[i % len(_MARKS)]}-", markersize=5, label=label)
+    ax.set(xscale="log", yscale="log", xlabel="size over the smallest", ylabel="time over the shortest")
+    ax.set_title("scaling", fontsize=10)
+    ax.grid(alpha=0.25)
+    ax.legend(fontsize=6)
