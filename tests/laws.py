@@ -86,6 +86,14 @@ MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "self_supervised-previous": ("self_supervised", {"start": "previous"}),
     "self_supervised-byol": ("self_supervised", {"objective": objectives.byol(width=8)}),
     "self_supervised-masked": ("self_supervised", {"objective": objectives.masked(width=8)}),
+    "self_supervised-vae": (
+        "self_supervised",
+        {
+            "generator": settings.vae(
+                PICTURES, latent=2, width=8, depth=1, steps=40, batch_size=8, learning_rate=0.05, warmup=2, num_test=12
+            )
+        },
+    ),
     "self_supervised-vit": ("self_supervised", {"encoder": "vit", "heads": 2}),
     "language_model-previous": ("language_model", {"start": "previous"}),
     "language_model-base": ("language_model", {"start": "base", "base_steps": 5}),
