@@ -148,7 +148,9 @@ def test_byol_predicts_what_the_average_says_and_moves_it_not():
 
     now, average, loss = params(1), params(2), objectives.byol().loss
     found, slope = jax.value_and_grad(lambda p: loss(Nets, p[0], p[1], KEY, x, view))((now, average))
-    said, seen = ([(v @ p["encoder"]) @ p["heads"]["project"] for v in step.values()] for p in (now, average))
+    views = np.concatenate([*step.values()])
+    said, seen = (views @ p["encoder"] @ p["heads"]["project"] for p in (now, average))
+    said, seen = (np.split((z - z.mean(0)) / z.std(0), 2) for z in (said, seen))
     said = [s @ now["heads"]["predict"] for s in said]
     np.testing.assert_allclose(found, (byol(said[0], seen[1]) + byol(said[1], seen[0])) / 2, rtol=1e-4)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(slope[1]))
