@@ -85,8 +85,8 @@ def barlow_twins(redundancy: float = 0.005, width: int = 128) -> Pretext:
 def byol(momentum: float = 0.99, width: int = 128) -> Pretext:
     """Predict what a moving average of the network says of the other view (arXiv 2006.07733).
 
-    Nothing pushes images apart: the predictor and the slow target alone keep features from dying, and need not succeed.
-    Heads are normalised row by row, not over the minibatch.
+    Projections are standardised over the minibatch (the paper normalises a hidden layer so): an image cannot have the
+    same one as all others. Else the predictor and the slow target alone keep features from dying, and hardly do.
 
     Args:
       momentum: decay of the average (``gradient.averaged``).
@@ -100,7 +100,7 @@ def byol(momentum: float = 0.99, width: int = 128) -> Pretext:
 
     def loss(nets: Any, params: Tree, target: Tree, key: Key, x_BxD: Array, view: View) -> Array:
         both = _two_views(key, x_BxD, view)
-        embedded = lambda p: nets.head(p, "project", nets.encode(p["encoder"], both))  # noqa: E731
+        embedded = lambda p: standardised(nets.head(p, "project", nets.encode(p["encoder"], both)))  # noqa: E731
         seen = jax.lax.stop_gradient(embedded(target))
         return byol_loss(nets.head(params, "predict", embedded(params)), jnp.roll(seen, x_BxD.shape[0], 0))
 

@@ -33,6 +33,8 @@ _IMAGES = Images(_RNG.uniform(size=(60, 4, 4, 1)) * 0.2 + 0.3 * _CLASS[:, None, 
 PICTURES = source_of_images("pictures", "pictures", _IMAGES, None, 0.2, 0, Rare(1.0, 1))
 PAINTER = settings.diffusion(PICTURES, width=8, depth=1, steps=40, batch_size=8, learning_rate=0.05, warmup=2, ema=0.9,
                              sampler_steps=4, num_test=12, num_shown=2)  # fmt: skip
+CODER = settings.vae(PICTURES, latent=2, width=8, depth=1, steps=40, batch_size=8, learning_rate=0.05, warmup=2,
+                     num_test=12, num_shown=2)  # fmt: skip
 
 # Small instances that compile in seconds. What is registered and not named here is tried with its defaults.
 TINY_SETTINGS: dict[str, dict[str, Any]] = {
@@ -87,6 +89,7 @@ MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "self_supervised-previous": ("self_supervised", {"start": "previous"}),
     "self_supervised-byol": ("self_supervised", {"objective": objectives.byol(width=8)}),
     "self_supervised-masked": ("self_supervised", {"objective": objectives.masked(width=8)}),
+    "self_supervised-vae": ("self_supervised", {"generator": CODER}),
     "self_supervised-vit": ("self_supervised", {"encoder": "vit", "heads": 2}),
     "language_model-previous": ("language_model", {"start": "previous"}),
     "language_model-base": ("language_model", {"start": "base", "base_steps": 5}),

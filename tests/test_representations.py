@@ -1,4 +1,4 @@
-"""What encoders learn by and what they are judged by, each against NumPy, SciPy or scikit-learn."""
+"""What encoders learn by and what they are judged by, each against NumPy, SciPy, scikit-learn or PyTorch."""
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +77,52 @@ def test_losses_are_those_of_numpy(ours, reference, numbers):
     np.testing.assert_allclose(ours(tiny, A, *numbers), reference(tiny, A, *numbers), rtol=2e-3, atol=1e-5)
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", objectives.REGISTRY)
+def test_losses_and_their_slopes_are_those_of_pytorch(name):
+    torch = pytest.importorskip("torch")
+    functional = torch.nn.functional
+    rng = np.random.default_rng(1)
+    both, hidden = (rng.normal(size=(2, 12, 7)) * np.geomspace(0.3, 2, 7)).astype(np.float32), rng.random((12, 7)) < 0.4
+    pair = lambda loss: lambda both: loss(*both)  # noqa: E731
+
+    def simclr(both):  # as a classifier of 2 B classes
+        z = functional.normalize(both.reshape(24, 7), dim=1)
+        logit = (z @ z.T / 0.3).fill_diagonal_(-torch.inf)
+        return functional.cross_entropy(logit, torch.arange(24).roll(12))
+
+    def vicreg(both):
+        loss = 25 * functional.mse_loss(*both)
+        for z in both:
+            lacking = functional.relu(1 - (torch.var(z, 0) + 1e-4).sqrt())
+            between = torch.cov(z.T).flatten()[:-1].view(6, 8)[:, 1:]  # off the diagonal
+            loss = loss + 20 * lacking.mean() / 2 + 2 * between.square().sum() / 7
+        return loss
+
+    def barlow_twins(both):
+        a, b = (functional.batch_norm(z, None, None, training=True) for z in both)
+        lacking = a.T @ b / 12 - torch.eye(7)
+        weight = torch.where(torch.eye(7, dtype=bool), 1.0, 0.1)
+        return (weight * lacking.square()).sum()
+
+    ours, theirs = {
+        "simclr": (pair(lambda a, b: objectives.nt_xent(a, b, 0.3)), simclr),
+        "vicreg": (pair(lambda a, b: objectives.vicreg_loss(a, b, 25.0, 20.0, 2.0)), vicreg),
+        "barlow_twins": (pair(lambda a, b: objectives.barlow_loss(a, b, 0.1)), barlow_twins),
+        "byol": (pair(objectives.byol_loss), pair(lambda a, b: 2 - 2 * functional.cosine_similarity(a, b).mean())),
+        "masked": (
+            pair(lambda a, b: objectives.masked_loss(a, b, hidden)),
+            lambda both: functional.mse_loss(*both[:, torch.tensor(hidden)]),
+        ),
+    }[name]
+    found, slope = jax.value_and_grad(ours)(jnp.asarray(both))
+    leaf = torch.tensor(both, requires_grad=True)
+    expected = theirs(leaf)
+    expected.backward()
+    np.testing.assert_allclose(found, expected.item(), rtol=1e-5)
+    np.testing.assert_allclose(slope, leaf.grad, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.fast
 def test_hidden_pixels_are_whole_cells():
     hidden = np.asarray(objectives.hidden(KEY, (8, 8, 2), 200, 0.3, 4))
@@ -110,7 +156,9 @@ def test_byol_predicts_what_the_average_says_and_moves_it_not():
 
     now, average, loss = params(1), params(2), objectives.byol().loss
     found, slope = jax.value_and_grad(lambda p: loss(Nets, p[0], p[1], KEY, x, view))((now, average))
-    said, seen = ([(v @ p["encoder"]) @ p["heads"]["project"] for v in step.values()] for p in (now, average))
+    views = np.concatenate([*step.values()])
+    said, seen = (views @ p["encoder"] @ p["heads"]["project"] for p in (now, average))
+    said, seen = (np.split((z - z.mean(0)) / z.std(0), 2) for z in (said, seen))
     said = [s @ now["heads"]["predict"] for s in said]
     np.testing.assert_allclose(found, (byol(said[0], seen[1]) + byol(said[1], seen[0])) / 2, rtol=1e-4)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(slope[1]))

@@ -1,0 +1,79 @@
+"""A linear probe that learns its own labels, on the digits' pixels and on what our own encoder makes of them.
+
+``python experiments/encoder_features.py [--chains 20] [--steps 1000] [--out results/encoder_features.csv]``
+
+The protocol of arXiv 2410.22812: features are frozen, a probe is fitted to labels, and the next generation's labels are
+drawn from it. ``configs/self_supervised/probe_labels.yaml`` does so on pixels; here an MLP learns the train split by
+VICReg, without labels, and both inputs are standardised. The held-out digits are the same.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import collapse_jax as cj
+from collapse_jax import augment, batch, data, objectives, policies, settings
+from collapse_jax.data.tables import Split, empirical, standardized
+from collapse_jax.gradient import adamw, fit_sgd
+from collapse_jax.nets.encoders import networks
+from collapse_jax.types import Source
+
+FEATURES, HELD_OUT = 64, 359
+
+
+def sources(steps: int) -> dict[str, Source]:
+    """Pixels and features of the digits, standardised, the class in the last column; the split is the digits' own."""
+    digits = data.digits(pca=None, labels=True)
+    assert digits.shape is not None
+    pixels = Split(np.asarray(digits.arrays), np.asarray(digits.held_out(HELD_OUT)))
+    pretext = objectives.vicreg()
+    nets = networks("mlp", digits.shape, FEATURES, {}, pretext.heads(FEATURES, digits.dim - 1))
+    view = partial(augment.view, augment.Strength(), digits.shape)
+    fit = fit_sgd(
+        lambda params, key, rows: pretext.loss(nets, params, None, key, rows[:, :-1], view),
+        partial(adamw, 2e-3, "cosine", 50, 0.0, 1.0),
+        init=nets.init,
+        steps=steps,
+        batch_size=128,
+    )
+    params = jax.jit(fit)(jax.random.key(0), batch.unit(jnp.asarray(pixels.train, float)), None)
+    encode = jax.jit(partial(nets.encode, params["encoder"]))
+    seen = Split(*(np.hstack([encode(rows[:, :-1]), rows[:, -1:]]) for rows in pixels))
+    return {
+        name: empirical(name, standardized(split, labels=True), classes=10)
+        for name, split in {"pixels": pixels, "encoder": seen}.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--chains", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--out", type=Path, default=Path("results/encoder_features.csv"))
+    arguments = parser.parse_args()
+    told = {}
+    for name, source in sources(arguments.steps).items():
+        runs = cj.sweep(
+            settings.logistic_regression(source=source, ridge=1e-3, num_test=350),
+            [policies.replace(), policies.accumulate(), policies.accumulate_subsample()],
+            num_samples=1000,
+            num_generations=10,
+            num_chains=arguments.chains,
+            metrics=("accuracy",),
+        )
+        told |= {(name, policy): runs.accuracy.sel(policy=policy) for policy in runs.policy.values}
+    table = np.stack([runs.mean("chain").values for runs in told.values()], 1)
+    error = max(float((runs.std("chain", ddof=1) / runs.sizes["chain"] ** 0.5).max()) for runs in told.values())
+    header = ",".join(["generation", *(" ".join(pair) for pair in told)])
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    rows = np.column_stack([np.arange(1, len(table) + 1), table])
+    np.savetxt(arguments.out, rows, delimiter=",", header=header, fmt="%.4f", comments="")
+    print(arguments.out.read_text() + f"standard errors of these means: {error:.4f} at most")
+
+
+if __name__ == "__main__":
+    main()
