@@ -242,18 +242,21 @@ def test_every_curator_with_every_setting(name):
     most = max(c.oversample for c in made.values())
 
     @jax.jit
-    def all_of_them(world):
-        real = B.unit(setting.real(KEY, world, NUM))
-        params, _ = fitted(setting, world, real, KEY)
-        drawn = B.unit(setting.sample(KEY, params, NUM * most))
+    def draw(world):
+        params, _ = fitted(setting, world, B.unit(setting.real(KEY, world, NUM)), KEY)
+        return params, B.unit(setting.sample(KEY, params, NUM * most))
 
+    @jax.jit  # a program of its own: in one, rows may be computed once a reader, with other roundings
+    def curate(world, params, drawn):
         def curated(curator):
             candidates = drawn._replace(items=jax.tree.map(lambda x: x[:, : NUM * curator.oversample], drawn.items))
             return curator.apply(setting, KEY, world, params, candidates, NUM)
 
-        return drawn, {kind: curated(curator) for kind, curator in made.items()}
+        return {kind: curated(curator) for kind, curator in made.items()}
 
-    drawn, curated = all_of_them(setting.world())
+    world = setting.world()
+    params, drawn = draw(world)
+    curated = curate(world, params, drawn)
     assert setting.scores
     for kind, new in curated.items():
         shape = jax.tree.map(lambda x: (x.shape, x.dtype), new.items)
