@@ -15,7 +15,8 @@ from collapse_jax.keys import stream
 from collapse_jax.settings.gaussian import gaussian
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
 
-_ALONG: Any = Batch(2, None)  # the axis of a batch that models lie along: a place weighs the same for all
+# The axis of a batch that models lie along; a place weighs the same for all.
+_ALONG: Any = Batch(2, None)  # type: ignore[arg-type]
 
 
 class Coupled(NamedTuple):
