@@ -19,9 +19,8 @@ from matplotlib.figure import Figure
 import collapse_jax as cj
 from collapse_jax.theory import fits
 
-FOLDERS = [Path("results") / name for name in (
-    "mix_gaussian", "mix_linear_regression", "mix_kde", "mix_language_model",
-)]  # fmt: skip
+KINDS = ("mix_gaussian", "mix_linear_regression", "mix_kde", "mix_language_model")
+FOLDERS = [Path("results") / name for name in KINDS]
 
 
 def main() -> None:
