@@ -43,8 +43,8 @@ def ecosystem(
     with real rows of its own. Row r of model i's next batch is the row r that one of the models generated: model j with
     probability ``mixing[i][j]``. One uniform number a row decides for all models, so that where the matrix is circulant
     (any share is) each generated row is read by exactly one of them. With the identity they are m independent chains,
-    the first of which is bit for bit the chain that its setting has alone (by rows; only ``accumulate_subsample``
-    draws the same places for all). In loops of labels each model labels the inputs of those who read it.
+    the first of which is the chain that its setting has alone (by rows; only ``accumulate_subsample`` draws the same
+    places for all). In loops of labels each model labels the inputs of those who read it.
 
     Isolated models collapse one by one, but apart: what they hold together keeps 1 - 1/m of the real variance for ever.
     Fully mixed ones have no more than one model of m n rows, and lose all of it, m times as slowly
