@@ -37,7 +37,7 @@ class Coupled(NamedTuple):
 def ecosystem(
     generator: Setting | None = None, models: int = 2, mixing: Array | float | Sequence[Sequence[float]] = 1.0
 ) -> Setting:
-    """M models of one setting; each trains on a mix of what all of them generate.
+    """Several models (m) of one setting; each trains on a mix of what all of them generate.
 
     A row holds one row of each model, so a policy does to every model's data what it does to one's. Each model begins
     with real rows of its own. Row r of model i's next batch is the row r that one of the models generated: model j with
