@@ -2,7 +2,7 @@
 
 ``python experiments/one_shot_mix.py [DIR ...] [--out results/one_shot_mix.png]``
 
-Each DIR is the results folder of such a config (default: all five under ``results``; ``collapse-jax run`` makes them).
+Each DIR is the results folder of such a config (default: all four under ``results``; ``collapse-jax run`` makes them).
 A cell is the risk of a fit to R real and S synthetic rows over that of the R real rows alone (of a test loss the
 difference, in thousandths of a nat): blue where the synthetic rows help. For the Gaussian the exact ratios stand below.
 """
@@ -19,9 +19,8 @@ from matplotlib.figure import Figure
 import collapse_jax as cj
 from collapse_jax.theory import fits
 
-FOLDERS = [Path("results") / name for name in (
-    "mix_gaussian", "mix_linear_regression", "mix_kde", "mix_language_model", "mix_diffusion",
-)]  # fmt: skip
+KINDS = ("mix_gaussian", "mix_linear_regression", "mix_kde", "mix_language_model")
+FOLDERS = [Path("results") / name for name in KINDS]
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ from collapse_jax.keys import stream
 from collapse_jax.settings.gaussian import gaussian
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
 
-_ALONG: Any = Batch(2, None)  # the axis of a batch that models lie along: a place weighs the same for all
+# The axis of a batch that models lie along; a place weighs the same for all.
+_ALONG: Any = Batch(2, None)  # type: ignore[arg-type]
 
 
 class Coupled(NamedTuple):
@@ -36,14 +37,14 @@ class Coupled(NamedTuple):
 def ecosystem(
     generator: Setting | None = None, models: int = 2, mixing: Array | float | Sequence[Sequence[float]] = 1.0
 ) -> Setting:
-    """M models of one setting; each trains on a mix of what all of them generate.
+    """Several models (m) of one setting; each trains on a mix of what all of them generate.
 
     A row holds one row of each model, so a policy does to every model's data what it does to one's. Each model begins
     with real rows of its own. Row r of model i's next batch is the row r that one of the models generated: model j with
     probability ``mixing[i][j]``. One uniform number a row decides for all models, so that where the matrix is circulant
     (any share is) each generated row is read by exactly one of them. With the identity they are m independent chains,
-    the first of which is bit for bit the chain that its setting has alone (by rows; only ``accumulate_subsample``
-    draws the same places for all). In loops of labels each model labels the inputs of those who read it.
+    the first of which is the chain that its setting has alone (by rows; only ``accumulate_subsample`` draws the same
+    places for all). In loops of labels each model labels the inputs of those who read it.
 
     Isolated models collapse one by one, but apart: what they hold together keeps 1 - 1/m of the real variance for ever.
     Fully mixed ones have no more than one model of m n rows, and lose all of it, m times as slowly

@@ -47,8 +47,8 @@ class Spread(NamedTuple):
     factor: float = 1.0
     known: bool = False
 
-    def fitted(self, variance: float, mass: float) -> float:
-        """The fit's variance, from that of `mass` rows divided by `mass`."""
+    def fitted(self, variance: Any, mass: float) -> Any:
+        """The fit's variance (or an array of them), from that of `mass` rows divided by `mass`."""
         return variance * mass / (mass - self.ddof)
 
     def sampled(self, fitted: float) -> float:
