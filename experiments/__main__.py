@@ -66,7 +66,7 @@ def make(name: str, published: Published, fraction: float, out: Path) -> list[Cl
     print(f"{name}: {published.title} ({published.source})", flush=True)
     datasets = run(name, published, fraction, DATA)
     drawn = io.BytesIO()
-    published.draw(*datasets).savefig(drawn, dpi=100)
+    published.draw(*datasets).savefig(drawn, dpi=130)
     Image.open(drawn).convert("RGB").quantize(128).save(
         out / "gallery" / f"{name}.png", optimize=True
     )  # a third the size

@@ -83,7 +83,7 @@ def test_a_figure_is_made_of_its_config(made, capsys):
     for name in ("golden_ratio", "accumulate_regression"):
         picture = made / "gallery" / f"{name}.png"
         assert f"](gallery/{picture.name})" in page
-        assert 10_000 < picture.stat().st_size < 80_000
+        assert 3_000 < picture.stat().st_size < 80_000
         assert f"`python -m experiments {name}`" in page
     assert page.count(f"*{AGREES}*") == 7
     assert f"*{DIFFERS}*" not in page
