@@ -3,8 +3,8 @@
 ``python experiments/encoder_features.py [--chains 20] [--steps 1000] [--out results/encoder_features.csv]``
 
 The protocol of arXiv 2410.22812: features are frozen, a probe is fitted to labels, and the next generation's labels are
-drawn from it. ``configs/self_supervised/probe_labels.yaml`` does so on pixels as they are; here an MLP learns the train split by
-VICReg, without labels, and both inputs are standardised. The held-out digits are the same.
+drawn from it. ``configs/self_supervised/probe_labels.yaml`` does so on pixels as they are; here an MLP learns the train
+split by VICReg, without labels, and both inputs are standardised. The held-out digits are the same.
 
 Accuracy at generations 1, 5 and 10, means of 20 chains (standard errors 0.005 at most):
 
