@@ -1,6 +1,7 @@
 """The picture of generated images: rows are generations, columns policies, and the n-th image of each has one noise."""
 
 import io
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,8 @@ def draw_samples(ds: xr.Dataset) -> "Figure":
         ax.spines[:].set_visible(False)
     panels[0].set_ylabel("generation", fontsize=9)
     words = [str(ds.attrs[key]) for key in ("setting",) if key in ds.attrs]
-    figure.suptitle(" · ".join([*words, "images of chain 0, from the same noise under each policy"]), fontsize=11)
+    title = " · ".join([*words, "images of chain 0, from the same noise under each policy"])
+    figure.suptitle("\n".join(textwrap.wrap(title, int(10 * figure.get_figwidth()))), fontsize=11)
     return figure
 
 

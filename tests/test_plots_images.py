@@ -48,6 +48,18 @@ def test_values_out_of_range_and_missing_ones():
     np.testing.assert_array_equal(shown[:2, :2], [[0.0, 0.2], [1.0, 0.5]])
 
 
+def test_the_title_of_a_narrow_picture_is_not_cut_off():
+    ds = images((1, 2, 8, 4, 4), DIMS, ("replace",)).assign_attrs(setting="self_supervised")
+    figure = plots_images.draw_samples(ds)
+    figure.draw_without_rendering()
+    title = figure.get_suptitle()
+    assert title.replace("\n", " ") == "self_supervised · images of chain 0, from the same noise under each policy"
+    (text,) = figure.texts
+    box = text.get_window_extent()
+    assert box.x0 > 0
+    assert box.x1 < figure.bbox.x1
+
+
 def test_the_file_and_what_has_none(tmp_path):
     ds = images((1, 2, 2, 3, 3), DIMS)
     assert plots_images.has_images(ds)
