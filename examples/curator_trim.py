@@ -49,15 +49,15 @@ def main() -> None:
     """Variance with and without it: what looks like care is a collapse of its own."""
     runs = cj.sweep(
         settings.gaussian(1),
-        policies.accumulate(),
+        policies.replace(),
         curator=[None, trim(2.0)],
         metrics=["trace_ratio"],
-        num_samples=1000,
-        num_generations=20,
+        num_samples=200,
+        num_generations=10,
         num_chains=50,
     )
     for curator in runs.curator.to_numpy():
-        ratio = float(runs.trace_ratio.sel(curator=curator, generation=20).median())
+        ratio = float(runs.trace_ratio.sel(curator=curator, generation=10).median())
         print(f"curator {curator}: variance over the truth's {ratio:.2f}")
 
 
