@@ -85,8 +85,8 @@ def test_a_figure_is_made_of_its_config(made, capsys):
         assert f"](gallery/{picture.name})" in page
         assert 3_000 < picture.stat().st_size < 80_000
         assert f"`python -m experiments {name}`" in page
-    assert page.count(f"*{AGREES}*") == 7
-    assert f"*{DIFFERS}*" not in page
+    assert page.count(f"| *{AGREES}* |") == 7
+    assert f"| *{DIFFERS}* |" not in page
 
 
 def test_a_wrong_number_differs(made):
