@@ -46,7 +46,8 @@ def final_risk(
 
     Args:
       setting: what is fitted.
-      policy: from a float (traced) to a policy; the float must weigh rows, not count them.
+      policy: from a float (traced) to a policy; the float must weigh rows, not count them. Of rows (`num_samples` None)
+        it is given those of a batch, and most policies have no use for them: ``lambda rows: policies.replace()``.
       metric: of the setting, smooth in the fit.
       num_samples: n; None: the value is itself the rows of each batch, the first real one's and those that join the
         data after fits 1 .. T - 1 (real and synthetic ones, as many of each). Rows are then counted by the law of their
@@ -98,6 +99,8 @@ def final_risk(
     length = num_generations - 1 if num_samples is not None else num_generations
 
     def risk(value: Array) -> Array:
+        if jnp.shape(value) not in ((), (length,)):
+            raise ValueError(f"value must be a number or {length} of them, not of shape {jnp.shape(value)}")
         schedule = jnp.broadcast_to(jnp.asarray(value, jnp.result_type(float)), length)
         return jax.vmap(last, (None, 0))(schedule, keys).mean()
 
@@ -136,6 +139,8 @@ def tune(
         odds, value_of = jnp.log(first) - jnp.log1p(-first), jax.nn.sigmoid
     else:
         check_positive("budget", budget)
+        if first.ndim != 1:
+            raise ValueError("start: a budget is divided by shares, one a batch, such as jnp.full(T, 1 / T)")
         odds, value_of = jnp.log(first), lambda x: budget * jax.nn.softmax(x)
     adam, gradient = optax.adam(learning_rate), jax.value_and_grad(lambda x: risk(value_of(x)))
 

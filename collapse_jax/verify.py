@@ -99,8 +99,8 @@ EXPERIMENTS: tuple[dict[str, Any], ...] = (
     _experiment({"kind": "gaussian", "dim": 1, "ddof": 1, "temperature": 0.8}, _WHOLE[:2], 20, 6, 20_000),
     _experiment({"kind": "ecosystem", "models": 3, "mixing": [[0.8, 0.2, 0.0], [0.5, 0.3, 0.2], [0.0, 0.1, 0.9]]},
                 [*(_EVERY_POLICY[i] for i in (0, 1, 4, 7, 8)), _GROWING[0]], 20, 8, 8_000),
-    _experiment({"kind": "ecosystem", "generator": {"kind": "gaussian", "ddof": 1}, "models": 2, "mixing": 0.0},
-                _WHOLE[:1], 20, 10, 8_000),
+    _experiment({"kind": "ecosystem", "models": 2, "mixing": 0.0,
+                 "generator": {"kind": "gaussian", "ddof": 1, "temperature": 0.9}}, _WHOLE[:1], 20, 10, 8_000),
     _experiment({"kind": "discrete", "probabilities": [0.6, 0.4], "temperature": 0.8}, _WHOLE[:1], 20, 8, 8_000),
 )  # fmt: skip
 

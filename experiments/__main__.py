@@ -8,6 +8,7 @@ experiments --out docs``. Datasets are kept under results/published, and runs go
 import argparse
 import importlib
 import io
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from PIL import Image
 
 from collapse_jax import config
 from experiments import NAMES
-from experiments.published import ROOT, Claim, Published, parts, rows, run
+from experiments.published import Claim, Published, planned, rows, run
 
 DATA = Path("results/published")
 FRACTION = 0.1
@@ -25,8 +26,8 @@ HEAD = """# Gallery
 
 Published figures and tables, made again by `python -m experiments --fraction {f}`: each from a config to a dataset to a
 picture, with a fraction {f} of the chains of its config (100 where that is fewer, or all there are) and, where said, a
-part of its grid; `--fraction 1` runs all of it. Lines are means over chains with 95% bootstrap bands; dashed lines are
-exact (`collapse_jax/theory`).
+part of its grid or a smaller model; `--fraction 1` runs the configs as they are. Lines are means over chains with 95%
+bootstrap bands; dashed lines are exact (`collapse_jax/theory`).
 
 Below each picture: what was published, in our words; the number, or the range that the words allow; what was measured,
 with 4 standard errors on either side; the verdict. A number *agrees* where the interval holds it and reaches no further
@@ -46,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not 0 < arguments.fraction <= 1:
         parser.error(f"--fraction: must be above 0 and at most 1, not {arguments.fraction:g}")
     (arguments.out / "gallery").mkdir(parents=True, exist_ok=True)
-    sections = []
+    page = arguments.out / "gallery.md"
+    sections = kept(page) if arguments.names else {}
     for name in arguments.names or NAMES:
         published: Published = importlib.import_module(f"experiments.{name}").PUBLISHED
         start = time.perf_counter()
@@ -54,11 +56,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         for statement, allowed, measured, verdict in rows(claims):
             print(f"  {verdict:15}{statement}: {measured}{f'; published: {allowed}' if allowed else ''}", flush=True)
         print(f"  {time.perf_counter() - start:.0f} s")
-        sections.append(section(name, published, arguments.fraction, claims))
-    page = arguments.out / "gallery.md"
-    page.write_text("\n".join([HEAD.format(f=f"{arguments.fraction:g}"), *sections]), encoding="utf-8")
+        sections[name] = section(name, published, arguments.fraction, claims)
+    shown = [sections[name] for name in NAMES if name in sections]
+    page.write_text("\n".join([HEAD.format(f=f"{arguments.fraction:g}"), *shown]), encoding="utf-8")
     print(f"all of it: {page}")
     return 0
+
+
+def kept(page: Path) -> dict[str, str]:
+    """The sections of a page that is there, by the figures' names: those that are not made anew stay."""
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    parts = re.split(r"^(?=## )", text, flags=re.MULTILINE)[1:]
+    return {re.search(r"`python -m experiments (\w+)`", part)[1]: part.removesuffix("\n") for part in parts}
 
 
 def make(name: str, published: Published, fraction: float, out: Path) -> list[Claim]:
@@ -83,13 +92,13 @@ def section(name: str, published: Published, fraction: float, claims: Sequence[C
         "|---|---|---|---|",
     ]
     lines += [f"| {' | '.join(row[:3])} | *{row[3]}* |" for row in rows(claims)]
-    lines += ["", *map(_ran, published.configs, parts(published, fraction)), ""]
+    lines += ["", *(_ran(*ran) for ran in planned(published, fraction)), ""]
     return "\n".join(lines)
 
 
-def _ran(path: str, words: Sequence[str]) -> str:
+def _ran(path: str, words: Sequence[str], experiment: config.Experiment) -> str:
     chosen = f" with `{' '.join(words)}`" if words else ""
-    return f"- Config: `{path}`, of {config.load(ROOT / path).num_chains:,} chains{chosen}."
+    return f"- Config: `{path}`{chosen}: {experiment.num_chains:,} chains."
 
 
 if __name__ == "__main__":

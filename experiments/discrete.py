@@ -4,7 +4,6 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from collapse_jax.theory.discrete import fixation_time
 from experiments.published import (
     COLOURS,
     Claim,
@@ -31,7 +30,7 @@ def times(ds: xr.Dataset, n: int) -> np.ndarray:
 
 def claims(ds: xr.Dataset) -> list[Claim]:
     few, many = times(ds, 10), times(ds, 100)
-    predicted = fixation_time(100, np.full(K, 1 / K), ds.sizes["generation"])
+    predicted = -2 * 100 * K * (1 - 1 / K) * np.log(1 - 1 / K)
     return [
         Claim("replace, n = 10: one symbol is left in the end (share of chains)", at_least(0.5),
               share(few <= ds.sizes["generation"])),

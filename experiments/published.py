@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from collapse_jax.plots_grid import THEORY
 
 ROOT = Path(__file__).parent.parent
 AGREES, DIFFERS, NOT_RUN, UNKNOWN = "agrees", "differs", "not run", "cannot be told"
-ERRORS = 4.0  # standard errors on either side: of some forty true claims about one gallery in 400 loses one
+ERRORS = 4.0  # standard errors on either side: of sixty true claims about one gallery in 260 loses one
 FINE = 0.25  # of a published number: an interval wider than that on either side holds too much to agree
 FEWEST = 100  # chains, where a config has as many
 
@@ -102,10 +102,7 @@ def number(value: float) -> tuple[float, float]:
 def run(name: str, published: Published, fraction: float, data: Path) -> list[xr.Dataset]:
     """The datasets of its configs, with that fraction of their chains; what `data` holds already is not run again."""
     found = []
-    for path, words in zip(published.configs, parts(published, fraction), strict=True):
-        experiment = config.load(ROOT / path, words)
-        chains = experiment.num_chains
-        experiment = dataclasses.replace(experiment, num_chains=max(round(fraction * chains), min(FEWEST, chains)))
+    for path, _, experiment in planned(published, fraction):
         text = config.dumps(experiment)
         out = data / name / f"{Path(path).stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         outcome = stream.run(experiment.grid(), experiment.options(), out, config=text)
@@ -115,9 +112,13 @@ def run(name: str, published: Published, fraction: float, data: Path) -> list[xr
     return found
 
 
-def parts(published: Published, fraction: float) -> tuple[tuple[str, ...], ...]:
-    """The overrides of each config at a fraction."""
-    return published.small if fraction < 1 and published.small else ((),) * len(published.configs)
+def planned(published: Published, fraction: float) -> Iterator[tuple[str, tuple[str, ...], config.Experiment]]:
+    """Each config's path, its overrides at a fraction, and what is run of it."""
+    small = published.small if fraction < 1 and published.small else ((),) * len(published.configs)
+    for path, words in zip(published.configs, small, strict=True):
+        experiment = config.load(ROOT / path, words)
+        chains = max(round(fraction * experiment.num_chains), min(FEWEST, experiment.num_chains))
+        yield path, words, dataclasses.replace(experiment, num_chains=chains)
 
 
 # --- intervals of 4 standard errors, over chains ----------------------------------------------------------------------

@@ -96,6 +96,7 @@ def test_tables_are_whole_in_a_notebook(runs, cell):
         html = table._repr_mimebundle_([], [])["text/html"]
         assert "accumulate" in html
         assert "collapsing" in html or "trace_ratio" in html
+    assert runs.collapse.verdicts().width > 80  # the width at which cells would wrap
 
 
 def test_progress_shows_in_a_notebook(cell):

@@ -40,7 +40,7 @@ def test_loops_count_as_often_as_they_turn():
     assert work.exponentials == 5 * 8**2
     assert work.flops == work.products + 5 * (8**2 + 8**2)  # the exponentials and their sum
     # A turn reads the carry and writes the product and the sum.
-    assert work.bytes == 5 * 4 * (8**2 + 8**2 + 1) + 0
+    assert work.bytes == 5 * 4 * (8**2 + 8**2 + 1)
     turns = lambda x: jax.lax.while_loop(lambda c: c[0, 0] < 1, lambda c: c @ c, x)  # noqa: E731
     assert work_of(turns, (8, 8)).products == 2 * 8**3
 
@@ -123,6 +123,11 @@ def test_json_goes_round_and_a_slowdown_is_seen(tiny, tmp_path):
     half = Rates(*(rate / 2 for rate in tiny.rates[:4]), {size: rate / 2 for size, rate in tiny.rates.copies.items()})
     twice = slow._replace(rows=(row._replace(seconds=(2.0, 2.0, 2.0)),), rates=half)
     assert report.compare(twice, steady)[0].verdict == ""
+    # Blocks that outgrow a cache are no excuse.
+    (size,), (kept,) = tiny.rates.copies, steady.rows
+    crawling = tiny.rates._replace(copies={size: tiny.rates.copies[size], 1 << 30: 1.0})
+    grown = kept._replace(seconds=(2.0, 2.0, 2.0), peak_bytes=1 << 30)
+    assert report.compare(slow._replace(rows=(grown,), rates=crawling), steady)[0].verdict == "slower"
     with pytest.raises(ValueError, match="no case in common"):
         report.compare(tiny, tiny._replace(rows=()))
 
@@ -130,6 +135,7 @@ def test_json_goes_round_and_a_slowdown_is_seen(tiny, tmp_path):
 def test_the_command_prints_writes_draws_and_compares(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run, "bench", lambda *arguments: tiny)
+    monkeypatch.setattr(suites, "SUITES", {"core": lambda: (TINY,)})
     monkeypatch.setattr(jax.config, "update", lambda *arguments: None)
     assert cli.main(["bench", "--json", "a.json", "--plot", "a.png"]) == 0
     printed = capsys.readouterr().out
@@ -152,6 +158,10 @@ def test_the_command_prints_writes_draws_and_compares(tiny, tmp_path, monkeypatc
         (["--only", "zzz"], "has 'zzz' in its name"),
         (["--compare", "absent.json"], "absent.json: cannot be read"),
         (["--compare", "bad.json"], "bad.json: not what"),
+        (["--plot", "absent/a.png"], "absent/a.png: its folder does not exist"),
+        (["--json", "absent/a.json"], "absent/a.json: its folder does not exist"),
+        (["--plot", "a.xyz"], "a.xyz: a picture's suffix must be one of"),
+        (["--trace", "bad.json"], "bad.json: cannot be made"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_measured(words, fragment, tmp_path, monkeypatch, capsys):

@@ -49,7 +49,7 @@ def test_tables_name_every_setting_policy_and_curator():
 
 def test_commands_name_what_exists():
     assert re.search(r"\.venv/bin/collapse-jax run (\S+)", README)[1] == "configs/quickstart.yaml"
-    for path in re.findall(r"[`(]((?:configs|benchmarks|collapse_jax|docs|examples)/[\w/.]+)[`)]", README):
+    for path in re.findall(r"[`(]((?:configs|benchmarks|collapse_jax|docs|examples|experiments)/[\w/.]+)[`)]", README):
         assert (ROOT / path).exists(), path
 
 

@@ -130,6 +130,15 @@ def test_the_best_sizes_are_best(weight):
     assert (weight == 0) == np.allclose(best, 15)
 
 
+@pytest.mark.fast
+def test_starts_have_as_many_numbers_as_there_are_batches():
+    with pytest.raises(ValueError, match="a budget is divided by shares, one a batch"):
+        tune(lambda x: x.sum(), budget=600)
+    risk = final_risk(gaussian(), policies.weighted_fresh, metric="squared_error_of_mean", **SMALL)
+    with pytest.raises(ValueError, match="value must be a number or 3 of them, not of shape"):
+        tune(risk, jnp.full(4, 0.5))
+
+
 @pytest.mark.nightly
 def test_the_best_sizes_are_found():
     """From equal ones, which are two fifths worse; judged by their exact risk, and by chains of their own."""

@@ -1,12 +1,15 @@
 """`collapse-jax bench`."""
 
 import argparse
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
 
 from collapse_jax.bench import pictures, report, run
+from collapse_jax.bench.suites import suite
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,8 +20,12 @@ def bench(arguments: argparse.Namespace, console: "Console") -> list[str]:
 
     Returns:
       The names of cases that are slower than in the file of ``--compare``, beyond machine and noise.
+
+    Raises:
+      ValueError: an unknown suite or case, a file that cannot be read or written; before anything is measured.
     """
     before = None if arguments.compare is None else report.read(arguments.compare)
+    _check(arguments, before)
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are of compiling
     tell = lambda words: print(words, file=sys.stderr, flush=True)  # noqa: E731
     made = run.bench(arguments.suite, arguments.only, arguments.quick, arguments.scaling, arguments.trace, tell)
@@ -33,3 +40,24 @@ def bench(arguments: argparse.Namespace, console: "Console") -> list[str]:
         console.print(report.change_table(changes), highlight=False)
         return [change.name for change in changes if change.verdict == "slower"]
     return []
+
+
+def _check(arguments: argparse.Namespace, before: report.Report | None) -> None:
+    """What would else be found after minutes of measuring."""
+    names = {case.name for case in suite(arguments.suite, arguments.quick, arguments.only)}
+    if before is not None and names.isdisjoint(row.name for row in before.rows):
+        raise ValueError(f"{arguments.compare}: holds none of the {len(names)} cases asked for")
+    for path in (arguments.json, arguments.plot):
+        if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+            raise ValueError(f"{path}: its folder does not exist or cannot be written to")
+    if arguments.plot is not None:
+        pictures.check_suffix(arguments.plot)
+    if arguments.trace is not None:
+        _make(arguments.trace)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be made: {(error.strerror or str(error)).lower()}") from error

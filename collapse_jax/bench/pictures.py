@@ -15,6 +15,19 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # of TERMS; Okabe and It
 _MARKS = "os^Dv<>P*Xhp"  # of scaling
 
 
+def check_suffix(path: Path) -> None:
+    """Whether matplotlib can write such a picture.
+
+    Raises:
+      ValueError: it cannot.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:] not in known:
+        raise ValueError(f"{path}: a picture's suffix must be one of {', '.join(sorted(known))}")
+
+
 def draw(report: Report, path: Path) -> Path:
     """Draws the report into a picture file; its suffix chooses the format.
 

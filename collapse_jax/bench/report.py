@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 from collapse_jax import __version__
-from collapse_jax.bench.machine import TERMS, Rates, floor, lowest
+from collapse_jax.bench.machine import TERMS, Rates, copied_size, floor, lowest
 from collapse_jax.bench.measure import Row, Scaling
 from collapse_jax.cost import Work
 
@@ -139,7 +139,9 @@ def compare(now: Report, before: Report) -> list[Change]:
     for row in now.rows:
         if row.name in known:
             old = known[row.name]
-            again = lowest(floor(old.work, now.rates, row.peak_bytes)) / lowest(old.floor)
+            # Larger blocks of today must not excuse today's times: the old work in the old blocks' memory.
+            size = min(now.rates.copies, key=lambda measured: abs(math.log(measured / copied_size(old.peak_bytes))))
+            again = lowest(floor(old.work, now.rates, size)) / lowest(old.floor)
             noise = max(_LEAST, _SIGMAS * math.hypot(row.spread, old.spread))
             changes.append(Change(row.name, row.median / old.median, again, noise))
     if not changes:

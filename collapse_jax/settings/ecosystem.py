@@ -67,6 +67,8 @@ def ecosystem(
     generator = gaussian() if generator is None else generator
     if not isinstance(generator, Setting):
         raise ValueError(f"generator must be a Setting, such as settings.gaussian(), not {one_line(repr(generator))}")
+    if any(metric.name.endswith(("_by_model", "_together")) for metric in generator.metrics):
+        raise ValueError(f"generator {generator.name}: an ecosystem is made of models, not of ecosystems")
     check_at_least("models", models, 1)
     coupled = Coupled(generator, models, _edges(models, mixing))
     hint = generator.block_hint
@@ -100,7 +102,9 @@ def _edges(models: int, mixing: Any) -> Array | np.ndarray:
     matrix = np.asarray(mixing, float)
     right = matrix.shape == (models, models) and (matrix >= 0).all() and np.allclose(matrix.sum(1), 1, atol=1e-6)
     if not right:
-        raise ValueError(f"mixing must be a share or {models} rows of {models} shares that sum to 1, not {mixing!r}")
+        raise ValueError(
+            f"mixing must be a share or {models} rows of {models} shares that sum to 1, not {one_line(repr(mixing))}"
+        )
     place = (np.arange(models)[:, None] + np.arange(models)) % models
     turned = np.take_along_axis(matrix / matrix.sum(1, keepdims=True), place, 1)
     return 1 - (np.cumsum(turned[:, ::-1], 1)[:, ::-1] - turned)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from collapse_jax.theory.gaussian import log_variance_drift
+from collapse_jax.theory.gaussian import REGULAR, log_variance_drift
 from collapse_jax.theory.prediction import Case, Condition, Prediction
 from collapse_jax.theory.recursions import GROWING, STEADY, Spread, pool_of
 
@@ -110,6 +110,12 @@ def _fits(case: Case) -> Fits:
     return fits(case.policy, case.num_samples, case.num_generations, _matrix(case), _spread(case))
 
 
+def _log_variance(case: Case) -> np.ndarray:
+    spread = _spread(case)
+    drift = case.generations * log_variance_drift(case.num_samples, spread.ddof)
+    return drift + (case.generations - 1) * np.log(spread.factor)
+
+
 def _is_light(case: Case) -> np.ndarray:
     """Generations at which means over chains are fair (``gaussian.is_light``)."""
     return _fits(case).variance.min(1) >= np.exp(-0.5)
@@ -138,7 +144,7 @@ TABLE = (
     ),
     Prediction(
         "log_trace_ratio", "ecosystem", ("replace",), ("log_trace_ratio",),
-        lambda case: case.generations * log_variance_drift(case.num_samples, _spread(case).ddof),
-        "as of one Gaussian (gaussian.log_variance_drift)", assumptions=(GAUSSIAN, ISOLATED, ONE_COLUMN), in_logs=True,
+        _log_variance, "as of one Gaussian (gaussian.log_variance_drift)",
+        assumptions=(GAUSSIAN, ISOLATED, ONE_COLUMN, REGULAR), in_logs=True,
     ),
 )  # fmt: skip
