@@ -6,9 +6,6 @@ the median of pairs. Parameters are copied over, and what the two networks say c
 the extra ``bench`` and PyTorch. ``--ours`` runs without PyTorch (on an accelerator, say).
 """
 
-import argparse
-import json
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from side_by_side import in_turn, options, run, told_of
 
 from collapse_jax import denoising, samplers
 from collapse_jax.gradient import Averaged, averaged
@@ -173,7 +171,7 @@ def training(
     weights = sum(x.size for x in jax.tree.leaves(params))
     name = f"training step, {net}, {'x'.join(map(str, shape))}, {weights} weights, batch {batch}, {chains} chain(s)"
     return told_of(
-        name, in_turn(ours, peer_training(net, shape, params, apply, rows, steps), rounds), steps * chains, steps
+        name, in_turn([ours, peer_training(net, shape, params, apply, rows, steps)], rounds), steps * chains, steps
     )
 
 
@@ -235,7 +233,7 @@ def sampling(
     ours = lambda: jax.block_until_ready(compiled(params, jax.random.key(1)))  # noqa: E731
     weights = sum(x.size for x in jax.tree.leaves(params))
     name = f"sampling, {net}, {'x'.join(map(str, shape))}, {weights} weights, {num} images, {steps} steps"
-    return told_of(name, in_turn(ours, peer_sampling(net, shape, params, num, steps), rounds), 1, 1)
+    return told_of(name, in_turn([ours, peer_sampling(net, shape, params, num, steps)], rounds), 1, 1)
 
 
 def peer_sampling(net: str, shape: Any, params: Any, num: int, steps: int) -> Callable[[], Any] | None:
@@ -253,36 +251,9 @@ def peer_sampling(net: str, shape: Any, params: Any, num: int, steps: int) -> Ca
     return go
 
 
-def in_turn(ours: Callable[[], Any], theirs: Callable[[], Any] | None, rounds: int) -> np.ndarray:
-    """Seconds ``[rounds, 2]``, after one call of each that is not counted; NaN where there is no peer."""
-    calls, times = (ours, theirs), []
-    for _ in range(rounds + 1):
-        pair = []
-        for call in calls:
-            begin = time.perf_counter()
-            if call is not None:
-                call()
-            pair.append(np.nan if call is None else time.perf_counter() - begin)
-        times.append(pair)
-    return np.array(times[1:])
-
-
-def told_of(name: str, times: np.ndarray, our_units: int, their_units: int) -> dict[str, Any]:
-    mine, theirs = times[:, 0] / our_units, times[:, 1] / their_units
-    return {
-        "job": name,
-        "ours_ms": 1e3 * float(mine.min()),
-        "torch_ms": 1e3 * float(theirs.min()),
-        "ratio": float(np.median(theirs / mine)),
-    }
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="", help="jobs whose name holds this")
+    parser = options(__doc__)
     parser.add_argument("--ours", action="store_true", help="without PyTorch")
-    parser.add_argument("--json")
     arguments = parser.parse_args()
     if arguments.ours:
         globals()["torch"] = None
@@ -298,14 +269,7 @@ def main() -> None:
         "dit sampling": partial(sampling, "dit", large, 128, 10, rounds, at_once=64),
         "unet 1": partial(training, "unet", large, 64, 3, rounds),
     }
-    results = []
-    for name, job in jobs.items():
-        if arguments.only in name:
-            results.append(job())
-            print({k: round(v, 3) if isinstance(v, float) else v for k, v in results[-1].items()}, flush=True)
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump(results, file, indent=1)
+    run(jobs, arguments)
 
 
 if __name__ == "__main__":

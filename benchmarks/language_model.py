@@ -6,10 +6,7 @@ on as many cores as it may use; each figure is the best of its rounds, each rati
 copied over, and the two losses compared, before anything is timed. Needs the extra ``bench``.
 """
 
-import argparse
-import json
 import os
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import torch.nn.functional as F
+from side_by_side import in_turn, options, run, timed
 
 from collapse_jax import batch as B
 from collapse_jax import policies, settings
@@ -206,23 +204,12 @@ def accumulating(rounds: int, generation: int = 20, num: int = 1000) -> dict[str
     }
 
 
-def in_turn(calls: list[Callable[[], Any]], rounds: int) -> np.ndarray:
-    """Seconds ``[rounds, calls]``, after one round to warm up."""
-    return np.array([[timed(call) for call in calls] for _ in range(rounds + 1)][1:])
-
-
 def matmul_rate(rounds: int = 5, n: int = 1024) -> float:
     """Floating-point operations a second of large products on this machine."""
     a = jnp.ones((n, n))
     product = jax.jit(lambda a: a @ a).lower(a).compile()
     seconds = [timed(lambda: jax.block_until_ready(product(a))) for _ in range(rounds)]
     return 2 * n**3 / min(seconds)
-
-
-def timed(call: Callable[[], Any]) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
 
 
 def told(name: str, calls: list[Callable[[], Any]], rounds: int, units: int, flops: float) -> dict[str, Any]:
@@ -237,26 +224,17 @@ def told(name: str, calls: list[Callable[[], Any]], rounds: int, units: int, flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json")
-    arguments = parser.parse_args()
+    arguments = options(__doc__).parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     tiny, larger, rounds = PRESETS["tiny"], Size(256, 4, 4, 4, 704), arguments.rounds
-    jobs = (
-        partial(training, tiny, 32, 64, 20, rounds),
-        partial(training, larger, 32, 64, 3, rounds),
-        partial(sampling, tiny, 256, 64, rounds),
-        partial(chains, rounds),
-        partial(accumulating, rounds),
-    )
-    results = []
-    for job in jobs:
-        results.append(job())
-        print({k: round(v, 3) if isinstance(v, float) else v for k, v in results[-1].items()}, flush=True)
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump(results, file, indent=1)
+    jobs = {
+        "tiny": partial(training, tiny, 32, 64, 20, rounds),
+        "larger": partial(training, larger, 32, 64, 3, rounds),
+        "sampling": partial(sampling, tiny, 256, 64, rounds),
+        "chains": partial(chains, rounds),
+        "accumulating": partial(accumulating, rounds),
+    }
+    run(jobs, arguments)
 
 
 if __name__ == "__main__":

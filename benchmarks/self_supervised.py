@@ -7,8 +7,6 @@ are copied over, and embeddings and losses compared, before anything is timed. N
 ``--ours`` runs without PyTorch (on an accelerator, say).
 """
 
-import argparse
-import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from diffusion import in_turn, linear, told_of
+from diffusion import linear
+from side_by_side import in_turn, options, run, told_of
 
 from collapse_jax import augment, data, objectives, settings
 from collapse_jax import batch as B
@@ -103,7 +102,7 @@ def training(batch: int, steps: int, rounds: int, chains: int = 1) -> dict[str, 
     ours = lambda: jax.block_until_ready(compiled(many, keys))  # noqa: E731
     weights = sum(x.size for x in jax.tree.leaves(params))
     name = f"training step, vicreg, mlp of {weights} weights, 8x8, batch {batch}, {chains} chain(s)"
-    return told_of(name, in_turn(ours, peer(nets, params, rows, steps), rounds), steps * chains, steps)
+    return told_of(name, in_turn([ours, peer(nets, params, rows, steps)], rounds), steps * chains, steps)
 
 
 def peer(nets: Any, params: Any, rows: np.ndarray, steps: int) -> Callable[[], Any] | None:
@@ -162,11 +161,8 @@ def evaluation(rounds: int, num: int = 1400) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="", help="jobs whose name holds this")
+    parser = options(__doc__)
     parser.add_argument("--ours", action="store_true", help="without PyTorch")
-    parser.add_argument("--json")
     arguments = parser.parse_args()
     if arguments.ours:
         globals()["torch"] = None
@@ -175,14 +171,7 @@ def main() -> None:
         "step 16": partial(training, 256, 25, arguments.rounds, chains=16),
         "evaluation": partial(evaluation, min(arguments.rounds, 3)),
     }
-    results = []
-    for name, job in jobs.items():
-        if arguments.only in name:
-            results.append(job())
-            print({k: round(float(v), 3) if not isinstance(v, str) else v for k, v in results[-1].items()}, flush=True)
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump(results, file, indent=1)
+    run(jobs, arguments)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,12 @@ from laws import CHAINS, HORIZON, NUM, POLICIES, SETTINGS, chains, fitted, float
 from oracle_helpers import assert_law
 
 from collapse_jax import batch as B
-from collapse_jax import config, curators, policies, settings
-from collapse_jax.axes import coordinates, grid_of
+from collapse_jax import curators, policies, settings
 from collapse_jax.curators import best_of, curate, detect, diverse, edit, self_correct, then, top_fraction
 from collapse_jax.keys import stream
 from collapse_jax.lineage import Descendant
 from collapse_jax.sweeps import run
 from collapse_jax.types import Setting, World
-from collapse_jax.units import Options, make_plan
 
 SMALL = {"num_samples": NUM, "num_generations": HORIZON, "num_chains": CHAINS}
 # Curators that, with these arguments, change nothing: bit for bit, or where they weigh each row, in law.
@@ -355,56 +353,3 @@ def test_text_is_edited_symbol_by_symbol():
     np.testing.assert_allclose([quarter, half], [0.25 * whole, 0.5 * whole], atol=0.03)
     assert whole > 0.3
     assert np.isin(np.asarray(new)[3][:, 1], np.asarray(real)[3][:, 1]).all()
-
-
-@pytest.mark.fast
-def test_a_grid_of_strengths_is_one_program():
-    setting, options = SETTINGS["poisson"](), Options(3, 2)
-    strengths = grid_of(setting, policies.replace(), 5, {"strength": [0.0, 0.5, 2.0]}, curate)
-    assert len(make_plan(strengths, options).programs) == 1
-    several = grid_of(setting, policies.replace(), 5, {}, [None, best_of(), best_of(3)])
-    assert several.dims == ("policy", "curator", "chain", "generation")
-    assert coordinates(several.axes[0]) == ["none", "best_of_1", "best_of_2"]
-    programs = make_plan(several, options).programs
-    assert [program.law for program in programs] == [False] * 3  # all draw rows, to be compared
-
-
-CONFIG = {"setting": {"kind": "gaussian", "dim": 1}, "policies": ["replace"], "num_samples": 5, "num_generations": 3,
-          "num_chains": 4}  # fmt: skip
-
-
-@pytest.mark.fast
-def test_configs_name_curators():
-    experiment = config.from_dict({**CONFIG, "curator": {"kind": "curate", "k": 3, "by": ["likelihood", "value"]}})
-    assert config.from_dict(config.to_dict(experiment)) == experiment
-    assert experiment.grid().make(0, {}).curator.oversample == 3
-    several = config.from_dict({**CONFIG, "curator": [{"kind": "verify"}, {"kind": "best_of", "k": 4}]})
-    assert several.grid().make(0, {}).curator.oversample == 4
-    assert config.from_dict(config.to_dict(several)) == several
-    product = {"curator.0.keep_wrong": [0.1, 0.5], "curator.1.k": [2, 3]}
-    swept = config.from_dict({**CONFIG, "curator": ["verify", "best_of"], "sweep": {"product": product}})
-    assert [axis.traced for axis in swept.grid().axes] == [True, False]
-    assert swept.grid().make(0, {"curator.1.k": 3}).curator.oversample == 3
-    kinds = config.from_dict({**CONFIG, "sweep": {"product": {"curator": [None, "best_of", "detect"]}}})
-    grid = kinds.grid()
-    assert grid.dims == ("policy", "curator", "chain", "generation")
-    assert coordinates(grid.axes[0]) == ["none", "best_of", "detect"]
-    assert config.from_dict(config.to_dict(kinds)) == kinds
-    assert all(not p.law for p in make_plan(grid, kinds.options()).programs)  # all of one kind, to be compared
-
-
-@pytest.mark.fast
-@pytest.mark.parametrize(
-    ("curator", "message"),
-    [
-        ({"kind": "best_off"}, "curator.kind: unknown 'best_off'; perhaps you meant 'best_of'"),
-        ({"kind": "best_of", "k": 0}, "curator: k must be >= 1, not 0"),
-        ([{"kind": "best_of"}, {"kind": "detect", "accuracy": 2}], "curator.1: detect: accuracy=2.0 is wrong"),
-        ([], "curator: the list is empty"),
-        (3, "curator: expected a kind among verify, "),
-    ],
-)
-def test_a_mistake_in_a_config_is_told_in_one_line(curator, message):
-    with pytest.raises(config.ConfigError, match=message) as error:
-        config.from_dict({**CONFIG, "curator": curator}).grid()
-    assert "\n" not in str(error.value)
