@@ -50,7 +50,8 @@ _OF_CLASSES = (
 _OF_MINORITY = (
     Metric("minority_share", f"share of the generated rows in classes that have less than {RARE:g} of an equal share",
            "1", "definition", role="tail"),
-    Metric("minority_ratio", "the same over the real share: below 1 the bias is amplified", "1", "arXiv 2403.07857"),
+    Metric("minority_ratio", "share of the minority classes over the real share: below 1 the bias is amplified", "1",
+           "arXiv 2403.07857"),
 )  # fmt: skip
 _OF_LABELS = (
     Metric("label_agreement", "share of generated rows that are seen to be of the class they were made as", "1",

@@ -84,7 +84,8 @@ def _cell() -> Iterator[Draw]:
 
 
 def _rate(done: int, start: float) -> str:
-    return f"{done / max(time.monotonic() - start, 1e-9):,.0f} chain-generations/s"
+    rate = done / max(time.monotonic() - start, 1e-9)
+    return f"{rate:,.0f} chain-generations/s" if rate >= 10 or not done else f"{rate:.2g} chain-generations/s"
 
 
 def _units(now: Any) -> str:

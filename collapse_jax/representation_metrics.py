@@ -42,9 +42,12 @@ class Seen(NamedTuple):
 ACCURACIES = (
     Metric("probe_accuracy", "share of held-out images whose class a ridge regression on features tells", "1",
            "definition"),
-    Metric("logistic_accuracy", "the same by multinomial logistic regression", "1", "arXiv 2002.05709"),
-    Metric("knn_accuracy", "the same by the nearest training images, by cosine", "1", "arXiv 1805.01978"),
-    Metric("knn_accuracy_views", "the same of random views of held-out images", "1", "definition"),
+    Metric("logistic_accuracy", "share of held-out images whose class multinomial logistic regression tells", "1",
+           "arXiv 2002.05709"),
+    Metric("knn_accuracy", "share of held-out images whose class the nearest training images tell, by cosine", "1",
+           "arXiv 1805.01978"),
+    Metric("knn_accuracy_views", "share of random views whose class the nearest training images tell", "1",
+           "definition"),
 )  # fmt: skip
 METRICS = (
     Metric("pretext_loss", "what the encoder minimises, on held-out images at fixed views", "1", "definition",

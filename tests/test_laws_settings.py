@@ -292,6 +292,7 @@ def test_metrics_are_declared(name):
         assert seen[metric.name].shape == metric.shape
         assert not (metric.role and metric.shape)  # verdicts are about numbers
         assert all(text.strip() for text in (metric.name, metric.long_name, metric.units, metric.source))
+        assert not metric.long_name.startswith(("of ", "its ", "the same ")), "it has to stand alone in a report"
         assert set(metric.role.split()) <= ROLES
         assert metric.baseline is None or (metric.role and np.isfinite(metric.baseline))
         assert metric.scale in ("linear", "log")

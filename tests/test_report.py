@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from PIL import Image
 from report_runs import ABOUT, CONFIG, half_done, run, with_samples
 
@@ -124,6 +125,8 @@ def test_the_answer_counts_the_verdicts():
     assert f"replace collapses by {count} (any rise of risk, " in page.text
     no = int((verdicts.verdict.sel(policy="accumulate") == "no").sum())
     assert f"accumulate collapses by none ({no} say no, {8 - no} cannot be told from this run)" in page.text
+    both = xr.concat([ds.sel(policy=["replace"]), ds.sel(policy=["replace"]).assign_coords(policy=["again"])], "policy")
+    assert f"replace and again collapse by {count} (" in page_of(both).text
     last = results.summary(ds[["log_trace_ratio"]])[0]
     assert f"{last.centre:.3g} ({last.low:.3g}, {last.high:.3g}) nats under replace" in page.text
     evidence = [row for row in page.rows if row and row[0].startswith("collapsing variance")]

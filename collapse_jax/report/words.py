@@ -92,8 +92,14 @@ def _by_definitions(verdicts: xr.Dataset) -> str:
     for name, here in zip(names, said.to_numpy(), strict=True):
         together.setdefault(_verdict(here.reshape(len(_SHORT), -1)), []).append(name)
     return "By eight definitions of model collapse, " + "; ".join(
-        f"{_and(kept)} {words}" for words, kept in together.items()
+        f"{_and(kept)} {words if len(kept) == 1 else _plural(words)}" for words, kept in together.items()
     ) + "."  # fmt: skip
+
+
+def _plural(words: str) -> str:
+    """What is said of one policy, of several: the verb comes first."""
+    verb, _, rest = words.partition(" ")
+    return f"{verb if verb == 'cannot' else verb.removesuffix('s')} {rest}"
 
 
 def _verdict(here: np.ndarray) -> str:

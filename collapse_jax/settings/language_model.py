@@ -32,8 +32,9 @@ METRICS = (
     Metric("first_loss", "cross-entropy of generation 1's model on the generated rows", "nats a symbol",
            "arXiv 2305.17493"),
     Metric("unigram_kl", "divergence of the generated rows' symbols from the real text's", "nats", "definition", "log"),
-    Metric("bigram_kl", "the same of pairs of symbols", "nats", "definition", "log"),
-    Metric("entropy", "of the generated rows' symbols", "nats", "definition"),
+    Metric("bigram_kl", "divergence of the generated rows' pairs of symbols from the real text's", "nats", "definition",
+           "log"),
+    Metric("entropy", "entropy of the generated rows' symbols", "nats", "definition"),
     Metric("distinct", "different n-grams of the generated rows, over all", "1", "arXiv 1510.03055"),
     Metric("repetition", "n-grams that came earlier in their own generated row, over all", "1", "arXiv 1908.04319"),
     Metric("vocabulary_alive", "symbols that some generated row holds", "symbols", "definition", role="tail"),
@@ -44,13 +45,15 @@ METRICS = (
     Metric("novel_to_real", "share of generated n-grams absent from the real text", "1", "definition"),
     Metric("copied_from_training", "longest run of a generated row all of whose n-grams are in the training rows, mean",
            "symbols", "definition"),
-    Metric("copied_from_real", "the same with the real text", "symbols", "definition"),
+    Metric("copied_from_real", "longest run of a generated row all of whose n-grams are in the real text, mean",
+           "symbols",
+           "definition"),
 )  # fmt: skip
 _OF_SETS = ("novel_to_training", "chance_hit", "copied_from_training")
 _OF_KNOWN = (
     Metric("excess_loss", "test loss above that of the true law on the same rows", "nats a symbol", "definition",
            role="excess_risk"),
-    Metric("excess_loss_error", "its standard error over test rows", "nats a symbol", "definition"),
+    Metric("excess_loss_error", "standard error of the excess loss over test rows", "nats a symbol", "definition"),
 )  # fmt: skip
 _OF_TEXT = Metric("bits_per_byte", "test loss in bits a byte of UTF-8", "bits a byte", "definition")
 

@@ -17,8 +17,8 @@ from collapse_jax.data.languages import Language
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Symbols, Tree, World
 
 METRICS = (
-    Metric("cross_entropy", "of the fit on real sequences: the table's law, or held-out text", "nats a symbol",
-           "definition", role="risk"),
+    Metric("cross_entropy", "cross-entropy of the fit on real sequences: the table's law, or held-out text",
+           "nats a symbol", "definition", role="risk"),
     Metric("entropy_rate", "entropy of the fit's next symbol, averaged over the contexts of the training rows",
            "nats a symbol", "definition", "log", "spread"),
     Metric("symbols_alive", "symbols that some training row holds after a context", "symbols", "definition",

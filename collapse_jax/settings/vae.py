@@ -25,7 +25,8 @@ _LOSS = Metric("test_loss", "negative evidence lower bound of held-out real rows
 _OF_LATENTS = (
     Metric("rate", "divergence of the latents' posterior from the prior, at held-out rows", "nats a row",
            "arXiv 1312.6114"),
-    Metric("rate_of_latent", "the same of each latent", "nats a row", "arXiv 1312.6114"),
+    Metric("rate_of_latent", "divergence of each latent's posterior from its prior, at held-out rows", "nats a row",
+           "arXiv 1312.6114"),
     Metric("active_units", f"latents whose posterior mean varies by more than {_ACTIVE:g} over held-out rows",
            "latents", "arXiv 1509.00519"),
 )  # fmt: skip
