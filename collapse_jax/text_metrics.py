@@ -95,7 +95,7 @@ def is_in_set(grams: Grams, known: GramSet) -> Array:
 def chance_hit(known: GramSet) -> Array:
     """Probability that all bits of an n-gram that is not in the set are set: exact, for their places are random."""
     share = jax.lax.population_count(known.words).sum() / (known.words.size * WORD)
-    return share**PLACES
+    return jnp.exp(PLACES * jnp.log(share))  # of share ** 6 XLA makes count ** 6 * size ** -6, which are inf and 0
 
 
 def ordered(rows_NxL: np.ndarray, n: int, at_once: int = 2**22) -> Grams:

@@ -205,7 +205,8 @@ def test_a_run_that_is_not_finished(share):
         assert page.text.count("not yet") == 6
         assert set(curve["centre"]) == {None}
         assert page.data["images"]["strips"][0][0] == ""
-    finished = page_of(run(), again=5.0)
+    finished = page_of(run().assign(trace_ratio=lambda runs: runs.trace_ratio * np.nan), again=5.0)
+    assert (finished.text.count("not yet"), finished.text.count("not finite")) == (0, 2)
     assert finished.data["again"] is None
     assert "Finished." in finished.text
 

@@ -11,6 +11,7 @@ import xarray as xr
 
 from collapse_jax import results
 from collapse_jax.definitions import DEFINITIONS, UNKNOWN
+from collapse_jax.report.words import is_done
 from collapse_jax.variables import grid_dims, scalars
 
 _SHOWN = 300  # rows of the table of a grid
@@ -47,7 +48,8 @@ def numbers(ds: xr.Dataset) -> dict[str, Any]:
     found, shown = results.summary(ds), scalars(ds)
     names = list(map(str, shown.data_vars))
     labels = list(dict.fromkeys(row.column for row in found))
-    cells = {(row.metric, row.column): _cell(row) for row in found}
+    missing = "not finite" if is_done(ds) else "not yet"
+    cells = {(row.metric, row.column): _cell(row, missing) for row in found}
     kinds = {row.metric: row.kind if ds.sizes["chain"] > 1 else "one chain" for row in found}
     heads = [(name, " · ".join([*_units(shown[name]), kinds[name]]) if name in kinds else "") for name in names]
     if len(labels) <= 8:
@@ -65,9 +67,9 @@ def _units(values: xr.DataArray) -> list[str]:
     return [] if units in ("", "1") else [units]
 
 
-def _cell(row: results.Summary) -> tuple[str, str]:
+def _cell(row: results.Summary, missing: str) -> tuple[str, str]:
     if np.isnan(row.centre):
-        return "not yet", ""
+        return missing, ""
     return f"{row.centre:.3g}", "" if np.isnan(row.low) else f"({row.low:.3g}, {row.high:.3g})"
 
 
