@@ -21,16 +21,32 @@ KEY = jax.random.key(2)
 @pytest.mark.fast
 @pytest.mark.parametrize("traced", [False, True])
 def test_log_gamma_has_the_law_of_log_gamma(traced):
-    shapes = np.asarray([0.5, 1.0, 3.3, 49.5])
+    shapes = np.asarray([0.5, 1.0, 3.3, 49.5, *([2e5] if traced else [])])
     keys = jax.random.split(KEY, 20_000)
-    static = lambda k: log_gamma_of_normal(jax.random.normal(k, (4,)), shapes)  # noqa: E731
-    draw = jax.jit(jax.vmap(lambda k, s: log_gamma_over_shape(k, s) if traced else static(k), (0, None)))
-    values = np.asarray(draw(keys, jnp.asarray(shapes)), float)
-    assert values.shape == (20_000, 4)
+
+    def draw(key, traced_shapes):
+        key, other = jax.random.split(key)
+        z = jax.random.normal(key, shapes.shape)
+        return log_gamma_over_shape(other, z, traced_shapes) if traced else log_gamma_of_normal(z, shapes)
+
+    values = np.asarray(jax.jit(jax.vmap(draw, (0, None)))(keys, jnp.asarray(shapes)), float)
+    assert values.shape == (20_000, shapes.size)
     for column, shape in enumerate(shapes):
         assert scipy.stats.kstest(shape * np.exp(values[:, column]), scipy.stats.gamma(shape).cdf).pvalue > 1e-4
     # Entries are independent.
-    assert np.abs(np.corrcoef(values.T) - np.eye(4)).max() < 4 / math.sqrt(20_000)
+    assert np.abs(np.corrcoef(values.T) - np.eye(shapes.size)).max() < 4 / math.sqrt(20_000)
+
+
+@pytest.mark.fast
+def test_derivatives_of_gamma_by_shape_are_those_of_the_quantile():
+    shapes, step = np.asarray([0.6, 1.0, 3.3, 49.5]), 1e-5
+    with jax.enable_x64(True):
+        z = jax.random.normal(KEY, shapes.shape)
+        draw = lambda s: log_gamma_over_shape(KEY, z, s)  # noqa: E731
+        drawn, slope = jax.jit(lambda s: jax.jvp(draw, (s,), (jnp.ones_like(s),)))(jnp.asarray(shapes))
+    below = scipy.special.gammainc(shapes, shapes * np.exp(drawn))
+    near = [np.log(scipy.special.gammaincinv(s, below) / s) for s in (shapes - step, shapes + step)]
+    np.testing.assert_allclose(slope, (near[1] - near[0]) / (2 * step), rtol=1e-5)
 
 
 @pytest.mark.fast
