@@ -2,7 +2,8 @@
 
 Real rows are never curated, so generation 1 is the same under every curator. Rows are judged by what the setting can
 score (``Setting.scores``); `by` names the score, by default the setting's first. Every curator costs information or
-spread somewhere: look at a metric of spread (``role`` ``log_variance``, ``modes`` or ``tail``) beside the risk.
+spread somewhere: look at a metric of spread (``role`` ``log_variance``, ``spread``, ``modes`` or ``tail``) beside the
+risk, as ``compare`` does; each curator says which. Linear regression has none.
 Floats may be tracers; whole numbers are shapes.
 """
 
@@ -20,6 +21,10 @@ from collapse_jax.lineage import bare
 from collapse_jax.types import Array, Batch, Curator, Key, Setting, Tree, World
 
 
+# Measured on a CPU; see `diverse`.
+_STRETCHES, _FEW_COLUMNS = 4, 32
+
+
 @recorded
 def verify(keep_right: Array | float = 0.9, keep_wrong: Array | float = 0.1, k: int = 1, by: str = "right") -> Curator:
     """Rows that are right are kept with one probability, wrong ones with another (arXiv 2406.07515).
@@ -28,7 +33,7 @@ def verify(keep_right: Array | float = 0.9, keep_wrong: Array | float = 0.1, k: 
     all passes is kept whole. Right labels gain log(keep_right / keep_wrong) in log odds a generation, so that most of
     what is kept is right from an accuracy of keep_wrong / (keep_right + keep_wrong) on, and nearly all of it soon.
     Backfires below that accuracy: then errors are what is kept; and a verifier that keeps the likeliest labels alone
-    takes the noise out of them, and with it their calibration.
+    takes the noise out of them, and with it their calibration: watch ``label_entropy``.
 
     Args:
       keep_right: probability that a row of score above 1/2 passes.
@@ -56,10 +61,11 @@ def verify(keep_right: Array | float = 0.9, keep_wrong: Array | float = 0.1, k: 
 
 @recorded
 def best_of(k: int = 2, by: str | None = None) -> Curator:
-    """The best of `k` candidates. Of one normal column judged by its value, two leave 1 - 1/pi of the variance.
+    """The best of `k` candidates: the limit of ``curate`` at a large strength (cf. arXiv 2407.09499).
 
-    Backfires: every choice narrows the law, whatever it is narrowed towards (selection without mutation); variance
-    falls geometrically even where rows are unlimited.
+    Of one normal column judged by its value, two leave 1 - 1/pi of the variance (``theory.selection``). Backfires:
+    every choice narrows the law, whatever it is narrowed towards (selection without mutation); variance falls
+    geometrically even where rows are unlimited: watch ``log_trace_ratio``, or the entropy of labels and symbols.
 
     Args:
       k: candidates a row; 1 changes nothing.
@@ -83,7 +89,7 @@ def verifier(
     """The best of `k` candidates in the eyes of an imperfect judge: score + bias * another score + noise * N(0, 1).
 
     Backfires: without noise it is ``best_of``, and as narrow; a biased judge leads every generation to where the two
-    scores balance, however good it is at first (arXiv 2510.16657).
+    scores balance, however good it is at first (arXiv 2510.16657). Watch ``log_trace_ratio`` and the error of the mean.
 
     Args:
       noise: standard deviation of the judge's error, in units of the score; a large one chooses at random.
@@ -115,7 +121,7 @@ def curate(strength: Array | float = 1.0, k: int = 2, by: str | Sequence[str] | 
     Users' choices among the outputs of a model (arXiv 2407.09499). For many candidates the law of generation T is
     that of generation 1 times exp((T - 1) strength * score). Of several scores each row is chosen by one, drawn at
     random: users who differ. Backfires: the expected reward grows while its variance dies; what no user likes dies
-    first. Only real rows that come with the batch hold it off.
+    first: watch ``log_trace_ratio`` and the modes alive. Only real rows that come with the batch hold it off.
 
     Args:
       strength: 0 chooses at random, a large one the best.
@@ -145,7 +151,8 @@ def top_fraction(fraction: Array | float = 0.5, by: str | None = None) -> Curato
     """The best rows of a batch, a share of it; the others are dropped, so that fits see fewer rows.
 
     Backfires: truncation narrows the law faster than ``best_of`` does (a normal column keeps 0.36 of its variance when
-    its upper half is kept), and what is left is small as well as narrow.
+    its upper half is kept; of n rows see ``theory.selection``), and what is left is small as well as narrow: watch
+    ``log_trace_ratio``.
 
     Args:
       fraction: of the batch that is kept, rounded up, one row at least; 1 changes nothing.
@@ -173,7 +180,8 @@ def detect(accuracy: Array | float = 0.8, power: Array | float = 1.0) -> Curator
     `accuracy` or 1 - `accuracy`. A training row's weight is that probability to the given power, over the mean of what
     real rows get, which therefore keep weight 1 (that some of them are flagged costs real rows in truth, and not here).
     Backfires: beside no real rows it only throws rows away; and a weight of 0 on all that is synthetic gives up what
-    accumulated rows are worth.
+    accumulated rows are worth. It is blind to what rows are, so spread is lost as from fewer rows: watch
+    ``log_trace_ratio``.
 
     Args:
       accuracy: above 0 and below 1; 1/2 tells nothing, and changes nothing.
@@ -200,7 +208,7 @@ def self_correct(strength: Array | float = 1.0) -> Curator:
     """An ideal correction: the law of a batch becomes (fit + strength * real) / (1 + strength) (arXiv 2402.07087).
 
     Each row is replaced by a real one with probability strength / (1 + strength). Backfires: never, being ideal; what
-    a correction by an expert gains at most.
+    a correction by an expert gains at most. ``log_trace_ratio`` stays where the real rows are enough.
 
     Args:
       strength: gamma >= 0; 0 changes nothing.
@@ -225,7 +233,7 @@ def edit(fraction: Array | float = 0.5) -> Curator:
     themselves are not used, so errors do not add up over a row. Backfires: it needs as many real rows as it gives; a
     real symbol after a new one does not follow from it, so a Markov chain's entropy doubles at fraction 1/2
     (configs/strategies/markov.yaml); and at fraction 1 each symbol still follows a real context, which no model's own
-    text does.
+    text does. Watch ``entropy_rate``, which here may grow.
 
     Args:
       fraction: probability that a symbol is drawn anew; 0 leaves real rows.
@@ -253,8 +261,9 @@ def diverse(k: int = 2) -> Curator:
 
     Distances are Euclidean where rows are numbers, and count differing symbols or labels; a row's ancestor does not
     count. A batch of n rows costs n
-    passes over its n k candidates. Backfires: outliers are far from everything, so errors of the fit are preferred, and
-    variance grows from generation to generation.
+    passes over those of its n k candidates that are still to be chosen from, so that large batches cost a row more than
+    small ones. Backfires: outliers are far from everything, so errors of the fit are preferred, and
+    variance grows from generation to generation: watch ``log_trace_ratio``, whose sign is the other one here.
 
     Args:
       k: candidates a row; 1 changes nothing.
@@ -266,17 +275,15 @@ def diverse(k: int = 2) -> Curator:
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
         leaves = [_columns(x[0]) for x in jax.tree.leaves(bare(candidates).items)]
-        slots = [jnp.moveaxis(x.reshape(-1, num, k), 1, 0) for x in leaves]
-
-        def choose(nearest: Array, scanned: tuple[Array, list[Array]]) -> tuple[Array, Array]:
-            slot, rows = scanned
-            is_best = jnp.arange(k) == jax.lax.dynamic_slice(nearest, (slot * k,), (k,)).argmax()
-            chosen = [jnp.where(is_best, x, 0).sum(1, keepdims=True).astype(x.dtype) for x in rows]  # gathers are slow
-            apart = sum(_squares(x, row) for x, row in zip(leaves, chosen, strict=True))
-            return jnp.fmin(nearest, apart), is_best * 1.0  # absent rows may be NaN
-
         nearest = _of_present(candidates, jnp.full(num * k, jnp.inf))
-        return _pick(candidates, num, jax.lax.scan(choose, nearest, (jnp.arange(num), slots))[1].reshape(-1))
+        chosen, step = [], -(-num // _STRETCHES)
+        for begin in range(0, num, step):  # candidates of slots that have been served are left out
+            here = min(step, num - begin)
+            rest = [x[:, begin * k :] for x in leaves]
+            nearest, best = _farthest(k, here, rest, nearest)
+            nearest = nearest[here * k :]
+            chosen.append(best.reshape(-1))
+        return _pick(candidates, num, jnp.concatenate(chosen))
 
     return Curator("diverse", k, apply)
 
@@ -341,6 +348,27 @@ def _with_real(setting: Setting, key: Key, world: World, candidates: Batch, wher
     return Batch(jax.tree.map(put, candidates.items, real), jnp.where(where, 1.0, B.full_weight(candidates)))
 
 
+def _farthest(k: int, num: int, leaves: list[Array], nearest: Array) -> tuple[Array, Array]:
+    """Serves the first `num` slots of `k` candidates: squared distances from what is chosen, and one-hot choices.
+
+    Args:
+      leaves: of all candidates, ``[columns, m]``.
+      nearest: their squared distances from what was chosen before ``[m]``, -inf for absent ones.
+    """
+
+    def choose(nearest: Array, scanned: tuple[Array, list[Array]]) -> tuple[Array, Array]:
+        slot, rows = scanned
+        mine = jax.lax.dynamic_slice(nearest, (slot * k,), (k,))
+        is_best = jnp.arange(k) == mine.argmax()
+        nothing = jnp.where(mine.max() > -jnp.inf, 0.0, jnp.inf)  # all absent: none is chosen
+        chosen = [jnp.where(is_best, x, 0).sum(1, keepdims=True).astype(x.dtype) for x in rows]  # gathers are slow
+        apart = sum((_squares(x, row) for x, row in zip(leaves, chosen, strict=True)), nothing)
+        return jnp.where(apart < nearest, apart, nearest), is_best * 1.0  # absent rows may be NaN: no `minimum`
+
+    slots = [jnp.moveaxis(x[:, : num * k].reshape(-1, num, k), 1, 0) for x in leaves]
+    return jax.lax.scan(choose, nearest, (jnp.arange(num), slots))
+
+
 def _columns(x: Array) -> Array:
     """``[m, ...]`` as ``[columns, m]``: sums over columns are then fast."""
     return x.reshape(x.shape[0], -1).T
@@ -348,27 +376,37 @@ def _columns(x: Array) -> Array:
 
 def _squares(x: Array, row: Array) -> Array:
     """Squared distances of all rows ``[columns, m]`` from one: symbols and labels differ by 1 or not at all."""
-    return ((x - row) ** 2 if jnp.issubdtype(x.dtype, jnp.floating) else (x != row) * 1.0).sum(0)
+    squares = lambda a, b: (a - b) ** 2 if jnp.issubdtype(x.dtype, jnp.floating) else (a != b) * 1.0  # noqa: E731
+    if x.shape[0] > _FEW_COLUMNS:
+        return squares(x, row).sum(0)
+    return sum(map(squares, x, row), jnp.zeros(()))  # written out: a reduction takes twice as long
 
 
 def _largest(value: Array, num: Array) -> Array:
-    """Which are the `num` (may be traced) largest; of equals, the first.
-
-    The bits of the least of them are found one by one: on CPUs XLA's sort takes several times as long.
-    """
-    bits = 8 * value.dtype.itemsize
+    """Which are the `num` (may be traced) largest; of equals, the first. On CPUs XLA's sorts take ten times as long."""
+    bits, size = 8 * value.dtype.itemsize, value.size
     kind = jnp.uint32 if bits == 32 else jnp.uint64
     word, sign = jax.lax.bitcast_convert_type(value, kind), jnp.asarray(1, kind) << (bits - 1)
     order = jnp.where(word >= sign, ~word, word | sign)  # whole numbers in the order of the floats
+    least = _border(order, order.min(), order.max(), num)
+    place = jnp.where(order == least, size - jnp.arange(size), 0).astype(kind)
+    turn = jnp.where(order > least, jnp.asarray(size + 1, kind), place)
+    return turn >= _border(turn, jnp.ones((), kind), jnp.asarray(size, kind), num)
 
-    def add(i: Array, least: Array) -> Array:
-        shift = (bits - 1 - i).astype(kind)
-        enough = (order >= (least | (jnp.ones((), kind) << shift))).sum() >= num
-        return least | (enough.astype(kind) << shift)  # no choice of two values: a third faster
 
-    least = jax.lax.fori_loop(0, bits, add, jnp.zeros((), kind))
-    above, equal = order > least, order == least
-    return above | (equal & (jnp.cumsum(equal) <= num - above.sum()))
+def _border(order: Array, low: Array, high: Array, num: Array) -> Array:
+    """Some number that exactly `num` of the whole numbers `order` reach; or, where there is none, the greatest in
+    [low, high] that more do. By bisection; at least `num` must reach `low`."""
+
+    def halve(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        low, high, reached = state
+        middle = high - (high - low) // 2
+        here = (order >= middle).sum()
+        enough = here >= num
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle - 1), jnp.where(enough, here, reached)
+
+    goes_on = lambda state: (state[0] < state[1]) & (state[2] != num)  # noqa: E731
+    return jax.lax.while_loop(goes_on, halve, (low, high, (order >= low).sum()))[0]
 
 
 REGISTRY: dict[str, Callable[..., Curator]] = {
