@@ -69,7 +69,8 @@ def told_of(name: str, job: Job, rounds: int) -> None:
     times = [{kind: run() for kind, run in loops.items()} for _ in range(rounds)]
     least = {kind: min(row[kind] for row in times) for kind in loops}
     each = 1e6 * least[""] / job.num_chains / job.num_generations
-    print(f"\n{name}: {each:.2f} us a chain-generation without a curator\n{'':14s} {'rows':>4s} {'times':>6s} {'target':>6s}")
+    print(f"\n{name}: {each:.2f} us a chain-generation without a curator")
+    print(f"{'':14s} {'rows':>4s} {'times':>6s} {'target':>6s}")
     for kind, curator in made.items():
         drawn = curator.oversample + (curator.real_rows > 0)  # for each row kept; a real one is a row, too
         print(f"{kind:14s} {drawn:4d} {least[kind] / least['']:6.2f} {drawn + 0.2:6.1f}", flush=True)

@@ -14,15 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax import batch as B
+from collapse_jax import extremes
 from collapse_jax.calls import recorded
 from collapse_jax.check import check_at_least, check_not_negative, check_share, is_traced, number
 from collapse_jax.keys import stream
 from collapse_jax.lineage import bare
 from collapse_jax.types import Array, Batch, Curator, Key, Setting, Tree, World
-
-
-# Measured on a CPU; see `diverse`.
-_STRETCHES, _FEW_COLUMNS = 4, 32
 
 
 @recorded
@@ -167,7 +164,7 @@ def top_fraction(fraction: Array | float = 0.5, by: str | None = None) -> Curato
         value = _of_present(candidates, score_of(setting, by, world, params, candidates))
         present = (_weight(candidates) > 0).sum()
         kept = jnp.maximum(jnp.ceil(fraction * present - 1e-4), 1)  # slack: no float is 0.7 exactly
-        return candidates._replace(weight=B.full_weight(candidates) * _largest(value, kept))
+        return candidates._replace(weight=B.full_weight(candidates) * extremes.largest(value, kept))
 
     return Curator("top_fraction", 1, apply)
 
@@ -260,10 +257,9 @@ def diverse(k: int = 2) -> Curator:
     """Of `k` candidates the one farthest from all rows already chosen, row after row (cf. arXiv 2511.12742).
 
     Distances are Euclidean where rows are numbers, and count differing symbols or labels; a row's ancestor does not
-    count. A batch of n rows costs n
-    passes over those of its n k candidates that are still to be chosen from, so that large batches cost a row more than
-    small ones. Backfires: outliers are far from everything, so errors of the fit are preferred, and
-    variance grows from generation to generation: watch ``log_trace_ratio``, whose sign is the other one here.
+    count. A batch of n rows costs n passes over those of its n k candidates whose turn is to come: in large batches a
+    row costs more. Backfires: outliers are far from everything, so errors of the fit are preferred, and variance grows
+    from generation to generation: watch ``log_trace_ratio``, whose sign is the other one here.
 
     Args:
       k: candidates a row; 1 changes nothing.
@@ -274,16 +270,8 @@ def diverse(k: int = 2) -> Curator:
     check_at_least("k", k, 1)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
-        leaves = [_columns(x[0]) for x in jax.tree.leaves(bare(candidates).items)]
-        nearest = _of_present(candidates, jnp.full(num * k, jnp.inf))
-        chosen, step = [], -(-num // _STRETCHES)
-        for begin in range(0, num, step):  # candidates of slots that have been served are left out
-            here = min(step, num - begin)
-            rest = [x[:, begin * k :] for x in leaves]
-            nearest, best = _farthest(k, here, rest, nearest)
-            nearest = nearest[here * k :]
-            chosen.append(best.reshape(-1))
-        return _pick(candidates, num, jnp.concatenate(chosen))
+        present = _of_present(candidates, jnp.full(num * k, jnp.inf))
+        return _pick(candidates, num, extremes.farthest(B.rows(bare(candidates))[0], present, k))
 
     return Curator("diverse", k, apply)
 
@@ -346,67 +334,6 @@ def _with_real(setting: Setting, key: Key, world: World, candidates: Batch, wher
     real = setting.real(stream(key, "real"), world, where.size)
     put = lambda x, r: jnp.where(where.reshape(1, -1, *[1] * (x.ndim - 2)), r[None].astype(x.dtype), x)  # noqa: E731
     return Batch(jax.tree.map(put, candidates.items, real), jnp.where(where, 1.0, B.full_weight(candidates)))
-
-
-def _farthest(k: int, num: int, leaves: list[Array], nearest: Array) -> tuple[Array, Array]:
-    """Serves the first `num` slots of `k` candidates: squared distances from what is chosen, and one-hot choices.
-
-    Args:
-      leaves: of all candidates, ``[columns, m]``.
-      nearest: their squared distances from what was chosen before ``[m]``, -inf for absent ones.
-    """
-
-    def choose(nearest: Array, scanned: tuple[Array, list[Array]]) -> tuple[Array, Array]:
-        slot, rows = scanned
-        mine = jax.lax.dynamic_slice(nearest, (slot * k,), (k,))
-        is_best = jnp.arange(k) == mine.argmax()
-        nothing = jnp.where(mine.max() > -jnp.inf, 0.0, jnp.inf)  # all absent: none is chosen
-        chosen = [jnp.where(is_best, x, 0).sum(1, keepdims=True).astype(x.dtype) for x in rows]  # gathers are slow
-        apart = sum((_squares(x, row) for x, row in zip(leaves, chosen, strict=True)), nothing)
-        return jnp.where(apart < nearest, apart, nearest), is_best * 1.0  # absent rows may be NaN: no `minimum`
-
-    slots = [jnp.moveaxis(x[:, : num * k].reshape(-1, num, k), 1, 0) for x in leaves]
-    return jax.lax.scan(choose, nearest, (jnp.arange(num), slots))
-
-
-def _columns(x: Array) -> Array:
-    """``[m, ...]`` as ``[columns, m]``: sums over columns are then fast."""
-    return x.reshape(x.shape[0], -1).T
-
-
-def _squares(x: Array, row: Array) -> Array:
-    """Squared distances of all rows ``[columns, m]`` from one: symbols and labels differ by 1 or not at all."""
-    squares = lambda a, b: (a - b) ** 2 if jnp.issubdtype(x.dtype, jnp.floating) else (a != b) * 1.0  # noqa: E731
-    if x.shape[0] > _FEW_COLUMNS:
-        return squares(x, row).sum(0)
-    return sum(map(squares, x, row), jnp.zeros(()))  # written out: a reduction takes twice as long
-
-
-def _largest(value: Array, num: Array) -> Array:
-    """Which are the `num` (may be traced) largest; of equals, the first. On CPUs XLA's sorts take ten times as long."""
-    bits, size = 8 * value.dtype.itemsize, value.size
-    kind = jnp.uint32 if bits == 32 else jnp.uint64
-    word, sign = jax.lax.bitcast_convert_type(value, kind), jnp.asarray(1, kind) << (bits - 1)
-    order = jnp.where(word >= sign, ~word, word | sign)  # whole numbers in the order of the floats
-    least = _border(order, order.min(), order.max(), num)
-    place = jnp.where(order == least, size - jnp.arange(size), 0).astype(kind)
-    turn = jnp.where(order > least, jnp.asarray(size + 1, kind), place)
-    return turn >= _border(turn, jnp.ones((), kind), jnp.asarray(size, kind), num)
-
-
-def _border(order: Array, low: Array, high: Array, num: Array) -> Array:
-    """Some number that exactly `num` of the whole numbers `order` reach; or, where there is none, the greatest in
-    [low, high] that more do. By bisection; at least `num` must reach `low`."""
-
-    def halve(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        low, high, reached = state
-        middle = high - (high - low) // 2
-        here = (order >= middle).sum()
-        enough = here >= num
-        return jnp.where(enough, middle, low), jnp.where(enough, high, middle - 1), jnp.where(enough, here, reached)
-
-    goes_on = lambda state: (state[0] < state[1]) & (state[2] != num)  # noqa: E731
-    return jax.lax.while_loop(goes_on, halve, (low, high, (order >= low).sum()))[0]
 
 
 REGISTRY: dict[str, Callable[..., Curator]] = {
