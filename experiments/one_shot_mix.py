@@ -72,7 +72,7 @@ def closed_form(ds: xr.Dataset) -> np.ndarray:
 
 def show(ax: Axes, cells: np.ndarray, ds: xr.Dataset, differences: bool) -> None:
     """A heat map whose white is no effect."""
-    effect = cells if differences else np.log2(cells)
+    effect = np.sign(cells) * np.log1p(np.abs(cells)) if differences else np.log2(cells)  # small ones show, too
     most = np.abs(effect).max() or 1.0
     ax.imshow(effect, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto", origin="lower")
     for (i, j), value in np.ndenumerate(cells):
