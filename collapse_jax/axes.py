@@ -152,6 +152,8 @@ class Once:
 def label(value: Any) -> Any:
     """What stands for a value on an axis."""
     value = "none" if value is None else value.name if isinstance(value, Curator) else _plain(value)
+    if isinstance(value, list | tuple) and value and all(isinstance(word, str) for word in value):
+        return " and ".join(value)
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 

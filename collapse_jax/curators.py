@@ -2,7 +2,8 @@
 
 Real rows are never curated, so generation 1 is the same under every curator. Rows are judged by what the setting can
 score (``Setting.scores``); `by` names the score, by default the setting's first. Every curator costs information or
-spread somewhere: look at a metric of spread (``role`` ``log_variance``, ``modes`` or ``tail``) beside the risk.
+spread somewhere: look at a metric of spread (``role`` ``log_variance``, ``spread``, ``modes`` or ``tail``) beside the
+risk, as ``compare`` does; each curator says which. Linear regression has none.
 Floats may be tracers; whole numbers are shapes.
 """
 
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax import batch as B
+from collapse_jax import extremes
 from collapse_jax.calls import recorded
 from collapse_jax.check import check_at_least, check_not_negative, check_share, is_traced, number
 from collapse_jax.keys import stream
@@ -28,7 +30,7 @@ def verify(keep_right: Array | float = 0.9, keep_wrong: Array | float = 0.1, k: 
     all passes is kept whole. Right labels gain log(keep_right / keep_wrong) in log odds a generation, so that most of
     what is kept is right from an accuracy of keep_wrong / (keep_right + keep_wrong) on, and nearly all of it soon.
     Backfires below that accuracy: then errors are what is kept; and a verifier that keeps the likeliest labels alone
-    takes the noise out of them, and with it their calibration.
+    takes the noise out of them, and with it their calibration: watch ``label_entropy``.
 
     Args:
       keep_right: probability that a row of score above 1/2 passes.
@@ -56,10 +58,11 @@ def verify(keep_right: Array | float = 0.9, keep_wrong: Array | float = 0.1, k: 
 
 @recorded
 def best_of(k: int = 2, by: str | None = None) -> Curator:
-    """The best of `k` candidates. Of one normal column judged by its value, two leave 1 - 1/pi of the variance.
+    """The best of `k` candidates: the limit of ``curate`` at a large strength (cf. arXiv 2407.09499).
 
-    Backfires: every choice narrows the law, whatever it is narrowed towards (selection without mutation); variance
-    falls geometrically even where rows are unlimited.
+    Of one normal column judged by its value, two leave 1 - 1/pi of the variance (``theory.selection``). Backfires:
+    every choice narrows the law, whatever it is narrowed towards (selection without mutation); variance falls
+    geometrically even where rows are unlimited: watch ``log_trace_ratio``, or the entropy of labels and symbols.
 
     Args:
       k: candidates a row; 1 changes nothing.
@@ -83,7 +86,7 @@ def verifier(
     """The best of `k` candidates in the eyes of an imperfect judge: score + bias * another score + noise * N(0, 1).
 
     Backfires: without noise it is ``best_of``, and as narrow; a biased judge leads every generation to where the two
-    scores balance, however good it is at first (arXiv 2510.16657).
+    scores balance, however good it is at first (arXiv 2510.16657). Watch ``log_trace_ratio`` and the error of the mean.
 
     Args:
       noise: standard deviation of the judge's error, in units of the score; a large one chooses at random.
@@ -115,7 +118,7 @@ def curate(strength: Array | float = 1.0, k: int = 2, by: str | Sequence[str] | 
     Users' choices among the outputs of a model (arXiv 2407.09499). For many candidates the law of generation T is
     that of generation 1 times exp((T - 1) strength * score). Of several scores each row is chosen by one, drawn at
     random: users who differ. Backfires: the expected reward grows while its variance dies; what no user likes dies
-    first. Only real rows that come with the batch hold it off.
+    first: watch ``log_trace_ratio`` and the modes alive. Only real rows that come with the batch hold it off.
 
     Args:
       strength: 0 chooses at random, a large one the best.
@@ -145,7 +148,8 @@ def top_fraction(fraction: Array | float = 0.5, by: str | None = None) -> Curato
     """The best rows of a batch, a share of it; the others are dropped, so that fits see fewer rows.
 
     Backfires: truncation narrows the law faster than ``best_of`` does (a normal column keeps 0.36 of its variance when
-    its upper half is kept), and what is left is small as well as narrow.
+    its upper half is kept; of n rows see ``theory.selection``), and what is left is small as well as narrow: watch
+    ``log_trace_ratio``.
 
     Args:
       fraction: of the batch that is kept, rounded up, one row at least; 1 changes nothing.
@@ -160,7 +164,7 @@ def top_fraction(fraction: Array | float = 0.5, by: str | None = None) -> Curato
         value = _of_present(candidates, score_of(setting, by, world, params, candidates))
         present = (_weight(candidates) > 0).sum()
         kept = jnp.maximum(jnp.ceil(fraction * present - 1e-4), 1)  # slack: no float is 0.7 exactly
-        return candidates._replace(weight=B.full_weight(candidates) * _largest(value, kept))
+        return candidates._replace(weight=B.full_weight(candidates) * extremes.largest(value, kept))
 
     return Curator("top_fraction", 1, apply)
 
@@ -173,7 +177,8 @@ def detect(accuracy: Array | float = 0.8, power: Array | float = 1.0) -> Curator
     `accuracy` or 1 - `accuracy`. A training row's weight is that probability to the given power, over the mean of what
     real rows get, which therefore keep weight 1 (that some of them are flagged costs real rows in truth, and not here).
     Backfires: beside no real rows it only throws rows away; and a weight of 0 on all that is synthetic gives up what
-    accumulated rows are worth.
+    accumulated rows are worth. It is blind to what rows are, so spread is lost as from fewer rows: watch
+    ``log_trace_ratio``.
 
     Args:
       accuracy: above 0 and below 1; 1/2 tells nothing, and changes nothing.
@@ -200,7 +205,7 @@ def self_correct(strength: Array | float = 1.0) -> Curator:
     """An ideal correction: the law of a batch becomes (fit + strength * real) / (1 + strength) (arXiv 2402.07087).
 
     Each row is replaced by a real one with probability strength / (1 + strength). Backfires: never, being ideal; what
-    a correction by an expert gains at most.
+    a correction by an expert gains at most. ``log_trace_ratio`` stays where the real rows are enough.
 
     Args:
       strength: gamma >= 0; 0 changes nothing.
@@ -225,7 +230,7 @@ def edit(fraction: Array | float = 0.5) -> Curator:
     themselves are not used, so errors do not add up over a row. Backfires: it needs as many real rows as it gives; a
     real symbol after a new one does not follow from it, so a Markov chain's entropy doubles at fraction 1/2
     (configs/strategies/markov.yaml); and at fraction 1 each symbol still follows a real context, which no model's own
-    text does.
+    text does. Watch ``entropy_rate``, which here may grow.
 
     Args:
       fraction: probability that a symbol is drawn anew; 0 leaves real rows.
@@ -252,9 +257,9 @@ def diverse(k: int = 2) -> Curator:
     """Of `k` candidates the one farthest from all rows already chosen, row after row (cf. arXiv 2511.12742).
 
     Distances are Euclidean where rows are numbers, and count differing symbols or labels; a row's ancestor does not
-    count. A batch of n rows costs n
-    passes over its n k candidates. Backfires: outliers are far from everything, so errors of the fit are preferred, and
-    variance grows from generation to generation.
+    count. A batch of n rows costs n passes over those of its n k candidates whose turn is to come: in large batches a
+    row costs more. Backfires: outliers are far from everything, so errors of the fit are preferred, and variance grows
+    from generation to generation: watch ``log_trace_ratio``, whose sign is the other one here.
 
     Args:
       k: candidates a row; 1 changes nothing.
@@ -265,18 +270,8 @@ def diverse(k: int = 2) -> Curator:
     check_at_least("k", k, 1)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
-        leaves = [_columns(x[0]) for x in jax.tree.leaves(bare(candidates).items)]
-        slots = [jnp.moveaxis(x.reshape(-1, num, k), 1, 0) for x in leaves]
-
-        def choose(nearest: Array, scanned: tuple[Array, list[Array]]) -> tuple[Array, Array]:
-            slot, rows = scanned
-            is_best = jnp.arange(k) == jax.lax.dynamic_slice(nearest, (slot * k,), (k,)).argmax()
-            chosen = [jnp.where(is_best, x, 0).sum(1, keepdims=True).astype(x.dtype) for x in rows]  # gathers are slow
-            apart = sum(_squares(x, row) for x, row in zip(leaves, chosen, strict=True))
-            return jnp.fmin(nearest, apart), is_best * 1.0  # absent rows may be NaN
-
-        nearest = _of_present(candidates, jnp.full(num * k, jnp.inf))
-        return _pick(candidates, num, jax.lax.scan(choose, nearest, (jnp.arange(num), slots))[1].reshape(-1))
+        present = _of_present(candidates, jnp.full(num * k, jnp.inf))
+        return _pick(candidates, num, extremes.farthest(B.rows(bare(candidates))[0], present, k))
 
     return Curator("diverse", k, apply)
 
@@ -339,36 +334,6 @@ def _with_real(setting: Setting, key: Key, world: World, candidates: Batch, wher
     real = setting.real(stream(key, "real"), world, where.size)
     put = lambda x, r: jnp.where(where.reshape(1, -1, *[1] * (x.ndim - 2)), r[None].astype(x.dtype), x)  # noqa: E731
     return Batch(jax.tree.map(put, candidates.items, real), jnp.where(where, 1.0, B.full_weight(candidates)))
-
-
-def _columns(x: Array) -> Array:
-    """``[m, ...]`` as ``[columns, m]``: sums over columns are then fast."""
-    return x.reshape(x.shape[0], -1).T
-
-
-def _squares(x: Array, row: Array) -> Array:
-    """Squared distances of all rows ``[columns, m]`` from one: symbols and labels differ by 1 or not at all."""
-    return ((x - row) ** 2 if jnp.issubdtype(x.dtype, jnp.floating) else (x != row) * 1.0).sum(0)
-
-
-def _largest(value: Array, num: Array) -> Array:
-    """Which are the `num` (may be traced) largest; of equals, the first.
-
-    The bits of the least of them are found one by one: on CPUs XLA's sort takes several times as long.
-    """
-    bits = 8 * value.dtype.itemsize
-    kind = jnp.uint32 if bits == 32 else jnp.uint64
-    word, sign = jax.lax.bitcast_convert_type(value, kind), jnp.asarray(1, kind) << (bits - 1)
-    order = jnp.where(word >= sign, ~word, word | sign)  # whole numbers in the order of the floats
-
-    def add(i: Array, least: Array) -> Array:
-        shift = (bits - 1 - i).astype(kind)
-        enough = (order >= (least | (jnp.ones((), kind) << shift))).sum() >= num
-        return least | (enough.astype(kind) << shift)  # no choice of two values: a third faster
-
-    least = jax.lax.fori_loop(0, bits, add, jnp.zeros((), kind))
-    above, equal = order > least, order == least
-    return above | (equal & (jnp.cumsum(equal) <= num - above.sum()))
 
 
 REGISTRY: dict[str, Callable[..., Curator]] = {

@@ -80,6 +80,7 @@ def mix(real: int | None = None, synthetic: int | None = None, nested: bool = Tr
 
     Fit 1 is a generator made of n real rows. Fit 2 sees synthetic rows of it beside real ones, which are the first of
     those n (`nested`: the published protocol, arXiv 2410.16713) or others, new each generation. Do synthetic rows help?
+    Metrics of generated rows see S of them (one where S is 0): compare mixes by what judges the fit, a test loss say.
     For the mean of a law the squared error is 1 / N + (S / N)^2 / n if the real rows are others, least at S = R n /
     (2 R - n) where R > n / 2; nested it is 1 / N + 1 / n - R^2 / (n N^2), worst at N = 2 R^2 / n (derived here; N = R +
     S, unit variance). Later generations go on alike.

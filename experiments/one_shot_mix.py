@@ -2,9 +2,10 @@
 
 ``python experiments/one_shot_mix.py [DIR ...] [--out results/one_shot_mix.png]``
 
-Each DIR is the results folder of such a config (default: all four under ``results``; ``collapse-jax run`` makes them).
-A cell is the risk of a fit to R real and S synthetic rows over that of the R real rows alone (of a test loss the
-difference, in thousandths of a nat): blue where the synthetic rows help. For the Gaussian the exact ratios stand below.
+Each DIR is the results folder of such a config (default: all five under ``results``; ``collapse-jax run`` makes them).
+A cell is the risk of a fit to R real and S synthetic rows over that of the R real rows alone (of a test loss, which is
+not 0 at the truth, the difference, in thousandths): blue where the synthetic rows help. For the Gaussian the exact
+ratios stand beside.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from matplotlib.figure import Figure
 import collapse_jax as cj
 from collapse_jax.theory import fits
 
-KINDS = ("mix_gaussian", "mix_linear_regression", "mix_kde", "mix_language_model")
+KINDS = ("mix_gaussian", "mix_linear_regression", "mix_kde", "mix_language_model", "mix_diffusion")
 FOLDERS = [Path("results") / name for name in KINDS]
 
 
@@ -36,24 +37,24 @@ def main() -> None:
     panels = figure.subplots(2, len(columns), squeeze=False)
     for column, (name, cells, ds) in zip(panels.T, columns, strict=True):
         for ax, cell, kind in zip(column, cells, ("nested", "others"), strict=True):
-            show(ax, cell, ds, in_nats(ds))
+            show(ax, cell, ds, is_loss(ds))
             ax.set_title(f"{name}: real rows {'of the generator' if kind == 'nested' else 'of their own'}", fontsize=9)
         print(name, cells.round(3).tolist())
     figure.savefig(arguments.out, dpi=150)
     print(f"picture: {arguments.out}")
 
 
-def in_nats(ds: xr.Dataset) -> bool:
-    """Whether the risk is a loss, of which differences count."""
+def is_loss(ds: xr.Dataset) -> bool:
+    """Whether the risk is one of which differences count."""
     (risk,) = ds.data_vars.values()
-    return str(risk.attrs["units"]).startswith("nats")
+    return str(risk.attrs["role"]) == "risk"
 
 
 def relative(ds: xr.Dataset) -> np.ndarray:
     """``[policy, real, synthetic]``: mean risk of fit 2 over that without synthetic rows, or the difference."""
     (name,) = ds.data_vars
     mean = ds[name].sel(generation=2).mean("chain").transpose("policy", "real", "synthetic").to_numpy().astype(float)
-    return 1000 * (mean - mean[..., :1]) if in_nats(ds) else mean / mean[..., :1]
+    return 1000 * (mean - mean[..., :1]) if is_loss(ds) else mean / mean[..., :1]
 
 
 def closed_form(ds: xr.Dataset) -> np.ndarray:
@@ -71,7 +72,7 @@ def closed_form(ds: xr.Dataset) -> np.ndarray:
 
 def show(ax: Axes, cells: np.ndarray, ds: xr.Dataset, differences: bool) -> None:
     """A heat map whose white is no effect."""
-    effect = cells if differences else np.log2(cells)
+    effect = np.sign(cells) * np.log1p(np.abs(cells)) if differences else np.log2(cells)  # small ones show, too
     most = np.abs(effect).max() or 1.0
     ax.imshow(effect, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto", origin="lower")
     for (i, j), value in np.ndenumerate(cells):

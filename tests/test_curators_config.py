@@ -15,6 +15,8 @@ def test_a_grid_of_strengths_is_one_program():
     strengths = grid_of(setting, policies.replace(), 5, {"strength": [0.0, 0.5, 2.0]}, curate)
     assert len(make_plan(strengths, options).programs) == 1
     several = grid_of(setting, policies.replace(), 5, {}, [None, best_of(), best_of(3)])
+    rewards = grid_of(setting, policies.replace(), 5, {"by": ["value", ["value", "likelihood"]]}, curate)
+    assert coordinates(rewards.axes[0]) == ["value", "value and likelihood"]
     assert several.dims == ("policy", "curator", "chain", "generation")
     assert coordinates(several.axes[0]) == ["none", "best_of_1", "best_of_2"]
     programs = make_plan(several, options).programs

@@ -91,6 +91,8 @@ def test_the_upper_part_is_kept():
         np.testing.assert_array_equal(traced(fraction).weight[0], weight)
     rows, weight = apply(top_fraction(0.5), x, [1.0, 1.0, 1.0, 1.0, 0.0])
     assert set(rows[weight > 0]) == {4, 3}
+    rows, weight = apply(top_fraction(0.5), [2.0, 1.0, 1.0, 1.0, 1.0, 0.0])  # of equals the first
+    np.testing.assert_array_equal(weight, [1, 1, 1, 0, 0, 0])
     x = np.round(np.random.default_rng(0).normal(size=200), 1) * 10.0 ** np.arange(-50, 50).repeat(2).clip(-30, 30)
     rows, weight = apply(top_fraction(0.4), x.astype(np.float32))
     np.testing.assert_array_equal(np.sort(rows[weight > 0]), np.sort(rows)[-80:])
@@ -159,6 +161,14 @@ def test_the_farthest_is_taken():
     np.testing.assert_array_equal(apply(diverse(2), rows)[0], [[0, 0], [0, 1], [9, 9]])
     rows, weight = apply(diverse(2), [np.nan, np.nan, 1.0, np.nan, 2.0, 5.0], [0.0, 0.0, 1.0, 0.0, 1.0, 1.0])
     np.testing.assert_array_equal(rows[weight > 0], [1.0, 5.0])
+    rows, weight = apply(diverse(2), [0.0, 0.0, 1.0, 9.0], [0.0, 0.0, 1.0, 1.0])  # of nothing all are as far
+    np.testing.assert_array_equal(rows[weight > 0], [1.0])
+    for columns in (1, 40):  # beside a search row by row
+        x = np.random.default_rng(1).normal(size=(30, 2, columns))
+        chosen = [x[0, 0]]
+        for pair in x[1:]:
+            chosen.append(pair[np.argmax([min(((row - other) ** 2).sum() for other in chosen) for row in pair])])
+        np.testing.assert_allclose(apply(diverse(2), x.reshape(60, columns))[0], chosen, rtol=1e-6)
     spread = [np.ptp(apply(c, np.random.default_rng(0).normal(size=60))[0]) for c in (diverse(3), best_of(3))]
     assert spread[0] > 1.5 * spread[1]
 
