@@ -17,6 +17,7 @@ from collapse_jax.types import Array
 _RATIO = 2 ** (1 / 3)  # of neighbouring nodes
 _BESIDE = 3  # nodes that a polynomial needs on each side of an interval
 _STEEP = 8.0  # nats that a window may lie above its chord: rounding grows by the exponential
+_SLACK = 1e-5  # relative, of a range's ends: powers round
 
 
 def nodes_for(least: float, most: float) -> np.ndarray:
@@ -32,7 +33,7 @@ def between(log_kernels: Array, nodes: np.ndarray, s: Array) -> tuple[Array, Arr
     """
     width = 2 * (_BESIDE + 1)
     at = jnp.asarray(nodes, log_kernels.dtype)
-    inside = (s >= at[_BESIDE] * (1 - 1e-4)) & (s <= at[-_BESIDE - 1] * (1 + 1e-4))
+    inside = (s >= at[_BESIDE] * (1 - _SLACK)) & (s <= at[-_BESIDE - 1] * (1 + _SLACK))
     first = jnp.clip(jnp.searchsorted(at, s, side="right") - 1 - _BESIDE, 0, len(nodes) - width)
     value = jax.lax.dynamic_slice_in_dim(log_kernels, first, width)
     window = jax.lax.dynamic_slice_in_dim(at, first, width)
@@ -55,4 +56,4 @@ def _through(values: Array, x: Array, place: Array) -> Array:
     """At `place`, the polynomial through `values` ``[nodes, num_test]`` at `x`."""
     apart = x[:, None] - x + jnp.eye(len(x))
     ahead = jnp.where(jnp.eye(len(x), dtype=bool), 1.0, place - x)
-    return (ahead / apart).prod(1) @ values
+    return ((ahead / apart).prod(1)[:, None] * values).sum(0)

@@ -70,7 +70,7 @@ def kde(
     pool. The rules make the bandwidth depend on the number of rows N (their total weight), which costs an evaluation
     of the whole pool each generation. With `pool_rows` batches are evaluated at their birth under rules, too, at some
     twenty bandwidths of the range that N has; ``test_nll`` then lies above its exact value by at most
-    ``certified_error``, a metric of the same run (as a rule some 1e-5 nats; infinite where N left its range).
+    ``certified_error``, a metric of the same run (as a rule 1e-4 nats; infinite where N left its range).
 
     Args:
       bandwidth: a number > 0 (may be a tracer); ``"scott"`` N^(-1/(d+4)) or ``"silverman"`` (N (d+2)/4)^(-1/(d+4)),
@@ -121,7 +121,7 @@ def _nodes(bandwidth: Array | float | str, pool_rows: Sequence[int], dim: int) -
     """Values of 1 / 2 h^2 for pools of so many rows."""
     if not isinstance(bandwidth, str) or bandwidth.endswith("_scaled"):
         raise ValueError(f"pool_rows: bandwidth must be scott or silverman, not {bandwidth!r}")
-    if len(pool_rows) != 2:
+    if not isinstance(pool_rows, Sequence) or len(pool_rows) != 2:
         raise ValueError(f"pool_rows must be two numbers, the least and the largest, not {pool_rows!r}")
     check_at_least("pool_rows[0]", pool_rows[0], 1)
     check_at_least("pool_rows[1]", pool_rows[1], pool_rows[0])
