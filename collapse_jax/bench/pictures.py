@@ -48,7 +48,8 @@ def draw(report: Report, path: Path) -> Path:
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=8)
     about = report.about
-    figure.suptitle(f"{about['suite']} · {about['cores']} cores of {about['processor']} · {about['date']}", fontsize=11)
+    cores = f"{about['cores']} core{'s' * (about['cores'] != 1)}"
+    figure.suptitle(f"{about['suite']} · {cores} of {about['processor']} · {about['date']}", fontsize=11)
     figure.savefig(path, dpi=150)
     return path
 
