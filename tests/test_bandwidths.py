@@ -80,23 +80,28 @@ def test_outside_of_the_range_nothing_is_certified(certified):
     assert np.isfinite(error[1:-1]).all()
 
 
-@pytest.mark.parametrize("rule", ["scott", "silverman"])
-def test_chains_of_a_rule_keep_the_certificate(rule):
+@pytest.mark.parametrize(
+    ("rule", "policy"),
+    [
+        ("scott", policies.accumulate()),
+        pytest.param("scott", policies.contaminated(), marks=pytest.mark.nightly),
+        pytest.param("silverman", policies.decay(0.9), marks=pytest.mark.nightly),
+    ],
+    ids=lambda x: getattr(x, "name", x),
+)
+def test_chains_of_a_rule_keep_the_certificate(rule, policy):
     """The same rows with the same keys, evaluated at birth or all anew in each generation."""
     n, generations = 20, 30
     common = {"num_test": 50, "source": data.normal(2)}
-    run = lambda setting, policy: collapse_jax.run(  # noqa: E731
-        setting, policy, num_samples=n, num_generations=generations, num_chains=8
-    )
-    for policy in (policies.accumulate(), policies.contaminated()) if rule == "scott" else (policies.decay(0.9),):
-        fast = run(kde(rule, pool_rows=(n, n * generations), **common), policy)
-        slow = run(kde(rule, **common), policy)
-        np.testing.assert_allclose(fast.training_variance, slow.training_variance, rtol=1e-5)
-        above, certificate = (fast.test_nll - slow.test_nll).values, fast.certified_error.values
-        assert (above > -1e-5).all()
-        assert (above < certificate + 1e-5).all()
-        assert certificate.max() < 1e-3
-        assert certificate[:, 0].max() < 1e-5  # the first pool's bandwidth is a node
+    sizes = {"num_samples": n, "num_generations": generations, "num_chains": 8}
+    fast = collapse_jax.run(kde(rule, pool_rows=(n, n * generations), **common), policy, **sizes)
+    slow = collapse_jax.run(kde(rule, **common), policy, **sizes)
+    np.testing.assert_allclose(fast.training_variance, slow.training_variance, rtol=1e-5)
+    above, certificate = (fast.test_nll - slow.test_nll).values, fast.certified_error.values
+    assert (above > -1e-5).all()
+    assert (above < certificate + 1e-5).all()
+    assert certificate.max() < 1e-3
+    assert certificate[:, 0].max() < 1e-5  # the first pool's bandwidth is a node
 
 
 @pytest.mark.fast
