@@ -64,6 +64,7 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
 MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gaussian-d1-unbiased": ("gaussian", {"dim": 1, "ddof": 1}),
     "kde-scott": ("kde", {"bandwidth": "scott"}),
+    "kde-scott-pool_rows": ("kde", {"bandwidth": "scott", "pool_rows": [3, 60]}),
     "kde-lineage": ("kde", {"lineage": True}),
     "discrete-lineage": ("discrete", {"lineage": True}),
     "discrete-100": ("discrete", {"probabilities": data.symbols.zipf(100)}),

@@ -13,9 +13,10 @@ import collapse_jax
 ROOT = Path(collapse_jax.__file__).parent
 BUILDING = [  # from the ground; a part imports from lower floors only
     ["types", "words", "cost", "calls"],
-    ["keys", "check", "gamma", "intervals", "variables", "parts", "spread", "worlds", "progress"],
-    ["batch", "survival", "neighbours", "frechet", "augment", "extremes"],
-    ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "scores", "metrics"],
+    ["keys", "check", "intervals", "variables", "parts", "spread", "worlds", "progress"],
+    ["batch", "survival", "neighbours", "frechet", "augment", "extremes", "gamma"],
+    ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "scores", "metrics",
+     "bandwidths"],
     ["least_squares", "text_metrics", "denoising", "curators", "newton", "objectives", "frames"],
     ["samplers"],
     ["nets", "data", "theory"],

@@ -173,6 +173,18 @@ def test_mistakes_are_told_before_anything_is_measured(words, fragment, tmp_path
 
 
 @pytest.mark.fast
+def test_a_device_that_is_not_there_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(run, "measure", None)
+    monkeypatch.setattr(jax.config, "update", lambda *arguments: None)
+    here, other = jax.default_backend(), {"cpu": "tpu"}.get(jax.default_backend(), "cpu")
+    assert cli.main(["bench", "--device", other]) == 2
+    assert f"device: JAX has already begun on {here}" in capsys.readouterr().err
+    monkeypatch.setattr(jax, "default_backend", lambda: (_ for _ in ()).throw(RuntimeError("Unknown backend tpu")))
+    assert cli.main(["bench", "--device", "tpu"]) == 2
+    assert "device: JAX finds no 'tpu' here (Unknown backend tpu)" in capsys.readouterr().err
+
+
+@pytest.mark.fast
 def test_exponents_are_slopes():
     runs = [lambda v=v: 3e-4 * v**1.5 for v in (10, 20, 40)]
     fitted = measure._fitted("a", "n", (10, 20, 40), runs, 3)

@@ -1,5 +1,8 @@
 """Microseconds a chain-generation of the package and of its peers: ``python benchmarks/peers [--only WORDS]``.
 
+``jobs`` holds work that many peers do, ``closed_forms`` more sizes and policies beside a user's loop. ``--growth``
+prints what should not grow instead: with the horizon, and from replace to accumulate_subsample.
+
 Before anything is timed, each peer's statistics at the last generation must have the law of ours over chains: ranks,
 within five standard errors. Then all run in turn; a time is the median over rounds, a ratio the median of pairs of one
 round. Compile times are left out on all sides: a first run of each is not timed.
@@ -11,8 +14,11 @@ import os
 import time
 from typing import Any
 
+import closed_forms
+import growth
+import jobs
 import numpy as np
-from jobs import JOBS, Job, Peer
+from work import Job, Peer
 
 
 def check(job: Job, ours: Any, name: str, peer: Peer) -> None:
@@ -50,9 +56,30 @@ def compare(job: Job, peers: dict[str, Peer], rounds: int) -> list[dict[str, Any
     return [
         {"job": job.name, "peer": name, "us": float(np.median(times) * 1e6), "ours_us": float(np.median(mine) * 1e6),
          "ratio": float(np.median(np.array(times) / mine)),
+         "target": job.target, "compile_s": runs.attrs["seconds_compile"], "backend": runs.attrs["backend"],
          "low": float(np.min(np.array(times) / mine)), "high": float(np.max(np.array(times) / mine))}
         for name, times in theirs.items()
     ]  # fmt: skip
+
+
+def table(only: str, peer: str, rounds: int) -> list[dict[str, Any]]:
+    """Prints one line a job and peer."""
+    print("| job | peer | peer, us | ours, us | ratio | least .. most | target | compile, s | command |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    found = []
+    for make in (*jobs.JOBS, *closed_forms.JOBS):
+        job = make()
+        peers = {name: each for name, each in job.peers.items() if peer in name}
+        if only not in job.name or not peers:
+            continue
+        for row in compare(job, peers, rounds):
+            found.append(row)
+            command = f"`python benchmarks/peers --only '{row['job']}' --peer '{row['peer']}'`"
+            figures = "{us:.4g} | {ours_us:.3g} | {ratio:.3g} | {low:.3g} .. {high:.3g}".format(**row)
+            target = "" if job.target is None else f"{job.target:g}"
+            ends = f"{target} | {row['compile_s']:.1f} | {command}"
+            print(f"| {row['job']} | {row['peer']} | {figures} | {ends} |", flush=True)
+    return found
 
 
 def main() -> None:
@@ -60,22 +87,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="jobs whose names hold this")
     parser.add_argument("--peer", default="", help="peers whose names hold this")
+    parser.add_argument("--growth", action="store_true", help="what should not grow")
     parser.add_argument("--json", help="write the figures here too")
     arguments = parser.parse_args()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(f"{cores} cores, load {os.getloadavg()[0]:.1f}, {time.strftime('%Y-%m-%d')}, {arguments.rounds} rounds\n")
-    print("| job | peer | peer, us | ours, us | ratio | least .. most | command |\n|---|---|---|---|---|---|---|")
-    found = []
-    for make in JOBS:
-        job = make()
-        peers = {name: peer for name, peer in job.peers.items() if arguments.peer in name}
-        if arguments.only not in job.name or not peers:
-            continue
-        for row in compare(job, peers, arguments.rounds):
-            found.append(row)
-            command = f"`python benchmarks/peers --only '{row['job']}' --peer '{row['peer']}'`"
-            figures = "{us:.4g} | {ours_us:.3g} | {ratio:.3g} | {low:.3g} .. {high:.3g}".format(**row)
-            print(f"| {row['job']} | {row['peer']} | {figures} | {command} |", flush=True)
+    found = (
+        growth.rows(arguments.rounds) if arguments.growth else table(arguments.only, arguments.peer, arguments.rounds)
+    )
     if arguments.json:
         with open(arguments.json, "w") as file:
             json.dump(found, file, indent=1)

@@ -1,49 +1,19 @@
-"""The jobs, and who does them. Everything that is timed is here under its name."""
+"""Jobs that many peers do, each in its own way."""
 
 import importlib.util
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax_loop
 import libraries
 import loops
 import numpy as np
 import vectorised
+from work import Job, Peer, alone, seeded
 
 import collapse_jax as cj
 from collapse_jax import data, policies, settings
-
-
-class Peer(NamedTuple):
-    """Somebody else's way.
-
-    Attributes:
-      chains: of one timed run: enough to take some tenths of a second.
-      run: ``(seed, chains) -> [chains, generations, metrics]``.
-    """
-
-    chains: int
-    run: Callable[[int, int], np.ndarray]
-
-
-class Job(NamedTuple):
-    """One piece of work; `ours` is an ``xarray.Dataset`` with the seconds of its run."""
-
-    name: str
-    ours: Callable[[], Any]
-    metrics: tuple[str, ...]
-    peers: dict[str, Peer]
-
-
-def alone(run: Callable[[int], np.ndarray]) -> Callable[[int, int], np.ndarray]:
-    """Chains one after the other."""
-    return lambda seed, chains: np.stack([run(seed * 1000 + chain) for chain in range(chains)])
-
-
-def seeded(run: Callable[..., np.ndarray], *given: Any) -> Callable[[int, int], np.ndarray]:
-    """Chains one after the other, of a function that takes a generator."""
-    return alone(lambda seed: run(np.random.default_rng(seed), *given))
 
 
 def torch_peers(name: str, chains: int, many: int, *given: Any, ways: tuple[str, ...]) -> dict[str, Peer]:

@@ -96,18 +96,16 @@ def bernoulli(rng: np.random.Generator, n: int, generations: int, p: float) -> n
     return np.array(out)
 
 
-def kde_accumulate(seed: int, n: int, generations: int, bandwidth: float, num_test: int) -> np.ndarray:
+def kde_accumulate(seed: int, test: np.ndarray, n: int, generations: int, bandwidth: float) -> np.ndarray:
     """Test NLL of one chain on moons, ``[generations]``."""
     from sklearn.datasets import make_moons
     from sklearn.neighbors import KernelDensity
 
-    pool, _ = make_moons(n, noise=0.05, random_state=seed)
-    test, _ = make_moons(num_test, noise=0.05, random_state=seed + 1)
-    out = []
+    (pool, _), out = make_moons(n, noise=0.05, random_state=seed), []
     for generation in range(generations):
         model = KernelDensity(bandwidth=bandwidth).fit(pool)
         out.append(-model.score_samples(test).mean())
-        pool = np.concatenate([pool, model.sample(n, random_state=generation)])
+        pool = np.concatenate([pool, model.sample(n, random_state=seed * generations + generation)])
     return np.array(out)
 
 

@@ -10,6 +10,7 @@ import jax
 
 from collapse_jax.bench import pictures, report, run
 from collapse_jax.bench.suites import suite
+from collapse_jax.check import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,8 +23,11 @@ def bench(arguments: argparse.Namespace, console: "Console") -> list[str]:
       The names of cases that are slower than in the file of ``--compare``, beyond machine and noise.
 
     Raises:
-      ValueError: an unknown suite or case, a file that cannot be read or written; before anything is measured.
+      ValueError: an unknown suite or case, a device that is not there, a file that cannot be read or written; before
+        anything is measured.
     """
+    if arguments.device is not None:
+        _choose(arguments.device)
     before = None if arguments.compare is None else report.read(arguments.compare)
     _check(arguments, before)
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are of compiling
@@ -40,6 +44,17 @@ def bench(arguments: argparse.Namespace, console: "Console") -> list[str]:
         console.print(report.change_table(changes), highlight=False)
         return [change.name for change in changes if change.verdict == "slower"]
     return []
+
+
+def _choose(device: str) -> None:
+    """What JAX computes on from now on."""
+    try:
+        jax.config.update("jax_platforms", device)
+        found = jax.default_backend()
+    except RuntimeError as error:
+        raise ValueError(f"device: JAX finds no {device!r} here ({one_line(error, 100)})") from error
+    if found != {"cuda": "gpu", "rocm": "gpu"}.get(device, device):
+        raise ValueError(f"device: JAX has already begun on {found}; start anew with JAX_PLATFORMS={device}")
 
 
 def _check(arguments: argparse.Namespace, before: report.Report | None) -> None:

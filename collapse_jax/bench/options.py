@@ -8,6 +8,7 @@ def add(bench: argparse.ArgumentParser) -> None:
     """Adds them to the parser of the command."""
     bench.add_argument("--suite", metavar="NAME", default="core", help="core (closed forms), nets or engine (policies)")
     bench.add_argument("--only", metavar="WORDS", default="", help="cases whose names hold this")
+    bench.add_argument("--device", metavar="NAME", help="cpu, cuda, rocm or tpu; default: what JAX takes first")
     bench.add_argument("--quick", action="store_true", help="two cases, three short rounds")
     bench.add_argument("--scaling", action="store_true", help="exponents in chains, generations, n and d as well")
     bench.add_argument("--json", metavar="FILE", type=Path, help="write all figures")

@@ -1,11 +1,13 @@
 """The picture of a report: the roofline, what the floors are made of, and scaling."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from collapse_jax.bench.machine import TERMS
+from collapse_jax.bench.measure import Scaling
 from collapse_jax.bench.report import Report
 
 if TYPE_CHECKING:
@@ -36,19 +38,25 @@ def draw(report: Report, path: Path) -> Path:
     """
     from matplotlib.figure import Figure  # no pyplot: no window, no global state
 
-    panels = 3 if report.scalings else 2
-    height = max(5.0, 0.32 * len(report.rows) + 2)
-    figure = Figure(figsize=(6.5 * panels, height), layout="constrained")
-    axes = figure.subplots(1, panels, squeeze=False)[0]
+    groups = _groups(report)
+    heights = [max(5.0, 0.32 * len(report.rows) + 2)]
+    heights += [4.0 + 0.15 * max(map(len, groups.values()))] if groups else []
+    figure = Figure(figsize=(14.0, sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    axes = list(parts[0].subplots(1, 2))
     _roofline(axes[0], report)
     _floors(axes[1], report)
-    if report.scalings:
-        _scaling(axes[2], report)
+    if groups:
+        below = parts[1].subplots(1, len(groups), squeeze=False)[0]
+        for ax, (axis, scalings) in zip(below, groups.items(), strict=True):
+            _scaling(ax, axis, scalings)
+        axes += list(below)
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=8)
     about = report.about
-    figure.suptitle(f"{about['suite']} · {about['cores']} cores of {about['processor']} · {about['date']}", fontsize=11)
+    cores = f"{about['cores']} core{'s' * (about['cores'] != 1)}"
+    figure.suptitle(f"{about['suite']} · {cores} of {about['processor']} · {about['date']}", fontsize=11)
     figure.savefig(path, dpi=150)
     return path
 
@@ -59,7 +67,7 @@ def _roofline(ax: "Axes", report: Report) -> None:
     done = np.array([row.work.flops / row.median for row in report.rows])
     x = np.geomspace(min(intensity.min(), 0.1) / 2, max(intensity.max(), 100) * 2, 100)
     sizes = report.rates.copies
-    for size, style in ((min(sizes), "-"), (max(sizes), "--")):
+    for size, style in {max(sizes): "--", min(sizes): "-"}.items():
         label = f"copies of {size / 2**20:g} MiB"
         ax.plot(x, np.minimum(x * sizes[size], report.rates.products), color="0.4", linestyle=style, label=label)
     for i, (a, b) in enumerate(zip(intensity, done, strict=True)):
@@ -86,16 +94,28 @@ def _floors(ax: "Axes", report: Report) -> None:
     ax.set_yticks(place, [f"{row.name}  {i}" for i, row in enumerate(report.rows, 1)], fontsize=7)
     ax.set_xlabel("share of the time measured")
     ax.set_title("what the machine's rates account for", fontsize=10)
-    ax.legend(fontsize=7)
+    ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4)  # bars may be anywhere above
 
 
-def _scaling(ax: "Axes", report: Report) -> None:
+def _groups(report: Report) -> dict[str, list[Scaling]]:
+    """Scalings by what grows; the sizes of settings, whatever they are called, go together."""
+    groups: dict[str, list[Scaling]] = {}
+    for s in report.scalings:
+        groups.setdefault(s.axis if s.axis in ("chains", "generations", "n") else "size of the setting", []).append(s)
+    return groups
+
+
+def _scaling(ax: "Axes", axis: str, scalings: Sequence[Scaling]) -> None:
     """Seconds over those at the smallest size."""
-    for i, s in enumerate(report.scalings):
+    for i, s in enumerate(scalings):
         label = f"{s.name}: {s.axis} ^ {s.exponent:.2f}"
         growth = np.array(s.seconds) / s.seconds[0]
         ax.plot(np.array(s.values) / s.values[0], growth, f"{_MARKS[i % len(_MARKS)]}-", markersize=5, label=label)
-    ax.set(xscale="log", yscale="log", xlabel="size over the smallest", ylabel="time over the shortest")
-    ax.set_title("scaling", fontsize=10)
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log", base=2)
+    for side in (ax.xaxis, ax.yaxis):
+        side.set_major_formatter("{x:g}")
+    ax.set(xlabel="size over the smallest", ylabel="time over that of the smallest")
+    ax.set_title(f"scaling in {axis}", fontsize=10)
     ax.grid(alpha=0.25)
-    ax.legend(fontsize=6)
+    ax.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.15))
