@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from side_by_side import in_turn, options, run, told_of
 
-from collapse_jax import denoising, samplers
+from collapse_jax import denoising, parts, samplers
 from collapse_jax.gradient import Averaged, averaged
 from collapse_jax.keys import normal
 from collapse_jax.nets.timed import DEFAULTS, timed_net
@@ -164,9 +164,9 @@ def training(
         both = Averaged(params, params)
         return jax.lax.scan(step, (both, optimizer.init(both)), jax.random.split(key, steps))[0][0]
 
-    many = jax.tree.map(lambda x: jnp.stack([x] * chains), params)
-    keys = jax.random.split(jax.random.key(2), chains)
-    compiled = jax.jit(jax.vmap(fit)).lower(many, keys).compile()
+    many = params if chains == 1 else jax.tree.map(lambda x: jnp.stack([x] * chains), params)
+    keys = jax.random.key(2) if chains == 1 else jax.random.split(jax.random.key(2), chains)
+    compiled = jax.jit(fit if chains == 1 else jax.vmap(fit)).lower(many, keys).compile()
     ours = lambda: jax.block_until_ready(compiled(many, keys))  # noqa: E731
     weights = sum(x.size for x in jax.tree.leaves(params))
     name = f"training step, {net}, {'x'.join(map(str, shape))}, {weights} weights, batch {batch}, {chains} chain(s)"
@@ -214,7 +214,7 @@ def sampling(
     num: int,
     steps: int,
     rounds: int,
-    at_once: int = 512,
+    at_once: int = 2048,
     width: int | None = None,
 ) -> dict[str, Any]:
     """Milliseconds for `num` images in `steps` steps of Euler's rule; ours take `at_once` images at a time."""
@@ -226,8 +226,8 @@ def sampling(
             sigma = jnp.full(x.shape[:1], sigma)
             return denoising.row_and_noise(FLOW, x, apply(params, x, FLOW.path(sigma)[0]), sigma)
 
-        some = lambda key: samplers.sample(estimate, FLOW.path, key, (at_once, dim), sigma, "ddim")  # noqa: E731
-        return jax.lax.map(some, jax.random.split(key, -(-num // at_once))).reshape(-1, dim)[:num]
+        some = lambda key, rows: samplers.sample(estimate, FLOW.path, key, (rows, dim), sigma, "ddim")  # noqa: E731
+        return parts.draw(some, key, num, at_once)
 
     compiled = jax.jit(draw).lower(params, jax.random.key(0)).compile()
     ours = lambda: jax.block_until_ready(compiled(params, jax.random.key(1)))  # noqa: E731

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 
+from collapse_jax.parts import side_by_side
 from collapse_jax.spread import cut_lanes, places
 from collapse_jax.types import Array, Chain, Key, Tree, World
 
@@ -311,7 +312,7 @@ def functions(chain_of: Callable[..., Chain], metrics: tuple[str, ...], stretch:
     """What is compiled: a block's first state, and its next `stretch` generations."""
 
     def start(world: World, values: dict[str, Array], keys: Key) -> Tree:
-        return jax.vmap(lambda v, k: chain_of(v).init(k, world))(values, keys)
+        return side_by_side(lambda v, k: chain_of(v).init(k, world), values, keys)
 
     def advance(
         world: World, values: dict[str, Array], state: Tree, generation: Array
@@ -322,7 +323,7 @@ def functions(chain_of: Callable[..., Chain], metrics: tuple[str, ...], stretch:
             return chain.absorb(world, s, new, g), {name: observations[name] for name in metrics}
 
         # The generation stays outside the vmap, so that pools are written in place rather than scattered into.
-        step = lambda s, g: jax.vmap(lane, (0, 0, None))(values, s, g)  # noqa: E731
+        step = lambda s, g: side_by_side(lambda v, s: lane(v, s, g), values, s)  # noqa: E731
         return jax.lax.scan(step, state, generation + jnp.arange(stretch))
 
     return start, advance

@@ -1,4 +1,4 @@
-"""Many rows, a few at a time, so that memory has room for what is done with them."""
+"""Many rows, a few at a time, so that memory has room for what is done with them; and lanes side by side."""
 
 from collections.abc import Callable
 
@@ -22,3 +22,10 @@ def draw(some: Callable[[Key, int], Array], key: Key, num: int, at_once: int) ->
     rows = -(-num // parts)
     drawn = jax.lax.map(lambda key: some(key, rows), jax.random.split(key, parts))
     return drawn.reshape(-1, *drawn.shape[2:])[:num]
+
+
+def side_by_side(of_lane: Callable[..., Tree], *lanes: Tree) -> Tree:
+    """``jax.vmap``. One lane goes without: a CPU takes a fifth longer for a network's step with batches of one."""
+    if jax.tree.leaves(lanes)[0].shape[0] > 1:
+        return jax.vmap(of_lane)(*lanes)
+    return jax.tree.map(lambda x: x[None], of_lane(*jax.tree.map(lambda x: x[0], lanes)))

@@ -13,13 +13,12 @@ LANES, WIDTH, GENERATIONS, STRETCH = 13, 2, 6, 2
 METRICS = ("log_trace_ratio", "test_nll")
 
 
-@pytest.fixture(scope="module")
-def blocks():
-    """``run(at_once, **options)`` of seven blocks, the last half empty."""
+def blocks_of(width):
+    """``run(at_once, **options)`` of blocks of so many lanes."""
     setting = settings.gaussian(2, num_test=8)
     world, keys = setting.world(), chain_keys(0, LANES, "threefry2x32")
     chain = make_chain(setting, policies.accumulate_subsample(), num_samples=5, num_generations=GENERATIONS)
-    traced = trace_blocks(lambda values: chain, world, {}, keys, metrics=METRICS, width=WIDTH, stretch=STRETCH)
+    traced = trace_blocks(lambda values: chain, world, {}, keys, metrics=METRICS, width=width, stretch=STRETCH)
     programs = compile_blocks(traced)
 
     def run(at_once, progress=lambda generations: None, saver=None):
@@ -29,6 +28,18 @@ def blocks():
         )  # fmt: skip
 
     return run
+
+
+@pytest.fixture(scope="module")
+def blocks():
+    """Seven of two, the last half empty."""
+    return blocks_of(WIDTH)
+
+
+def test_a_lane_alone_is_what_it_is_among_others(blocks):
+    alone, among = blocks_of(1)(2), blocks(2)
+    for name in METRICS:
+        np.testing.assert_allclose(alone[name], among[name], rtol=1e-4, atol=1e-4)
 
 
 def memory(after=None):

@@ -133,6 +133,7 @@ def test_expected_pixels_are_pixels(sigma):
     pixel = np.asarray(task.frame.center + task.frame.scale * row)
     outside = (pixel < -1e-5) | (pixel > 1 + 1e-5)
     assert outside.any() == (sigma < 1)  # the network is untrained
+    assert np.abs(pixel - 0.5).max() < 1 + 1e-5  # and what runs away is held
     a, b = task.how.path(sigma)
     np.testing.assert_allclose(a * row + b * noise, x, rtol=1e-4, atol=1e-4)
 

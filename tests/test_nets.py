@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from collapse_jax.nets.dit import places
+from collapse_jax.nets.dit import gelu, places
 from collapse_jax.nets.timed import timed_net
 from collapse_jax.nets.unet import Convolution, folded, unfolded
 
@@ -42,6 +42,13 @@ def test_folding_halves_and_is_undone():
     assert folded(x).shape == (2, 3, 2, 12)
     np.testing.assert_array_equal(unfolded(folded(x)), x)
     np.testing.assert_array_equal(np.sort(folded(x)[0, 1, 0]), np.sort(x[0, 2:4, 0:2].reshape(-1)))
+
+
+def test_gelu_is_the_published_one():
+    x = jnp.linspace(-12, 12, 1001)
+    np.testing.assert_allclose(gelu(x), nnx.gelu(x), rtol=1e-5, atol=1e-6)
+    slope, right = (jax.vmap(jax.grad(f))(x) for f in (gelu, nnx.gelu))
+    np.testing.assert_allclose(slope, right, rtol=1e-4, atol=1e-5)
 
 
 def test_each_patch_has_a_place():

@@ -29,7 +29,7 @@ class Block(nnx.Module):
         rows, length, _ = x_BxLxD.shape
         heads = self.qkv(modulated(x_BxLxD, scale, shift)).reshape(rows, length, 3, self.heads, -1)
         x_BxLxD = x_BxLxD + gate * self.out(attended(heads).reshape(rows, length, -1))
-        return x_BxLxD + gate_feed * self.down(nnx.gelu(self.up(modulated(x_BxLxD, scale_feed, shift_feed))))
+        return x_BxLxD + gate_feed * self.down(gelu(self.up(modulated(x_BxLxD, scale_feed, shift_feed))))
 
 
 class DiT(nnx.Module):
@@ -103,6 +103,11 @@ def modulated(x_BxLxD: Array, scale_Bx1xD: Array, shift_Bx1xD: Array) -> Array:
     x = x - x.mean(-1, keepdims=True)
     x = x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)
     return (x * (1 + scale_Bx1xD) + shift_Bx1xD).astype(x_BxLxD.dtype)
+
+
+def gelu(x: Array) -> Array:
+    """``nnx.gelu``'s function, by a logistic one in place of tanh, which takes a CPU longer."""
+    return x * jax.nn.sigmoid(x * (2 * (2 / jnp.pi) ** 0.5) * (1 + 0.044715 * x * x))
 
 
 def places(down: int, across: int, width: int) -> np.ndarray:
