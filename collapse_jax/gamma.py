@@ -32,7 +32,7 @@ def log_gamma_over_shape(key: Key, z: Array, shape: Array) -> Array:
     def judge(key: Key, z: Array) -> tuple[Array, Array]:
         w = z / jnp.sqrt(9 * rate)
         inside, log_v = w > -1, jnp.log1p(jnp.where(w > -1, w, 0.0))
-        log_ratio = rate * (3 * log_v - w * (3 - w * (1.5 - w)))  # of the densities; w ** 4 is the first order that stays
+        log_ratio = rate * (3 * log_v - w * (3 - w * (1.5 - w)))  # of densities: of order w ** 4
         uniform = jax.random.uniform(stream(key, "accept"), z.shape, z.dtype)
         return 3 * log_v, inside & (jnp.log(uniform) < log_ratio)
 
