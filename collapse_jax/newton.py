@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from collapse_jax.types import Array
+from collapse_jax.types import Array, Tree
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _DESCENTS = 30  # steps of conjugate gradients, at most; as many as coefficients are exact
@@ -46,7 +46,7 @@ def fit(x: Array, label: Array, weight: Array, classes: int, ridge: Array | floa
     problem = _Problem(x, hot, share, ridge)
     newton_step = _one_logit(problem) if classes == 2 else _many_logits(problem)
 
-    def improve(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+    def improve(carry: Tree) -> Tree:
         step_number, _, w, z, doubtful = carry
         gradient, step = newton_step(w, z)
         too_far = (gradient * doubtful).sum() > 0
