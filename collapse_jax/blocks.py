@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 
+from collapse_jax import cost
 from collapse_jax.parts import side_by_side
 from collapse_jax.spread import cut_lanes, places
 from collapse_jax.types import Array, Chain, Key, Tree, World
@@ -24,12 +25,7 @@ _WORKING_SET = {"cpu": 256 << 10, "gpu": 256 << 20, "tpu": 256 << 20}
 _POOLS = {"cpu": 1 << 30, "gpu": 16 << 30, "tpu": 4 << 30}
 _WIDEST = 1024
 MOST_AT_ONCE = 8
-# Where Linux says what a job may take.
-_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-
-# Of a first state, which is made once a block, and of a stretch: lower levels give loops as fast, in two thirds of the
-# time to compile (measured).
-_LEVELS = {"cpu": (0, 1)}
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # Linux's, of a job
 
 
 class Place(NamedTuple):
@@ -143,7 +139,7 @@ def compile_blocks(traced: Traced) -> Programs:
     with jax.enable_x64(traced.x64):  # a setting of each thread
         lowered = [program.lower() for program in traced.traced]
         with ThreadPoolExecutor() as pool:
-            compiled = list(pool.map(_compile, lowered, _LEVELS.get(platform, (None, None)) * len(traced.places)))
+            compiled = list(pool.map(_compile, lowered, _levels(traced, platform) * len(traced.places)))
     several = len(traced.places[0].whole.device_set) > 1  # which must meet in one order
     # Two batched LAPACK calls at once can lock a CPU's thread pool up (seen with jaxlib 0.10.2).
     locks = platform == "cpu" and any("@lapack_" in program.as_text() for program in lowered)
@@ -157,6 +153,13 @@ def compile_blocks(traced: Traced) -> Programs:
         traced.seconds,
         time.perf_counter() - clock,
     )
+
+
+def _levels(traced: Traced, platform: str) -> tuple[int | None, int | None]:
+    """Of XLA's optimisation, of a first state and of a stretch. On a CPU level 1 gives loops as fast as higher ones."""
+    # Level 0 compiles faster and gives slower ones, which shows where a first state is worth several generations.
+    start, stretch = (cost.operations(program.jaxpr.jaxpr) for program in traced.traced[:2])
+    return (int(start * traced.stretch > 3 * stretch), 1) if platform == "cpu" else (None, None)
 
 
 def _compile(lowered: jax.stages.Lowered, level: int | None) -> jax.stages.Compiled:
@@ -387,9 +390,8 @@ def device_memory() -> int | None:
 
 
 def _bytes(tree: Any) -> int:
-    return max(
-        1, sum(math.prod(x.shape) * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(jax.eval_shape(_plain, tree)))
-    )
+    shapes = jax.tree.leaves(jax.eval_shape(_plain, tree))
+    return max(1, sum(math.prod(x.shape) * jnp.dtype(x.dtype).itemsize for x in shapes))
 
 
 def _plain(tree: Any) -> Any:

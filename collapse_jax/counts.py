@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from collapse_jax import keys
+from collapse_jax import keys, threefry
 from collapse_jax.check import is_traced
 from collapse_jax.types import Array, Key
 
@@ -41,6 +41,17 @@ def count(symbols: Array, weight: Array, num: int) -> Array:
     return jnp.zeros(num, weight.dtype).at[symbols].add(weight, mode="drop")
 
 
+def tally(key: Key, p_K: Array, num: int, size: Array | int) -> Array:
+    """Counts ``[K]`` of the first `size` (may be traced) of the symbols that ``categorical`` draws with this key."""
+    there, length = jnp.arange(num) < size, p_K.shape[0]
+    if length > _FEW:
+        return count(categorical(key, p_K, num), there.astype(p_K.dtype), length)
+    cumulative_K = _cumulative(p_K)
+    drawn = keys.below(key, num, cumulative_K[-1])  # compared with each symbol's edge, never turned into symbols
+    below_K = jax.lax.map(lambda edge: (there & (drawn < edge)).sum(), cumulative_K)
+    return jnp.diff(below_K, prepend=0).astype(p_K.dtype)
+
+
 def multinomial(key: Key, p_K: Array, num: Array | int, size: Array | int) -> Array:
     """Counts ``[K]`` of `size` (may be traced, at most `num`) independent symbols.
 
@@ -49,13 +60,7 @@ def multinomial(key: Key, p_K: Array, num: Array | int, size: Array | int) -> Ar
     """
     length = p_K.shape[0]
     if isinstance(num, int) and num <= max(_ROWS, 16 * length):
-        there = jnp.arange(num) < size
-        if length > _FEW:
-            return count(categorical(key, p_K, num), there.astype(p_K.dtype), length)
-        cumulative_K = _cumulative(p_K)
-        drawn = keys.below(key, num, cumulative_K[-1])
-        below_K = jax.lax.map(lambda edge: (there & (drawn < edge)).sum(), cumulative_K)
-        return jnp.diff(below_K, prepend=0).astype(p_K.dtype)
+        return tally(key, p_K, num, size)
     size = jnp.asarray(size, p_K.dtype)
     if length <= _FEW:
         return _one_by_one(key, p_K, size)
@@ -148,7 +153,7 @@ def _rejection(
 ) -> Array:
     """Hormann's transformed rejection of whole numbers 0 .. `most` where `wanted`; the others are 0."""
     # Under a vmap, rbg draws for all lanes by the first one's key, which stands still once that lane is done.
-    key = jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl="threefry2x32")
+    key = jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl=threefry.SPEC)
 
     def trial(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         i, k, open_ = state

@@ -6,7 +6,7 @@ The intervals are of one definition at one point each, with no allowance for how
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -121,11 +121,18 @@ def _reading(roles: tuple[str, ...], test: Callable[[list[Sample]], Finding], le
 def _sample(ds: xr.Dataset, name: str, position: dict[str, int]) -> Sample:
     values = at(ds[name], position).transpose("chain", "generation").to_numpy().astype(float)
     attrs = ds[name].attrs
-    dims = attrs.get("baseline_dims", [])
     baseline = np.asarray(attrs.get("baseline", np.nan), float)
-    whole = baseline.shape == tuple(ds.sizes.get(dim, 0) for dim in dims)  # of a part of a grid the place is not known
-    here = float(baseline[tuple(position[dim] for dim in dims)]) if whole else np.nan
+    place = _place(ds, position, attrs)
+    here = np.nan if place is None else float(baseline[place])
     return Sample(name, values[~np.isnan(values).all(1)], ds["generation"].to_numpy().astype(float), here)
+
+
+def _place(ds: xr.Dataset, position: dict[str, int], attrs: dict[Any, Any]) -> tuple[int, ...] | None:
+    """Of a point, among a metric's baselines: by its labels, for `ds` may be a part of a grid. None: not there."""
+    dims, known = attrs.get("baseline_dims", []), attrs.get("baseline_labels", [])
+    here = [at(ds[dim], position).item() if dim in ds.coords else None for dim in dims]
+    found = [labels.index(label) for labels, label in zip(known, here, strict=False) if label in labels]
+    return tuple(found) if len(found) == len(dims) else None
 
 
 def _decide(metric: str, interval: Interval, chains: int, margin: float = 0.0) -> Finding:

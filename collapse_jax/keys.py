@@ -6,6 +6,7 @@ import zlib
 import jax
 import jax.numpy as jnp
 
+from collapse_jax import threefry
 from collapse_jax.types import Array, Key
 
 
@@ -19,7 +20,8 @@ def chain_keys(seed: int, num_chains: int, rng: str = "threefry2x32") -> Key:
 
     `rng` is a JAX random-number implementation: ``"threefry2x32"``, ``"rbg"`` or ``"unsafe_rbg"``.
     """
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed, impl=rng), jnp.arange(num_chains))
+    impl = threefry.SPEC if rng == "threefry2x32" else rng
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed, impl=impl), jnp.arange(num_chains))
 
 
 def normal(key: Key, shape: tuple[int, ...]) -> Array:

@@ -5,13 +5,13 @@ long axis of all arrays, that of rows, is the last one: sums along it are fastes
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from collapse_jax import moments
-from collapse_jax.types import Array
+from collapse_jax.types import Array, Tree
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _DESCENTS = 30  # steps of conjugate gradients, at most; as many as coefficients are exact
@@ -28,7 +28,8 @@ def fit(x: Array, label: Array, weight: Array, classes: int, ridge: Array | floa
     """Coefficients ``[d + 1, logits]``, the intercept last; two classes share one logit and more have one each.
 
     They minimise the weighted mean of the negative log likelihood plus ``ridge |w|^2 / 2``, the intercept included.
-    A step that ends uphill is shortened at the next one's expense.
+    A step that ends uphill is shortened at the next one's expense. Errors are squared by each step near the optimum, so
+    one that moves no logit by more than the square root of rounding is the last.
 
     Args:
       x: ``[m, d]``.
@@ -36,7 +37,7 @@ def fit(x: Array, label: Array, weight: Array, classes: int, ridge: Array | floa
       weight: ``[m]``, multiplicities.
       classes: number of classes.
       ridge: see above; > 0.
-      steps: Newton steps from 0.
+      steps: Newton steps from 0, at most.
     """
     share = weight / weight.sum()
     x = jnp.concatenate([x.T, jnp.ones_like(x.T[:1])])
@@ -45,8 +46,8 @@ def fit(x: Array, label: Array, weight: Array, classes: int, ridge: Array | floa
     problem = _Problem(x, hot, share, ridge)
     newton_step = _one_logit(problem) if classes == 2 else _many_logits(problem)
 
-    def improve(_: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        w, z, doubtful = carry
+    def improve(carry: Tree) -> Tree:
+        step_number, _, w, z, doubtful = carry
         gradient, step = newton_step(w, z)
         too_far = (gradient * doubtful).sum() > 0
         step = jnp.where(too_far, -doubtful, step)
@@ -56,10 +57,12 @@ def fit(x: Array, label: Array, weight: Array, classes: int, ridge: Array | floa
         # next gradient: a convex function that still falls there has fallen all the way.
         reach = (jnp.abs(change) if classes == 2 else jnp.ptp(change, axis=0)).max()
         safe = jnp.where(too_far | (reach < 1.79), 1.0, jnp.log1p(reach) / jnp.maximum(reach, 1.79))
-        return w + step, z + change, (1 - safe) * step
+        return step_number + 1, reach, w + step, z + change, (1 - safe) * step
 
-    none = jnp.zeros((len(x), len(hot)), x.dtype)
-    w, _, doubtful = jax.lax.fori_loop(0, steps, improve, (none, jnp.zeros_like(hot), none))
+    none, enough = jnp.zeros((len(x), len(hot)), x.dtype), float(jnp.finfo(x.dtype).eps) ** 0.5
+    start = jnp.int32(0), jnp.full((), jnp.inf, x.dtype), none, jnp.zeros_like(hot), none
+    go_on = lambda carry: (carry[0] < steps) & (carry[1] > enough)  # noqa: E731
+    *_, w, _, doubtful = jax.lax.while_loop(go_on, improve, start)
     return w - doubtful
 
 
@@ -82,17 +85,28 @@ def _times(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision=_HIGHEST)
 
 
-def solver(gram: Array, ridge: Array | float) -> Callable[[Array], Array]:
-    """Solves systems of `gram` ``[d, d]``, positive semidefinite, plus `ridge` on its diagonal."""
-    unit, log_scale = moments.factorise(gram + ridge * jnp.eye(len(gram), dtype=gram.dtype))
-    alive = jnp.isfinite(log_scale)  # a direction that rounding swallows is left alone
-    over = jnp.where(alive, jnp.exp(-2 * jnp.where(alive, log_scale, 0.0)), 0.0)[:, None]
+def solve(gram: Array, ridge: Array | float, columns: Array) -> Array:
+    """X with (`gram` + `ridge` I) X = `columns` ``[d, k]``, for `gram` ``[d, d]`` positive semidefinite.
 
-    def solve(v: Array) -> Array:
-        down = moments.solve_unit_lower(unit, v) * over
-        return moments.solve_unit_lower(unit.T[::-1, ::-1], down[::-1])[::-1]
+    Gauss-Jordan elimination, one loop of few operations: of thousands of small systems side by side the time is what
+    operations cost to begin with. Where rounding swallows a pivot, X is 0 (``moments.factorise`` tells how).
+    """
+    d = len(gram)
+    square = gram + ridge * jnp.eye(d, dtype=gram.dtype)
+    variance, index = jnp.diagonal(square), jnp.arange(d)
 
-    return solve
+    def eliminate(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        lines, noise = carry
+        at = lambda x, axis=0: jax.lax.dynamic_index_in_dim(x, j, axis, keepdims=False)  # noqa: E731
+        column, line = at(lines, 1), at(lines)
+        share = jnp.where((index != j) & (at(column) > at(noise)), column / at(column), 0.0)
+        return lines - share[:, None] * line, noise + jnp.where(index > j, share, 0.0) ** 2 * at(noise)
+
+    start = jnp.concatenate([square, columns], 1), 8 * jnp.finfo(gram.dtype).eps * variance
+    lines, noise = jax.lax.fori_loop(0, d, eliminate, start)
+    pivot = jnp.diagonal(lines)[:, None]
+    alive = pivot > noise[:, None]
+    return jnp.where(alive, lines[:, d:] / jnp.where(alive, pivot, 1.0), 0.0)
 
 
 def _one_logit(problem: _Problem) -> Callable[[Array, Array], tuple[Array, Array]]:
@@ -103,7 +117,7 @@ def _one_logit(problem: _Problem) -> Callable[[Array, Array], tuple[Array, Array
         p = odds(z)
         both = _times(x, jnp.concatenate([x * (share * p * (1 - p)), share * (p - hot)]).T)
         gradient = both[:, -1:] + ridge * w
-        return gradient, solver(both[:, :-1], ridge)(-gradient)
+        return gradient, solve(both[:, :-1], ridge, -gradient)
 
     return step
 
@@ -111,7 +125,8 @@ def _one_logit(problem: _Problem) -> Callable[[Array, Array], tuple[Array, Array
 def _many_logits(problem: _Problem) -> Callable[[Array, Array], tuple[Array, Array]]:
     """The same by conjugate gradients."""
     x, hot, share, ridge = problem
-    solve_bound = solver(0.5 * _times(x * share, x.T), ridge)
+    inverse = solve(0.5 * _times(x * share, x.T), ridge, jnp.eye(len(x), dtype=x.dtype))
+    solve_bound = partial(_times, inverse)
 
     def step(w: Array, z: Array) -> tuple[Array, Array]:
         p = odds(z)

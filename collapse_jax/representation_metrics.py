@@ -96,7 +96,7 @@ def ridge_probe(train_NxF: Array, label_N: Array, test_MxF: Array, classes: int)
     mean_C = hot_NxC.mean(0)
     product = lambda a, b: jnp.matmul(a, b, precision=_HIGHEST)  # noqa: E731
     gram, across = (product(train_NxF.T, x) / train_NxF.shape[0] for x in (train_NxF, hot_NxC - mean_C))
-    return mean_C + product(test_MxF, newton.solver(gram, RIDGE)(across))
+    return mean_C + product(test_MxF, newton.solve(gram, RIDGE, across))
 
 
 def logistic_probe(train_NxF: Array, label_N: Array, test_MxF: Array, classes: int) -> Array:

@@ -12,7 +12,7 @@ import collapse_jax
 
 ROOT = Path(collapse_jax.__file__).parent
 BUILDING = [  # from the ground; a part imports from lower floors only
-    ["types", "words", "cost", "calls"],
+    ["types", "words", "cost", "calls", "threefry"],
     ["keys", "check", "intervals", "variables", "parts", "spread", "worlds", "progress"],
     ["batch", "survival", "neighbours", "frechet", "augment", "extremes", "gamma"],
     ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "scores", "metrics",

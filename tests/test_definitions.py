@@ -83,15 +83,18 @@ def test_the_baseline_is_that_of_the_point():
             "risk": (
                 ("dim", "chain", "generation"),
                 values,
-                {"role": "risk", "baseline": [0.0, 4.0], "baseline_dims": ["dim"]},
+                {"role": "risk", "baseline": [0.0, 4.0], "baseline_dims": ["dim"], "baseline_labels": [[1, 2]]},
             )
         },
         {"dim": [1, 2], "chain": range(200), "generation": range(1, 41)},
     )
     found = score(ds).sel(definition="catastrophic_risk")
     assert list(found.verdict.to_numpy()) == [YES, NO]
-    part = score(ds.isel(dim=[1])).sel(definition="catastrophic_risk")  # whose baseline is not known any more
-    assert part.verdict.item() == UNKNOWN
+    for part in ([1], [1, 0]):  # found by its label, not by its place
+        found = score(ds.isel(dim=part)).sel(definition="catastrophic_risk")
+        assert list(found.verdict.to_numpy()) == [[YES, NO][i] for i in part]
+    elsewhere = score(ds.assign_coords(dim=[3, 4])).sel(definition="catastrophic_risk")
+    assert set(elsewhere.verdict.to_numpy()) == {UNKNOWN}
 
 
 @pytest.mark.parametrize(

@@ -150,18 +150,15 @@ def cumulate(weight_cxv: Array) -> Array:
 def walk(key: Key, cumulative_cxv: Array, context: Array, num_steps: int) -> Array:
     """`num_steps` symbols after each of the contexts ``[n]``, by what ``cumulate`` gave: ``[n, num_steps]``, uint8.
 
-    A binary search for each; never a symbol of weight 0.
+    Each is compared with all sums of its context, which lie side by side in memory: a binary search, whose look-ups
+    wait for each other, takes 2.5 times as long for 27 symbols (measured). Never a symbol of weight 0.
     """
     contexts, num_symbols = cumulative_cxv.shape
-    depth = (num_symbols - 1).bit_length()
-    padding = ((0, 0), (0, 2**depth - num_symbols))
-    sums = jnp.pad(cumulative_cxv, padding, constant_values=jnp.inf).reshape(-1)
+    sums = jnp.pad(cumulative_cxv, ((0, 0), (0, -num_symbols % 8)), constant_values=jnp.inf)  # whole vector registers
     uniform = jax.random.uniform(key, (num_steps * context.size,)).reshape(num_steps, -1)
 
     def step(context: Array, u: Array) -> tuple[Array, Array]:
-        symbol = jnp.zeros_like(context)
-        for half in (2**i for i in reversed(range(depth))):
-            symbol = symbol + jnp.where(u >= sums[context * 2**depth + symbol + half - 1], half, 0)
+        symbol = (sums[context] <= u[:, None]).sum(1, dtype=jnp.int32)
         return (context * num_symbols + symbol) % contexts, symbol.astype(jnp.uint8)
 
     return jax.lax.scan(step, context, uniform)[1].T

@@ -104,10 +104,8 @@ def _heated(temperature: Array | float, params: Frequencies) -> Frequencies:
 
 
 def _sample_compressed(key: Key, params: Frequencies, num: int, count: Array | int, exact: bool) -> Frequencies:
-    if exact:
-        return Frequencies(counts.multinomial(key, params.share, num, count)[None] / count)
-    rows = counts.categorical(key, params.share, num)
-    return Frequencies(counts.count(rows, (jnp.arange(num) < count) * 1.0, params.share.shape[0])[None] / count)
+    draw = counts.multinomial if exact else counts.tally
+    return Frequencies(draw(key, params.share, num, count)[None] / count)
 
 
 def _real_compressed(key: Key, world: World, num: Array | int, count: Array | int | None = None) -> Frequencies:
