@@ -17,7 +17,7 @@ from collapse_jax.types import Array
 _RATIO = 2 ** (1 / 3)  # of neighbouring nodes
 _BESIDE = 3  # nodes that a polynomial needs on each side of an interval
 _STEEP = 8.0  # nats that a window may lie above its chord: rounding grows by the exponential
-_SLACK = 1e-5  # relative, of a range's ends: powers round
+_SLACK = 2e-6  # relative, of a range's ends: powers round
 
 
 def nodes_for(least: float, most: float) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from collapse_jax.keys import below
+from collapse_jax.keys import below, uniform
 from collapse_jax.types import Array, Batch, Key, Tree
 
 
@@ -83,7 +83,7 @@ def row_numbers(batch: Batch) -> Callable[[Key, int], Array]:
     """
     if batch.weight.shape[1] > 1:
         row_at = _inverse_cdf(batch.weight.reshape(-1))
-        return lambda key, num: row_at(jax.random.uniform(key, (num,)))
+        return lambda key, num: row_at(uniform(key, (num,)))
     block_rows = num_rows(batch)
     block_at = None if batch.weight.shape[0] == 1 else _inverse_cdf(batch.weight[:, 0])
 
@@ -91,7 +91,7 @@ def row_numbers(batch: Batch) -> Callable[[Key, int], Array]:
         # Split first, so that one block and the first of several give the same rows.
         key_block, key_row = jax.random.split(key)
         row = below(key_row, num, block_rows)
-        return row if block_at is None else block_at(jax.random.uniform(key_block, (num,))) * block_rows + row
+        return row if block_at is None else block_at(uniform(key_block, (num,))) * block_rows + row
 
     return draw
 
@@ -103,8 +103,8 @@ def _inverse_cdf(weight_m: Array) -> Callable[[Array], Array]:
     present = jax.lax.cummax(jnp.where(weight_m > 0, jnp.arange(weight_m.shape[0]), -1))
     first = jnp.argmax(weight_m > 0)
 
-    def at(uniform: Array) -> Array:
-        index = jnp.searchsorted(cdf, uniform * cdf[-1], side="right")
+    def at(u: Array) -> Array:
+        index = jnp.searchsorted(cdf, u * cdf[-1], side="right")
         return jnp.maximum(present[jnp.minimum(index, weight_m.shape[0] - 1)], first)
 
     return at

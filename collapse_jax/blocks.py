@@ -25,7 +25,7 @@ _WORKING_SET = {"cpu": 256 << 10, "gpu": 256 << 20, "tpu": 256 << 20}
 _POOLS = {"cpu": 1 << 30, "gpu": 16 << 30, "tpu": 4 << 30}
 _WIDEST = 1024
 MOST_AT_ONCE = 8
-_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # Linux's, of a job
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 class Place(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from collapse_jax import keys, threefry
+from collapse_jax import keys
 from collapse_jax.check import is_traced
 from collapse_jax.types import Array, Key
 
@@ -153,11 +153,11 @@ def _rejection(
 ) -> Array:
     """Hormann's transformed rejection of whole numbers 0 .. `most` where `wanted`; the others are 0."""
     # Under a vmap, rbg draws for all lanes by the first one's key, which stands still once that lane is done.
-    key = jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl=threefry.SPEC)
+    key = jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl="threefry2x32")
 
     def trial(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         i, k, open_ = state
-        u, v = jax.random.uniform(jax.random.fold_in(key, i), (2, *wanted.shape), a.dtype)
+        u, v = keys.uniform(jax.random.fold_in(key, i), (2, *wanted.shape), a.dtype)
         u = u - 0.5
         edge = jnp.maximum(0.5 - jnp.abs(u), 1e-7)
         new = jnp.floor((2 * a / edge + b) * u + centre)
@@ -172,7 +172,7 @@ def _rejection(
 
 def _inversion(key: Key, none: Array, ratio: Callable[[Array], Array], wanted: Array) -> Array:
     """The number k whose cumulative probability passes a uniform; P(0) is `none` and P(k) = ``ratio(k)`` P(k - 1)."""
-    left = jax.random.uniform(key, none.shape, none.dtype) - none
+    left = keys.uniform(key, none.shape, none.dtype) - none
 
     def step(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         k, here, left, count = state
@@ -198,4 +198,4 @@ def _root(k: Array) -> Array:
 
 def bernoulli(key: Key, p: Array, num: int) -> Array:
     """`num` independent trials, 1 with probability `p`."""
-    return (jax.random.uniform(key, (num,), p.dtype) < p).astype(p.dtype)
+    return (keys.uniform(key, (num,), p.dtype) < p).astype(p.dtype)

@@ -17,7 +17,7 @@ from collapse_jax import batch as B
 from collapse_jax import extremes
 from collapse_jax.calls import recorded
 from collapse_jax.check import check_at_least, check_not_negative, check_share, is_traced, number
-from collapse_jax.keys import stream
+from collapse_jax.keys import stream, uniform
 from collapse_jax.lineage import bare
 from collapse_jax.types import Array, Batch, Curator, Key, Setting, Tree, World
 
@@ -47,7 +47,7 @@ def verify(keep_right: Array | float = 0.9, keep_wrong: Array | float = 0.1, k: 
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
         right = score_of(setting, by, world, params, candidates) > 0.5
-        passes = jax.random.uniform(key, right.shape) < jnp.where(right, keep_right, keep_wrong)
+        passes = uniform(key, right.shape) < jnp.where(right, keep_right, keep_wrong)
         passes = passes & (_weight(candidates) > 0)
         chosen = _pick(candidates, num, passes * 1.0)
         there = passes.reshape(num, k).any(1)[None]
@@ -192,7 +192,7 @@ def detect(accuracy: Array | float = 0.8, power: Array | float = 1.0) -> Curator
     check_not_negative("power", power)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
-        found = jax.random.uniform(key, (1, num)) < accuracy
+        found = uniform(key, (1, num)) < accuracy
         passed, flagged = jnp.asarray(accuracy, float) ** power, jnp.asarray(1 - accuracy, float) ** power
         of_real = accuracy * passed + (1 - accuracy) * flagged
         return candidates._replace(weight=B.full_weight(candidates) * jnp.where(found, flagged, passed) / of_real)
@@ -216,7 +216,7 @@ def self_correct(strength: Array | float = 1.0) -> Curator:
     check_not_negative("strength", strength)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
-        corrected = jax.random.uniform(stream(key, "choice"), (num,)) * (1 + strength) < strength
+        corrected = uniform(stream(key, "choice"), (num,)) * (1 + strength) < strength
         return _with_real(setting, key, world, candidates, corrected)
 
     return Curator("self_correct", 1, apply, strength / (1 + strength))
@@ -245,7 +245,7 @@ def edit(fraction: Array | float = 0.5) -> Curator:
             raise ValueError(f"curator edit: rows of setting {setting.name} are no sequences that a fit can rewrite")
         real = setting.real(stream(key, "real"), world, num)
         drawn = setting.rewrite(stream(key, "rewrite"), params, real)
-        changed = jax.random.uniform(stream(key, "choice"), real.shape) < fraction
+        changed = uniform(stream(key, "choice"), real.shape) < fraction
         rows = jnp.where(changed, drawn, real).astype(candidates.items.dtype)
         return candidates._replace(items=rows[None])
 

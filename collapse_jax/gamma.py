@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from collapse_jax.keys import normal, stream
+from collapse_jax.keys import normal, stream, uniform
 from collapse_jax.types import Array, Key
 
 # Error allowed in log X: far below the Monte Carlo error of any run that could finish.
@@ -20,21 +20,24 @@ def log_gamma_over_shape(key: Key, z: Array, shape: Array) -> Array:
 
     The logarithm of a large X alone would round away how far X lies from its mean. By the rejection of Marsaglia and
     Tsang (doi:10.1145/358407.358414), exact wherever shape - 1/3 is above 0: its bound does not depend on the shape.
+    NaN at other shapes.
 
     Args:
       key: of what is drawn where a proposal is rejected, and of what decides.
-      z: standard normals ``[d]``, the first proposals.
+      z: standard normals ``[d]``, the first proposals; derivatives by them are 0.
       shape: derivatives by it are those of the gamma quantile at a fixed probability.
     """
     fixed = jax.lax.stop_gradient(shape)
     rate = fixed - 1 / 3
+    # Under a vmap, rbg draws for all lanes by the first one's key, which stands still once that lane is done.
+    key = jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl="threefry2x32")
 
     def judge(key: Key, z: Array) -> tuple[Array, Array]:
         w = z / jnp.sqrt(9 * rate)
         inside, log_v = w > -1, jnp.log1p(jnp.where(w > -1, w, 0.0))
         log_ratio = rate * (3 * log_v - w * (3 - w * (1.5 - w)))  # of densities: of order w ** 4
-        uniform = jax.random.uniform(stream(key, "accept"), z.shape, z.dtype)
-        return 3 * log_v, inside & (jnp.log(uniform) < log_ratio)
+        is_done = inside & (jnp.log(uniform(stream(key, "accept"), z.shape, z.dtype)) < log_ratio)
+        return 3 * log_v, is_done | ~(rate > 0)
 
     def again(state: tuple[Key, Array, Array]) -> tuple[Key, Array, Array]:
         key, log_v, is_done = state
@@ -43,19 +46,19 @@ def log_gamma_over_shape(key: Key, z: Array, shape: Array) -> Array:
         return key, jnp.where(is_done, log_v, new), is_done | is_new
 
     _, log_v, _ = jax.lax.while_loop(lambda state: ~state[2].all(), again, (key, *judge(key, z)))
-    return _log_quantile_of(shape, log_v + jnp.log(rate)) - jnp.log(shape)
+    return _at_its_probability(shape, log_v + jnp.log1p(-1 / (3 * fixed)))
 
 
 @jax.custom_jvp
-def _log_quantile_of(shape: Array, log_gamma: Array) -> Array:
-    return log_gamma
+def _at_its_probability(shape: Array, log_over_shape: Array) -> Array:
+    return log_over_shape
 
 
-@_log_quantile_of.defjvp
-def _log_quantile_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    shape, log_gamma = primals
-    drawn = jnp.exp(log_gamma)
-    return log_gamma, jax.lax.random_gamma_grad(shape, drawn) / drawn * tangents[0]
+@_at_its_probability.defjvp
+def _at_its_probability_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    shape, log_over_shape = primals
+    drawn = shape * jnp.exp(log_over_shape)
+    return log_over_shape, (jax.lax.random_gamma_grad(shape, drawn) / drawn - 1 / shape) * tangents[0]
 
 
 def log_gamma_of_normal(z: Array, shape: np.ndarray) -> Array:

@@ -2,11 +2,12 @@
 
 import math
 import zlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from collapse_jax import threefry
+from collapse_jax.threefry import written_out
 from collapse_jax.types import Array, Key
 
 
@@ -20,13 +21,17 @@ def chain_keys(seed: int, num_chains: int, rng: str = "threefry2x32") -> Key:
 
     `rng` is a JAX random-number implementation: ``"threefry2x32"``, ``"rbg"`` or ``"unsafe_rbg"``.
     """
-    impl = threefry.SPEC if rng == "threefry2x32" else rng
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed, impl=impl), jnp.arange(num_chains))
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed, impl=rng), jnp.arange(num_chains))
 
 
 def normal(key: Key, shape: tuple[int, ...]) -> Array:
     """Standard normals. Drawn flat: JAX's counters of a shape like ``[n, 3]`` cost several times those of ``[3 n]``."""
-    return jax.random.normal(key, (math.prod(shape),)).reshape(shape)
+    return jax.random.normal(written_out(key), (math.prod(shape),)).reshape(shape)
+
+
+def uniform(key: Key, shape: tuple[int, ...] = (), dtype: Any = float) -> Array:
+    """Uniform numbers of [0, 1), those of ``jax.random.uniform``."""
+    return jax.random.uniform(written_out(key), (math.prod(shape),), dtype).reshape(shape)
 
 
 def below(key: Key, num: int, count: Array | int) -> Array:
@@ -35,7 +40,7 @@ def below(key: Key, num: int, count: Array | int) -> Array:
     The high word of a product of 32 random bits with `count`: no value's probability is off by more than 2^-32. A
     quarter of the cost of ``jax.random.randint``, which takes remainders.
     """
-    bits, count = jax.random.bits(key, (num,), jnp.uint32), jnp.asarray(count, jnp.uint32)
+    bits, count = jax.random.bits(written_out(key), (num,), jnp.uint32), jnp.asarray(count, jnp.uint32)
     (high, low), (count_high, count_low) = ((x >> 16, x & 0xFFFF) for x in (bits, count))
     middle = high * count_low + (low * count_low >> 16)
     return (high * count_high + (middle >> 16) + (low * count_high + (middle & 0xFFFF) >> 16)).astype(jnp.int32)

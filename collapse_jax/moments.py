@@ -225,7 +225,7 @@ def of_normal_law(key: Key, dim: int, count: Array | int) -> Moments:
     xp = np if static else jnp  # a count known now lets the chi draws be fast
     count = xp.maximum(count, 1) * 1.0
     freedom = count - 1.0 - xp.arange(dim)
-    alive = freedom > 0.5
+    alive = freedom > 0.7  # whole numbers from 1 on; gamma variates of shapes below 1/3 are not drawn
     shape = 0.5 * xp.where(alive, freedom, 2.0)  # chi^2_k / 2 is gamma with shape k / 2
     half = 0 if dim == 1 else (dim + 1) // 2
     z_mean, z_scale, z_below = jnp.split(normal(key, (dim * (2 + half),)), [dim, 2 * dim])  # one draw: keys cost too

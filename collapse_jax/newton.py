@@ -28,8 +28,9 @@ def fit(x: Array, label: Array, weight: Array, classes: int, ridge: Array | floa
     """Coefficients ``[d + 1, logits]``, the intercept last; two classes share one logit and more have one each.
 
     They minimise the weighted mean of the negative log likelihood plus ``ridge |w|^2 / 2``, the intercept included.
-    A step that ends uphill is shortened at the next one's expense. Errors are squared by each step near the optimum, so
-    one that moves no logit by more than the square root of rounding is the last.
+    A step that ends uphill is shortened at the next one's expense. A step that moves no logit by more than the square
+    root of rounding is the last: with two classes, or up to 30 coefficients, errors are squared by each step near the
+    optimum; with more, whose steps conjugate gradients may cut short, they shrink by a factor.
 
     Args:
       x: ``[m, d]``.

@@ -31,7 +31,7 @@ def _hash(key: Array, high: Array, low: Array) -> tuple[Array, Array]:
 
 def _random_bits(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
     num = math.prod(shape)
-    if bit_width != 32 or not _FEW < num < 2**31 or jax.default_backend() != "cpu":
+    if bit_width != 32 or not _FEW < num < 2**31:
         return threefry_prng_impl.random_bits(key, bit_width, shape)
     half = -(-num // 2)
 
@@ -44,7 +44,7 @@ def _random_bits(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
     return jax.lax.fori_loop(0, 2, fill, jnp.zeros(2 * half, jnp.uint32))[:num].reshape(shape)
 
 
-SPEC: Any = define_prng_impl(
+_SPEC: Any = define_prng_impl(
     key_shape=threefry_prng_impl.key_shape,
     seed=threefry_prng_impl.seed,
     split=threefry_prng_impl.split,
@@ -53,3 +53,11 @@ SPEC: Any = define_prng_impl(
     name="threefry2x32_written_out",
     tag="fry",
 )
+
+
+def written_out(key: Array) -> Array:
+    """A key that gives the same bits, faster where the rounds are best written out; other keys as they are."""
+    is_threefry = str(jax.random.key_impl(key)) == "threefry2x32"
+    if not is_threefry or jax.default_backend() != "cpu" or not getattr(jax.config, "jax_threefry_partitionable", True):
+        return key
+    return jax.random.wrap_key_data(jax.random.key_data(key), impl=_SPEC)

@@ -38,6 +38,24 @@ def test_log_gamma_has_the_law_of_log_gamma(traced):
 
 
 @pytest.mark.fast
+def test_trials_of_traced_shapes_end():
+    draw = lambda key, shape: log_gamma_over_shape(key, jnp.full(2, 3.0), jnp.stack([shape, 1.0]))  # noqa: E731
+    keys = jax.random.split(jax.random.key(1, impl="rbg"), 4096)  # a finished lane's key stands still
+    assert np.isfinite(jax.jit(jax.vmap(draw, (0, None)))(keys, 1.0)).all()
+    for none in (0.3, np.nan):
+        assert np.isnan(draw(KEY, none)).tolist() == [True, False]
+    parts = jax.jit(moments.of_normal_law, static_argnums=1)(KEY, 2, 2.6)  # as many rows as an optimiser may try
+    assert np.isfinite(parts.log_scale).tolist() == [True, False]
+
+
+@pytest.mark.fast
+def test_gamma_of_large_traced_shapes_is_not_rounded_away():
+    shape, z = 2e6, np.asarray([-2.0, -0.1, 0.0, 0.7])
+    values = np.asarray(jax.jit(log_gamma_over_shape)(KEY, jnp.asarray(z), jnp.full(4, shape)), float)
+    np.testing.assert_allclose(values, 3 * np.log1p(z / np.sqrt(9 * shape - 3)) + np.log1p(-1 / (3 * shape)), rtol=1e-5)
+
+
+@pytest.mark.fast
 def test_derivatives_of_gamma_by_shape_are_those_of_the_quantile():
     shapes, step = np.asarray([0.6, 1.0, 3.3, 49.5]), 1e-5
     with jax.enable_x64(True):

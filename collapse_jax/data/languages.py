@@ -10,7 +10,7 @@ import numpy as np
 from collapse_jax import batch as B
 from collapse_jax import check as checks
 from collapse_jax.data import embedded
-from collapse_jax.keys import below
+from collapse_jax.keys import below, uniform
 from collapse_jax.text_metrics import codes
 from collapse_jax.types import Array, Batch, Key, Tree
 
@@ -155,10 +155,10 @@ def walk(key: Key, cumulative_cxv: Array, context: Array, num_steps: int) -> Arr
     """
     contexts, num_symbols = cumulative_cxv.shape
     sums = jnp.pad(cumulative_cxv, ((0, 0), (0, -num_symbols % 8)), constant_values=jnp.inf)  # whole vector registers
-    uniform = jax.random.uniform(key, (num_steps * context.size,)).reshape(num_steps, -1)
+    u = uniform(key, (num_steps * context.size,)).reshape(num_steps, -1)
 
     def step(context: Array, u: Array) -> tuple[Array, Array]:
         symbol = (sums[context] <= u[:, None]).sum(1, dtype=jnp.int32)
         return (context * num_symbols + symbol) % contexts, symbol.astype(jnp.uint8)
 
-    return jax.lax.scan(step, context, uniform)[1].T
+    return jax.lax.scan(step, context, u)[1].T

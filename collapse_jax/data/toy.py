@@ -144,7 +144,7 @@ def circles(noise: float = 0.05, factor: float = 0.8) -> Source:
         del arrays
         key_half, key_angle, key_noise = jax.random.split(key, 3)
         radius = jnp.where(jax.random.bernoulli(key_half, shape=(num,)), 1.0, factor)
-        angle = 2 * math.pi * jax.random.uniform(key_angle, (num,))
+        angle = 2 * math.pi * keys.uniform(key_angle, (num,))
         rows = jnp.stack([radius * jnp.cos(angle), radius * jnp.sin(angle)], axis=-1)
         return rows + noise * keys.normal(key_noise, (num, 2))
 
@@ -183,7 +183,7 @@ def moons(noise: float = 0.05) -> Source:
         del arrays
         key_half, key_angle, key_noise = jax.random.split(key, 3)
         upper = jax.random.bernoulli(key_half, shape=(num,))
-        angle = math.pi * jax.random.uniform(key_angle, (num,))
+        angle = math.pi * keys.uniform(key_angle, (num,))
         x, y = jnp.cos(angle), jnp.sin(angle)
         rows = jnp.stack([jnp.where(upper, x, 1 - x), jnp.where(upper, y, 0.5 - y)], axis=-1)
         return rows + noise * keys.normal(key_noise, (num, 2))
@@ -227,8 +227,8 @@ def swiss_roll(noise: float = 0.05) -> Source:
     def draw(key: Key, arrays: Tree, num: int) -> Array:
         del arrays
         key_angle, key_height, key_noise = jax.random.split(key, 3)
-        angle = 1.5 * math.pi * (1 + 2 * jax.random.uniform(key_angle, (num,)))
-        height = 21 * jax.random.uniform(key_height, (num,))
+        angle = 1.5 * math.pi * (1 + 2 * keys.uniform(key_angle, (num,)))
+        height = 21 * keys.uniform(key_height, (num,))
         rows = jnp.stack([angle * jnp.cos(angle), height, angle * jnp.sin(angle)], axis=-1)
         return rows + noise * keys.normal(key_noise, (num, 3))
 

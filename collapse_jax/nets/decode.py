@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax.check import check_at_least, check_not_negative, check_positive, check_share, is_traced
+from collapse_jax.keys import uniform
 from collapse_jax.nets.transformer import Cache
 from collapse_jax.spread import over_data
 from collapse_jax.types import Array, Key, Tree
@@ -89,7 +90,7 @@ def decode(
     first_Bx1 = jnp.full((rows, 1), start)
     begun_BxL = over_data(jnp.concatenate([first_Bx1, prompt_BxP], 1))
     logits_BxLxV, cache = apply(params, begun_BxL, over_data(cache), 0)
-    uniform_SxB = jax.random.uniform(key, ((length - given) * rows,)).reshape(length - given, rows)
+    uniform_SxB = uniform(key, ((length - given) * rows,)).reshape(length - given, rows)
     symbol_B = pick(weights(logits_BxLxV[:, -1], how), uniform_SxB[0])
 
     def step(carry: tuple[Array, Cache], scanned: tuple[Array, Array]) -> tuple[tuple[Array, Cache], Array]:

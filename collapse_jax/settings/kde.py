@@ -1,6 +1,6 @@
 """Kernel density estimates with an isotropic Gaussian kernel."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -121,7 +121,7 @@ def _nodes(bandwidth: Array | float | str, pool_rows: Sequence[int], dim: int) -
     """Values of 1 / 2 h^2 for pools of so many rows."""
     if not isinstance(bandwidth, str) or bandwidth.endswith("_scaled"):
         raise ValueError(f"pool_rows: bandwidth must be scott or silverman, not {bandwidth!r}")
-    if not isinstance(pool_rows, Sequence) or len(pool_rows) != 2:
+    if isinstance(pool_rows, str) or not isinstance(pool_rows, Iterable) or len(tuple(pool_rows)) != 2:
         raise ValueError(f"pool_rows must be two numbers, the least and the largest, not {pool_rows!r}")
     check_at_least("pool_rows[0]", pool_rows[0], 1)
     check_at_least("pool_rows[1]", pool_rows[1], pool_rows[0])

@@ -13,7 +13,7 @@ from collapse_jax import newton
 from collapse_jax.calls import recorded
 from collapse_jax.check import check_at_least, check_positive
 from collapse_jax.data.toy import HELD_OUT_SEED
-from collapse_jax.keys import normal, stream
+from collapse_jax.keys import normal, stream, uniform
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
 
 METRICS = (
@@ -137,8 +137,8 @@ def _labelled(table: Array) -> Rows:
 def _relabel(key: Key, params: Array, items: Rows) -> Rows:
     z = newton.logits(params, items.x)
     below = newton.odds(-z) if len(z) == 1 else jnp.cumsum(newton.odds(z), axis=0)[:-1]
-    uniform = jax.random.uniform(key, items.label.shape, z.dtype)
-    return Rows(items.x, (uniform > below).sum(0).astype(jnp.int32))
+    u = uniform(key, items.label.shape, z.dtype)
+    return Rows(items.x, (u > below).sum(0).astype(jnp.int32))
 
 
 def _log_probability(params: Array, rows: Rows) -> Array:
