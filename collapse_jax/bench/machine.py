@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from collapse_jax.blocks import blocks_at_once
 from collapse_jax.cost import Work
-from collapse_jax.keys import chain_keys, normal
+from collapse_jax.keys import normal
+from collapse_jax.threefry import written_out
 from collapse_jax.types import Array
 
 _SIDE = {"cpu": 512, "gpu": 8192, "tpu": 8192}  # of a matrix
@@ -67,12 +68,13 @@ class Machine:
     def __init__(self, sizes: Iterable[float]):
         platform = jax.default_backend()
         side, elements = _SIDE.get(platform, 512), _ELEMENTS.get(platform, 1 << 16)
-        key, array, matrix = chain_keys(0, 1)[0], jnp.full(elements, 0.5), jnp.full((side, side), 1 / side)
+        key, array, matrix = jax.random.key(0), jnp.full(elements, 0.5), jnp.full((side, side), 1 / side)
         drawn = lambda draw: lambda i, x: x + draw(jax.random.fold_in(key, i), (elements,))  # noqa: E731
+        bits = lambda key, shape: jax.random.bits(written_out(key), shape)  # noqa: E731
         self.probes = {
             "products": _probe(lambda i, x: x @ matrix, matrix, 2.0 * side**3),
             "exponentials": _probe(lambda i, x: jnp.exp(-x), array, elements),
-            "words": _probe(drawn(jax.random.bits), jnp.zeros(elements, jnp.uint32), elements),
+            "words": _probe(drawn(bits), jnp.zeros(elements, jnp.uint32), elements),
             "normals": _probe(drawn(normal), array, elements),
         }
         self.copies = {
