@@ -152,8 +152,7 @@ def _rejection(
     key: Key, a: Array, b: Array, centre: Array, log_scale: Array, log_pmf: Callable, most: Array | float, wanted: Array
 ) -> Array:
     """Hormann's transformed rejection of whole numbers 0 .. `most` where `wanted`; the others are 0."""
-    # Under a vmap, rbg draws for all lanes by the first one's key, which stands still once that lane is done.
-    key = jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl="threefry2x32")
+    key = keys.of_its_lane(key)
 
     def trial(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         i, k, open_ = state

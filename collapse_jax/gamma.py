@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from collapse_jax.keys import normal, stream, uniform
+from collapse_jax.keys import normal, of_its_lane, stream, uniform
 from collapse_jax.types import Array, Key
 
 # Error allowed in log X: far below the Monte Carlo error of any run that could finish.
@@ -29,8 +29,7 @@ def log_gamma_over_shape(key: Key, z: Array, shape: Array) -> Array:
     """
     fixed = jax.lax.stop_gradient(shape)
     rate = fixed - 1 / 3
-    # Under a vmap, rbg draws for all lanes by the first one's key, which stands still once that lane is done.
-    key = jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl="threefry2x32")
+    key = of_its_lane(key)
 
     def judge(key: Key, z: Array) -> tuple[Array, Array]:
         w = z / jnp.sqrt(9 * rate)

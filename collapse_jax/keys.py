@@ -24,6 +24,14 @@ def chain_keys(seed: int, num_chains: int, rng: str = "threefry2x32") -> Key:
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed, impl=rng), jnp.arange(num_chains))
 
 
+def of_its_lane(key: Key) -> Key:
+    """A Threefry key drawn by `key`, for loops that lanes leave one after another.
+
+    Under a vmap, rbg draws for all lanes by the first one's key, which stands still once that lane is done.
+    """
+    return jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl="threefry2x32")
+
+
 def normal(key: Key, shape: tuple[int, ...]) -> Array:
     """Standard normals. Drawn flat: JAX's counters of a shape like ``[n, 3]`` cost several times those of ``[3 n]``."""
     return jax.random.normal(written_out(key), (math.prod(shape),)).reshape(shape)
