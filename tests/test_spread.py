@@ -25,14 +25,14 @@ from collapse_jax.data import texts
 from collapse_jax.spread import spread
 
 address, count, index, out, kind = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
+shape = {"model": count} if kind == "flow_matching" else {"data": count, "model": 2}
+if count > 1:  # before anything else asks JAX for its devices, as a setting may
+    jax.distributed.initialize(address, count, index, local_device_ids=[*range(len(shape))])
 if kind == "flow_matching":
-    setting, shape = settings.flow_matching(width=16, steps=30, num_test=8), {"model": count}
+    setting = settings.flow_matching(width=16, steps=30, num_test=8)
 else:
     setting = settings.language_model(texts.markov_chain(), width=16, depth=1, heads=2, length=8, steps=20,
                                       warmup=2, batch_size=8, num_test=8, ngram=2, gram_bits=2**12, rows_at_once=8)
-    shape = {"data": count, "model": 2}
-if count > 1:
-    jax.distributed.initialize(address, count, index, local_device_ids=[*range(len(shape))])
 mesh = jax.make_mesh((*shape.values(),), (*shape,), axis_types=(AxisType.Auto,) * len(shape))
 setting = spread(setting, mesh)
 chain = make_chain(setting, policies.accumulate(), num_samples=16, num_generations=3)
