@@ -31,7 +31,7 @@ np.savez(sys.argv[1], **made)
 @cache
 def bits(folder, devices, num_policies):
     path = folder / f"{devices}-{num_policies}.npz"
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     subprocess.run(
         [sys.executable, "-c", CODE, str(path), str(devices), str(num_policies)],
         check=True,
