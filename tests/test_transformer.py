@@ -217,7 +217,7 @@ def test_symbols_drawn_anew_follow_the_row_as_it_is():
     params = jax.tree.map(lambda x: 4 * x, params)  # far from uniform
     network = Network(apply, V, SMALL, jnp.float32, L, 16)
     rows = jax.random.randint(jax.random.key(9), (40, L), 0, V).astype(jnp.uint8)
-    new, after_3 = jax.jit(lambda p, x: [rewrite(network, p, KEY, x, Decoding(), n) for n in (0, 3)])(params, rows)
+    new, after_3 = jax.jit(lambda p, x: [rewrite(network, p, KEY, x, 1.0, Decoding(), n) for n in (0, 3)])(params, rows)
     np.testing.assert_array_equal(after_3[:, :3], rows[:, :3])
     np.testing.assert_array_equal(after_3[:, 3:], new[:, 3:])
     assert (new.shape, new.dtype) == (rows.shape, rows.dtype)
