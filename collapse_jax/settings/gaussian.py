@@ -108,9 +108,10 @@ def gaussian(
 def _standard(world: World, rows_nxd: Array) -> Array:
     """Rows in coordinates where the real law has mean 0 and covariance I; 0 in directions without spread."""
     law = world.truth.law
-    z_dxn = moments.solve_unit_lower(law.factor, (rows_nxd - law.mean).T)
+    inverse = moments.solve_unit_lower(law.factor, jnp.eye(law.mean.size))  # of all lanes: then one product does
+    z_nxd = jnp.matmul(rows_nxd - law.mean, inverse.T, precision=jax.lax.Precision.HIGHEST)
     alive = jnp.isfinite(law.log_scale)
-    return jnp.where(alive, z_dxn.T * jnp.exp(-jnp.where(alive, law.log_scale, 0.0)), 0.0)
+    return jnp.where(alive, z_nxd * jnp.exp(-jnp.where(alive, law.log_scale, 0.0)), 0.0)
 
 
 def _likelihood(world: World, params: Tree, rows_nxd: Array) -> Array:
