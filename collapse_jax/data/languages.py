@@ -165,7 +165,7 @@ def walk(key: Key, cumulative_cxv: Array, context: Array, num_steps: int) -> Arr
 
 
 def rewalk(key: Key, cumulative_cxv: Array, context: Array, rows_nxl: Array, fraction: Array | float) -> Array:
-    """The rows that stand after the contexts ``[n]``, each symbol drawn anew with probability `fraction`, as by ``walk``.
+    """The rows that stand after the contexts ``[n]``, each drawn anew with probability `fraction`, as by ``walk``.
 
     Symbols go on from what stood before them, not from what was drawn. One uniform number says both whether and what.
     """
