@@ -221,6 +221,9 @@ def test_symbols_drawn_anew_follow_the_row_as_it_is():
     np.testing.assert_array_equal(after_3[:, :3], rows[:, :3])
     np.testing.assert_array_equal(after_3[:, 3:], new[:, 3:])
     assert (new.shape, new.dtype) == (rows.shape, rows.dtype)
+    some = rewrite(network, params, KEY, rows, 0.25, Decoding())
+    stays = np.asarray(jax.random.uniform(KEY, (40 * L,))).reshape(40, L) >= 0.25
+    np.testing.assert_array_equal(np.asarray(some)[stays], np.asarray(rows)[stays])
     start = jnp.concatenate([jnp.full((40, 1), V), rows[:, :-1].astype(int)], 1)
     share = np.asarray(jax.nn.softmax(jax.jit(apply)(params, start)[0]))
     expected = (share.cumsum(-1) <= np.asarray(jax.random.uniform(KEY, (40 * L,))).reshape(40, L, 1)).sum(-1)
