@@ -244,10 +244,8 @@ def edit(fraction: Array | float = 0.5) -> Curator:
         if setting.rewrite is None:
             raise ValueError(f"curator edit: rows of setting {setting.name} are no sequences that a fit can rewrite")
         real = setting.real(stream(key, "real"), world, num)
-        drawn = setting.rewrite(stream(key, "rewrite"), params, real)
-        changed = uniform(stream(key, "choice"), real.shape) < fraction
-        rows = jnp.where(changed, drawn, real).astype(candidates.items.dtype)
-        return candidates._replace(items=rows[None])
+        rows = setting.rewrite(stream(key, "rewrite"), params, real, fraction)
+        return candidates._replace(items=rows.astype(candidates.items.dtype)[None])
 
     return Curator("edit", 1, apply, 1.0)
 

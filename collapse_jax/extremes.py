@@ -1,12 +1,15 @@
 """The largest of some numbers, and rows that lie far apart: without sorts and gathers, which are slow on CPUs."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from collapse_jax.types import Array, Tree
 
-# Measured on a CPU (`benchmarks/LOG.md`): stretches of slots, and columns whose squares are summed one by one.
-_STRETCHES, _FEW_COLUMNS = 4, 32
+# Measured on a CPU (`benchmarks/LOG.md`): stretches of slots, choices between two passes over rows of so few columns,
+# columns whose squares are summed one by one, and those whose symbols are compared so (at most 255: bytes).
+_STRETCHES, _TILE, _NARROW, _FEW_COLUMNS, _FEW_SYMBOLS = 3, 4, 16, 32, 64
 
 
 def largest(value: Array, num: Array) -> Array:
@@ -51,34 +54,54 @@ def farthest(rows: Tree, present: Array, k: int) -> Array:
     """
     num = present.size // k
     leaves = [x.reshape(present.size, -1).T for x in jax.tree.leaves(rows)]  # sums over columns are then fast
-    nearest, chosen, step = present, [], -(-num // _STRETCHES)
-    for begin in range(0, num, step):  # rows that have had their turn are left out
-        here = min(step, num - begin)
-        nearest, best = _in_turn(k, here, [x[:, begin * k :] for x in leaves], nearest)
-        nearest = nearest[here * k :]
+    tile = _TILE if sum(x.shape[0] for x in leaves) <= _NARROW else 1
+    absent = -num % tile * k
+    nearest = jnp.pad(present, (0, absent), constant_values=-jnp.inf)
+    leaves = [jnp.pad(x, ((0, 0), (0, absent))) for x in leaves]
+    chosen, step = [], -(-num // (_STRETCHES * tile)) * tile * k
+    for begin in range(0, num * k, step):  # rows that have had their turn are left out
+        here = min(step, nearest.size)
+        nearest, best = _in_turn(k, tile, here, [x[:, begin:] for x in leaves], nearest)
+        nearest = nearest[here:]
         chosen.append(best.reshape(-1))
-    return jnp.concatenate(chosen)
+    return jnp.concatenate(chosen)[: present.size]
 
 
-def _in_turn(k: int, num: int, leaves: list[Array], nearest: Array) -> tuple[Array, Array]:
-    """The first `num` choices, and what they make of the squared distances from the nearest row chosen ``[m]``."""
+def _in_turn(k: int, tile: int, num: int, leaves: list[Array], nearest: Array) -> tuple[Array, Array]:
+    """Chooses among the first `num` rows, `tile` times before memory is passed over.
+
+    Returns 1 for those chosen, and what they make of the squared distances from the nearest row chosen ``[m]``.
+    """
+    size = tile * k
 
     def choose(nearest: Array, scanned: tuple[Array, list[Array]]) -> tuple[Array, Array]:
-        slot, rows = scanned
-        mine = jax.lax.dynamic_slice(nearest, (slot * k,), (k,))
-        is_best = jnp.arange(k) == mine.argmax()
-        nothing = jnp.where(mine.max() > -jnp.inf, 0.0, jnp.inf)  # all are absent: none is chosen
-        chosen = [jnp.where(is_best, x, 0).sum(1, keepdims=True).astype(x.dtype) for x in rows]  # gathers are slow
-        apart = sum((_squares(x, row) for x, row in zip(leaves, chosen, strict=True)), nothing)
-        return jnp.where(apart < nearest, apart, nearest), is_best * 1.0  # absent rows may be NaN: no `minimum`
+        begin, rows = scanned
+        mine, best = jax.lax.dynamic_slice(nearest, (begin,), (size,)), []
+        for i in range(0, size, k):
+            is_best = jnp.arange(k) == mine[i : i + k].argmax()
+            nothing = jnp.where(mine[i : i + k].max() > -jnp.inf, 0.0, jnp.inf)  # all are absent: none is chosen
+            # Gathers are slow.
+            chosen = [jnp.where(is_best, x[:, i : i + k], 0).sum(1, keepdims=True).astype(x.dtype) for x in rows]
+            mine, nearest = _nearer(mine, rows, chosen, nothing), _nearer(nearest, leaves, chosen, nothing)
+            best.append(is_best * 1.0)
+        return nearest, jnp.stack(best)
 
-    slots = [jnp.moveaxis(x[:, : num * k].reshape(-1, num, k), 1, 0) for x in leaves]
-    return jax.lax.scan(choose, nearest, (jnp.arange(num), slots))
+    tiles = [jnp.moveaxis(x[:, :num].reshape(-1, num // size, size), 1, 0) for x in leaves]
+    return jax.lax.scan(choose, nearest, (jnp.arange(0, num, size), tiles))
+
+
+def _nearer(nearest: Array, leaves: list[Array], row: list[Array], nothing: Array) -> Array:
+    """Squared distances from the nearest row chosen, once `row` is, too. Absent rows may be NaN: no `minimum`."""
+    apart = sum(map(_squares, leaves, row), nothing)
+    return jnp.where(apart < nearest, apart, nearest)
 
 
 def _squares(x: Array, row: Array) -> Array:
     """Squared distances of all rows ``[columns, m]`` from one: symbols and labels differ by 1 or not at all."""
-    squares = lambda a, b: (a - b) ** 2 if jnp.issubdtype(x.dtype, jnp.floating) else (a != b) * 1.0  # noqa: E731
-    if x.shape[0] > _FEW_COLUMNS:
-        return squares(x, row).sum(0)
-    return sum(map(squares, x, row), jnp.zeros(()))  # written out: a reduction is not vectorised
+    # Sums are written out, for a reduction is not vectorised; those of symbols in bytes, 32 at a time.
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        squares = lambda a, b: (a - b) ** 2  # noqa: E731
+        return squares(x, row).sum(0) if x.shape[0] > _FEW_COLUMNS else functools.reduce(jnp.add, map(squares, x, row))
+    if x.shape[0] > _FEW_SYMBOLS:
+        return (x != row).sum(0, dtype=float)
+    return functools.reduce(jnp.add, ((a != b).astype(jnp.uint8) for a, b in zip(x, row, strict=True))).astype(float)

@@ -218,8 +218,9 @@ class Setting(NamedTuple):
       mutate: ``(key, params, rows) -> items``: new rows, each from the training row in its place; `rows` are drawn in
         proportion to weight. With ``split(key)`` as the two keys this must be ``sample``'s law. None where new rows do
         not each come from one training row.
-      rewrite: ``(key, params, items) -> items``: each symbol of a row drawn anew, given those before it as they are,
-        but for those that every row is given to begin with. None where rows are no sequences.
+      rewrite: ``(key, params, items, fraction) -> items``: each symbol of a row drawn anew with probability `fraction`
+        (may be traced), given those before it as they are, but for those that every row is given to begin with. None
+        where rows are no sequences.
       scores: by name, ``(world, params, items) -> [num]``: what rows can be judged by, more being better; the first
         is what curators take unless told another. `params` is the fit that drew them, and may be ignored.
       reparameterised: whether, at a fixed key, new rows and fits are smooth functions of the fit before: gradients then
@@ -247,7 +248,7 @@ class Setting(NamedTuple):
     relabel_compressed: Callable[[Key, Tree, Tree], Tree] | None = None
     summarise: Callable[[World, Batch], Batch] | None = None
     mutate: Callable[[Key, Tree, Tree], Tree] | None = None
-    rewrite: Callable[[Key, Tree, Tree], Tree] | None = None
+    rewrite: Callable[[Key, Tree, Tree, Array | float], Tree] | None = None
     scores: Mapping[str, Callable[[World, Tree, Tree], Array]] = MappingProxyType({})
     reparameterised: bool = False
     min_samples: int = 1

@@ -169,6 +169,12 @@ def test_the_farthest_is_taken():
         for pair in x[1:]:
             chosen.append(pair[np.argmax([min(((row - other) ** 2).sum() for other in chosen) for row in pair])])
         np.testing.assert_allclose(apply(diverse(2), x.reshape(60, columns))[0], chosen, rtol=1e-6)
+    for columns in (3, 64, 300):  # symbols
+        x = np.random.default_rng(1).integers(0, 3, (30, 2, columns)).astype(np.uint8)
+        chosen = [x[0, 0]]
+        for pair in x[1:]:
+            chosen.append(pair[np.argmax([min((row != other).sum() for other in chosen) for row in pair])])
+        np.testing.assert_array_equal(apply(diverse(2), x.reshape(60, columns))[0], chosen)
     spread = [np.ptp(apply(c, np.random.default_rng(0).normal(size=60))[0]) for c in (diverse(3), best_of(3))]
     assert spread[0] > 1.5 * spread[1]
 

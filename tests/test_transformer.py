@@ -217,10 +217,13 @@ def test_symbols_drawn_anew_follow_the_row_as_it_is():
     params = jax.tree.map(lambda x: 4 * x, params)  # far from uniform
     network = Network(apply, V, SMALL, jnp.float32, L, 16)
     rows = jax.random.randint(jax.random.key(9), (40, L), 0, V).astype(jnp.uint8)
-    new, after_3 = jax.jit(lambda p, x: [rewrite(network, p, KEY, x, Decoding(), n) for n in (0, 3)])(params, rows)
+    new, after_3 = jax.jit(lambda p, x: [rewrite(network, p, KEY, x, 1.0, Decoding(), n) for n in (0, 3)])(params, rows)
     np.testing.assert_array_equal(after_3[:, :3], rows[:, :3])
     np.testing.assert_array_equal(after_3[:, 3:], new[:, 3:])
     assert (new.shape, new.dtype) == (rows.shape, rows.dtype)
+    some = rewrite(network, params, KEY, rows, 0.25, Decoding())
+    stays = np.asarray(jax.random.uniform(KEY, (40 * L,))).reshape(40, L) >= 0.25
+    np.testing.assert_array_equal(np.asarray(some)[stays], np.asarray(rows)[stays])
     start = jnp.concatenate([jnp.full((40, 1), V), rows[:, :-1].astype(int)], 1)
     share = np.asarray(jax.nn.softmax(jax.jit(apply)(params, start)[0]))
     expected = (share.cumsum(-1) <= np.asarray(jax.random.uniform(KEY, (40 * L,))).reshape(40, L, 1)).sum(-1)

@@ -52,12 +52,18 @@ def judged(network: Network, params: Tree, rows_NxL: Array) -> tuple[Array, Arra
     return _each(network, params, rows_NxL, rows_NxL.astype(int), of)
 
 
-def rewrite(network: Network, params: Tree, key: Key, rows_NxL: Array, how: Decoding, prompt: int = 0) -> Array:
-    """Symbols of each row after its `prompt` drawn anew, given those before as they are; a uniform number each."""
+def rewrite(
+    network: Network, params: Tree, key: Key, rows_NxL: Array, fraction: Array | float, how: Decoding, prompt: int = 0
+) -> Array:
+    """A `fraction` of the symbols of each row after its `prompt` drawn anew, given those before as they are.
+
+    One uniform number a symbol: below `fraction` it says that the symbol changes and, over `fraction`, to which.
+    """
     uniform_NxL = jax.random.uniform(key, (rows_NxL.size,)).reshape(rows_NxL.shape)
     of = lambda logits_SxV, uniform_S: pick(weights(logits_SxV, how), uniform_S)  # noqa: E731
-    drawn_NxL = _each(network, params, rows_NxL, uniform_NxL, of).astype(rows_NxL.dtype)
-    return jnp.concatenate([rows_NxL[:, :prompt], drawn_NxL[:, prompt:]], 1)
+    drawn_NxL = _each(network, params, rows_NxL, uniform_NxL / fraction, of).astype(rows_NxL.dtype)
+    changed_NxL = (uniform_NxL < fraction) & (jnp.arange(rows_NxL.shape[1]) >= prompt)
+    return jnp.where(changed_NxL, drawn_NxL, rows_NxL)
 
 
 def _each(

@@ -155,10 +155,11 @@ def _relabel(coupled: Coupled, key: Key, params: Tree, items: Tree) -> Tree:
     return jax.tree.map(lambda x: x[reader, _sources(coupled, key, num), place], made)
 
 
-def _rewrite(coupled: Coupled, key: Key, params: Tree, items: Tree) -> Tree:
+def _rewrite(coupled: Coupled, key: Key, params: Tree, items: Tree, fraction: Array | float) -> Tree:
     """By each model, of its own rows."""
-    assert coupled.generator.rewrite is not None
-    return _over(coupled, coupled.generator.rewrite, key, params, items, axes=(0, 1), out=1)
+    rewrite = coupled.generator.rewrite
+    assert rewrite is not None
+    return _over(coupled, lambda k, p, x: rewrite(k, p, x, fraction), key, params, items, axes=(0, 1), out=1)
 
 
 def _summarise(coupled: Coupled, world: World, batch: Batch) -> Batch:

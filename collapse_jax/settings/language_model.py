@@ -257,7 +257,7 @@ def language_model(
         metrics=(*_metrics(text, gram_bits), T.sample_text(text, num_shown, length)),
         init=partial(_init, task, net_init),
         summarise=partial(_summarise, task) if gram_bits else None,
-        rewrite=lambda key, params, rows: rewrite(network, params.net, key, rows, how, prompt),
+        rewrite=lambda key, params, rows, part: rewrite(network, params.net, key, rows, part, how, prompt),
         scores=T.SCORES,
         block_hint=1 if jax.default_backend() == "cpu" else None,  # of a CPU, blocks share the cores
         outline=None if base is None else partial(_world, task, base, trained=False),

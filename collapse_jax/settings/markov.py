@@ -124,7 +124,7 @@ def markov(
         metrics=_metrics(language, order),
         compress=compress,
         sample_compressed=partial(_sample_compressed, compress, sample),
-        rewrite=partial(_rewrite, order, length),
+        rewrite=partial(_rewrite, order),
         scores={"likelihood": partial(_likelihood, order, size), "value": scores.mean_symbol},
         source=Symbols(language.name, language.grams(order).reshape(-1)) if single else None,
     )
@@ -185,11 +185,12 @@ def _sample(order: int, length: int, key: Key, params: Model, num: int) -> Array
     return jnp.concatenate([digit.astype(rest.dtype)[:, None] for digit in digits] + [rest], 1)
 
 
-def _rewrite(order: int, length: int, key: Key, params: Model, rows_nxl: Array) -> Array:
-    """Symbols after the first `order`, each drawn after the context that stands before it."""
-    context_nxl = languages.contexts(rows_nxl, order, params.counts.shape[1])
-    drawn = languages.walk(key, languages.cumulate(_weights(params)), context_nxl.reshape(-1), 1)
-    return jnp.concatenate([rows_nxl[:, :order], drawn.reshape(-1, length - order).astype(rows_nxl.dtype)], 1)
+def _rewrite(order: int, key: Key, params: Model, rows_nxl: Array, fraction: Array | float) -> Array:
+    """Symbols after the first `order`: a `fraction` of them is drawn after the context that stands before it."""
+    context = languages.contexts(rows_nxl[:, : order + 1], order, params.counts.shape[1])[:, 0]
+    cumulative_cxv = languages.cumulate(_weights(params))
+    rest = languages.rewalk(key, cumulative_cxv, context, rows_nxl[:, order:], fraction)
+    return jnp.concatenate([rows_nxl[:, :order], rest.astype(rows_nxl.dtype)], 1)
 
 
 def _likelihood(order: int, num_symbols: int, world: World, params: Model, rows_nxl: Array) -> Array:
