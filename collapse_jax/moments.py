@@ -6,6 +6,7 @@ covariances are formed at a common scale: there the smallest direction is resolv
 largest, and means down to float precision of the mean.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -62,11 +63,11 @@ def log_unit(moments: Moments) -> Array:
 def factorise(covariance: Array, max_rank: Array | int | None = None) -> tuple[Array, Array]:
     """Unit lower-triangular factor and log scales of a positive semidefinite matrix ``[d, d]``.
 
-    A pivot counts as 0 where it is no larger than the rounding that reached it: 8 eps of its variance, plus what
-    the pivots before it passed on. So do pivots beyond `max_rank` others. Such directions carry no spread. Plain array
-    operations (an LDL^T column by column, halved recursively above 8 columns): under vmap these are faster than
-    thousands of small LAPACK calls, and two such calls at once can lock a small CPU's thread pool up (seen with jaxlib
-    0.10.2).
+    A pivot counts as 0 where it is no larger than the rounding that reached it: where variances of 1 are off by E,
+    pivot j is off by (L^-1 E L^-T)_jj, here with E = 8 eps I. So do pivots beyond `max_rank` others. Such directions
+    carry no spread. Plain array operations (an LDL^T column by column, halved recursively above 12 columns): under vmap
+    these are faster than thousands of small LAPACK calls, and two such calls at once can lock a small CPU's thread pool
+    up (seen with jaxlib 0.10.2).
     """
     d = covariance.shape[-1]
     variance = jnp.diagonal(covariance)
@@ -74,8 +75,7 @@ def factorise(covariance: Array, max_rank: Array | int | None = None) -> tuple[A
         some = True if max_rank is None else max_rank > 0
         return jnp.ones_like(covariance), jnp.where(some, 0.5 * jnp.log(variance), -jnp.inf)
     spread = jnp.sqrt(jnp.where(variance > 0, variance, 1.0))
-    noise = jnp.full(d, 8 * jnp.finfo(covariance.dtype).eps, covariance.dtype)
-    unit, pivot, _ = _ldl(covariance / spread / spread[:, None], noise)
+    unit, pivot, _ = _ldl(covariance / spread / spread[:, None], None)
     alive = pivot > 0
     if max_rank is not None:
         alive = alive & (jnp.cumsum(alive) <= max_rank)
@@ -85,45 +85,53 @@ def factorise(covariance: Array, max_rank: Array | int | None = None) -> tuple[A
 
 
 @jax.jit  # traced once a shape, for all programs of a sweep
-def _ldl(a: Array, noise: Array) -> tuple[Array, Array, Array]:
-    """Unit lower L and pivots D with L diag(D) L^T = `a`, and the pivots' rounding noise.
+def _ldl(a: Array, noise: Array | None) -> tuple[Array, Array, Array]:
+    """Unit lower L and pivots D with L diag(D) L^T = `a`, and the inverse of L.
 
-    `noise` ``[d]`` is that of the diagonal; elimination passes a pivot's noise on times the multiplier's square. A
-    pivot that its noise reaches is 0, as is its column.
+    `noise` is the rounding that reached `a` in units of 8 eps, ``[d, d]``; None where nothing was eliminated yet:
+    the identity. A pivot that its rounding reaches is 0, as is its column.
     """
     d = a.shape[0]
-    if d <= 8:  # below, loops over columns; above, matrix products: measured from 4 to 32
+    if d <= 12:  # below, loops over columns; above, matrix products: measured from 5 to 31
         return _ldl_by_columns(a, noise)
-    h = d // 2
-    top, top_pivot, top_noise = _ldl(a[:h, :h], noise[:h])
+    h, product = d // 2, partial(jnp.matmul, precision=_HIGHEST)
+    top, top_pivot, top_inverse = _ldl(a[:h, :h], None if noise is None else noise[:h, :h])
     scaled = solve_unit_lower(top, a[:h, h:])
     alive = (top_pivot > 0)[:, None]
     below = jnp.where(alive, scaled / jnp.where(alive, top_pivot[:, None], 1.0), 0.0).T
-    rest_noise = noise[h:] + jnp.matmul(below**2, top_noise, precision=_HIGHEST)
-    rest, rest_pivot, rest_noise = _ldl(
-        a[h:, h:] - jnp.matmul(below * top_pivot, below.T, precision=_HIGHEST), rest_noise
-    )
-    unit = jnp.block([[top, jnp.zeros((h, d - h), a.dtype)], [below, rest]])
-    return unit, jnp.concatenate([top_pivot, rest_pivot]), jnp.concatenate([top_noise, rest_noise])
+    back = product(below, top_inverse)
+    if noise is None:
+        rest_noise = jnp.eye(d - h, dtype=a.dtype) + product(back, back.T)
+    else:
+        across = product(back, noise[:h, h:])
+        rest_noise = noise[h:, h:] - across - across.T + product(product(back, noise[:h, :h]), back.T)
+    rest, rest_pivot, rest_inverse = _ldl(a[h:, h:] - product(below * top_pivot, below.T), rest_noise)
+    above = jnp.zeros((h, d - h), a.dtype)
+    unit = jnp.block([[top, above], [below, rest]])
+    inverse = jnp.block([[top_inverse, above], [-product(rest_inverse, back), rest_inverse]])
+    return unit, jnp.concatenate([top_pivot, rest_pivot]), inverse
 
 
-def _ldl_by_columns(a: Array, noise: Array) -> tuple[Array, Array, Array]:
-    index = jnp.arange(a.shape[0])
+def _ldl_by_columns(a: Array, noise: Array | None) -> tuple[Array, Array, Array]:
+    index, eps = jnp.arange(a.shape[0]), 8 * jnp.finfo(a.dtype).eps
 
     def column(j: Array, carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        a, unit, pivots, noise = carry
-        at = lambda x: jax.lax.dynamic_index_in_dim(x, j, keepdims=False)  # noqa: E731
-        column = jax.lax.dynamic_index_in_dim(a, j, 1, keepdims=False)
+        a, unit, pivots, inverse = carry
+        at = lambda x, axis=0: jax.lax.dynamic_index_in_dim(x, j, axis, keepdims=False)  # noqa: E731
+        column, row = at(a, 1), at(inverse)
         pivot = at(column)
-        alive = pivot > at(noise)
+        reached = (row**2).sum() if noise is None else (row * (noise * row).sum(1)).sum()
+        alive = pivot > eps * jnp.maximum(reached, 1.0)  # its own is 1: less is rounding in turn
         below = jnp.where((index > j) & alive, column / jnp.where(alive, pivot, 1.0), 0.0)
         a = a - jnp.where(alive, pivot, 0.0) * below[:, None] * below
         unit = unit + below[:, None] * (index == j)
-        return a, unit, pivots + jnp.where((index == j) & alive, pivot, 0.0), noise + below**2 * at(noise)
+        return a, unit, pivots + jnp.where((index == j) & alive, pivot, 0.0), inverse - below[:, None] * row
 
-    start = a, jnp.eye(a.shape[0], dtype=a.dtype), jnp.zeros(a.shape[0], a.dtype), noise
-    _, unit, pivots, noise = jax.lax.fori_loop(0, a.shape[0], column, start)
-    return unit, pivots, noise
+    nothing = jnp.eye(a.shape[0], dtype=a.dtype)
+    _, unit, pivots, inverse = jax.lax.fori_loop(
+        0, a.shape[0], column, (a, nothing, jnp.zeros(a.shape[0], a.dtype), nothing)
+    )
+    return unit, pivots, inverse
 
 
 @jax.jit

@@ -121,6 +121,18 @@ def test_factorise_of_singular_matrices(d, rank):
         assert trace == -np.inf
 
 
+AT = np.arange(40.0)
+APART = abs(AT[:, None] - AT)
+
+
+@pytest.mark.parametrize("sigma", [0.9**APART, 0.99**APART, np.exp(-(APART**2) / 8) + 0.01 * np.eye(40)])
+def test_no_direction_of_correlated_columns_is_lost(sigma):
+    """Multipliers alone say too much of rounding: what they pass on cancels (condition numbers 280 to 7,000)."""
+    fit = moments.from_covariance(np.zeros(40), sigma.astype(np.float32))
+    assert np.isfinite(fit.log_scale).all()
+    np.testing.assert_allclose(moments.log_det(fit), np.linalg.slogdet(sigma)[1], rtol=1e-3)
+
+
 def test_factorise_finds_what_is_constant_or_doubled():
     x = np.random.default_rng(1).normal(size=(50, 2))
     rows = jnp.asarray(np.stack([np.full(50, 3.0), x[:, 0], x[:, 0], x[:, 1]], 1))
