@@ -255,9 +255,9 @@ def diverse(k: int = 2) -> Curator:
     """Of `k` candidates the one farthest from all rows already chosen, row after row (cf. arXiv 2511.12742).
 
     Distances are Euclidean where rows are numbers, and count differing symbols or labels; a row's ancestor does not
-    count. A batch of n rows costs n passes over those of its n k candidates whose turn is to come: in large batches a
-    row costs more. Backfires: outliers are far from everything, so errors of the fit are preferred, and variance grows
-    from generation to generation: watch ``log_trace_ratio``, whose sign is the other one here.
+    count. A batch of n rows costs n comparisons of each of its n k candidates whose turn is to come: in large batches
+    a row costs more. Backfires: outliers are far from everything, so errors of the fit are preferred, and variance
+    grows from generation to generation: watch ``log_trace_ratio``, whose sign is the other one here.
 
     Args:
       k: candidates a row; 1 changes nothing.

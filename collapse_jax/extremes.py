@@ -1,7 +1,5 @@
 """The largest of some numbers, and rows that lie far apart: without sorts and gathers, which are slow on CPUs."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -101,7 +99,8 @@ def _squares(x: Array, row: Array) -> Array:
     # Sums are written out, for a reduction is not vectorised; those of symbols in bytes, 32 at a time.
     if jnp.issubdtype(x.dtype, jnp.floating):
         squares = lambda a, b: (a - b) ** 2  # noqa: E731
-        return squares(x, row).sum(0) if x.shape[0] > _FEW_COLUMNS else functools.reduce(jnp.add, map(squares, x, row))
+        return squares(x, row).sum(0) if x.shape[0] > _FEW_COLUMNS else sum(map(squares, x, row), jnp.zeros(()))
     if x.shape[0] > _FEW_SYMBOLS:
         return (x != row).sum(0, dtype=float)
-    return functools.reduce(jnp.add, ((a != b).astype(jnp.uint8) for a, b in zip(x, row, strict=True))).astype(float)
+    differ = ((a != b).astype(jnp.uint8) for a, b in zip(x, row, strict=True))
+    return sum(differ, jnp.zeros((), jnp.uint8)).astype(float)

@@ -222,3 +222,16 @@ def test_bad_arguments_are_refused(call, message):
         call()
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 1.0])
+def test_a_share_of_symbols_is_drawn_anew_by_the_whole_law(fraction):
+    """One number says whether and what: it must say nothing of the one by the other. Symbol 4 marks what stays."""
+    sums = languages.cumulate(jnp.array([[0.0, 0.3, 0.0, 0.7, 0.0]] * 5))
+    rows = jnp.full((20_000, 2), 4, jnp.uint8)
+    again = jax.jit(languages.rewalk)(jax.random.key(8), sums, jnp.zeros(20_000, int), rows, fraction)
+    seen = np.bincount(np.asarray(again).ravel(), minlength=5)
+    share = np.array([0, 0.3 * fraction, 0, 0.7 * fraction, 1 - fraction])
+    assert (seen[share == 0] == 0).all()
+    error = np.sqrt(again.size * share * (1 - share))
+    assert (abs(seen - again.size * share) <= 4 * error).all()

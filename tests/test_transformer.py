@@ -228,3 +228,8 @@ def test_symbols_drawn_anew_follow_the_row_as_it_is():
     share = np.asarray(jax.nn.softmax(jax.jit(apply)(params, start)[0]))
     expected = (share.cumsum(-1) <= np.asarray(jax.random.uniform(KEY, (40 * L,))).reshape(40, L, 1)).sum(-1)
     assert (np.asarray(new) == expected).mean() > 0.99  # but for rounding at a border
+    uniform = np.asarray(jax.random.uniform(KEY, (40 * L,))).reshape(40, L, 1)
+    expected = (share.cumsum(-1) <= uniform / 0.25).sum(-1)
+    assert (np.asarray(some) == expected)[~stays].mean() > 0.98
+    none = jax.jit(lambda fraction: rewrite(network, params, KEY, rows, fraction, Decoding()))(0.0)
+    np.testing.assert_array_equal(none, rows)

@@ -61,7 +61,8 @@ def rewrite(
     """
     uniform_NxL = jax.random.uniform(key, (rows_NxL.size,)).reshape(rows_NxL.shape)
     of = lambda logits_SxV, uniform_S: pick(weights(logits_SxV, how), uniform_S)  # noqa: E731
-    drawn_NxL = _each(network, params, rows_NxL, uniform_NxL / fraction, of).astype(rows_NxL.dtype)
+    within_NxL = uniform_NxL / jnp.where(fraction > 0, fraction, 1.0)
+    drawn_NxL = _each(network, params, rows_NxL, within_NxL, of).astype(rows_NxL.dtype)
     changed_NxL = (uniform_NxL < fraction) & (jnp.arange(rows_NxL.shape[1]) >= prompt)
     return jnp.where(changed_NxL, drawn_NxL, rows_NxL)
 
