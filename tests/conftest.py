@@ -55,7 +55,7 @@ QUICK = ("test_laws", "test_compiles", "test_batch", "test_flow_matching", "test
          "test_diffusion", "test_image", "test_curators", "test_nets", "test_representations",
          "test_self_supervised", "test_vae", "test_growing", "test_examples", "test_accessor", "test_starter",
          "test_docs", "test_moments", "test_linear_regression", "test_logistic_regression", "test_survival",
-         "test_text_metrics", "test_denoising")  # fmt: skip
+         "test_text_metrics", "test_denoising", "test_transformer")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
