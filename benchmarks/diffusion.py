@@ -252,9 +252,7 @@ def peer_sampling(net: str, shape: Any, params: Any, num: int, steps: int) -> Ca
 
 
 def main() -> None:
-    parser = options(__doc__)
-    parser.add_argument("--ours", action="store_true", help="without PyTorch")
-    arguments = parser.parse_args()
+    arguments = options(__doc__, alone=True).parse_args()
     if arguments.ours:
         globals()["torch"] = None
     rounds, small, large = arguments.rounds, (8, 8, 1), (28, 28, 1)

@@ -161,9 +161,7 @@ def evaluation(rounds: int, num: int = 1400) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = options(__doc__)
-    parser.add_argument("--ours", action="store_true", help="without PyTorch")
-    arguments = parser.parse_args()
+    arguments = options(__doc__, alone=True).parse_args()
     if arguments.ours:
         globals()["torch"] = None
     jobs = {

@@ -32,12 +32,14 @@ def told_of(name: str, times: np.ndarray, our_units: int, their_units: int) -> d
     }
 
 
-def options(description: str | None) -> argparse.ArgumentParser:
-    """Those of all."""
+def options(description: str | None, alone: bool = False) -> argparse.ArgumentParser:
+    """Those of all; `alone`: of benchmarks that run without a peer, too."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="jobs whose name holds this")
     parser.add_argument("--json")
+    if alone:
+        parser.add_argument("--ours", action="store_true", help="without PyTorch")
     return parser
 
 
