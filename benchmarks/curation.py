@@ -15,8 +15,9 @@ import jax
 
 from collapse_jax import curators, make_chain, policies, settings
 from collapse_jax.axes import grid_of
-from collapse_jax.blocks import compile_blocks, run_blocks, stretch_of, trace_blocks
+from collapse_jax.blocks import compile_blocks, run_blocks, trace_blocks
 from collapse_jax.keys import chain_keys
+from collapse_jax.sizes import stretch_of
 from collapse_jax.tune import final_risk
 from collapse_jax.types import Curator, Setting
 from collapse_jax.units import Options, make_plan

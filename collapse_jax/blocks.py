@@ -1,13 +1,11 @@
 """Blocks of chains side by side: one compiled program advances a block by a stretch of generations."""
 
 import contextlib
-import math
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,15 +15,11 @@ from jax.sharding import Sharding
 
 from collapse_jax import cost
 from collapse_jax.parts import side_by_side
+from collapse_jax.sizes import device_memory
 from collapse_jax.spread import cut_lanes, places
 from collapse_jax.types import Array, Chain, Key, Tree, World
 
-# What a block draws in one generation should stay in cache (on CPU), and its pools in memory; bytes.
-_WORKING_SET = {"cpu": 256 << 10, "gpu": 256 << 20, "tpu": 256 << 20}
-_POOLS = {"cpu": 1 << 30, "gpu": 16 << 30, "tpu": 4 << 30}
-_WIDEST = 1024
 MOST_AT_ONCE = 8
-_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 class Place(NamedTuple):
@@ -38,6 +32,11 @@ class Place(NamedTuple):
     def platform(self) -> str:
         """Of its devices."""
         return str(next(iter(self.whole.device_set)).platform)  # type: ignore[attr-defined]
+
+    @property
+    def is_mesh(self) -> bool:
+        """Whether a chain spans devices, which must meet in one order."""
+        return len(self.whole.device_set) > 1
 
 
 class Traced(NamedTuple):
@@ -140,7 +139,6 @@ def compile_blocks(traced: Traced) -> Programs:
         lowered = [program.lower() for program in traced.traced]
         with ThreadPoolExecutor() as pool:
             compiled = list(pool.map(_compile, lowered, _levels(traced, platform) * len(traced.places)))
-    several = len(traced.places[0].whole.device_set) > 1  # which must meet in one order
     # Two batched LAPACK calls at once can lock a CPU's thread pool up (seen with jaxlib 0.10.2).
     locks = platform == "cpu" and any("@lapack_" in program.as_text() for program in lowered)
     return Programs(
@@ -149,7 +147,7 @@ def compile_blocks(traced: Traced) -> Programs:
         traced.places,
         traced.width,
         traced.stretch,
-        0 if locks else 1 if several else _that_fit(compiled[1], blocks_at_once(1)),
+        0 if locks else 1 if traced.places[0].is_mesh else _that_fit(compiled[1], blocks_at_once(1)),
         traced.seconds,
         time.perf_counter() - clock,
     )
@@ -194,6 +192,7 @@ def run_blocks(
     num_generations: int,
     progress: Callable[[int], None],
     saver: Saver | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> dict[str, np.ndarray]:
     """Runs one chain a lane; lanes are padded to whole blocks.
 
@@ -205,6 +204,7 @@ def run_blocks(
       num_generations: T.
       progress: called with the number of chain-generations just done.
       saver: keeps the state of a block after each stretch, so that another process can go on with it.
+      meanwhile: called here while blocks are under way in other threads, or before, where nothing may run beside them.
 
     Returns:
       ``{metric: [lanes, T, ...]}``.
@@ -230,21 +230,23 @@ def run_blocks(
             stop.set()
             raise
 
-    workers = programs.at_once * len(programs.places) or 1
-    if min(workers, len(parts)) == 1:
-        for i in range(len(parts)):
-            block(i)
-    else:
-        with contextlib.ExitStack() as stack:  # a pool a place, for one must not run what has room on all of them
-            pools = [stack.enter_context(ThreadPoolExecutor(programs.at_once)) for _ in programs.places]
-            try:
-                for done in [pools[i % len(pools)].submit(block, i) for i in range(len(parts))]:
-                    done.result()
-            except BaseException:  # Ctrl-C too: what is under way ends with its stretch
-                stop.set()
-                for pool in pools:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                raise
+    alone = not programs.at_once or programs.places[0].is_mesh
+    with contextlib.ExitStack() as stack:  # a pool a place, for one must not run what has room on all of them
+        each = [programs.at_once] * len(programs.places) if programs.at_once else [1]
+        pools = [stack.enter_context(ThreadPoolExecutor(threads)) for threads in each]
+        try:
+            if alone:
+                meanwhile()
+            under_way = [pools[i % len(pools)].submit(block, i) for i in range(len(parts))]
+            if not alone:
+                meanwhile()
+            for done in under_way:
+                done.result()
+        except BaseException:  # Ctrl-C too: what is under way ends with its stretch
+            stop.set()
+            for pool in pools:
+                pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return {name: np.concatenate([part[name] for part in parts])[:number] for name in parts[0]}
 
 
@@ -339,62 +341,3 @@ def _x64() -> bool:
 def lanes(points: dict[str, np.ndarray], keys: Key, index: np.ndarray) -> tuple[dict[str, Array], Key]:
     """The values and keys of some lanes."""
     return {name: jnp.asarray(value[index]) for name, value in points.items()}, keys[index]
-
-
-def stretch_of(num_generations: int) -> int:
-    """Generations between two looks at the host: a divisor of the horizon where there is one of a useful size."""
-    divisors = [s for s in range(8, 33) if num_generations % s == 0]
-    if divisors or num_generations < 8:
-        return max(divisors, default=num_generations)
-    return -(-num_generations // -(-num_generations // 24))
-
-
-def block_width(lane: int, drawn: int, hint: int | None, wanted: int | None = None, training: int = 0) -> int:
-    """Chains to run side by side: a power of two set by sizes alone, never by how many chains were asked for.
-
-    Args:
-      lane: bytes that a chain keeps.
-      drawn: bytes that it draws in a generation.
-      hint: at most so many.
-      wanted: exactly so many.
-      training: bytes that it takes while it is fitted.
-    """
-    platform, memory = jax.default_backend(), device_memory()
-    fits = min(_WORKING_SET.get(platform, 256 << 10) // drawn, _POOLS.get(platform, 1 << 30) // lane)
-    width = 2 ** int(np.log2(max(fits, 8)))
-    most = max(memory // (lane + max(drawn, training)), 1) if memory is not None else _WIDEST
-    return wanted or min(width, 2 ** int(np.log2(most)), _WIDEST, hint or _WIDEST)
-
-
-def lane_bytes(state: Tree, new: Tree, rows: Tree, law: bool) -> tuple[int, int]:
-    """What one chain keeps, and what it draws in a generation.
-
-    Args:
-      state: has the shapes of one chain's state.
-      new: has those of a generation's batch.
-      rows: has those of n real rows, or is () where none are drawn.
-      law: whether only the first batch is rows.
-    """
-    drawn = _bytes(new) if law else max(_bytes(rows), _bytes(new))
-    return _bytes(state) + 4 * _bytes(rows), drawn  # the first batch, and what drawing it takes
-
-
-def device_memory() -> int | None:
-    """Bytes of the device's memory, or None where it does not tell."""
-    if jax.default_backend() == "cpu":
-        names = os.sysconf_names if hasattr(os, "sysconf_names") else {}
-        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in names else None
-        limits = [int(p.read_text()) for p in _LIMITS if p.exists() and p.read_text().strip().isdecimal()]
-        return min([*limits, *([] if whole is None else [whole])], default=None)
-    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-
-
-def _bytes(tree: Any) -> int:
-    shapes = jax.tree.leaves(jax.eval_shape(_plain, tree))
-    return max(1, sum(math.prod(x.shape) * jnp.dtype(x.dtype).itemsize for x in shapes))
-
-
-def _plain(tree: Any) -> Any:
-    """Keys as the words they are made of."""
-    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
-    return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)

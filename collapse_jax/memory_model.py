@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.blocks import device_memory, functions, lanes
+from collapse_jax.blocks import functions, lanes
 from collapse_jax.cost import peak, size_of
 from collapse_jax.keys import chain_keys
+from collapse_jax.sizes import device_memory
 from collapse_jax.spread import mesh_size
 from collapse_jax.units import Plan, Program, stretch
 

@@ -141,17 +141,25 @@ class Runner:
         program, plan = self.plan.programs[unit.program], self.plan
         points, chains = plan.lanes(unit)
         compiled = self._programs(unit.program)
-        clock = time.perf_counter()
+        upcoming = self._upcoming(unit.program)
+        clock = ended = time.perf_counter()
+
+        def tick(generations: int) -> None:
+            nonlocal ended
+            ended = time.perf_counter()  # the next program may still be traced after it
+            self.tick(generations)
+
         out = run_blocks(
             compiled,
             self._worlds.of(program.setting, program.world),
             points,
             self.keys[chains],
             num_generations=plan.options.num_generations,
-            progress=self.tick,
+            progress=tick,
             saver=saver,
+            meanwhile=lambda: self._get_ready(upcoming),
         )
-        self.seconds["seconds_run"] += time.perf_counter() - clock
+        self.seconds["seconds_run"] += ended - clock
         made = {}
         for name, value in out.items():  # arrays of other programs may be larger
             short = [(0, n - here) for n, here in zip(plan.metrics[name].shape, value.shape[2:], strict=True)]
@@ -160,17 +168,21 @@ class Runner:
         return made
 
     def _programs(self, number: int) -> Programs:
-        upcoming = self._order[self._order.index(number) + 1 :][:1] if number in self._order else []
-        wanted = (number, *upcoming)
+        wanted = (number, *self._upcoming(number))
         self._compiled = {n: compiled for n, compiled in self._compiled.items() if n in wanted}
         if number not in self._compiled:
             self._submit(number)
-        compiled = self._compiled[number].result()
+        return self._compiled[number].result()
+
+    def _upcoming(self, number: int) -> list[int]:
+        return self._order[self._order.index(number) + 1 :][:1] if number in self._order else []
+
+    def _get_ready(self, upcoming: Sequence[int]) -> None:
+        """Traces the next program, and has it compiled."""
         for n in upcoming:
             if n not in self._compiled:
                 with contextlib.suppress(Exception):  # it will be raised again when its turn comes
                     self._submit(n)
-        return compiled
 
     def _submit(self, number: int) -> None:
         # Traced here: what JAX is told by context managers is told to one thread. XLA's part needs none of it.

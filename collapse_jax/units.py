@@ -9,12 +9,13 @@ import jax
 import numpy as np
 
 from collapse_jax.axes import Grid, Point
-from collapse_jax.blocks import block_width, blocks_at_once, lane_bytes, stretch_of
+from collapse_jax.blocks import blocks_at_once
 from collapse_jax.chain import make_chain
 from collapse_jax.chain import plan as plan_chain
 from collapse_jax.check import check_at_least, check_choice
 from collapse_jax.cost import operations, peak
 from collapse_jax.keys import chain_keys
+from collapse_jax.sizes import block_width, lane_bytes, stretch_of
 from collapse_jax.spread import abstract, mesh_size, spread
 from collapse_jax.types import Chain, Metric, Setting
 from collapse_jax.words import perhaps

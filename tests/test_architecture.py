@@ -13,7 +13,7 @@ import collapse_jax
 ROOT = Path(collapse_jax.__file__).parent
 BUILDING = [  # from the ground; a part imports from lower floors only
     ["types", "words", "cost", "calls", "threefry"],
-    ["keys", "check", "intervals", "variables", "parts", "spread", "worlds", "progress"],
+    ["keys", "check", "intervals", "variables", "parts", "sizes", "spread", "worlds", "progress"],
     ["batch", "survival", "neighbours", "frechet", "augment", "extremes", "gamma"],
     ["moments", "counts", "lineage", "memory", "policies", "functional", "gradient", "scores", "metrics",
      "bandwidths"],

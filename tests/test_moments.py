@@ -96,17 +96,19 @@ def test_factorise_is_cholesky(d):
         factor, log_scale = map(np.asarray, jax.jit(moments.factorise)(jnp.asarray(sigma)))
     assert (np.diag(factor) == 1).all()
     np.testing.assert_allclose(factor * np.exp(log_scale), np.linalg.cholesky(sigma), rtol=1e-9, atol=1e-12)
-    fit = moments.from_covariance(np.zeros(d), sigma.astype(np.float32))
-    np.testing.assert_allclose(moments.cholesky(fit), np.linalg.cholesky(sigma), rtol=2e-3, atol=1e-3)
-    np.testing.assert_allclose(moments.log_det(fit), np.linalg.slogdet(sigma)[1], rtol=1e-4, atol=1e-3)
-    np.testing.assert_allclose(moments.log_trace(fit), np.log(np.trace(sigma)), rtol=1e-5, atol=1e-5)
+    for known in (moments.from_covariance, moments.on_host):
+        fit = known(np.zeros(d), sigma.astype(np.float32))
+        np.testing.assert_allclose(moments.cholesky(fit), np.linalg.cholesky(sigma), rtol=2e-3, atol=1e-3)
+        np.testing.assert_allclose(moments.log_det(fit), np.linalg.slogdet(sigma)[1], rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(moments.log_trace(fit), np.log(np.trace(sigma)), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("known", [moments.from_covariance, moments.on_host])
 @pytest.mark.parametrize(("d", "rank"), [(1, 0), (3, 0), (3, 1), (5, 2), (5, 4), (40, 7)])
-def test_factorise_of_singular_matrices(d, rank):
+def test_factorise_of_singular_matrices(d, rank, known):
     sigma = covariance(d, rank) if rank else np.zeros((d, d))
     with jax.enable_x64(True):
-        fit = moments.from_covariance(np.zeros(d), sigma)
+        fit = known(np.zeros(d), sigma)
         factor, log_scale = np.asarray(fit.factor), np.asarray(fit.log_scale)
         lower = np.asarray(moments.cholesky(fit))
         assert np.isneginf(moments.log_det(fit))
@@ -128,15 +130,22 @@ APART = abs(AT[:, None] - AT)
 @pytest.mark.parametrize("sigma", [0.9**APART, 0.99**APART, np.exp(-(APART**2) / 8) + 0.01 * np.eye(40)])
 def test_no_direction_of_correlated_columns_is_lost(sigma):
     """Multipliers alone say too much of rounding: what they pass on cancels (condition numbers 280 to 7,000)."""
-    fit = moments.from_covariance(np.zeros(40), sigma.astype(np.float32))
-    assert np.isfinite(fit.log_scale).all()
-    np.testing.assert_allclose(moments.log_det(fit), np.linalg.slogdet(sigma)[1], rtol=1e-3)
+    for known in (moments.from_covariance, moments.on_host):
+        fit = known(np.zeros(40), sigma.astype(np.float32))
+        assert np.isfinite(fit.log_scale).all()
+        np.testing.assert_allclose(moments.log_det(fit), np.linalg.slogdet(sigma)[1], rtol=1e-3)
 
 
-def test_factorise_finds_what_is_constant_or_doubled():
+def of_rows(rows):
+    return jax.tree.map(lambda v: v[0, 0], moments.compress(B.unit(rows)).items)
+
+
+@pytest.mark.parametrize("known", [of_rows, moments.on_host_of_rows])
+def test_factorise_finds_what_is_constant_or_doubled(known):
     x = np.random.default_rng(1).normal(size=(50, 2))
-    rows = jnp.asarray(np.stack([np.full(50, 3.0), x[:, 0], x[:, 0], x[:, 1]], 1))
-    fit = jax.tree.map(lambda v: v[0, 0], moments.compress(B.unit(rows)).items)
+    rows = jnp.asarray(np.stack([np.full(50, 3.1), x[:, 0], x[:, 0], x[:, 1]], 1))
+    fit = known(rows)
+    np.testing.assert_allclose(fit.mean, np.mean(rows, 0), rtol=1e-5, atol=1e-6)
     assert np.isfinite(fit.log_scale).tolist() == [False, True, False, True]
     lower = np.asarray(moments.cholesky(fit))
     np.testing.assert_allclose(lower @ lower.T, np.cov(rows.T, bias=True), rtol=1e-4, atol=1e-5)

@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 import yaml
 
-from collapse_jax import blocks, config, cost, policies, results, settings, stream
+from collapse_jax import config, cost, policies, results, settings, sizes, stream
 from collapse_jax.axes import grid_of
 from collapse_jax.blocks import compile_blocks, trace_blocks
 from collapse_jax.config_yaml import ConfigError
@@ -89,7 +89,7 @@ def test_chains_that_train_are_as_many_as_memory_allows(monkeypatch):
     setting = settings.flow_matching(width=8, depth=1, steps=4, batch_size=1000, num_test=4)
 
     def width(memory):
-        monkeypatch.setattr(blocks, "device_memory", lambda: memory)
+        monkeypatch.setattr(sizes, "device_memory", lambda: memory)
         return make_plan(grid_of(setting, policies.replace(), 8, {}), Options(2, 2)).programs[0].width
 
     activations = 4 * 1000 * 8

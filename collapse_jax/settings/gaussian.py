@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr
 
-from collapse_jax import batch as B
 from collapse_jax import data, moments, scores
 from collapse_jax.calls import recorded
 from collapse_jax.check import check_at_least, check_positive
@@ -138,15 +137,9 @@ def _metrics(source: Source) -> tuple[Metric, ...]:
 
 
 def _world(source: Source, num_test: int) -> World:
-    test = jnp.asarray(source.held_out(num_test))
-    law = _moments_of(jnp.asarray(source.mean), jnp.asarray(source.covariance))
-    held_out = _moments_of_rows(test)
+    law = moments.on_host(np.asarray(source.mean), np.asarray(source.covariance))
+    held_out = moments.on_host_of_rows(np.asarray(source.held_out(num_test)))
     return World(Real(jax.tree.map(jnp.asarray, source.arrays), law), Truth(law, held_out), None)
-
-
-# Compiled once a shape: a sweep makes many worlds.
-_moments_of = jax.jit(moments.from_covariance)
-_moments_of_rows = jax.jit(lambda rows: jax.tree.map(lambda x: x[0, 0], moments.compress(B.unit(rows)).items))
 
 
 def _fit(ddof: int, key: Key, train: Batch, start: Tree) -> Moments:
