@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from collapse_jax.axes import Grid, Point
 from collapse_jax.blocks import blocks_at_once
@@ -300,7 +301,7 @@ def _step(chain: Chain, world: Any, state: Any, metrics: Sequence[str]) -> tuple
         return new, {name: observations[name] for name in metrics}, chain.absorb(world, state, new, generation)
 
     jaxpr, shapes = jax.make_jaxpr(step, return_shape=True)(world, state, jax.numpy.int32(1))
-    return *shapes[:2], jaxpr.jaxpr
+    return *shapes[:2], dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.out_avals))[0]  # XLA drops other metrics, too
 
 
 def _check_shapes(setting: Setting, seen: dict[str, Any]) -> None:

@@ -1,5 +1,7 @@
 """Blocks side by side: neither their number nor their order nor a failure among them shows in the results."""
 
+import threading
+
 import jax
 import numpy as np
 import pytest
@@ -21,10 +23,10 @@ def blocks_of(width):
     traced = trace_blocks(lambda values: chain, world, {}, keys, metrics=METRICS, width=width, stretch=STRETCH)
     programs = compile_blocks(traced)
 
-    def run(at_once, progress=lambda generations: None, saver=None):
+    def run(at_once, progress=lambda generations: None, saver=None, **others):
         return run_blocks(
             programs._replace(at_once=at_once), world, {}, keys,
-            num_generations=GENERATIONS, progress=progress, saver=saver,
+            num_generations=GENERATIONS, progress=progress, saver=saver, **others,
         )  # fmt: skip
 
     return run
@@ -100,3 +102,30 @@ def test_ctrl_c_stops_all(blocks, at_once):
     with pytest.raises(KeyboardInterrupt):
         blocks(at_once, progress)
     assert len(steps) < 3 * at_once  # what was under way and what it had ahead, not all of the 21 stretches
+
+
+@pytest.mark.parametrize("at_once", [0, 1, 4])
+def test_something_else_can_be_done_meanwhile(blocks, at_once):
+    """Beside blocks where they may run beside anything (a program that calls LAPACK may not: 0), else before them."""
+    done, begun = [], threading.Event()
+
+    def tell(generations):
+        done.append(generations)
+        begun.set()
+
+    def meanwhile():
+        assert done == [] if at_once == 0 else begun.wait(60)
+
+    blocks(at_once, tell, meanwhile=meanwhile)
+    assert sum(done) == LANES * GENERATIONS
+
+
+def test_what_fails_meanwhile_stops_all(blocks):
+    done = []
+
+    def meanwhile():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        blocks(1, done.append, meanwhile=meanwhile)
+    assert sum(done) < LANES * GENERATIONS

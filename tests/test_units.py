@@ -85,6 +85,12 @@ def test_checkpoints_beyond_the_horizon_cost_nothing():
     assert stretch(plan) == 7
 
 
+def test_metrics_that_nobody_asked_for_are_no_work():
+    grid = grid_of(settings.gaussian(20), policies.replace(), 50, {})
+    few, whole = (make_plan(grid, Options(7, 2, metrics=asked)).programs[0].work for asked in (["trace_ratio"], None))
+    assert few < whole / 2  # Wasserstein distances need singular values
+
+
 def test_chains_that_train_are_as_many_as_memory_allows(monkeypatch):
     setting = settings.flow_matching(width=8, depth=1, steps=4, batch_size=1000, num_test=4)
 
