@@ -1,5 +1,6 @@
 """Most tests are about what a program computes: on every change they try programs that compile in half the time."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from table_rows import ROWS
 
 def pytest_configure(config):
     """What compiles quickly, and what several tests, workers or commands compile, once: for this run of the tests."""
+    gc.set_threshold(100_000, 50, 100)  # tracing makes objects by the million; what is left is collected file by file
     if hasattr(config, "workerinput"):
         return  # what is set here is inherited
     # As XLA compiled loops until it got fusion emitters: in half the time. `verify` and the nightly tests compile as
@@ -42,6 +44,7 @@ def pytest_runtest_teardown(item, nextitem):
     """Programs of a file are forgotten with it: thousands of them slow Python down and take gigabytes."""
     if nextitem is None or nextitem.module is not item.module:
         jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
@@ -55,16 +58,29 @@ QUICK = ("test_laws", "test_compiles", "test_batch", "test_flow_matching", "test
          "test_diffusion", "test_image", "test_curators", "test_nets", "test_representations",
          "test_self_supervised", "test_vae", "test_growing", "test_examples", "test_accessor", "test_starter",
          "test_docs", "test_moments", "test_linear_regression", "test_logistic_regression", "test_survival",
-         "test_text_metrics", "test_denoising", "test_transformer")  # fmt: skip
+         "test_text_metrics", "test_denoising", "test_transformer", "test_stream", "test_threefry",
+         "test_verify", "test_units", "test_bandwidths", "test_references")  # fmt: skip
+
+
+ALWAYS = jax.config.read("jax_disable_most_optimizations")  # as the environment says
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_fixtures(request):
+    """What the tests of such a file share is made before ``_quick_compiles`` of the first of them."""
+    by_day = "not nightly" in request.config.getoption("markexpr")
+    quick = by_day and request.module.__name__.startswith(QUICK)
+    jax.config.update("jax_disable_most_optimizations", quick or ALWAYS)
+    yield
+    jax.config.update("jax_disable_most_optimizations", ALWAYS)
 
 
 @pytest.fixture(autouse=True)
-def _quick_compiles(request):
+def _quick_compiles(request, _quick_fixtures):
     """JAX's own switch; the nightly tests compile as users do."""
-    quick = request.module.__name__.startswith(QUICK)
-    quick &= "optimised" not in request.fixturenames and request.node.get_closest_marker("nightly") is None
     before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", quick or before)
+    users = "optimised" in request.fixturenames or request.node.get_closest_marker("nightly") is not None
+    jax.config.update("jax_disable_most_optimizations", ALWAYS or (before and not users))
     yield
     jax.config.update("jax_disable_most_optimizations", before)
 

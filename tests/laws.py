@@ -144,7 +144,7 @@ NUM, HORIZON, CHAINS = 6, 4, 3
 # On every change: what is registered, and quick variants in closed form. Others of the variants wait for the night.
 SLOW = ("linear_regression-no_ridge", "logistic_regression-3", "kde-silverman_scaled", "gaussian_mixture-diagonal",
         "gaussian_mixture-spherical", "ideal_diffusion-lineage", "markov-order-0", "self_supervised",
-        "ecosystem-kde", "ecosystem-labels")  # fmt: skip
+        "ecosystem-kde", "ecosystem-labels", "kde-scott", "markov-shakespeare")  # fmt: skip
 EVERY_SETTING = [
     name if name not in SLOW and (name in settings.REGISTRY or make().init is None)
     else pytest.param(name, marks=pytest.mark.nightly) for name, make in SETTINGS.items()

@@ -26,11 +26,16 @@ PAIRS = list(
         + [(s, p) for s in settings.REGISTRY for p in ALWAYS[1 : 2 if s in TRAINED else 3]]
     )
 )
-FAST = [
-    pytest.param(*pair, marks=pytest.mark.fast) if pair[1] == "accumulate" and pair[0] not in TRAINED else pair
-    for pair in PAIRS
-]
 BY_DAY = ("gaussian", "kde", "linear_regression")  # of each kind one, for laws that chains must obey
+
+
+def marked(setting, policy):
+    """Every setting runs, and every policy, on every change; pools are redrawn for one of each kind."""
+    fast = policy == "accumulate" and setting not in TRAINED
+    night = policy == "accumulate_subsample" and setting not in BY_DAY
+    return pytest.param(setting, policy, marks=[pytest.mark.fast] * fast + [pytest.mark.nightly] * night)
+
+
 AT_NIGHT = [(s, p) for s in SETTINGS for p in POLICIES if (s, p) not in PAIRS]
 POLICY_FLOATS = [(name, p) for name, factory in policies.REGISTRY.items() for p in floats_of(factory)]
 LOGS = ["log_trace_ratio", "log_det_ratio", "squared_error_of_mean"]
@@ -70,7 +75,7 @@ def check_run(setting, policy):
     assert result.generation.values.tolist() == list(range(1, HORIZON + 1))
 
 
-@pytest.mark.parametrize(("setting", "policy"), FAST)
+@pytest.mark.parametrize(("setting", "policy"), [marked(*pair) for pair in PAIRS])
 def test_every_pair_runs(setting, policy):
     check_run(setting, policy)
 

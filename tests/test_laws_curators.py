@@ -153,7 +153,6 @@ def test_a_share_is_corrected():
     np.testing.assert_array_equal(weight, 1.0)  # real rows are there whatever they replace
 
 
-@pytest.mark.fast
 def test_the_farthest_is_taken():
     x = np.array([0.0, 0.1, 0.05, 3.0, 2.9, -1.0])
     np.testing.assert_array_equal(apply(diverse(2), x)[0], [0.0, 3.0, -1.0])

@@ -85,7 +85,8 @@ def by_hand(policy, n, horizon, num, seed=0):
 )
 def test_ancestors_under_mixtures(policy):
     n, T = 10, 6
-    seen = chains(SETTINGS["kde"](), POLICIES[policy](), n=n, horizon=T, num=2000)["ancestors_alive"]
+    how = {"num_samples": n, "num_generations": T, "num_chains": 2000, "metrics": ["ancestors_alive"]}
+    seen = collapse_jax.run(SETTINGS["kde"](), POLICIES[policy](), **how).ancestors_alive.values
     expected = by_hand(policy, n, T, 4000)
     z = (seen.mean(0) - expected.mean(0)) / np.sqrt(seen.var(0) / 2000 + expected.var(0) / 4000 + 1e-12)
     assert np.abs(z).max() < 4, z

@@ -214,7 +214,6 @@ def features(num=60, width=5, classes=3):
     return x.astype(np.float32), label
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("classes", [2, 3])
 def test_probes_are_scikit_learns(classes):
     (x, label), (test, _) = features(classes=classes), features(40, classes=classes)
@@ -242,7 +241,6 @@ def test_neighbours_vote_as_scikit_learns(k):
     np.testing.assert_array_equal(R.knn(x, label, test, 3, k), model.predict(test))
 
 
-@pytest.mark.fast
 def test_accuracies_are_shares_of_what_is_told():
     (x, label), (test, truth) = features(90), features(60)
     seen = R.Seen(x, label, test, truth, test[::-1], test)

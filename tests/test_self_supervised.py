@@ -76,7 +76,6 @@ def test_an_embedding_without_its_variance_term_dies():
     assert spreads[1] < 0.05 * spreads[0]
 
 
-@pytest.mark.fast
 def test_controls_are_those_of_pixels():
     world = self_supervised(**TINY).world()
     rows, test = np.asarray(PICTURES.arrays)[:30], PICTURES.held_out(12)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,21 +14,22 @@ import pytest
 import xarray as xr
 import yaml
 
-from collapse_jax import cli, config, results, store, stream
+from collapse_jax import cli, config, policies, results, settings, store, stream, sweep
 
 CONFIG = """
 setting: {kind: gaussian, num_test: 16}
 policies: [replace, decay]
+num_samples: 4
 num_generations: 4
 num_chains: 6
 chains_per_block: 2
 metrics: [trace_ratio, squared_error_of_mean]
 sweep:
-  product: {setting.dim: [1, 2], num_samples: [4, 6]}
+  product: {setting.dim: [1, 2], setting.temperature: [0.5, 1.0]}
 """
 FLOW = """
 setting: {kind: flow_matching, width: 8, steps: 3, num_test: 8}
-policies: [replace, accumulate]
+policies: [accumulate]
 num_samples: 8
 num_generations: 6
 num_chains: 4
@@ -103,21 +105,19 @@ def same(a, b):
         np.testing.assert_array_equal(a[name], b[name])
 
 
-def test_a_stream_is_the_sweep_in_memory(folder):
-    from collapse_jax import policies, settings, sweep
-
-    assert fill("grid.yaml", "out").complete
+def test_a_stream_is_the_sweep_in_memory(whole):
     made = sweep(
-        lambda dim: settings.gaussian(dim, num_test=16),
+        lambda dim, temperature: settings.gaussian(dim, num_test=16, temperature=temperature),
         [policies.replace(), policies.decay()],
-        axes={"dim": [1, 2], "num_samples": [4, 6]},
+        axes={"dim": [1, 2], "temperature": [0.5, 1.0]},
+        num_samples=4,
         num_generations=4,
         num_chains=6,
         chains_per_block=2,
         metrics=["trace_ratio", "squared_error_of_mean"],
     )
-    found = results.open("out")
-    assert found.trace_ratio.dims == ("policy", "dim", "num_samples", "chain", "generation")
+    found = results.open(whole / "grid")
+    assert found.trace_ratio.dims == ("policy", "dim", "temperature", "chain", "generation")
     assert found.attrs["done"] == 1.0
     for name in made.data_vars:
         np.testing.assert_array_equal(found[name], made[name])
@@ -164,8 +164,8 @@ def test_shards_share_the_work_and_need_not_know_of_each_other(folder, whole):
     assert max(sizes) < 2 * min(sizes)
 
 
-def test_a_store_of_another_config_is_refused_with_the_key(folder):
-    fill("grid.yaml", "out")
+def test_a_store_of_another_config_is_refused_with_the_key(folder, whole):
+    shutil.copytree(whole / "grid", "out")
     with pytest.raises(store.StoreError, match=r"out.*of seed 0, not 3"):
         fill("grid.yaml", "out", ["--seed", "3"])
     with pytest.raises(store.StoreError, match=r"of setting.num_test 16, not 17"):
@@ -195,11 +195,12 @@ def test_a_second_run_on_a_store_is_refused_while_the_first_writes(folder):
     with stream._locked("out", (0, 1)):  # noqa: SIM117
         with pytest.raises(store.StoreError, match=f"another run .process {os.getpid()}. is writing here"):
             fill("grid.yaml", "out")
-    assert fill("grid.yaml", "out").complete
+    assert not fill("grid.yaml", "out", shard=(0, 24)).failures
+    assert 0 < units_done() < 24
 
 
 def test_damaged_and_missing_chunks_are_named_and_redone_on_request(folder, whole):
-    fill("grid.yaml", "out")
+    shutil.copytree(whole / "grid", "out")
     chunks = sorted(p for p in Path("out/results.zarr/trace_ratio/c").rglob("*") if p.is_file())
     data = bytearray(chunks[3].read_bytes())
     data[len(data) // 2] ^= 0xFF
@@ -213,7 +214,7 @@ def test_damaged_and_missing_chunks_are_named_and_redone_on_request(folder, whol
     same(whole / "grid", "out")
 
 
-@pytest.mark.parametrize("stop", [1, 5, pytest.param(3, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("stop", [1, *(pytest.param(n, marks=pytest.mark.nightly) for n in (3, 5))])
 def test_a_chain_stopped_at_any_generation_goes_on_to_the_same_bits(folder, whole, monkeypatch, stop):
     stop_at_save(monkeypatch, stop + 6)  # in the second block or unit
     told = []
@@ -226,7 +227,8 @@ def test_a_chain_stopped_at_any_generation_goes_on_to_the_same_bits(folder, whol
 def test_a_diffusion_model_goes_on_to_the_same_bits(folder, monkeypatch):
     """Whose chains carry averages of weights and frequencies of classes."""
     source = "source: {kind: digits, pca: 2, labels: true}, conditional: true"
-    (folder / "flow.yaml").write_text(FLOW.replace("flow_matching", f"diffusion, {source}, warmup: 1"))
+    text = FLOW.replace("flow_matching", f"diffusion, {source}, warmup: 1")
+    (folder / "flow.yaml").write_text(text.replace("[acc", "[replace, acc"))
     fill("flow.yaml", "unbroken")
     stop_at_save(monkeypatch, 7)
     fill("flow.yaml", "out")
@@ -264,6 +266,7 @@ def start(*argv, **options):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},  # as here
         **options,
     )
 
@@ -282,9 +285,10 @@ def kill_after(process, units, number, patience=120):
     return process.communicate(timeout=60)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.nightly)])
 def test_kill_9_at_random_moments_loses_at_most_the_unit_in_flight(folder, whole, kills):
     random.seed(0)
+    fill("grid.yaml", "out", shard=(0, 4))  # so that there is something to lose
     for _ in range(kills):
         before = units_done()
         kill_after(start(), before + random.randrange(3), signal.SIGKILL)
@@ -347,22 +351,21 @@ def test_a_bucket_holds_the_same(folder, whole):
     same(whole / "grid", bucket)
 
 
-def test_parquet_has_a_row_a_generation(folder):
+def test_parquet_has_a_row_a_generation(whole):
     pd = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
-    fill("grid.yaml", "out")
-    assert cli.main(["export", "out"]) == 0
-    frame = pd.read_parquet("out/results.parquet")
+    assert cli.main(["export", str(whole / "grid")]) == 0
+    frame = pd.read_parquet(whole / "grid" / "results.parquet")
     assert len(frame) == 2 * 2 * 2 * 6 * 4
-    assert {"policy", "dim", "num_samples", "chain", "generation", "trace_ratio"} <= set(frame.columns)
-    ds = results.open("out")
-    one = frame[(frame.policy == "decay") & (frame.dim == 2) & (frame.num_samples == 4) & (frame.chain == 5)]
-    np.testing.assert_array_equal(one.trace_ratio, ds.trace_ratio.sel(policy="decay", dim=2, num_samples=4, chain=5))
+    assert {"policy", "dim", "temperature", "chain", "generation", "trace_ratio"} <= set(frame.columns)
+    ds = results.open(whole / "grid")
+    one = frame[(frame.policy == "decay") & (frame.dim == 2) & (frame.temperature == 1) & (frame.chain == 5)]
+    np.testing.assert_array_equal(one.trace_ratio, ds.trace_ratio.sel(policy="decay", dim=2, temperature=1, chain=5))
 
 
 @pytest.mark.nightly
 def test_the_config_in_the_store_runs_again(folder):
     assert cli.main(["run", "grid.yaml", "--out", "out"]) == 0
-    assert yaml.safe_load(Path("out/config.yaml").read_text())["sweep"]["product"]["num_samples"] == [4, 6]
+    assert yaml.safe_load(Path("out/config.yaml").read_text())["sweep"]["product"]["setting.dim"] == [1, 2]
     assert cli.main(["run", "out/config.yaml", "--out", "again"]) == 0
     xr.testing.assert_equal(results.open("out"), results.open("again"))

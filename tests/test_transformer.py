@@ -158,7 +158,7 @@ def test_losses_in_parts_are_those_at_once(monkeypatch):
     assert "scan" in str(jax.make_jaxpr(losses)(params))
     parts = jax.jit(jax.grad(lambda params: losses(params), has_aux=True))(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), parts, whole)
-    log = jax.nn.log_softmax(apply(params, tokens)[0])
+    log = jax.nn.log_softmax(jax.jit(apply)(params, tokens)[0])
     np.testing.assert_allclose(whole[1], -np.take_along_axis(np.asarray(log), labels[..., None], -1)[..., 0], rtol=1e-4)
 
 
@@ -217,11 +217,11 @@ def test_symbols_drawn_anew_follow_the_row_as_it_is():
     params = jax.tree.map(lambda x: 4 * x, params)  # far from uniform
     network = Network(apply, V, SMALL, jnp.float32, L, 16)
     rows = jax.random.randint(jax.random.key(9), (40, L), 0, V).astype(jnp.uint8)
-    new, after_3 = jax.jit(lambda p, x: [rewrite(network, p, KEY, x, 1.0, Decoding(), n) for n in (0, 3)])(params, rows)
+    again = lambda fraction, *given: rewrite(network, params, KEY, rows, fraction, Decoding(), *given)  # noqa: E731
+    new, after_3, some, none = jax.jit(lambda zero: (again(1.0, 0), again(1.0, 3), again(0.25), again(zero)))(0.0)
     np.testing.assert_array_equal(after_3[:, :3], rows[:, :3])
     np.testing.assert_array_equal(after_3[:, 3:], new[:, 3:])
     assert (new.shape, new.dtype) == (rows.shape, rows.dtype)
-    some = rewrite(network, params, KEY, rows, 0.25, Decoding())
     stays = np.asarray(jax.random.uniform(KEY, (40 * L,))).reshape(40, L) >= 0.25
     np.testing.assert_array_equal(np.asarray(some)[stays], np.asarray(rows)[stays])
     start = jnp.concatenate([jnp.full((40, 1), V), rows[:, :-1].astype(int)], 1)
@@ -231,5 +231,4 @@ def test_symbols_drawn_anew_follow_the_row_as_it_is():
     uniform = np.asarray(jax.random.uniform(KEY, (40 * L,))).reshape(40, L, 1)
     expected = (share.cumsum(-1) <= uniform / 0.25).sum(-1)
     assert (np.asarray(some) == expected)[~stays].mean() > 0.98
-    none = jax.jit(lambda fraction: rewrite(network, params, KEY, rows, fraction, Decoding()))(0.0)
     np.testing.assert_array_equal(none, rows)

@@ -157,7 +157,7 @@ MEMORY = [
     ("name", "options", "policy", "n", "backend"),
     [case if i in (0, 4, 6) else pytest.param(*case, marks=pytest.mark.nightly) for i, case in enumerate(MEMORY)],
 )
-def test_bytes_are_predicted_within_a_fifth(name, options, policy, n, backend):
+def test_bytes_are_predicted_within_a_fifth(optimised, name, options, policy, n, backend):
     grid = grid_of(settings.REGISTRY[name](**options), policy, n, {})
     plan = make_plan(grid, Options(20, 64, backend=backend))
     program = plan.programs[0]
