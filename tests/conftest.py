@@ -13,7 +13,7 @@ from table_rows import ROWS
 
 def pytest_configure(config):
     """What compiles quickly, and what several tests, workers or commands compile, once: for this run of the tests."""
-    gc.set_threshold(100_000, 50, 100)  # tracing makes objects by the million; what is left is collected file by file
+    gc.set_threshold(20_000, 10, 10)  # tracing makes objects by the million
     if hasattr(config, "workerinput"):
         return  # what is set here is inherited
     # As XLA compiled loops until it got fusion emitters: in half the time. `verify` and the nightly tests compile as
@@ -44,7 +44,6 @@ def pytest_runtest_teardown(item, nextitem):
     """Programs of a file are forgotten with it: thousands of them slow Python down and take gigabytes."""
     if nextitem is None or nextitem.module is not item.module:
         jax.clear_caches()
-        gc.collect()
 
 
 @pytest.fixture

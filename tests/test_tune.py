@@ -36,6 +36,15 @@ def test_gradients_are_differences(setting, metric):
         np.testing.assert_allclose(risk(0.5), risk(jnp.full(3, 0.5)), rtol=1e-12)
 
 
+@pytest.mark.nightly
+def test_a_float_has_the_slopes_of_all_its_places():
+    with jax.enable_x64(True):
+        slope = jax.jit(
+            jax.grad(final_risk(gaussian(2, num_test=4), policies.weighted_fresh, metric="test_nll", **SMALL))
+        )
+        np.testing.assert_allclose(slope(0.5), slope(jnp.full(3, 0.5)).sum(), rtol=1e-6)
+
+
 @pytest.mark.fast
 @pytest.mark.parametrize(
     ("setting", "policy", "more", "message"),
