@@ -37,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chains", type=int, default=100, help="of the 100 of each point")
     parser.add_argument("--configs", nargs="*", default=["gaussian.yaml", "kde.yaml"])
+    parser.add_argument("--caches", nargs="*", default=["cold", "warm"], choices=["cold", "warm"])
     arguments = parser.parse_args()
     share = arguments.chains / CHAINS
     print(
@@ -44,7 +45,7 @@ def main() -> None:
     )
     for config in arguments.configs:
         with tempfile.TemporaryDirectory() as folder:
-            for cache in ("cold", "warm"):
+            for cache in arguments.caches:
                 wall, attrs = once(config, arguments.chains, Path(folder) / cache, Path(folder) / "xla")
                 whole = wall + attrs["seconds_run"] * (1 / share - 1)
                 figures = f"{wall:8.1f} {attrs['seconds_compile']:10.1f} {attrs['seconds_run']:8.1f} {whole:24.0f}"
