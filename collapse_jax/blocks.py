@@ -71,6 +71,11 @@ class Programs(NamedTuple):
     trace_seconds: float
     compile_seconds: float
 
+    @property
+    def alone(self) -> bool:
+        """Whether nothing may run beside its blocks: some call LAPACK on a CPU, some devices meet in one order."""
+        return not self.at_once or self.places[0].is_mesh
+
 
 class Saver(NamedTuple):
     """How the state of a block outlives its process.
@@ -202,9 +207,9 @@ def run_blocks(
       points: ``{name: [lanes]}``, the values by which lanes differ.
       keys: ``[lanes]``.
       num_generations: T.
-      progress: called with the number of chain-generations just done.
+      progress: called with the number of chain-generations just done, from other threads, one call at a time.
       saver: keeps the state of a block after each stretch, so that another process can go on with it.
-      meanwhile: called here while blocks are under way in other threads, or before, where nothing may run beside them.
+      meanwhile: called here while blocks are under way in other threads.
 
     Returns:
       ``{metric: [lanes, T, ...]}``.
@@ -213,6 +218,7 @@ def run_blocks(
     padded = np.minimum(np.arange(-(-number // width) * width), number - 1)
     parts: list[dict[str, np.ndarray]] = [{} for _ in range(0, number, width)]
     x64, stop, lock = _x64(), threading.Event(), threading.Lock()
+    nans, infs = jax.config.jax_debug_nans, jax.config.jax_debug_infs
     keeper = None if saver is None else _one_at_a_time(saver)
 
     def block(i: int) -> None:
@@ -223,23 +229,19 @@ def run_blocks(
                 progress(here * generations)
 
         try:
-            with jax.enable_x64(x64):  # a setting of each thread
+            with jax.enable_x64(x64), jax.debug_nans(nans), jax.debug_infs(infs):  # settings of each thread
                 chosen = lanes(points, keys, padded[i * width : (i + 1) * width])
                 _run_block(programs, i, (world, *chosen), num_generations, keeper, parts[i], tell, stop.is_set)
         except BaseException:  # told at once: who waits for results may be waiting for another block's
             stop.set()
             raise
 
-    alone = not programs.at_once or programs.places[0].is_mesh
     with contextlib.ExitStack() as stack:  # a pool a place, for one must not run what has room on all of them
         each = [programs.at_once] * len(programs.places) if programs.at_once else [1]
         pools = [stack.enter_context(ThreadPoolExecutor(threads)) for threads in each]
         try:
-            if alone:
-                meanwhile()
             under_way = [pools[i % len(pools)].submit(block, i) for i in range(len(parts))]
-            if not alone:
-                meanwhile()
+            meanwhile()
             for done in under_way:
                 done.result()
         except BaseException:  # Ctrl-C too: what is under way ends with its stretch

@@ -6,6 +6,7 @@ covariances are formed at a common scale: there the smallest direction is resolv
 largest, and means down to float precision of the mean.
 """
 
+import contextlib
 from functools import partial
 from typing import NamedTuple
 
@@ -33,38 +34,44 @@ class Moments(NamedTuple):
     log_scale: Array
 
 
-def from_covariance(mean: ArrayLike, covariance: ArrayLike) -> Moments:
-    """Moments of a given mean ``[d]`` and covariance ``[d, d]``."""
-    return Moments(jnp.asarray(mean), *factorise(jnp.asarray(covariance)))
+def from_covariance(mean: ArrayLike, covariance: ArrayLike, max_rank: int | None = None) -> Moments:
+    """Moments of a mean ``[d]`` and covariance ``[d, d]`` that are known before a run: by NumPy, in float64.
 
-
-def on_host(mean: np.ndarray, covariance: np.ndarray, max_rank: int | None = None) -> Moments:
-    """``from_covariance`` by NumPy, in float64, of what is known before a run: compiling that takes 5 s where d is 100.
-
-    Which directions carry spread is judged by a run's precision all the same: inputs may come from rows of it.
+    As of ``factorise``, which takes seconds to compile where d is 100. Which directions carry spread is judged by the
+    precision of runs all the same: covariances may come from rows of it.
     """
-    d, eps = len(mean), 8 * jnp.finfo(jnp.result_type(float)).eps
-    a = np.array(covariance, np.float64)
+    a, eps = np.array(covariance, np.float64), 8 * jnp.finfo(jnp.result_type(float)).eps
     spread = np.sqrt(np.where(np.diagonal(a) > 0, np.diagonal(a), 1.0))
-    a = a / spread / spread[:, None]
-    unit, inverse, log_scale = np.eye(d), np.eye(d), np.full(d, -np.inf)
-    for j in range(d):
-        pivot = a[j, j]
-        if pivot <= eps * max((inverse[j] ** 2).sum(), 1.0) or np.isfinite(log_scale).sum() == max_rank:
-            continue
-        below = a[j + 1 :, j] / pivot
-        a[j + 1 :, j + 1 :] -= pivot * below[:, None] * below
-        inverse[j + 1 :] -= below[:, None] * inverse[j]
-        unit[j + 1 :, j] = below
-        log_scale[j] = 0.5 * np.log(pivot) + np.log(spread[j])
+    unit, pivot = _ldl_on_host(a / spread / spread[:, None], eps, len(a) if max_rank is None else max_rank)
+    log_scale = np.where(pivot > 0, 0.5 * np.log(np.where(pivot > 0, pivot, 1.0)) + np.log(spread), -np.inf)
     return Moments(*(jnp.asarray(x, float) for x in (mean, unit * spread[:, None] / spread, log_scale)))
 
 
-def on_host_of_rows(rows: np.ndarray) -> Moments:
-    """Mean and covariance (divided by n) of rows ``[n, d]``, likewise."""
-    rows = np.asarray(rows, np.float64)
-    mean = np.where(rows.min(0) == rows.max(0), rows[0], rows.mean(0))  # a constant column has no spread by rounding
-    return on_host(mean, (rows - mean).T @ (rows - mean) / len(rows), len(rows) - 1)
+def from_rows(rows: ArrayLike) -> Moments:
+    """Those of rows ``[n, d]`` (MLE: divided by n), likewise."""
+    x_nxd = np.asarray(rows, np.float64)
+    mean = np.where(x_nxd.min(0) == x_nxd.max(0), x_nxd[0], x_nxd.mean(0))  # rounding gives constant columns no spread
+    return from_covariance(mean, (x_nxd - mean).T @ (x_nxd - mean) / len(x_nxd), len(x_nxd) - 1)
+
+
+def _ldl_on_host(a: np.ndarray, eps: float, max_rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unit lower L and pivots D of L diag(D) L^T = `a`; see ``factorise``."""
+    if len(a) <= max_rank:
+        with contextlib.suppress(np.linalg.LinAlgError):
+            lower = np.linalg.cholesky(a)
+            unit, pivot = lower / np.diagonal(lower), np.diagonal(lower) ** 2
+            if (pivot > eps * np.maximum((np.linalg.inv(unit) ** 2).sum(1), 1.0)).all():
+                return unit, pivot
+    unit, inverse, pivots, rank = np.eye(len(a)), np.eye(len(a)), np.zeros(len(a)), 0
+    for j in range(len(a)):
+        pivot = a[j, j]
+        if rank == max_rank or not pivot > eps * max((inverse[j, : j + 1] ** 2).sum(), 1.0):
+            continue
+        below = a[j + 1 :, j] / pivot
+        a[j + 1 :, j + 1 :] -= pivot * below[:, None] * below
+        inverse[j + 1 :, : j + 1] -= below[:, None] * inverse[j, : j + 1]
+        unit[j + 1 :, j], pivots[j], rank = below, pivot, rank + 1
+    return unit, pivots
 
 
 def cholesky(moments: Moments, log_unit: Array | float = 0.0) -> Array:

@@ -89,7 +89,7 @@ def sweep(
         symbols may differ from the first that rounding decides.
       devices: default all local ones; blocks of chains are dealt out to them.
       progress: True draws a bar, in a terminal or a notebook; a function is called as ``progress(done, total)``, in
-        chain-generations.
+        chain-generations, from other threads, one call at a time.
 
     Returns:
       Dims ``("policy", *axes, "chain", "generation")``, one variable a metric; those of metrics whose values are arrays
@@ -138,34 +138,45 @@ class Runner:
 
     def run(self, unit: Unit, saver: Saver | None = None) -> dict[str, np.ndarray]:
         """``{metric: values}`` of a unit, shaped as its place in the results."""
-        program, plan = self.plan.programs[unit.program], self.plan
-        points, chains = plan.lanes(unit)
-        compiled = self._programs(unit.program)
-        upcoming = self._upcoming(unit.program)
-        clock = ended = time.perf_counter()
+        made, plan = {}, self.plan
+        out = self._run(unit, self._programs(unit.program), saver)
+        for name, value in out.items():  # arrays of other programs may be larger
+            short = [(0, n - here) for n, here in zip(plan.metrics[name].shape, value.shape[2:], strict=True)]
+            whole = np.pad(value, [(0, 0), (0, 0), *short], constant_values=np.nan) if any(map(sum, short)) else value
+            made[name] = whole.reshape(*unit.shape, *whole.shape[1:])
+        return made
+
+    def _run(self, unit: Unit, compiled: Programs, saver: Saver | None) -> dict[str, np.ndarray]:
+        program, (points, chains) = self.plan.programs[unit.program], self.plan.lanes(unit)
+        upcoming, ready = self._upcoming(unit.program), 0.0
+        self._make_worlds(upcoming)  # which may take compute and memory that blocks need
+        if compiled.alone:
+            self._get_ready(upcoming)
+        clock = ticked = time.perf_counter()
 
         def tick(generations: int) -> None:
-            nonlocal ended
-            ended = time.perf_counter()  # the next program may still be traced after it
+            nonlocal ticked
             self.tick(generations)
+            ticked = time.perf_counter()
+
+        def meanwhile() -> None:
+            nonlocal ready
+            if not compiled.alone:
+                self._get_ready(upcoming)
+            ready = time.perf_counter()
 
         out = run_blocks(
             compiled,
             self._worlds.of(program.setting, program.world),
             points,
             self.keys[chains],
-            num_generations=plan.options.num_generations,
+            num_generations=self.plan.options.num_generations,
             progress=tick,
             saver=saver,
-            meanwhile=lambda: self._get_ready(upcoming),
+            meanwhile=meanwhile,
         )
-        self.seconds["seconds_run"] += ended - clock
-        made = {}
-        for name, value in out.items():  # arrays of other programs may be larger
-            short = [(0, n - here) for n, here in zip(plan.metrics[name].shape, value.shape[2:], strict=True)]
-            whole = np.pad(value, [(0, 0), (0, 0), *short], constant_values=np.nan) if any(map(sum, short)) else value
-            made[name] = whole.reshape(*unit.shape, *whole.shape[1:])
-        return made
+        self.seconds["seconds_run"] += (ticked if ticked < ready else time.perf_counter()) - clock
+        return out
 
     def _programs(self, number: int) -> Programs:
         wanted = (number, *self._upcoming(number))
@@ -176,6 +187,11 @@ class Runner:
 
     def _upcoming(self, number: int) -> list[int]:
         return self._order[self._order.index(number) + 1 :][:1] if number in self._order else []
+
+    def _make_worlds(self, upcoming: Sequence[int]) -> None:
+        for program in (self.plan.programs[n] for n in upcoming):
+            with contextlib.suppress(Exception):  # as below
+                self._worlds.of(program.setting, program.world)
 
     def _get_ready(self, upcoming: Sequence[int]) -> None:
         """Traces the next program, and has it compiled."""

@@ -284,24 +284,27 @@ def _sized(plan: Plan, program: Program, key: jax.Array, made: Outlines) -> Prog
     rowless = program.law and program.setting.real_compressed is not None
     rows = () if rowless else jax.eval_shape(lambda: program.setting.real(key, world, num))
     state = jax.eval_shape(chain.init, key, world)
-    new, seen, jaxpr = _step(chain, world, state, program.metrics)
+    new, seen, jaxpr, asked = _step(chain, world, state, program.metrics)
     _check_shapes(program.setting, seen)
     lane, drawn = lane_bytes(state, new, rows, program.law)
     lane += stretch(plan) * sum(x.size * x.dtype.itemsize for x in seen.values() if x.ndim)
     training = 0 if program.setting.init is None else peak(jaxpr)  # activations outweigh what a chain keeps
     width = block_width(lane, drawn, program.setting.block_hint, options.chains_per_block, training)
-    return program._replace(world=world, width=width, work=operations(jaxpr), lane=lane + drawn)
+    return program._replace(world=world, width=width, work=operations(asked), lane=lane + drawn)
 
 
-def _step(chain: Chain, world: Any, state: Any, metrics: Sequence[str]) -> tuple[Any, dict[str, Any], Any]:
-    """The shapes of a generation's batch and of what is seen of it, and the jaxpr of one chain's generation."""
+def _step(chain: Chain, world: Any, state: Any, metrics: Sequence[str]) -> tuple[Any, dict[str, Any], Any, Any]:
+    """The shapes of a generation's batch and of what is seen of it, and one chain's generation as a jaxpr.
+
+    Twice: with all metrics of the setting, as a block's width must not depend on those asked for, and with these only.
+    """
 
     def step(world: Any, state: Any, generation: jax.Array) -> Any:
         state, new, observations = chain.emit(world, state, generation)
         return new, {name: observations[name] for name in metrics}, chain.absorb(world, state, new, generation)
 
     jaxpr, shapes = jax.make_jaxpr(step, return_shape=True)(world, state, jax.numpy.int32(1))
-    return *shapes[:2], dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.out_avals))[0]  # XLA drops other metrics, too
+    return *shapes[:2], jaxpr.jaxpr, dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.out_avals))[0]
 
 
 def _check_shapes(setting: Setting, seen: dict[str, Any]) -> None:

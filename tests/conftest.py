@@ -67,7 +67,7 @@ ALWAYS = jax.config.read("jax_disable_most_optimizations")  # as the environment
 @pytest.fixture(autouse=True, scope="module")
 def _quick_fixtures(request):
     """What the tests of such a file share is made before ``_quick_compiles`` of the first of them."""
-    by_day = "not nightly" in request.config.getoption("markexpr")
+    by_day = not any(item.get_closest_marker("nightly") for item in request.session.items)
     quick = by_day and request.module.__name__.startswith(QUICK)
     jax.config.update("jax_disable_most_optimizations", quick or ALWAYS)
     yield

@@ -106,18 +106,23 @@ def test_ctrl_c_stops_all(blocks, at_once):
 
 @pytest.mark.parametrize("at_once", [0, 1, 4])
 def test_something_else_can_be_done_meanwhile(blocks, at_once):
-    """Beside blocks where they may run beside anything (a program that calls LAPACK may not: 0), else before them."""
     done, begun = [], threading.Event()
 
     def tell(generations):
         done.append(generations)
         begun.set()
 
-    def meanwhile():
-        assert done == [] if at_once == 0 else begun.wait(60)
-
-    blocks(at_once, tell, meanwhile=meanwhile)
+    blocks(at_once, tell, meanwhile=lambda: begun.wait(60) or pytest.fail("no block has begun"))
     assert sum(done) == LANES * GENERATIONS
+
+
+def test_settings_of_a_thread_reach_the_blocks(blocks):
+    seen = []
+    with jax.debug_nans(True), jax.debug_infs(True):
+        blocks(1, lambda _: seen.append((jax.config.jax_debug_nans, jax.config.jax_debug_infs)))
+    blocks(1, lambda _: seen.append((jax.config.jax_debug_nans, jax.config.jax_debug_infs)))
+    assert set(seen[:1]) == {(True, True)}
+    assert seen[-1] == (False, False)
 
 
 def test_what_fails_meanwhile_stops_all(blocks):

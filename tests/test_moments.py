@@ -88,6 +88,11 @@ def covariance(d, rank, seed=0):
     return np.cov(rows.T, bias=True).reshape(d, d)
 
 
+def factorised(mean, covariance):
+    """As a program does it."""
+    return Moments(jnp.asarray(mean), *moments.factorise(jnp.asarray(covariance)))
+
+
 @pytest.mark.fast
 @pytest.mark.parametrize("d", [1, 2, 5, 40])
 def test_factorise_is_cholesky(d):
@@ -96,14 +101,14 @@ def test_factorise_is_cholesky(d):
         factor, log_scale = map(np.asarray, jax.jit(moments.factorise)(jnp.asarray(sigma)))
     assert (np.diag(factor) == 1).all()
     np.testing.assert_allclose(factor * np.exp(log_scale), np.linalg.cholesky(sigma), rtol=1e-9, atol=1e-12)
-    for known in (moments.from_covariance, moments.on_host):
+    for known in (factorised, moments.from_covariance):
         fit = known(np.zeros(d), sigma.astype(np.float32))
         np.testing.assert_allclose(moments.cholesky(fit), np.linalg.cholesky(sigma), rtol=2e-3, atol=1e-3)
         np.testing.assert_allclose(moments.log_det(fit), np.linalg.slogdet(sigma)[1], rtol=1e-4, atol=1e-3)
         np.testing.assert_allclose(moments.log_trace(fit), np.log(np.trace(sigma)), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("known", [moments.from_covariance, moments.on_host])
+@pytest.mark.parametrize("known", [factorised, moments.from_covariance])
 @pytest.mark.parametrize(("d", "rank"), [(1, 0), (3, 0), (3, 1), (5, 2), (5, 4), (40, 7)])
 def test_factorise_of_singular_matrices(d, rank, known):
     sigma = covariance(d, rank) if rank else np.zeros((d, d))
@@ -130,7 +135,7 @@ APART = abs(AT[:, None] - AT)
 @pytest.mark.parametrize("sigma", [0.9**APART, 0.99**APART, np.exp(-(APART**2) / 8) + 0.01 * np.eye(40)])
 def test_no_direction_of_correlated_columns_is_lost(sigma):
     """Multipliers alone say too much of rounding: what they pass on cancels (condition numbers 280 to 7,000)."""
-    for known in (moments.from_covariance, moments.on_host):
+    for known in (factorised, moments.from_covariance):
         fit = known(np.zeros(40), sigma.astype(np.float32))
         assert np.isfinite(fit.log_scale).all()
         np.testing.assert_allclose(moments.log_det(fit), np.linalg.slogdet(sigma)[1], rtol=1e-3)
@@ -140,7 +145,7 @@ def of_rows(rows):
     return jax.tree.map(lambda v: v[0, 0], moments.compress(B.unit(rows)).items)
 
 
-@pytest.mark.parametrize("known", [of_rows, moments.on_host_of_rows])
+@pytest.mark.parametrize("known", [of_rows, moments.from_rows])
 def test_factorise_finds_what_is_constant_or_doubled(known):
     x = np.random.default_rng(1).normal(size=(50, 2))
     rows = jnp.asarray(np.stack([np.full(50, 3.1), x[:, 0], x[:, 0], x[:, 1]], 1))
@@ -149,6 +154,27 @@ def test_factorise_finds_what_is_constant_or_doubled(known):
     assert np.isfinite(fit.log_scale).tolist() == [False, True, False, True]
     lower = np.asarray(moments.cholesky(fit))
     np.testing.assert_allclose(lower @ lower.T, np.cov(rows.T, bias=True), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("num", [1, 2, 4, 5, 50])
+def test_moments_of_rows_are_numpys_and_of_their_rank(num, x64):
+    """Also where rounding leaves spread in directions that n rows cannot have."""
+    rows = np.random.default_rng(num).normal(size=(num, 5)).astype(np.float32) * np.logspace(-2, 2, 5) + 7
+    with jax.enable_x64(x64):
+        fit = moments.from_rows(rows)
+        mean, lower, alive = (np.asarray(x) for x in (fit.mean, moments.cholesky(fit), np.isfinite(fit.log_scale)))
+    assert mean.dtype == (np.float64 if x64 else np.float32)
+    assert alive.tolist() == [j < num - 1 for j in range(5)]
+    np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(lower @ lower.T, np.cov(rows.T, bias=True), rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_not_a_number_has_no_spread():
+    sigma = np.diag([1.0, np.nan, 2.0])
+    for known in (factorised, moments.from_covariance):
+        assert np.isfinite(known(np.zeros(3), sigma).log_scale).tolist() == [True, False, True]
 
 
 @pytest.mark.fast

@@ -28,6 +28,7 @@ def test_what_is_written_out_draws_what_jax_draws(x64):
         for draw, given in ((jax.vmap(drawn), keys), (drawn, keys[1])):
             ours, theirs = (jax.jit(lambda k, f=f, draw=draw: draw(f(k)))(given) for f in (written_out, lambda k: k))
             jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+        np.testing.assert_array_equal(*(jax.random.bits(f(keys[0]), (200,)) for f in (written_out, lambda k: k)))
 
 
 @pytest.mark.fast

@@ -137,8 +137,8 @@ def _metrics(source: Source) -> tuple[Metric, ...]:
 
 
 def _world(source: Source, num_test: int) -> World:
-    law = moments.on_host(np.asarray(source.mean), np.asarray(source.covariance))
-    held_out = moments.on_host_of_rows(np.asarray(source.held_out(num_test)))
+    law = moments.from_covariance(source.mean, source.covariance)
+    held_out = moments.from_rows(source.held_out(num_test))
     return World(Real(jax.tree.map(jnp.asarray, source.arrays), law), Truth(law, held_out), None)
 
 
