@@ -10,6 +10,7 @@ from collapse_jax.bench.suites import suite
 
 _ROUNDS, _SECONDS = 7, 0.25  # of a case in a round
 _QUICK_ROUNDS, _QUICK_SECONDS = 3, 0.05
+_SCALING_ROUNDS = 3  # of three sizes an axis: each setting takes a minute
 
 
 def bench(
@@ -38,5 +39,5 @@ def bench(
     rows, rates, made = measure(cases, rounds, seconds, tell)
     found = {} if trace is None else regions.profile(made, trace, tell)
     first = {p.case.setting: p for p in reversed(made) if p.case.policy.name == "replace"}
-    grown = [s for p in first.values() for s in scalings(p, rounds, tell)] if scaling else []
+    grown = [s for p in first.values() for s in scalings(p, min(rounds, _SCALING_ROUNDS), tell)] if scaling else []
     return Report(about(name, rounds), rates, tuple(rows), tuple(grown), found)
