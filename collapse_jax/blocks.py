@@ -218,7 +218,7 @@ def run_blocks(
     padded = np.minimum(np.arange(-(-number // width) * width), number - 1)
     parts: list[dict[str, np.ndarray]] = [{} for _ in range(0, number, width)]
     x64, stop, lock = _x64(), threading.Event(), threading.Lock()
-    nans, infs = jax.config.jax_debug_nans, jax.config.jax_debug_infs
+    nans, infs = jax.config.jax_debug_nans, jax.config.jax_debug_infs  # type: ignore[attr-defined]
     keeper = None if saver is None else _one_at_a_time(saver)
 
     def block(i: int) -> None:

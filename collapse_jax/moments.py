@@ -40,7 +40,7 @@ def from_covariance(mean: ArrayLike, covariance: ArrayLike, max_rank: int | None
     As of ``factorise``, which takes seconds to compile where d is 100. Which directions carry spread is judged by the
     precision of runs all the same: covariances may come from rows of it.
     """
-    a, eps = np.array(covariance, np.float64), 8 * jnp.finfo(jnp.result_type(float)).eps
+    a, eps = np.array(covariance, np.float64), 8 * float(jnp.finfo(jnp.result_type(float)).eps)
     spread = np.sqrt(np.where(np.diagonal(a) > 0, np.diagonal(a), 1.0))
     unit, pivot = _ldl_on_host(a / spread / spread[:, None], eps, len(a) if max_rank is None else max_rank)
     log_scale = np.where(pivot > 0, 0.5 * np.log(np.where(pivot > 0, pivot, 1.0)) + np.log(spread), -np.inf)
