@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from collapse_jax import threefry
 from collapse_jax.threefry import written_out
 from collapse_jax.types import Array, Key
 
@@ -34,7 +35,7 @@ def of_its_lane(key: Key) -> Key:
 
 def normal(key: Key, shape: tuple[int, ...]) -> Array:
     """Standard normals. Drawn flat: JAX's counters of a shape like ``[n, 3]`` cost several times those of ``[3 n]``."""
-    return jax.random.normal(written_out(key), (math.prod(shape),)).reshape(shape)
+    return threefry.normal(key, math.prod(shape)).reshape(shape)
 
 
 def uniform(key: Key, shape: tuple[int, ...] = (), dtype: Any = float) -> Array:

@@ -5,6 +5,8 @@ turn. Written out they stay in registers.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -29,19 +31,49 @@ def _hash(key: Array, high: Array, low: Array) -> tuple[Array, Array]:
     return a, b
 
 
-def _random_bits(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
-    num = math.prod(shape)
-    if bit_width != 32 or not _FEW < num < 2**31:
-        return threefry_prng_impl.random_bits(key, bit_width, shape)
+def _bits_of_a_part(part: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
+    """Words of a key ``part[:2]`` from counter ``part[2]`` on."""
+    if bit_width != 32:
+        raise ValueError(f"parts draw words of 32 bits, not {bit_width}")
+    low = part[2] + jnp.arange(math.prod(shape), dtype=jnp.uint32)
+    a, b = _hash(part, jnp.zeros_like(low), low)
+    return (a ^ b).reshape(shape)
+
+
+_PART: Any = define_prng_impl(
+    key_shape=(3,),
+    seed=threefry_prng_impl.seed,
+    split=threefry_prng_impl.split,
+    random_bits=_bits_of_a_part,
+    fold_in=threefry_prng_impl.fold_in,
+    name="threefry2x32_part",
+    tag="fryp",
+)
+
+
+def _in_halves(draw: Callable[[Array, tuple[int]], Array], key: Array, num: int) -> Array:
+    """``draw(key, (num,))`` of the raw `key`, in a loop of two turns."""
     half = -(-num // 2)
 
-    def fill(i: Array, words: Array) -> Array:
-        low = (i * half).astype(jnp.uint32) + jnp.arange(half, dtype=jnp.uint32)
-        a, b = _hash(key, jnp.zeros_like(low), low)
-        return jax.lax.dynamic_update_slice(words, a ^ b, (i * half,))
+    def fill(i: Array, values: Array) -> Array:
+        start = i * half
+        part = jax.random.wrap_key_data(jnp.append(key, start.astype(jnp.uint32)), impl=_PART)
+        return jax.lax.dynamic_update_slice(values, draw(part, (half,)), (start,))
 
-    # In a loop, or XLA would hash anew in each operation that reads the words.
-    return jax.lax.fori_loop(0, 2, fill, jnp.zeros(2 * half, jnp.uint32))[:num].reshape(shape)
+    dtype = jax.eval_shape(lambda: draw(jax.random.wrap_key_data(jnp.zeros(3, jnp.uint32), impl=_PART), (half,))).dtype
+    # In a loop, or XLA would hash, and work out `draw`, anew in each operation that reads the values.
+    return jax.lax.fori_loop(0, 2, fill, jnp.zeros(2 * half, dtype))[:num]
+
+
+def _is_long(num: int) -> bool:
+    return _FEW < num < 2**31
+
+
+def _random_bits(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
+    num = math.prod(shape)
+    if bit_width != 32 or not _is_long(num):
+        return threefry_prng_impl.random_bits(key, bit_width, shape)
+    return _in_halves(partial(jax.random.bits, dtype=jnp.uint32), key, num).reshape(shape)
 
 
 _SPEC: Any = define_prng_impl(
@@ -55,9 +87,18 @@ _SPEC: Any = define_prng_impl(
 )
 
 
+def _can_be(key: Array) -> bool:
+    is_threefry = str(jax.random.key_impl(key)) == "threefry2x32"
+    return is_threefry and jax.default_backend() == "cpu" and getattr(jax.config, "jax_threefry_partitionable", True)
+
+
 def written_out(key: Array) -> Array:
     """A key that gives the same bits, faster where the rounds are best written out; other keys as they are."""
-    is_threefry = str(jax.random.key_impl(key)) == "threefry2x32"
-    if not is_threefry or jax.default_backend() != "cpu" or not getattr(jax.config, "jax_threefry_partitionable", True):
-        return key
-    return jax.random.wrap_key_data(jax.random.key_data(key), impl=_SPEC)
+    return jax.random.wrap_key_data(jax.random.key_data(key), impl=_SPEC) if _can_be(key) else key
+
+
+def normal(key: Array, num: int) -> Array:
+    """``jax.random.normal(key, (num,))``, its bits too; no normal is worked out twice where rounds are written out."""
+    if _can_be(key) and _is_long(num) and jnp.result_type(float) == jnp.float32:
+        return _in_halves(jax.random.normal, jax.random.key_data(key), num)
+    return jax.random.normal(written_out(key), (num,))

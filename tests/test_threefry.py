@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from collapse_jax.keys import chain_keys
-from collapse_jax.threefry import written_out
+from collapse_jax.threefry import normal, written_out
 
 
 def drawn(key):
@@ -32,11 +32,28 @@ def test_what_is_written_out_draws_what_jax_draws(x64):
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize("x64", [False, True])
+def test_normals_are_those_of_jax(x64):
+    """In float64 too, and of few, and of an odd number of them."""
+    with jax.enable_x64(x64), jax.threefry_partitionable(True):
+        keys = chain_keys(5, 2)
+        many = [
+            lambda key, f=f: [f(key, num) for num in (96, 97, 1001)]
+            for f in (normal, lambda k, n: jax.random.normal(k, (n,)))
+        ]
+        for draw, given in ((jax.vmap, keys), (lambda f: f, keys[1])):
+            ours, theirs = (jax.jit(draw(f))(given) for f in many)
+            jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+@pytest.mark.fast
 def test_other_implementations_are_left_alone():
     key = jax.random.key(0, impl="rbg")
     assert written_out(key) is key
+    np.testing.assert_array_equal(normal(key, 200), jax.random.normal(key, (200,)))
     with jax.threefry_partitionable(False):  # whose counters are others
         key = chain_keys(3, 2)
         assert written_out(key) is key
+        np.testing.assert_array_equal(normal(key[0], 200), jax.random.normal(key[0], (200,)))
     data = jax.random.key_data(jax.random.key(4, impl="threefry2x32"))  # a raw key
     np.testing.assert_array_equal(*(jax.random.bits(k, (200,)) for k in (written_out(data), data)))
