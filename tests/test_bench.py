@@ -1,14 +1,16 @@
 """What ``collapse-jax bench`` counts, keeps and compares; never how fast anything is."""
 
+import itertools
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from collapse_jax import cli, policies
-from collapse_jax.bench import measure, regions, report, run, suites
+from collapse_jax.bench import measure, pictures, regions, report, run, suites
 from collapse_jax.bench.machine import Rates, copied_size, floor, lowest
 from collapse_jax.bench.suites import Case
 from collapse_jax.cost import Work, count
@@ -191,6 +193,18 @@ def test_exponents_are_slopes():
     assert fitted.exponent == pytest.approx(1.5)
     assert fitted.error == pytest.approx(0, abs=1e-6)
     assert np.allclose(fitted.seconds, [3e-4 * v**1.5 for v in (10, 20, 40)])
+
+
+@pytest.mark.fast
+def test_numbers_of_cases_that_lie_together_can_be_read():
+    ax = Figure().add_subplot()
+    points = np.array([[1.0, 1.0], [1.0, 1.0], [1.001, 1.001], [9.0, 9.0]])
+    ax.plot(*points.T, "o")
+    pictures._number(ax, points)
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert [text.get_text() for text in ax.texts] == ["1", "2", "3", "4"]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 @pytest.mark.fast

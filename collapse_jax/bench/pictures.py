@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # of TERMS; Okabe and Ito's
+_CORNERS = tuple((x, y) for x in (8, -8) for y in (6, -6))  # in points
 _MARKS = "os^Dv<>P*Xhp"  # of scaling
 
 
@@ -72,11 +73,24 @@ def _roofline(ax: "Axes", report: Report) -> None:
         ax.plot(x, np.minimum(x * sizes[size], report.rates.products), color="0.4", linestyle=style, label=label)
     for i, (a, b) in enumerate(zip(intensity, done, strict=True)):
         ax.plot(a, b, "o", markersize=4, color=f"C{i % 10}")
-        ax.annotate(str(i + 1), (a, b), textcoords="offset points", xytext=(4, 3), fontsize=8)
     ax.set(xscale="log", yscale="log", xlabel="FLOPs a byte", ylabel="FLOPs a second (random numbers apart)")
+    _number(ax, np.stack([intensity, done], axis=1))
     ax.set_title("roofline", fontsize=10)
     ax.grid(alpha=0.25)
     ax.legend(fontsize=7, loc="lower right")
+
+
+def _number(ax: "Axes", points: np.ndarray) -> None:
+    """Numbers points ``[num, 2]``, each at the corner that leaves most room to other points and numbers."""
+    ax.autoscale_view()
+    at = ax.transData.transform(points) * 72 / ax.figure.dpi
+    taken = [*at]
+    for i, here in enumerate(at):
+        others = np.array([other for j, other in enumerate(taken) if j != i] or [here + 1e3])
+        room = {corner: np.hypot(*(here + corner - others).T).min() for corner in _CORNERS}
+        best = max(room, key=room.__getitem__)
+        taken.append(here + best)
+        ax.annotate(str(i + 1), points[i], best, textcoords="offset points", ha="center", va="center", fontsize=8)
 
 
 def _floors(ax: "Axes", report: Report) -> None:
