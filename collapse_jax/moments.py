@@ -35,11 +35,18 @@ class Moments(NamedTuple):
 
 
 def from_covariance(mean: ArrayLike, covariance: ArrayLike, max_rank: int | None = None) -> Moments:
-    """Moments of a mean ``[d]`` and covariance ``[d, d]`` that are known before a run: by NumPy, in float64.
+    """Moments of a mean ``[d]`` and covariance ``[d, d]``: by NumPy, in float64, where they are known before a run.
 
     As of ``factorise``, which takes seconds to compile where d is 100. Which directions carry spread is judged by the
-    precision of runs all the same: covariances may come from rows of it.
+    precision of runs all the same: covariances may come from rows of it. Tracers go through ``factorise`` itself.
+
+    Raises:
+      ValueError: numbers that are not finite.
     """
+    if isinstance(mean, jax.core.Tracer) or isinstance(covariance, jax.core.Tracer):
+        return Moments(jnp.asarray(mean), *factorise(jnp.asarray(covariance), max_rank))
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise ValueError("mean and covariance must be finite")
     a, eps = np.array(covariance, np.float64), 8 * float(jnp.finfo(jnp.result_type(float)).eps)
     spread = np.sqrt(np.where(np.diagonal(a) > 0, np.diagonal(a), 1.0))
     unit, pivot = _ldl_on_host(a / spread / spread[:, None], eps, len(a) if max_rank is None else max_rank)
@@ -49,8 +56,8 @@ def from_covariance(mean: ArrayLike, covariance: ArrayLike, max_rank: int | None
 
 def from_rows(rows: ArrayLike) -> Moments:
     """Those of rows ``[n, d]`` (MLE: divided by n), likewise."""
-    x_nxd = np.asarray(rows, np.float64)
-    mean = np.where(x_nxd.min(0) == x_nxd.max(0), x_nxd[0], x_nxd.mean(0))  # rounding gives constant columns no spread
+    xp, x_nxd = (jnp, rows) if isinstance(rows, jax.core.Tracer) else (np, np.asarray(rows, np.float64))
+    mean = xp.where(x_nxd.min(0) == x_nxd.max(0), x_nxd[0], x_nxd.mean(0))  # rounding gives constant columns no spread
     return from_covariance(mean, (x_nxd - mean).T @ (x_nxd - mean) / len(x_nxd), len(x_nxd) - 1)
 
 

@@ -201,7 +201,7 @@ class Runner:
                     self._submit(n)
 
     def _submit(self, number: int) -> None:
-        # Traced here: what JAX is told by context managers is told to one thread. XLA's part needs none of it.
+        # Traced here: what JAX is told by context managers is told to one thread. (Lowering needs x64 of it.)
         traced = self._trace(number)
         self._compiled[number] = self._ahead.submit(self._compile, traced)
 

@@ -1,7 +1,8 @@
 """JAX's Threefry with its rounds written out: the same bits, several times faster on a CPU.
 
 There JAX turns the rounds as a loop whose state, with the keys of all lanes side by side, is copied in memory at each
-turn. Written out they stay in registers.
+turn. Written out they stay in registers. Normals are worked out in the same place: elsewhere each operation that reads
+them evaluates the quantile's polynomial again.
 """
 
 import math
@@ -51,18 +52,23 @@ _PART: Any = define_prng_impl(
 )
 
 
-def _in_halves(draw: Callable[[Array, tuple[int]], Array], key: Array, num: int) -> Array:
+@partial(jax.jit, static_argnums=(0, 2, 3))
+def _in_halves(draw: Callable[[Array, tuple[int]], Array], key: Array, num: int, dtype: Any) -> Array:
     """``draw(key, (num,))`` of the raw `key`, in a loop of two turns."""
     half = -(-num // 2)
 
     def fill(i: Array, values: Array) -> Array:
-        start = i * half
+        start = jnp.asarray(i * half)
         part = jax.random.wrap_key_data(jnp.append(key, start.astype(jnp.uint32)), impl=_PART)
         return jax.lax.dynamic_update_slice(values, draw(part, (half,)), (start,))
 
-    dtype = jax.eval_shape(lambda: draw(jax.random.wrap_key_data(jnp.zeros(3, jnp.uint32), impl=_PART), (half,))).dtype
-    # In a loop, or XLA would hash, and work out `draw`, anew in each operation that reads the values.
-    return jax.lax.fori_loop(0, 2, fill, jnp.zeros(2 * half, dtype))[:num]
+    # In a loop, or XLA would hash, and work out most of `draw`, anew in each operation that reads the values. It starts from
+    # what differs where keys differ: shard_map asks for that.
+    return jax.lax.fori_loop(0, 2, fill, jnp.full(2 * half, key[0] * 0, dtype))[:num]
+
+
+def _words(key: Array, shape: tuple[int, ...]) -> Array:
+    return jax.random.bits(key, shape, jnp.uint32)
 
 
 def _is_long(num: int) -> bool:
@@ -73,7 +79,7 @@ def _random_bits(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
     num = math.prod(shape)
     if bit_width != 32 or not _is_long(num):
         return threefry_prng_impl.random_bits(key, bit_width, shape)
-    return _in_halves(partial(jax.random.bits, dtype=jnp.uint32), key, num).reshape(shape)
+    return _in_halves(_words, key, num, jnp.uint32).reshape(shape)
 
 
 _SPEC: Any = define_prng_impl(
@@ -100,5 +106,5 @@ def written_out(key: Array) -> Array:
 def normal(key: Array, num: int) -> Array:
     """``jax.random.normal(key, (num,))``, its bits too; no normal is worked out twice where rounds are written out."""
     if _can_be(key) and _is_long(num) and jnp.result_type(float) == jnp.float32:
-        return _in_halves(jax.random.normal, jax.random.key_data(key), num)
+        return _in_halves(jax.random.normal, jax.random.key_data(key), num, jnp.float32)
     return jax.random.normal(written_out(key), (num,))

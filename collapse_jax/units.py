@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -287,10 +287,17 @@ def _sized(plan: Plan, program: Program, key: jax.Array, made: Outlines) -> Prog
     new, seen, jaxpr, asked = _step(chain, world, state, program.metrics)
     _check_shapes(program.setting, seen)
     lane, drawn = lane_bytes(state, new, rows, program.law)
-    lane += stretch(plan) * sum(x.size * x.dtype.itemsize for x in seen.values() if x.ndim)
     training = 0 if program.setting.init is None else peak(jaxpr)  # activations outweigh what a chain keeps
-    width = block_width(lane, drawn, program.setting.block_hint, options.chains_per_block, training)
+    metrics = program.setting.metrics  # all: bits may depend on the width, which must not on what is asked for
+    held = lane + stretch(plan) * _bytes_of_arrays(metrics)
+    width = block_width(held, drawn, program.setting.block_hint, options.chains_per_block, training)
+    lane += stretch(plan) * _bytes_of_arrays(m for m in metrics if m.name in program.metrics)
     return program._replace(world=world, width=width, work=operations(asked), lane=lane + drawn)
+
+
+def _bytes_of_arrays(metrics: Iterable[Metric]) -> int:
+    """Of one generation's values that are not numbers."""
+    return sum(math.prod(m.shape) for m in metrics if m.dims) * jax.numpy.result_type(float).itemsize
 
 
 def _step(chain: Chain, world: Any, state: Any, metrics: Sequence[str]) -> tuple[Any, dict[str, Any], Any, Any]:

@@ -3,7 +3,8 @@
 import jax
 import pytest
 
-from collapse_jax import policies
+from collapse_jax import policies, sweeps
+from collapse_jax.keys import normal
 from collapse_jax.settings.gaussian import gaussian
 from collapse_jax.settings.kde import kde
 from collapse_jax.sweeps import run, sweep
@@ -104,10 +105,41 @@ def test_chains_generations_and_seeds_trace_nothing_more():
 
 
 def test_a_sweep_compiles_two_programs_a_static_point():
-    setting = gaussian(1, num_test=4)
+    setting = gaussian(1)  # whose held-out rows are more than JAX's own loop draws
     go = lambda gammas, **options: lambda: sweep(setting, policies.decay, axes={"gamma": gammas}, **OPTIONS | options)  # noqa: E731
     compiled(go([0.5]))  # small eager programs (keys, worlds) are cached after the first
     one = compiled(go([0.3]))
     compiled(go([0.1, 0.2, 0.3, 0.4, 0.5]))
     assert compiled(go([0.2, 0.3, 0.4, 0.5, 0.6])) == one
     assert one <= 4
+
+
+@pytest.mark.fast
+def test_numbers_drawn_outside_of_a_program_are_compiled_once():
+    draw = lambda seed: normal(jax.random.key(seed, impl="threefry2x32"), (200,))  # noqa: E731
+    draw(0)
+    assert compiled(lambda: draw(1)) == 0
+
+
+@pytest.mark.parametrize("metric", ["trace_ratio", "wasserstein2_squared"])  # singular values are found by LAPACK
+def test_the_next_program_is_traced_beside_blocks_unless_they_must_be_alone(monkeypatch, metric):
+    events, alone, trace, blocks = [], [], sweeps.Runner._trace, sweeps.run_blocks
+
+    def traced(runner, number):
+        events.append(number)
+        return trace(runner, number)
+
+    def watched(programs, *args, **kwargs):
+        events.append("blocks")
+        alone.append(programs.alone)
+        out = blocks(programs, *args, **kwargs)
+        events.append("done")
+        return out
+
+    monkeypatch.setattr(sweeps.Runner, "_trace", traced)
+    monkeypatch.setattr(sweeps, "run_blocks", watched)
+    factory = lambda dim: gaussian(dim, num_test=4)  # noqa: E731
+    sweep(factory, policies.replace(), axes={"dim": [2, 3]}, **{**SMALL, "metrics": [metric]})
+    assert alone == [metric == "wasserstein2_squared"] * 2
+    first = [0, 1, "blocks"] if alone[0] else [0, "blocks", 1]
+    assert events == [*first, "done", "blocks", "done"]

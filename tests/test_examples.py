@@ -159,7 +159,7 @@ def test_the_metric_is_the_divergence(main, example):
     assert runs.divergence.attrs["role"] == "excess_risk"
     # Of several columns, by NumPy.
     divergence, moments = (example("metric_divergence")[name] for name in ("divergence", "moments"))
-    of_laws = lambda m, s, k, f: divergence(moments.from_covariance(m, s), moments.from_covariance(k, f))  # noqa: E731
+    of_laws = jax.jit(lambda m, s, k, f: divergence(moments.from_covariance(m, s), moments.from_covariance(k, f)))
     rng = np.random.default_rng(0)
     roots, (m, k) = rng.normal(size=(2, 3, 3)), rng.normal(size=(2, 3))
     s, f = roots @ roots.transpose(0, 2, 1) + np.eye(3)

@@ -171,10 +171,21 @@ def test_moments_of_rows_are_numpys_and_of_their_rank(num, x64):
     np.testing.assert_allclose(lower @ lower.T, np.cov(rows.T, bias=True), rtol=1e-4, atol=1e-6)
 
 
-def test_what_is_not_a_number_has_no_spread():
-    sigma = np.diag([1.0, np.nan, 2.0])
-    for known in (factorised, moments.from_covariance):
-        assert np.isfinite(known(np.zeros(3), sigma).log_scale).tolist() == [True, False, True]
+@pytest.mark.parametrize("d", [1, 3])
+def test_what_is_not_a_number_has_no_spread_in_a_program_and_is_refused_before_it(d):
+    sigma = np.diag([np.nan, 1.0, 2.0])[:d, :d]
+    assert np.isfinite(factorised(np.zeros(d), sigma).log_scale).tolist() == [False, True, True][:d]
+    for mean, known in ((np.zeros(d), sigma), (np.full(d, np.inf), np.eye(d))):
+        with pytest.raises(ValueError, match="must be finite"):
+            moments.from_covariance(mean, known)
+
+
+def test_worlds_can_be_made_in_a_program():
+    rows = np.random.default_rng(5).normal(size=(9, 4)).astype(np.float32)
+    for known, given in ((moments.from_rows, (rows,)), (moments.from_covariance, (np.ones(4), covariance(4, 20)))):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), known(*given), jax.jit(known)(*given)
+        )
 
 
 @pytest.mark.fast

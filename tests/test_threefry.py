@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from collapse_jax.keys import chain_keys
 from collapse_jax.threefry import normal, written_out
@@ -33,7 +34,7 @@ def test_what_is_written_out_draws_what_jax_draws(x64):
 
 @pytest.mark.fast
 @pytest.mark.parametrize("x64", [False, True])
-def test_normals_are_those_of_jax(x64):
+def test_normals_are_those_of_jax(x64, optimised):
     """In float64 too, and of few, and of an odd number of them."""
     with jax.enable_x64(x64), jax.threefry_partitionable(True):
         keys = chain_keys(5, 2)
@@ -44,6 +45,30 @@ def test_normals_are_those_of_jax(x64):
         for draw, given in ((jax.vmap, keys), (lambda f: f, keys[1])):
             ours, theirs = (jax.jit(draw(f))(given) for f in many)
             jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_normals_are_worked_out_once(optimised):
+    """However many operations read them."""
+
+    def covariance(keys):
+        rows = jax.vmap(lambda key: normal(key, 1000).reshape(100, 10))(keys)
+        centred = rows - rows.mean(1, keepdims=True)
+        return jnp.einsum("cni,cnj->cij", centred, centred), rows.std(1)
+
+    with jax.threefry_partitionable(True):
+        text = jax.jit(covariance).lower(chain_keys(3, 4)).compile().as_text()
+    assert sum(part.count('/erf_inv"') > 9 for part in text.split("\n\n")) == 1  # one fusion holds its polynomial
+
+
+@pytest.mark.fast
+def test_where_programs_are_taken_apart():
+    key = jax.random.key(3, impl="threefry2x32")
+    whole = normal(key, 200)
+    with jax.disable_jit():
+        np.testing.assert_array_equal(normal(key, 200), whole)
+    mesh = jax.make_mesh((1,), ("chain",), axis_types=(jax.sharding.AxisType.Auto,))
+    drawn = jax.shard_map(jax.vmap(lambda k: normal(k, 200)), mesh=mesh, in_specs=P("chain"), out_specs=P("chain"))
+    np.testing.assert_array_equal(drawn(key[None])[0], whole)
 
 
 @pytest.mark.fast

@@ -19,6 +19,7 @@ from collapse_jax.forecast import forecast
 from collapse_jax.keys import chain_keys
 from collapse_jax.memory_model import block_bytes
 from collapse_jax.sweeps import run, sweep
+from collapse_jax.types import Metric
 from collapse_jax.units import Options, make_plan, stretch
 
 BASE = {
@@ -89,6 +90,17 @@ def test_metrics_that_nobody_asked_for_are_no_work():
     grid = grid_of(settings.gaussian(20), policies.replace(), 50, {})
     few, whole = (make_plan(grid, Options(7, 2, metrics=asked)).programs[0].work for asked in (["trace_ratio"], None))
     assert few < whole / 2  # Wasserstein distances need singular values
+
+
+def test_a_block_is_as_wide_whatever_is_asked_for():
+    """Bits may depend on it."""
+    setting = settings.gaussian(1)
+    pictures = Metric("pictures", "pictures", "1", "here", dims=(("pixel", 100_000),))
+    observe = lambda *given: {**setting.observe(*given), "pictures": jnp.zeros(100_000)}  # noqa: E731
+    grid = grid_of(setting._replace(metrics=(*setting.metrics, pictures), observe=observe), policies.replace(), 5, {})
+    programs = [make_plan(grid, Options(64, 2, metrics=asked)).programs[0] for asked in (["trace_ratio"], None)]
+    assert programs[0].width == programs[1].width < 1024
+    assert programs[0].lane < programs[1].lane
 
 
 def test_chains_that_train_are_as_many_as_memory_allows(monkeypatch):
