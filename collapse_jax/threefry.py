@@ -62,8 +62,8 @@ def _in_halves(draw: Callable[[Array, tuple[int]], Array], key: Array, num: int,
         part = jax.random.wrap_key_data(jnp.append(key, start.astype(jnp.uint32)), impl=_PART)
         return jax.lax.dynamic_update_slice(values, draw(part, (half,)), (start,))
 
-    # In a loop, or XLA would hash, and work out most of `draw`, anew in each operation that reads the values. It starts from
-    # what differs where keys differ: shard_map asks for that.
+    # In a loop, or XLA would hash, and work out most of `draw`, anew in each operation that reads the values. It starts
+    # from what differs where keys differ: shard_map asks for that.
     return jax.lax.fori_loop(0, 2, fill, jnp.full(2 * half, key[0] * 0, dtype))[:num]
 
 
