@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from collapse_jax import cli, policies
 from collapse_jax.bench import measure, pictures, regions, report, run, suites
-from collapse_jax.bench.machine import Rates, copied_size, floor, lowest
+from collapse_jax.bench.machine import Rates, copied_size, floor, limit, lowest
 from collapse_jax.bench.suites import Case
 from collapse_jax.cost import Work, count
 from collapse_jax.settings.gaussian import gaussian
@@ -66,6 +66,7 @@ def test_floors_add_what_shares_the_units():
     assert parts == {"products": 2.0, "exponentials": 1.0, "random numbers": pytest.approx(2.2), "memory": 0.5}
     assert lowest(parts) == pytest.approx(5.2)
     assert lowest(parts | {"memory": 9.0}) == 9.0
+    assert [limit(parts | {"memory": seconds}) for seconds in (0.5, 3.0, 9.0)] == ["random numbers"] * 2 + ["memory"]
 
 
 def test_a_case_is_measured(tiny):

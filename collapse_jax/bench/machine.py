@@ -133,3 +133,8 @@ def floor(work: Work, rates: Rates, size: float) -> dict[str, float]:
 def lowest(parts: dict[str, float]) -> float:
     """Seconds that no program of this work goes below: of ``floor``."""
     return max(sum(parts[name] for name in TERMS[:3]), parts["memory"])
+
+
+def limit(parts: dict[str, float]) -> str:
+    """What most of ``lowest`` is: memory, or the largest of those that it is the sum of."""
+    return "memory" if parts["memory"] == lowest(parts) else max(TERMS[:3], key=parts.__getitem__)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 from collapse_jax import __version__
-from collapse_jax.bench.machine import TERMS, Rates, copied_size, floor, lowest
+from collapse_jax.bench.machine import Rates, copied_size, floor, limit, lowest
 from collapse_jax.bench.measure import Row, Scaling
 from collapse_jax.cost import Work
 
@@ -187,7 +187,7 @@ def table(rows: Sequence[Row]) -> "Table":
             f"{row.work.bytes / 1e3:,.3g}" if row.work.bytes < 1e6 else f"{row.work.bytes / 1e3:,.0f}",
             f"{1e6 * lowest(row.floor):,.3g}",
             f"{row.fraction:.0%}",
-            max(TERMS, key=row.floor.__getitem__),
+            limit(row.floor),
             f"{row.peak_bytes / 2**20:,.3g}",
         )
     return result
