@@ -190,20 +190,22 @@ class Runner:
 
     def _make_worlds(self, upcoming: Sequence[int]) -> None:
         for program in (self.plan.programs[n] for n in upcoming):
-            with contextlib.suppress(Exception):  # as below
+            with contextlib.suppress(Exception):  # it will be raised again when its turn comes
                 self._worlds.of(program.setting, program.world)
 
     def _get_ready(self, upcoming: Sequence[int]) -> None:
         """Traces the next program, and has it compiled."""
         for n in upcoming:
             if n not in self._compiled:
-                with contextlib.suppress(Exception):  # it will be raised again when its turn comes
-                    self._submit(n)
+                self._submit(n)
 
     def _submit(self, number: int) -> None:
         # Traced here: what JAX is told by context managers is told to one thread. (Lowering needs x64 of it.)
-        traced = self._trace(number)
-        self._compiled[number] = self._ahead.submit(self._compile, traced)
+        try:
+            self._compiled[number] = self._ahead.submit(self._compile, self._trace(number))
+        except Exception as error:  # raised when its turn comes; until then it is not tried again
+            self._compiled[number] = Future()
+            self._compiled[number].set_exception(error)
 
     def _trace(self, number: int) -> Traced:
         program, plan = self.plan.programs[number], self.plan

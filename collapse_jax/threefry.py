@@ -41,15 +41,13 @@ def _bits_of_a_part(part: Array, bit_width: int, shape: tuple[int, ...]) -> Arra
     return (a ^ b).reshape(shape)
 
 
-_PART: Any = define_prng_impl(
-    key_shape=(3,),
+_like_threefry: Any = partial(
+    define_prng_impl,
     seed=threefry_prng_impl.seed,
     split=threefry_prng_impl.split,
-    random_bits=_bits_of_a_part,
     fold_in=threefry_prng_impl.fold_in,
-    name="threefry2x32_part",
-    tag="fryp",
 )
+_PART = _like_threefry(key_shape=(3,), random_bits=_bits_of_a_part, name="threefry2x32_part", tag="fryp")
 
 
 @partial(jax.jit, static_argnums=(0, 2, 3))
@@ -82,14 +80,8 @@ def _random_bits(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
     return _in_halves(_words, key, num, jnp.uint32).reshape(shape)
 
 
-_SPEC: Any = define_prng_impl(
-    key_shape=threefry_prng_impl.key_shape,
-    seed=threefry_prng_impl.seed,
-    split=threefry_prng_impl.split,
-    random_bits=_random_bits,
-    fold_in=threefry_prng_impl.fold_in,
-    name="threefry2x32_written_out",
-    tag="fry",
+_SPEC = _like_threefry(
+    key_shape=threefry_prng_impl.key_shape, random_bits=_random_bits, name="threefry2x32_written_out", tag="fry"
 )
 
 

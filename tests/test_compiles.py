@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from collapse_jax import policies, sweeps
+from collapse_jax import policies, sweeps, units
 from collapse_jax.keys import normal
 from collapse_jax.settings.gaussian import gaussian
 from collapse_jax.settings.kde import kde
@@ -143,3 +143,20 @@ def test_the_next_program_is_traced_beside_blocks_unless_they_must_be_alone(monk
     assert alone == [metric == "wasserstein2_squared"] * 2
     first = [0, 1, "blocks"] if alone[0] else [0, "blocks", 1]
     assert events == [*first, "done", "blocks", "done"]
+
+
+def test_a_program_that_cannot_be_traced_is_tried_once(monkeypatch):
+    tried, trace = [], sweeps.Runner._trace
+
+    def fails(runner, number):
+        tried.append(number)
+        if number == 1:
+            raise ValueError("not this one")
+        return trace(runner, number)
+
+    monkeypatch.setattr(sweeps.Runner, "_trace", fails)
+    monkeypatch.setattr(units, "_UNIT_OPERATIONS", 1)  # a block is a unit
+    factory = lambda dim: gaussian(dim, num_test=4)  # noqa: E731
+    with pytest.raises(ValueError, match="not this one"):
+        sweep(factory, policies.replace(), axes={"dim": [2, 3]}, **{**OPTIONS, "num_chains": 6, "chains_per_block": 2})
+    assert tried == [0, 1]
