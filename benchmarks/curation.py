@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import jax
 
 from collapse_jax import curators, make_chain, policies, settings
-from collapse_jax.axes import grid_of
-from collapse_jax.blocks import compile_blocks, run_blocks, trace_blocks
-from collapse_jax.keys import chain_keys
-from collapse_jax.sizes import stretch_of
+from collapse_jax.core.random import chain_keys
+from collapse_jax.execution.blocks import compile_blocks, run_blocks, trace_blocks
+from collapse_jax.planning.block_size import stretch_of
+from collapse_jax.planning.grid import grid_of
+from collapse_jax.planning.plan import Options, make_plan
 from collapse_jax.tune import final_risk
 from collapse_jax.types import Curator, Setting
-from collapse_jax.units import Options, make_plan
 
 
 class Job(NamedTuple):

@@ -16,10 +16,11 @@ import numpy as np
 import optax
 from side_by_side import in_turn, options, run, told_of
 
-from collapse_jax import denoising, parts, samplers
-from collapse_jax.gradient import Averaged, averaged
-from collapse_jax.keys import normal
-from collapse_jax.nets.timed import DEFAULTS, timed_net
+from collapse_jax.core import batching
+from collapse_jax.core.random import normal
+from collapse_jax.training import diffusion_objectives, diffusion_samplers
+from collapse_jax.training.nets.denoiser import DEFAULTS, timed_net
+from collapse_jax.training.sgd import Averaged, averaged
 
 try:
     import torch
@@ -27,7 +28,7 @@ try:
 except ImportError:
     torch = None  # type: ignore[assignment]
 
-FLOW = denoising.flow()
+FLOW = diffusion_objectives.flow()
 FREQUENCIES = np.geomspace(1.0, 1000.0, 32)
 
 
@@ -51,7 +52,7 @@ def told(p: Any, t: Any) -> Any:
 
 def dit(p: Any, x: Any, t: Any, shape: Any) -> Any:
     """With PyTorch's fused norms and attention."""
-    from collapse_jax.nets.dit import places
+    from collapse_jax.training.nets.dit import places
 
     size, (height, width, channels) = DEFAULTS["dit"], shape
     side, rows = size.patch, len(x)
@@ -135,7 +136,7 @@ def made(net: str, shape: tuple[int, int, int], width: int | None = None) -> tup
 def loss(apply: Any, params: Any, key: jax.Array, rows: jax.Array) -> jax.Array:
     key_time, key_noise = jax.random.split(key)
     sigma = FLOW.levels(jax.random.uniform(key_time, rows.shape[:1]))
-    x, target = denoising.noised(FLOW, rows, normal(key_noise, rows.shape), sigma)
+    x, target = diffusion_objectives.noised(FLOW, rows, normal(key_noise, rows.shape), sigma)
     return jnp.mean((apply(params, x, FLOW.path(sigma)[0]) - target) ** 2)
 
 
@@ -224,10 +225,10 @@ def sampling(
     def draw(params: Any, key: jax.Array) -> jax.Array:
         def estimate(x: jax.Array, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
             sigma = jnp.full(x.shape[:1], sigma)
-            return denoising.row_and_noise(FLOW, x, apply(params, x, FLOW.path(sigma)[0]), sigma)
+            return diffusion_objectives.row_and_noise(FLOW, x, apply(params, x, FLOW.path(sigma)[0]), sigma)
 
-        some = lambda key, rows: samplers.sample(estimate, FLOW.path, key, (rows, dim), sigma, "ddim")  # noqa: E731
-        return parts.draw(some, key, num, at_once)
+        some = lambda key, rows: diffusion_samplers.sample(estimate, FLOW.path, key, (rows, dim), sigma, "ddim")  # noqa: E731
+        return batching.draw(some, key, num, at_once)
 
     compiled = jax.jit(draw).lower(params, jax.random.key(0)).compile()
     ours = lambda: jax.block_until_ready(compiled(params, jax.random.key(1)))  # noqa: E731

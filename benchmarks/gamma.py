@@ -5,7 +5,7 @@ import time
 import jax
 import numpy as np
 
-from collapse_jax.gamma import log_gamma_of_normal
+from collapse_jax.numerics.log_gamma import log_gamma_of_normal
 
 
 def nanoseconds(draw: object, keys: jax.Array, size: int) -> float:

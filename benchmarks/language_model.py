@@ -18,18 +18,18 @@ import torch
 import torch.nn.functional as F
 from side_by_side import in_turn, options, run, timed
 
-from collapse_jax import batch as B
 from collapse_jax import policies, settings
-from collapse_jax.axes import grid_of
-from collapse_jax.chain import make_chain
-from collapse_jax.functional import functional
-from collapse_jax.gradient import adamw, fit_sgd
-from collapse_jax.nets.decode import Decoding
-from collapse_jax.nets.rows import Network, draw, loss
-from collapse_jax.nets.transformer import BASE, PRESETS, Size, Transformer, initial
-from collapse_jax.sweeps import Runner
+from collapse_jax.core import batch as B
+from collapse_jax.core.chain import make_chain
+from collapse_jax.execution.sweep import Runner
+from collapse_jax.planning.grid import grid_of
+from collapse_jax.planning.plan import Options, make_plan
+from collapse_jax.training.nets.sampling import Decoding
+from collapse_jax.training.nets.sequence_model import Network, draw, loss
+from collapse_jax.training.nets.transformer import BASE, PRESETS, Size, Transformer, initial
+from collapse_jax.training.nnx_functional import functional
+from collapse_jax.training.sgd import adamw, fit_sgd
 from collapse_jax.types import Policy, Setting
-from collapse_jax.units import Options, make_plan
 
 V = 69
 

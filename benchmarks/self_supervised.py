@@ -19,11 +19,12 @@ import optax
 from diffusion import linear
 from side_by_side import in_turn, options, run, told_of
 
-from collapse_jax import augment, data, objectives, settings
-from collapse_jax import batch as B
-from collapse_jax.gradient import adamw
-from collapse_jax.keys import stream
-from collapse_jax.nets.encoders import networks
+from collapse_jax import data, settings
+from collapse_jax.core import batch as B
+from collapse_jax.core.random import stream
+from collapse_jax.training import augmentation, ssl_objectives
+from collapse_jax.training.nets.encoders import networks
+from collapse_jax.training.sgd import adamw
 
 try:
     import torch
@@ -32,7 +33,7 @@ except ImportError:
     torch = None  # type: ignore[assignment]
 
 SHAPE, FEATURES = (8, 8, 1), 64
-STRENGTH, PRETEXT = augment.Strength(), objectives.vicreg()
+STRENGTH, PRETEXT = augmentation.Strength(), ssl_objectives.vicreg()
 
 
 def perceptron(p: Any, x: Any) -> Any:
@@ -85,7 +86,7 @@ def training(batch: int, steps: int, rounds: int, chains: int = 1) -> dict[str, 
     nets = networks("mlp", SHAPE, FEATURES, {}, PRETEXT.heads(FEATURES, int(np.prod(SHAPE))))
     params = nets.init(jax.random.key(0))
     rows = np.random.default_rng(0).uniform(size=(batch, int(np.prod(SHAPE)))).astype(np.float32)
-    optimizer, see = adamw(1e-3, "constant", 0, 0.0, 1.0, steps), partial(augment.view, STRENGTH, SHAPE)
+    optimizer, see = adamw(1e-3, "constant", 0, 0.0, 1.0, steps), partial(augmentation.view, STRENGTH, SHAPE)
 
     def fit(params: Any, key: jax.Array) -> Any:
         def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
@@ -113,7 +114,7 @@ def peer(nets: Any, params: Any, rows: np.ndarray, steps: int) -> Callable[[], A
     mine = nets.head(params, "project", nets.encode(params["encoder"], rows))
     said = embedded(theirs, x)
     np.testing.assert_allclose(mine, said.detach(), rtol=1e-3, atol=1e-3)
-    loss = objectives.vicreg_loss(*jnp.split(mine, 2), 25.0, 25.0, 1.0)
+    loss = ssl_objectives.vicreg_loss(*jnp.split(mine, 2), 25.0, 25.0, 1.0)
     np.testing.assert_allclose(loss, vicreg(*said.chunk(2)).item(), rtol=1e-3)
     optimizer = torch.optim.AdamW(weights, 1e-3, (0.9, 0.99), weight_decay=0.0)
 

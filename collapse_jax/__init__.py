@@ -9,15 +9,15 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "run": "sweeps",
-    "sweep": "sweeps",
-    "make_chain": "chain",
-    "simulate": "chain",
-    "chain_keys": "keys",
-    "open": "results",
-    "predict": "cases",
-    "score": "definitions",
-    "texts_of": "variables",
+    "run": "execution.sweep",
+    "sweep": "execution.sweep",
+    "make_chain": "core.chain",
+    "simulate": "core.chain",
+    "chain_keys": "core.random",
+    "open": "results.io",
+    "predict": "analysis.predictions",
+    "score": "analysis.verdicts",
+    "texts_of": "results.variables",
     **{name: "types" for name in ("Batch", "Chain", "Curator", "Metric", "Policy", "Setting", "Source", "World")},
 }
 _MODULES = (
@@ -33,7 +33,7 @@ _WITH_ACCESSOR = ("open", "results", "run", "sweep")  # their datasets have the 
 
 def __getattr__(name: str) -> Any:
     if name in _WITH_ACCESSOR:
-        importlib.import_module("collapse_jax.accessor")
+        importlib.import_module("collapse_jax.reporting.accessor")
     if name in _HOMES:
         return getattr(importlib.import_module(f"collapse_jax.{_HOMES[name]}"), name)
     if name in _MODULES:

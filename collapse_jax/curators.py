@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from collapse_jax import batch as B
-from collapse_jax import extremes
-from collapse_jax.calls import recorded
-from collapse_jax.check import check_at_least, check_not_negative, check_share, is_traced, number
-from collapse_jax.keys import stream, uniform
-from collapse_jax.lineage import bare
+from collapse_jax.core import batch
+from collapse_jax.core.lineage import bare
+from collapse_jax.core.random import stream, uniform
+from collapse_jax.core.registry import recorded
+from collapse_jax.core.validation import check_at_least, check_not_negative, check_share, is_traced, number
+from collapse_jax.numerics import order_selection
 from collapse_jax.types import Array, Batch, Curator, Key, Setting, Tree, World
 
 
@@ -51,7 +51,7 @@ def verify(keep_right: Array | float = 0.9, keep_wrong: Array | float = 0.1, k: 
         passes = passes & (_weight(candidates) > 0)
         chosen = _pick(candidates, num, passes * 1.0)
         there = passes.reshape(num, k).any(1)[None]
-        return chosen._replace(weight=B.full_weight(chosen) * (there | ~there.any()))
+        return chosen._replace(weight=batch.full_weight(chosen) * (there | ~there.any()))
 
     return Curator("verify", k, apply)
 
@@ -164,7 +164,7 @@ def top_fraction(fraction: Array | float = 0.5, by: str | None = None) -> Curato
         value = _of_present(candidates, score_of(setting, by, world, params, candidates))
         present = (_weight(candidates) > 0).sum()
         kept = jnp.maximum(jnp.ceil(fraction * present - 1e-4), 1)  # slack: no float is 0.7 exactly
-        return candidates._replace(weight=B.full_weight(candidates) * extremes.largest(value, kept))
+        return candidates._replace(weight=batch.full_weight(candidates) * order_selection.largest(value, kept))
 
     return Curator("top_fraction", 1, apply)
 
@@ -195,7 +195,7 @@ def detect(accuracy: Array | float = 0.8, power: Array | float = 1.0) -> Curator
         found = uniform(key, (1, num)) < accuracy
         passed, flagged = jnp.asarray(accuracy, float) ** power, jnp.asarray(1 - accuracy, float) ** power
         of_real = accuracy * passed + (1 - accuracy) * flagged
-        return candidates._replace(weight=B.full_weight(candidates) * jnp.where(found, flagged, passed) / of_real)
+        return candidates._replace(weight=batch.full_weight(candidates) * jnp.where(found, flagged, passed) / of_real)
 
     return Curator("detect", 1, apply)
 
@@ -269,7 +269,7 @@ def diverse(k: int = 2) -> Curator:
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
         present = _of_present(candidates, jnp.full(num * k, jnp.inf))
-        return _pick(candidates, num, extremes.farthest(B.rows(bare(candidates))[0], present, k))
+        return _pick(candidates, num, order_selection.farthest(batch.rows(bare(candidates))[0], present, k))
 
     return Curator("diverse", k, apply)
 
@@ -303,11 +303,11 @@ def score_of(setting: Setting, by: str | None, world: World, params: Tree, candi
         known = f"one of {', '.join(setting.scores)}" if setting.scores else "it has none"
         raise ValueError(f"by: setting {setting.name} has no score {by or 'to judge rows by'!r}; {known}")
     name = next(iter(setting.scores)) if by is None else by
-    return setting.scores[name](world, params, B.rows(candidates)[0])
+    return setting.scores[name](world, params, batch.rows(candidates)[0])
 
 
 def _weight(candidates: Batch) -> Array:
-    return B.full_weight(candidates)[0]
+    return batch.full_weight(candidates)[0]
 
 
 def _of_present(candidates: Batch, value: Array) -> Array:
@@ -322,7 +322,7 @@ def _pick(candidates: Batch, num: int, value: Array) -> Batch:
     if k == 1:
         return candidates
     best = _of_present(candidates, value).reshape(num, k).argmax(1) + k * jnp.arange(num)
-    items = B.take(B.rows(candidates)[0], best)
+    items = batch.take(batch.rows(candidates)[0], best)
     weight = candidates.weight if candidates.weight.shape[1] == 1 else candidates.weight[:, best]
     return Batch(jax.tree.map(lambda x: x[None], items), weight)
 
@@ -331,7 +331,7 @@ def _with_real(setting: Setting, key: Key, world: World, candidates: Batch, wher
     """The candidates, but new real rows of weight 1 where said."""
     real = setting.real(stream(key, "real"), world, where.size)
     put = lambda x, r: jnp.where(where.reshape(1, -1, *[1] * (x.ndim - 2)), r[None].astype(x.dtype), x)  # noqa: E731
-    return Batch(jax.tree.map(put, candidates.items, real), jnp.where(where, 1.0, B.full_weight(candidates)))
+    return Batch(jax.tree.map(put, candidates.items, real), jnp.where(where, 1.0, batch.full_weight(candidates)))
 
 
 REGISTRY: dict[str, Callable[..., Curator]] = {

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 
-from collapse_jax import batch as B
-from collapse_jax.calls import recorded
-from collapse_jax.check import check_at_least, check_share, is_traced
+from collapse_jax.core import batch
+from collapse_jax.core.registry import recorded
+from collapse_jax.core.validation import check_at_least, check_share, is_traced
 from collapse_jax.types import Array, Batch, Policy
 
 
@@ -62,14 +62,16 @@ def weighted_fresh(weight: float = 0.5, real: int | None = None) -> Policy:
         check_at_least("real", real, 1)
 
         def beside(new: Batch, rows: Batch) -> Batch:
-            n = B.num_rows(new) if B.num_rows(new) > 1 else B.total(new)  # statistics are one row of weight n
-            return B.beside(B.scale(new, 2 * (1 - weight)), B.scale(rows, 2 * weight * n / real))
+            n = (
+                batch.num_rows(new) if batch.num_rows(new) > 1 else batch.total(new)
+            )  # statistics are one row of weight n
+            return batch.beside(batch.scale(new, 2 * (1 - weight)), batch.scale(rows, 2 * weight * n / real))
 
         return Policy("weighted_fresh", keep=1, real="fresh", real_rows=lambda n: real, new_rows=lambda n: n,
                       join=beside)  # fmt: skip
 
     def join(new: Batch, rows: Batch) -> Batch:
-        return B.stack(B.scale(new, 2 * (1 - weight)), B.scale(rows, 2 * weight))
+        return batch.stack(batch.scale(new, 2 * (1 - weight)), batch.scale(rows, 2 * weight))
 
     return Policy("weighted_fresh", keep=1, real="fresh", join=join)
 
@@ -100,7 +102,7 @@ def mix(real: int | None = None, synthetic: int | None = None, nested: bool = Tr
         raise ValueError("real and synthetic are both 0: a fit would see no rows")
     rows = lambda given: lambda n: n if given is None else given  # noqa: E731
     return Policy("mix", keep=1, real="first" if nested else "fresh", real_rows=rows(real), new_rows=rows(synthetic),
-                  join=lambda new, real: B.beside(real, new))  # fmt: skip
+                  join=lambda new, real: batch.beside(real, new))  # fmt: skip
 
 
 @recorded

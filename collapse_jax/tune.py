@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from collapse_jax.chain import make_chain
-from collapse_jax.check import check_at_least, check_positive
-from collapse_jax.keys import chain_keys
+from collapse_jax.core.chain import make_chain
+from collapse_jax.core.random import chain_keys
+from collapse_jax.core.validation import check_at_least, check_positive
 from collapse_jax.types import Array, Key, Policy, Setting, Tree
 
 

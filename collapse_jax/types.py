@@ -148,7 +148,7 @@ class Metric(NamedTuple):
       units: ``"1"`` for a pure number.
       source: where it is defined.
       scale: how its axis should be drawn: linear or log.
-      role: what ``definitions.score`` may take it for; several words where it serves for several: ``"risk"`` (a
+      role: what ``verdicts.score`` may take it for; several words where it serves for several: ``"risk"`` (a
         population risk), ``"excess_risk"`` (one that is 0 at the truth), ``"log_variance"`` (log of the total variance
         over the truth's), ``"modes"`` (how many are alive), ``"tail"`` (mass on the truth's tails, or symbols alive),
         ``"hallucination"`` (share of samples below the 0.1% quantile of the truth's density), ``"ancestors"`` (share of

@@ -6,10 +6,10 @@ Run it: ``python examples/curator_trim.py``.
 import jax.numpy as jnp
 
 import collapse_jax as cj
-from collapse_jax import batch as B
 from collapse_jax import curators, policies, settings
-from collapse_jax.calls import recorded
-from collapse_jax.check import is_traced, number
+from collapse_jax.core import batch
+from collapse_jax.core.registry import recorded
+from collapse_jax.core.validation import is_traced, number
 from collapse_jax.types import Array, Batch, Curator, Key, Setting, Tree, World
 
 
@@ -31,13 +31,13 @@ def trim(limit: Array | float = 3.0) -> Curator:
         number("trim", "limit", limit, "a number >= 1", lambda x: x >= 1)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
-        x, weight = B.rows(candidates)
+        x, weight = batch.rows(candidates)
         x = jnp.where(weight[:, None] > 0, x, 0.0)  # absent rows may hold anything
         share = weight / weight.sum()
         from_mean = x - share @ x
         variance = share @ from_mean**2
         squared = jnp.where(variance > 0, from_mean**2 / variance, 0.0).mean(1)
-        return candidates._replace(weight=B.full_weight(candidates) * (squared <= limit**2))
+        return candidates._replace(weight=batch.full_weight(candidates) * (squared <= limit**2))
 
     return Curator("trim", 1, apply)  # 1: candidates that are drawn for each row kept
 

@@ -4,10 +4,10 @@ Run it: ``python examples/policy_distrust.py``.
 """
 
 import collapse_jax as cj
-from collapse_jax import batch as B
 from collapse_jax import policies, settings
-from collapse_jax.calls import recorded
-from collapse_jax.check import check_share
+from collapse_jax.core import batch
+from collapse_jax.core.registry import recorded
+from collapse_jax.core.validation import check_share
 from collapse_jax.types import Array, Policy
 
 
@@ -22,7 +22,7 @@ def distrust(trust: Array | float = 0.5) -> Policy:
       ValueError: a trust outside [0, 1].
     """
     check_share("trust", trust)
-    return Policy("distrust", join=lambda new, real: B.scale(new, trust))
+    return Policy("distrust", join=lambda new, real: batch.scale(new, trust))
 
 
 policies.REGISTRY["distrust"] = distrust

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 import collapse_jax as cj
-from collapse_jax import batch as B
 from collapse_jax import policies, settings
-from collapse_jax.calls import recorded
-from collapse_jax.check import check_positive
+from collapse_jax.core import batch as B
+from collapse_jax.core.registry import recorded
+from collapse_jax.core.validation import check_positive
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
 
 

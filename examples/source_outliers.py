@@ -11,10 +11,10 @@ import numpy as np
 
 import collapse_jax as cj
 from collapse_jax import data, policies, settings
-from collapse_jax.calls import recorded
-from collapse_jax.check import fraction, integer, positive
-from collapse_jax.data.toy import held_out_of
-from collapse_jax.keys import normal
+from collapse_jax.core.random import normal
+from collapse_jax.core.registry import recorded
+from collapse_jax.core.validation import fraction, integer, positive
+from collapse_jax.data.synthetic import held_out_of
 from collapse_jax.types import Array, Key, Source, Tree
 
 

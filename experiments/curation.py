@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from collapse_jax.plots_grid import THEORY
+from collapse_jax.reporting.plot_grid import THEORY
 from collapse_jax.theory.selection import chosen_mean
 from experiments.published import COLOURS, Claim, Published, absent, at_least, at_most, legend, mean, panels
 

@@ -4,7 +4,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import collapse_jax as cj
-from collapse_jax.definitions import DEFINITIONS, NO, UNKNOWN, YES
+from collapse_jax.analysis.verdicts import DEFINITIONS, NO, UNKNOWN, YES
 from experiments.published import Claim, Published, number
 
 COLOUR = {YES: "#D55E00", NO: "#0072B2", UNKNOWN: "0.75"}

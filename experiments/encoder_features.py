@@ -28,10 +28,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import collapse_jax as cj
-from collapse_jax import augment, batch, data, objectives, policies, settings
+from collapse_jax import data, policies, settings
+from collapse_jax.core import batch
 from collapse_jax.data.tables import Split, empirical, standardized
-from collapse_jax.gradient import adamw, fit_sgd
-from collapse_jax.nets.encoders import networks
+from collapse_jax.training import augmentation, ssl_objectives
+from collapse_jax.training.nets.encoders import networks
+from collapse_jax.training.sgd import adamw, fit_sgd
 from collapse_jax.types import Source
 
 FEATURES, HELD_OUT = 64, 359
@@ -42,9 +44,9 @@ def sources(steps: int) -> dict[str, Source]:
     digits = data.digits(pca=None, labels=True)
     assert digits.shape is not None
     pixels = Split(np.asarray(digits.arrays), np.asarray(digits.held_out(HELD_OUT)))
-    pretext = objectives.vicreg()
+    pretext = ssl_objectives.vicreg()
     nets = networks("mlp", digits.shape, FEATURES, {}, pretext.heads(FEATURES, digits.dim - 1))
-    view = partial(augment.view, augment.Strength(), digits.shape)
+    view = partial(augmentation.view, augmentation.Strength(), digits.shape)
     fit = fit_sgd(
         lambda params, key, rows: pretext.loss(nets, params, None, key, rows[:, :-1], view),
         partial(adamw, 2e-3, "cosine", 50, 0.0, 1.0),

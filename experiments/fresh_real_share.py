@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 import collapse_jax as cj
 from collapse_jax import data, policies, settings
-from collapse_jax.plots import COLOURS
+from collapse_jax.reporting.plot_curves import COLOURS
 
 N, T = 200, 40
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)

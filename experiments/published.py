@@ -12,11 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import collapse_jax as cj
-from collapse_jax import config, stream
-from collapse_jax.cases import Lines
-from collapse_jax.intervals import Interval
-from collapse_jax.plots import COLOURS, curve, resamples
-from collapse_jax.plots_grid import THEORY
+from collapse_jax.analysis.predictions import Lines
+from collapse_jax.config import experiment as config
+from collapse_jax.execution import resumable
+from collapse_jax.numerics.confidence_intervals import Interval
+from collapse_jax.reporting.plot_curves import COLOURS, curve, resamples
+from collapse_jax.reporting.plot_grid import THEORY
 
 ROOT = Path(__file__).parent.parent
 AGREES, DIFFERS, NOT_RUN, UNKNOWN = "agrees", "differs", "not run", "cannot be told"
@@ -105,7 +106,7 @@ def run(name: str, published: Published, fraction: float, data: Path) -> list[xr
     for path, _, experiment in planned(published, fraction):
         text = config.dumps(experiment)
         out = data / name / f"{Path(path).stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-        outcome = stream.run(experiment.grid(), experiment.options(), out, config=text)
+        outcome = resumable.run(experiment.grid(), experiment.options(), out, config=text)
         for unit, error in outcome.failures:
             raise RuntimeError(f"{path}: unit {unit} failed: {error}") from error
         found.append(cj.open(out).load())

@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from collapse_jax.intervals import Interval
+from collapse_jax.numerics.confidence_intervals import Interval
 from experiments.published import (
     Claim,
     Published,

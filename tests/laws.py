@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from collapse_jax import batch as B
-from collapse_jax import data, objectives, policies, settings
-from collapse_jax.chain import make_chain, simulate
+from collapse_jax import data, policies, settings
+from collapse_jax.core import batch
+from collapse_jax.core.chain import make_chain, simulate
+from collapse_jax.core.random import chain_keys, stream
 from collapse_jax.data import texts
 from collapse_jax.data.images import Images, Rare, source_of_images
-from collapse_jax.keys import chain_keys, stream
-from collapse_jax.representation_metrics import ACCURACIES
-from collapse_jax.sweeps import run
+from collapse_jax.execution.sweep import run
+from collapse_jax.metrics.representations import ACCURACIES
+from collapse_jax.training import ssl_objectives
 from collapse_jax.types import Batch, Policy, Setting, World
 
 # Three classes of points, for models that are told the class.
@@ -88,8 +89,8 @@ MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "ideal_diffusion-ode": ("ideal_diffusion", {"solver_steps": 8}),
     "ideal_diffusion-lineage": ("ideal_diffusion", {"lineage": True}),
     "self_supervised-previous": ("self_supervised", {"start": "previous"}),
-    "self_supervised-byol": ("self_supervised", {"objective": objectives.byol(width=8)}),
-    "self_supervised-masked": ("self_supervised", {"objective": objectives.masked(width=8)}),
+    "self_supervised-byol": ("self_supervised", {"objective": ssl_objectives.byol(width=8)}),
+    "self_supervised-masked": ("self_supervised", {"objective": ssl_objectives.masked(width=8)}),
     "self_supervised-vae": ("self_supervised", {"generator": CODER}),
     "self_supervised-vit": ("self_supervised", {"encoder": "vit", "heads": 2}),
     "language_model-previous": ("language_model", {"start": "previous"}),
@@ -220,7 +221,7 @@ def recorder() -> Setting:
         return Row(jnp.full(num, tag), jnp.arange(num), jnp.full(num, real))
 
     def observe(key: jax.Array, world: World, train: Batch, summary: None, generated: Row) -> dict:
-        items, weight = B.rows(train)
+        items, weight = batch.rows(train)
         return {"rows": items, "weight": weight, "new": generated.tag[0]}
 
     return Setting(

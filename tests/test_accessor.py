@@ -8,7 +8,10 @@ import pytest
 from rich.console import Console
 
 import collapse_jax as cj
-from collapse_jax import definitions, policies, progress, results, settings
+from collapse_jax import policies, settings
+from collapse_jax.analysis import verdicts
+from collapse_jax.execution import progress
+from collapse_jax.results import io
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +35,10 @@ def text(table):
 
 
 def test_the_functions_of_results_stand_on_the_dataset(runs, tmp_path):
-    assert runs.collapse.score().equals(definitions.score(runs))
+    assert runs.collapse.score().equals(verdicts.score(runs))
     for mine, theirs in (
-        (runs.collapse.table(2), results.table(runs, 2)),
-        (runs.collapse.verdicts(), definitions.table(runs)),
+        (runs.collapse.table(2), io.table(runs, 2)),
+        (runs.collapse.verdicts(), verdicts.table(runs)),
     ):
         assert text(mine) == text(theirs)
     figure = runs.collapse.plot(tmp_path / "a.svg")

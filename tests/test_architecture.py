@@ -139,4 +139,4 @@ def test_the_engine_needs_no_reader_no_store_and_no_command_line():
         "c.make_chain(*made, num_samples=3, num_generations=2)\n"
         "print(c.sweep.__module__, 'zarr' in sys.modules)\n"
     )
-    assert python(code).splitlines() == ["blocked", "collapse_jax.sweeps False"]
+    assert python(code).splitlines() == ["blocked", "collapse_jax.execution.sweep False"]

@@ -8,7 +8,7 @@ import scipy.special
 
 import collapse_jax
 from collapse_jax import data, policies
-from collapse_jax.bandwidths import between, nodes_for
+from collapse_jax.numerics.kernel_interpolation import between, nodes_for
 from collapse_jax.settings import kde
 
 LEAST, MOST = 2.0, 50.0

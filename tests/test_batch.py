@@ -9,9 +9,9 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from collapse_jax import batch as B
-from collapse_jax import moments
-from collapse_jax.memory import block_memory, fold_memory
+from collapse_jax.core import batch as B
+from collapse_jax.core.pool import block_memory, fold_memory
+from collapse_jax.numerics import gaussian_moments
 from collapse_jax.types import Batch
 
 KEY = jax.random.key(2)
@@ -169,12 +169,12 @@ def test_a_ring_keeps_the_last_batches(blocks):
 
 def test_a_fold_keeps_what_a_ring_keeps():
     batches = [B.unit(jax.random.normal(k, (4, 2)) * s, 1.0) for s, k in enumerate(jax.random.split(KEY, 5), 1)]
-    fold, ring = fold_memory(moments.compress), block_memory(5)
+    fold, ring = fold_memory(gaussian_moments.compress), block_memory(5)
     folded, kept = jax.jit(fold.start)(batches[0], batches[0]), ring.start(batches[0], batches[0])
     add = jax.jit(fold.add)
     for g, new in enumerate(batches[1:], 1):
         folded, kept = add(folded, new, 0.7, jnp.int32(g)), ring.add(kept, new, 0.7, jnp.int32(g))
-    whole = jax.jit(moments.compress)(kept)
+    whole = jax.jit(gaussian_moments.compress)(kept)
     for a, b in zip(jax.tree.leaves(folded), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     assert folded.items.mean.shape == (1, 1, 2)

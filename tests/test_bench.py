@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from collapse_jax import cli, policies
-from collapse_jax.bench import measure, pictures, regions, report, run, suites
+from collapse_jax import policies
+from collapse_jax.bench import measure, plots, profile_regions, report, run, suites
 from collapse_jax.bench.machine import Rates, copied_size, floor, limit, lowest
 from collapse_jax.bench.suites import Case
-from collapse_jax.cost import Work, count
+from collapse_jax.cli import main
+from collapse_jax.planning.cost import Work, count
 from collapse_jax.settings.gaussian import gaussian
 
 TINY = Case("gaussian", gaussian, policies.replace(), 1, 4, 3, ("trace_ratio",), "rows")
@@ -88,7 +89,7 @@ def test_a_profile_knows_the_regions(tiny):
     (shares,) = tiny.regions.values()
     assert sum(shares.values()) == pytest.approx(1)
     assert shares["sample"] > 0
-    assert set(shares) <= {*regions.REGIONS, regions.OTHER}
+    assert set(shares) <= {*profile_regions.REGIONS, profile_regions.OTHER}
 
 
 @pytest.mark.fast
@@ -106,7 +107,7 @@ def test_time_is_that_of_the_innermost_region_and_of_an_operation_itself():
 
     others = made("a", 20, 5), made("benefit", 30, 5), made("a", 40, 9, "jit_other")
     events = [made("while.1", 0, 10), made("b.2", 2, 4), *others]
-    assert regions.shares(events, program, "jit_advance") == {"fit": 0.5, "curate": 0.25, "other": 0.25}
+    assert profile_regions.shares(events, program, "jit_advance") == {"fit": 0.5, "curate": 0.25, "other": 0.25}
 
 
 def test_json_goes_round_and_a_slowdown_is_seen(tiny, tmp_path):
@@ -140,16 +141,16 @@ def test_the_command_prints_writes_draws_and_compares(tiny, tmp_path, monkeypatc
     monkeypatch.setattr(run, "bench", lambda *arguments: tiny)
     monkeypatch.setattr(suites, "SUITES", {"core": lambda: (TINY,)})
     monkeypatch.setattr(jax.config, "update", lambda *arguments: None)
-    assert cli.main(["bench", "--json", "a.json", "--plot", "a.png"]) == 0
+    assert main.main(["bench", "--json", "a.json", "--plot", "a.png"]) == 0
     printed = capsys.readouterr().out
     for words in (TINY.name, "GFLOP/s", "sample", "a.png"):
         assert words in printed
     assert (tmp_path / "a.png").stat().st_size > 1000
-    assert cli.main(["bench", "--compare", "a.json"]) == 0
+    assert main.main(["bench", "--compare", "a.json"]) == 0
     values = json.loads((tmp_path / "a.json").read_text())
     values["rows"][0]["seconds"] = [s / 100 for s in values["rows"][0]["seconds"]]
     (tmp_path / "b.json").write_text(json.dumps(values))
-    assert cli.main(["bench", "--compare", "b.json"]) == 1
+    assert main.main(["bench", "--compare", "b.json"]) == 1
     assert "slower than before" in capsys.readouterr().err
 
 
@@ -171,7 +172,7 @@ def test_mistakes_are_told_before_anything_is_measured(words, fragment, tmp_path
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run, "measure", None)
     (tmp_path / "bad.json").write_text('{"rows": []}')
-    assert cli.main(["bench", *words]) == 2
+    assert main.main(["bench", *words]) == 2
     assert fragment in capsys.readouterr().err
 
 
@@ -180,10 +181,10 @@ def test_a_device_that_is_not_there_is_told(monkeypatch, capsys):
     monkeypatch.setattr(run, "measure", None)
     monkeypatch.setattr(jax.config, "update", lambda *arguments: None)
     here, other = jax.default_backend(), {"cpu": "tpu"}.get(jax.default_backend(), "cpu")
-    assert cli.main(["bench", "--device", other]) == 2
+    assert main.main(["bench", "--device", other]) == 2
     assert f"device: JAX has already begun on {here}" in capsys.readouterr().err
     monkeypatch.setattr(jax, "default_backend", lambda: (_ for _ in ()).throw(RuntimeError("Unknown backend tpu")))
-    assert cli.main(["bench", "--device", "tpu"]) == 2
+    assert main.main(["bench", "--device", "tpu"]) == 2
     assert "device: JAX finds no 'tpu' here (Unknown backend tpu)" in capsys.readouterr().err
 
 
@@ -201,7 +202,7 @@ def test_numbers_of_cases_that_lie_together_can_be_read():
     ax = Figure().add_subplot()
     points = np.array([[1.0, 1.0], [1.0, 1.0], [1.001, 1.001], [9.0, 9.0]])
     ax.plot(*points.T, "o")
-    pictures._number(ax, points)
+    plots._number(ax, points)
     ax.figure.canvas.draw()
     boxes = [text.get_window_extent() for text in ax.texts]
     assert [text.get_text() for text in ax.texts] == ["1", "2", "3", "4"]

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from collapse_jax import cli, results
+from collapse_jax.cli import main
+from collapse_jax.results import io
 
 CONFIG = """
 setting: {kind: gaussian, source: {kind: normal, dim: 2}}
@@ -42,12 +43,12 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def engine(folder, monkeypatch):
     """A folder with a config, and an engine that takes no time."""
-    monkeypatch.setattr("collapse_jax.stream.Runner", FakeRunner)
+    monkeypatch.setattr("collapse_jax.execution.resumable.Runner", FakeRunner)
     return folder
 
 
 def error_of(capsys, *argv):
-    assert cli.main(argv) == 2
+    assert main.main(argv) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("error: ")
@@ -56,7 +57,7 @@ def error_of(capsys, *argv):
 
 
 def test_run_writes_prints_and_draws(engine, capsys):
-    assert cli.main(["run", "small.yaml", "--num-chains", "6"]) == 0
+    assert main.main(["run", "small.yaml", "--num-chains", "6"]) == 0
     out, err = capsys.readouterr()
     assert "Generation 3: centre over 6 chains" in out
     assert "by eight definitions" in out
@@ -64,48 +65,48 @@ def test_run_writes_prints_and_draws(engine, capsys):
     assert "results/small/results.zarr" in out
     assert "100%" in err
     assert "chain-generations/s" in err
-    ds = results.open("results/small")
+    ds = io.open("results/small")
     assert ds.sizes == {"policy": 2, "chain": 6, "generation": 3}
     assert "num_chains: 6" in ds.attrs["config"]
     assert (engine / "results/small/metrics.png").stat().st_size > 1000
 
 
 def test_run_with_the_engine_itself(folder, capsys):
-    assert cli.main(["run", "small.yaml", "--out", "out", "--metrics", "[trace_ratio]"]) == 0
-    ds = results.open("out")
+    assert main.main(["run", "small.yaml", "--out", "out", "--metrics", "[trace_ratio]"]) == 0
+    ds = io.open("out")
     assert ds["trace_ratio"].dims == ("policy", "chain", "generation")
     assert np.isfinite(ds["trace_ratio"]).all()
     assert {"precision", "seed", "backend", "seconds_compile", "seconds_run"} <= set(ds.attrs)
     first, drawn = capsys.readouterr().out, (folder / "out/metrics.png").stat().st_mtime_ns
-    assert cli.main(["run", "small.yaml", "--out", "out", "--metrics", "[trace_ratio]"]) == 0
+    assert main.main(["run", "small.yaml", "--out", "out", "--metrics", "[trace_ratio]"]) == 0
     assert capsys.readouterr().out == first
     assert (folder / "out/tables.txt").read_text() in first
     assert (folder / "out/metrics.png").stat().st_mtime_ns == drawn  # nothing is made again
 
 
 def test_the_stored_config_runs_again(engine, capsys):
-    assert cli.main(["run", "small.yaml", "--out", "a", "--seed", "3"]) == 0
-    assert cli.main(["run", "a/config.yaml", "--out", "b"]) == 0
+    assert main.main(["run", "small.yaml", "--out", "a", "--seed", "3"]) == 0
+    assert main.main(["run", "a/config.yaml", "--out", "b"]) == 0
     assert (engine / "a/config.yaml").read_text() == (engine / "b/config.yaml").read_text()
-    xr.testing.assert_equal(results.open("a"), results.open("b"))
+    xr.testing.assert_equal(io.open("a"), io.open("b"))
 
 
 def test_show_and_plot(engine, capsys):
-    cli.main(["run", "small.yaml", "--out", "out"])
+    main.main(["run", "small.yaml", "--out", "out"])
     capsys.readouterr()
-    assert cli.main(["show", "out"]) == 0
+    assert main.main(["show", "out"]) == 0
     shown = capsys.readouterr().out
     for word in ("num_chains: 4", "version_jax", "Generation 3", "accumulate"):
         assert word in shown
     (engine / "out/metrics.png").unlink()
-    assert cli.main(["plot", "out"]) == 0
+    assert main.main(["plot", "out"]) == 0
     assert (engine / "out/metrics.png").exists()
-    assert cli.main(["plot", "out/results.zarr", "--out", "picture.pdf"]) == 0
+    assert main.main(["plot", "out/results.zarr", "--out", "picture.pdf"]) == 0
     assert (engine / "picture.pdf").exists()
 
 
 def test_plot_mistakes(engine, capsys):
-    cli.main(["run", "small.yaml", "--out", "out"])
+    main.main(["run", "small.yaml", "--out", "out"])
     capsys.readouterr()
     assert "not a results folder" in error_of(capsys, "plot", "absent")
     assert "not a results folder" in error_of(capsys, "show", ".")
@@ -117,7 +118,7 @@ def test_list_names_everything(folder, capsys):
     from collapse_jax import data, policies, settings
     from collapse_jax.data import texts
 
-    assert cli.main(["list"]) == 0
+    assert main.main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for registry in (settings.REGISTRY, policies.REGISTRY, data.REGISTRY, data.symbols.REGISTRY, texts.REGISTRY):
         for name, factory in registry.items():
@@ -127,7 +128,7 @@ def test_list_names_everything(folder, capsys):
 
 
 def test_options_are_those_of_the_config(folder, capsys):
-    assert cli.main(["run", "small.yaml", "--options", "--policies.1", "{kind: window, k: 3}"]) == 0
+    assert main.main(["run", "small.yaml", "--options", "--policies.1", "{kind: window, k: 3}"]) == 0
     out = capsys.readouterr().out
     for flag in ("--num-chains", "--setting.source.dim", "--policies.1.k"):
         assert flag in out
@@ -160,14 +161,14 @@ def test_mistakes(engine, capsys, words, fragment):
 
 
 def test_another_run_is_refused_before_any_compute(engine, capsys, monkeypatch):
-    assert cli.main(["run", "small.yaml"]) == 0
+    assert main.main(["run", "small.yaml"]) == 0
     capsys.readouterr()
-    monkeypatch.setattr("collapse_jax.stream.Runner", None)  # calling the engine now would fail
+    monkeypatch.setattr("collapse_jax.execution.resumable.Runner", None)  # calling the engine now would fail
     message = error_of(capsys, "run", "small.yaml", "--seed", "1")
     assert (
         "results/small/results.zarr: holds another run, of seed 0, not 1; choose another folder with --out" in message
     )
-    assert cli.main(["run", "small.yaml"]) == 0  # the same one is done
+    assert main.main(["run", "small.yaml"]) == 0  # the same one is done
 
 
 def test_the_engine_refuses_in_one_line(engine, capsys):
@@ -180,9 +181,9 @@ def test_interrupt(engine, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(FakeRunner, "run", interrupt)
-    assert cli.main(["run", "small.yaml"]) == 130
+    assert main.main(["run", "small.yaml"]) == 130
     assert capsys.readouterr().err.endswith("interrupted: what was done is kept; the same command goes on\n")
-    assert np.isnan(results.open("results/small").trace_ratio).all()
+    assert np.isnan(io.open("results/small").trace_ratio).all()
     monkeypatch.undo()
 
 
@@ -192,10 +193,10 @@ def test_the_compilation_cache_is_the_users(folder, monkeypatch):
     before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     try:
-        cli._cache_compiled_programs()
+        main._cache_compiled_programs()
         assert jax.config.jax_compilation_cache_dir == before[0]  # the variable is set: the user chose
         monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
-        cli._cache_compiled_programs()
+        main._cache_compiled_programs()
         assert jax.config.jax_compilation_cache_dir == str(folder / "collapse_jax" / "xla")
     finally:
         jax.config.update("jax_compilation_cache_dir", before[0])

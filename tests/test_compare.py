@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from collapse_jax import cli, compare, config
+from collapse_jax.analysis import strategies
+from collapse_jax.cli import main
+from collapse_jax.config import experiment as config
 
 RAW = {
     "setting": {"kind": "gaussian", "dim": 1},
@@ -31,7 +33,7 @@ def dataset(**roles):
 
 @pytest.mark.fast
 def test_strategies_and_their_costs():
-    rows = compare.strategies(dataset(error="excess_risk", spread="log_variance"))
+    rows = strategies.strategies(dataset(error="excess_risk", spread="log_variance"))
     assert [(row.real_rows, row.candidates) for row in rows] == [(10, 1), (10, 2), (30, 1), (18, 1), (18, 2), (38, 1)]
     assert {row.risk[0] for row in rows} == {16.0}
     assert {row.spread[0] for row in rows} == {np.exp(2.0**8 - 1)}
@@ -42,44 +44,44 @@ def test_strategies_and_their_costs():
 
 @pytest.mark.fast
 def test_what_stands_for_the_risk_and_for_the_spread():
-    (row, *_) = compare.strategies(dataset(loss="risk", alive="tail modes"))
+    (row, *_) = strategies.strategies(dataset(loss="risk", alive="tail modes"))
     assert (row.risk[0], row.is_ratio, row.spread[0]) == (15.0, False, 256.0)
-    (row, *_) = compare.strategies(dataset(other=""))
+    (row, *_) = strategies.strategies(dataset(other=""))
     assert np.isnan([row.risk[0], row.spread[0]]).all()
     assert row.verdicts == ()
     with pytest.raises(ValueError, match="carries no config"):
-        compare.strategies(dataset(loss="risk").drop_attrs())
+        strategies.strategies(dataset(loss="risk").drop_attrs())
 
 
 def test_the_command_runs_and_compares(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_cache_compiled_programs", lambda: None)
+    monkeypatch.setattr(main, "_cache_compiled_programs", lambda: None)
     file = tmp_path / "two.yaml"
     raw = {**RAW, "policies": ["replace"], "sweep": {"product": {"curator": [None, "best_of"]}}, "num_generations": 3}
     file.write_text(config.dumps(config.from_dict({**raw, "metrics": ["wasserstein2_squared", "log_trace_ratio"]})))
-    assert cli.main(["compare", str(file)]) == 0
+    assert main.main(["compare", str(file)]) == 0
     said = capsys.readouterr().out
     assert "Strategies at the last generation" in said
     assert "best_of" in said
-    assert cli.main(["compare", "results/two"]) == 0
+    assert main.main(["compare", "results/two"]) == 0
     assert "best_of" in capsys.readouterr().out
     assert (tmp_path / "results" / "two" / "compare.png").exists()
-    assert cli.main(["compare", "nowhere"]) == 2
-    assert cli.main(["compare", "results/two", "--out", "nowhere/a.png"]) == 2
+    assert main.main(["compare", "nowhere"]) == 2
+    assert main.main(["compare", "results/two", "--out", "nowhere/a.png"]) == 2
 
 
 @pytest.mark.fast
 def test_the_frontier_is_of_what_nothing_cheaper_beats():
     points = [(10, 5.0), (10, 4.0), (20, 4.5), (30, 4.0), (40, 1.0), (5, np.nan), (50, 1.5)]
-    assert compare.frontier(points) == [(10, 4.0), (40, 1.0)]
-    assert compare.frontier([(1, np.nan)]) == []
+    assert strategies.frontier(points) == [(10, 4.0), (40, 1.0)]
+    assert strategies.frontier([(1, np.nan)]) == []
 
 
 @pytest.mark.fast
 def test_the_picture_has_a_point_a_strategy():
     roles = {"error": "excess_risk", "spread": "log_variance"}, {"loss": "risk", "alive": "modes"}, {"other": ""}
-    groups = [compare.strategies(dataset(**given)) for given in roles]
-    figure = compare.draw(groups)
+    groups = [strategies.strategies(dataset(**given)) for given in roles]
+    figure = strategies.draw(groups)
     above, below = np.array(figure.axes).reshape(2, 3)
     for ax, rows in zip((*above, *below), 2 * groups, strict=True):
         points = [tuple(np.concatenate(line.get_xydata())) for line in ax.lines if line.get_linestyle() == "None"]
@@ -92,4 +94,4 @@ def test_the_picture_has_a_point_a_strategy():
 def test_batches_that_grow_use_as_many_real_rows():
     grown = {"kind": "growing", "sizes": [20, 30], "policy": {"kind": "fresh_real", "share": 0.2}}
     point = config.from_dict({**RAW, "policies": [grown], "sweep": {}, "curator": "self_correct"}).grid().make(0, {})
-    assert compare._real_rows(point, 5) == 10 + 4 + 6 + 6 + 6 + 0.5 * (20 + 30 + 30 + 30)
+    assert strategies._real_rows(point, 5) == 10 + 4 + 6 + 6 + 6 + 0.5 * (20 + 30 + 30 + 30)

@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from collapse_jax import config, policies
+from collapse_jax import policies
+from collapse_jax.config import experiment as config
 
 BASE = """
 setting: {kind: gaussian, source: {kind: normal, dim: 2}}

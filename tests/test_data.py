@@ -15,7 +15,7 @@ from scipy import integrate, stats
 from table_rows import ROWS
 
 import collapse_jax.data as data
-from collapse_jax.data import embedded
+from collapse_jax.data import bundled
 
 NUM = 20_000
 pytestmark = pytest.mark.usefixtures("cache")
@@ -178,7 +178,7 @@ def test_curves_without_noise():
 
 
 def test_digits_are_the_same_through_tfds_directly_and_in_scikit_learn(cache, capfd):
-    through, directly, theirs = data.load_digits(), embedded.read_digits(), sklearn.datasets.load_digits()
+    through, directly, theirs = data.load_digits(), bundled.read_digits(), sklearn.datasets.load_digits()
     assert list((cache / "collapse_digits" / "1.0.0").glob("*.array_record*"))  # it did go through tfds
     for digits in (through, directly):
         assert digits.image.dtype == digits.label.dtype == np.uint8
@@ -212,7 +212,7 @@ def test_digits_where_the_cache_cannot_be_written(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a_file").write_text("")
     monkeypatch.setenv("TFDS_DATA_DIR", root)
-    np.testing.assert_array_equal(data.load_digits().image, embedded.read_digits().image)
+    np.testing.assert_array_equal(data.load_digits().image, bundled.read_digits().image)
     assert [path.name for path in tmp_path.iterdir()] == ["a_file"]
 
 
@@ -221,14 +221,14 @@ def test_a_damaged_cache_does_no_harm(tmp_path, monkeypatch):
     data.load_digits()
     for path in tmp_path.rglob("*.array_record*"):
         path.write_bytes(path.read_bytes()[:1000])
-    np.testing.assert_array_equal(data.load_digits().image, embedded.read_digits().image)
+    np.testing.assert_array_equal(data.load_digits().image, bundled.read_digits().image)
 
 
 def test_two_processes_may_prepare_at_once(tmp_path):
     code = "import collapse_jax.data as d; print(d.load_digits().image.sum())"
     environment = {**os.environ, "TFDS_DATA_DIR": str(tmp_path), "JAX_PLATFORMS": "cpu"}
     both = [subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=-1, text=True) for _ in range(2)]
-    expected = str(embedded.read_digits().image.sum())
+    expected = str(bundled.read_digits().image.sum())
     assert [process.communicate()[0].strip() for process in both] == [expected, expected]
     assert [path.name for path in tmp_path.iterdir()] == ["collapse_digits"]
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import collapse_jax
-from collapse_jax import config, policies
+from collapse_jax import policies
+from collapse_jax.config import experiment
 from collapse_jax.data import symbols
 from collapse_jax.settings import discrete
 
@@ -72,14 +73,14 @@ def test_files_that_are_not_what_they_claim(tmp_path, content, message):
 
 def test_a_config_names_a_law_of_symbols():
     base = {"policies": ["replace"], "num_samples": 5, "num_generations": 2, "num_chains": 2}
-    made = lambda p: config.from_dict(base | {"setting": {"kind": "discrete", "probabilities": p}})  # noqa: E731
+    made = lambda p: experiment.from_dict(base | {"setting": {"kind": "discrete", "probabilities": p}})  # noqa: E731
     for law in ({"kind": "zipf", "num": 20, "exponent": 1}, "uniform", [0.5, 0.5]):
         setting, _ = made(law).build()
         runs = collapse_jax.run(setting, policies.replace(), num_samples=5, num_generations=2, num_chains=2)
         assert np.isfinite(runs.entropy).all()
-    with pytest.raises(config.ConfigError, match=r"probabilities\.kind: unknown 'moons'"):
+    with pytest.raises(experiment.ConfigError, match=r"probabilities\.kind: unknown 'moons'"):
         made("moons").build()
-    grid = config.from_dict(base | {
+    grid = experiment.from_dict(base | {
         "setting": {"kind": "discrete", "probabilities": {"kind": "uniform"}},
         "sweep": {"product": {"setting.probabilities.num": [2, 3]}},
     }).grid()  # fmt: skip

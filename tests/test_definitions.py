@@ -6,10 +6,14 @@ import scipy.special
 import xarray as xr
 
 import collapse_jax as cj
-from collapse_jax import axes, definitions, policies, settings, sweeps, units
-from collapse_jax.definitions import NO, UNKNOWN, YES, score
+from collapse_jax import policies, settings
+from collapse_jax.analysis import verdicts
+from collapse_jax.analysis.verdicts import NO, UNKNOWN, YES, score
+from collapse_jax.execution import sweep
+from collapse_jax.planning import grid as axes
+from collapse_jax.planning import plan
 
-NAMES = [definition.name for definition in definitions.DEFINITIONS]
+NAMES = [definition.name for definition in verdicts.DEFINITIONS]
 
 
 def dataset(policies=("a",), **metrics):
@@ -269,12 +273,12 @@ def test_small_and_unfinished_runs(chains, generations, recwarn):
     half = whole.where(whole.policy == "a")
     for ds in (whole, blank, half, whole.isel(policy=0)):
         found = score(ds)
-        if chains < definitions.FEWEST or ds is blank:
+        if chains < verdicts.FEWEST or ds is blank:
             assert (found.verdict == UNKNOWN).all()
         if ds is half:
             assert (found.verdict.sel(policy="b") == UNKNOWN).all()
             xr.testing.assert_equal(found.sel(policy="a"), score(whole).sel(policy="a"))
-        assert definitions.table(ds).row_count == ds.sizes.get("policy", 1)
+        assert verdicts.table(ds).row_count == ds.sizes.get("policy", 1)
     assert not [str(w.message) for w in recwarn if issubclass(w.category, RuntimeWarning)]
 
 
@@ -316,9 +320,9 @@ def test_gaussian_chains(gaussian):
 
 
 def test_roles_and_baselines_travel_with_a_run(gaussian, tmp_path):
-    from collapse_jax import results
+    from collapse_jax.results import io
 
-    back = results.open(results.save(gaussian, tmp_path / "out", ""))
+    back = io.open(io.save(gaussian, tmp_path / "out", ""))
     xr.testing.assert_identical(score(back), score(gaussian))
     assert back.test_nll.attrs["role"] == "risk"
     assert back.wasserstein2_squared.attrs["baseline"] == 1.0
@@ -327,7 +331,7 @@ def test_roles_and_baselines_travel_with_a_run(gaussian, tmp_path):
 
 def test_a_swept_dimension_has_a_baseline_a_point():
     grid = axes.grid_of(settings.gaussian, policies.replace(), 8, {"ddof": [0, 1], "dim": [1, 3]})
-    attrs = sweeps.about(units.make_plan(grid, units.Options(2, 2)))["squared_error_of_mean"]
+    attrs = sweep.about(plan.make_plan(grid, plan.Options(2, 2)))["squared_error_of_mean"]
     assert (attrs["baseline"], attrs["baseline_dims"]) == ([1.0, 3.0], ["dim"])
 
 
@@ -337,21 +341,23 @@ def test_the_mass_of_a_fit_beyond_the_truth(dim):
     import jax.numpy as jnp
     from scipy import stats
 
-    from collapse_jax import moments
+    from collapse_jax.numerics import gaussian_moments
     from collapse_jax.settings.gaussian import _TAIL, _UNLIKELY, _mass_beyond
 
     rng = np.random.default_rng(dim)
     root = rng.normal(size=(dim, dim))
     fit, mean = root @ root.T, 0.5 * rng.normal(size=dim)
     truth = np.diag(rng.uniform(0.5, 2, dim))
-    one = moments.from_covariance(jnp.zeros(dim), jnp.eye(dim))
+    one = gaussian_moments.from_covariance(jnp.zeros(dim), jnp.eye(dim))
     laws = stats.norm(mean, np.sqrt(np.diag(fit)))
     for z, share in ((_TAIL, 0.01), (_UNLIKELY, 0.001)):
         assert 2 * stats.norm.sf(z) == pytest.approx(share, rel=1e-6)
         edge = z * np.sqrt(np.diag(truth))
         for both, expected in ((jnp.add, np.add), (jnp.minimum, np.minimum)):
-            got = _mass_beyond(z, moments.from_covariance(mean, fit), moments.from_covariance(0 * mean, truth), both)
+            got = _mass_beyond(
+                z, gaussian_moments.from_covariance(mean, fit), gaussian_moments.from_covariance(0 * mean, truth), both
+            )
             assert float(got) == pytest.approx(expected(laws.sf(edge), laws.cdf(-edge)).mean(), rel=1e-4)
         assert float(_mass_beyond(z, one, one, jnp.add)) == pytest.approx(share, rel=1e-4)
-    point = moments.from_covariance(jnp.zeros(dim), jnp.zeros((dim, dim)))
+    point = gaussian_moments.from_covariance(jnp.zeros(dim), jnp.zeros((dim, dim)))
     assert float(_mass_beyond(_TAIL, point, one, jnp.add)) == 0.0

@@ -11,18 +11,19 @@ from scipy.special import roots_hermitenorm
 from test_flow_matching import COVARIANCE, MEAN, normal_source
 from test_ideal_diffusion import polynomial
 
-from collapse_jax import batch as B
-from collapse_jax import data, denoising, policies, samplers, settings
-from collapse_jax.axes import grid_of
-from collapse_jax.frames import frame_of
-from collapse_jax.gradient import Averaged, averaged
-from collapse_jax.memory_model import check_fits
-from collapse_jax.nets import classifier
+from collapse_jax import data, policies, settings
+from collapse_jax.core import batch
+from collapse_jax.core.worlds import same
+from collapse_jax.planning.grid import grid_of
+from collapse_jax.planning.memory_estimate import check_fits
+from collapse_jax.planning.plan import Options, make_plan
 from collapse_jax.settings import diffusion
 from collapse_jax.settings.diffusion import _estimate, _said, _sample, _test_loss
+from collapse_jax.training import diffusion_objectives, diffusion_samplers
+from collapse_jax.training.nets import classifier
+from collapse_jax.training.row_transform import frame_of
+from collapse_jax.training.sgd import Averaged, averaged
 from collapse_jax.types import Batch
-from collapse_jax.units import Options, make_plan
-from collapse_jax.worlds import same
 
 TINY = {"width": 8, "depth": 1, "steps": 5, "warmup": 1, "batch_size": 8, "sampler_steps": 4, "num_test": 12}
 KEY = jax.random.key(5)
@@ -50,7 +51,7 @@ def test_the_average_follows():
 
 
 def fitted(setting, rows):
-    return jax.jit(lambda rows: setting.fit(KEY, B.unit(rows), setting.init(KEY, None)))(rows)
+    return jax.jit(lambda rows: setting.fit(KEY, batch.unit(rows), setting.init(KEY, None)))(rows)
 
 
 def test_no_decay_is_no_average():
@@ -61,7 +62,8 @@ def test_no_decay_is_no_average():
 
 
 @pytest.mark.parametrize(
-    "objective", [o if o == "flow" else pytest.param(o, marks=pytest.mark.nightly) for o in denoising.OBJECTIVES]
+    "objective",
+    [o if o == "flow" else pytest.param(o, marks=pytest.mark.nightly) for o in diffusion_objectives.OBJECTIVES],
 )
 def test_a_model_learns_a_normal(objective):
     """Its test loss comes near the least there is, which is known for this law, and its rows near those of the law."""
@@ -112,7 +114,7 @@ def test_guidance_at_one_and_at_zero():
     task = task_of(made(1.0))
     sigma_B = jnp.full(9, sigma)
     given, free = (
-        denoising.row_and_noise(task.how, x, _said(task, net, x, sigma_B, told), sigma_B)
+        diffusion_objectives.row_and_noise(task.how, x, _said(task, net, x, sigma_B, told), sigma_B)
         for told in (label, jnp.full(9, 3))
     )
     assert not np.allclose(given[0], free[0], atol=1e-3)
@@ -142,11 +144,11 @@ def test_expected_pixels_are_pixels(sigma):
 def test_a_chain_with_the_exact_score_follows_the_hermite_law(objective, sampler, steps):
     """Coefficients c_k of each fit: exp(-k delta) [alpha c_k(real) + (1 - alpha) c_k(last fit)]; for any n."""
     source = data.blobs(num_centers=2, dim=1, std=0.5, box=1.5)
-    delta, share, horizon, how = 0.15, 0.3, 4, denoising.objective(objective, "linear", 1.0)
+    delta, share, horizon, how = 0.15, 0.3, 4, diffusion_objectives.objective(objective, "linear", 1.0)
     sigma = jnp.asarray(how.grid(steps), jnp.float32)
 
     def sample(key, params, num):
-        rows, _ = B.rows(params.train)  # all weigh 1 under this policy
+        rows, _ = batch.rows(params.train)  # all weigh 1 under this policy
 
         def estimate(x, sigma):
             a, b = how.path(sigma)
@@ -154,7 +156,7 @@ def test_a_chain_with_the_exact_score_follows_the_hermite_law(objective, sampler
             row = near @ rows
             return row, (x - a * row) / b
 
-        return samplers.sample(estimate, how.path, key, (num, 1), sigma, sampler, params.delta)
+        return diffusion_samplers.sample(estimate, how.path, key, (num, 1), sigma, sampler, params.delta)
 
     setting = settings.ideal_diffusion(delta, source=source)._replace(sample=sample)
     seen = chains(setting, policies.fresh_real(share), n=20, horizon=horizon, num=1500)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import collapse_jax as cj
-from collapse_jax import config
+from collapse_jax.config import experiment
 
 ROOT = Path(__file__).parent.parent
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
@@ -23,7 +23,7 @@ def test_the_tutorial_prints_what_it_shows():
     for block, out in zip(pages.blocks(TUTORIAL), printed, strict=True):
         assert pages.differences(block.shown or "", out) == []
     (text,) = re.findall(r"```yaml\n(.*?)```", TUTORIAL, re.DOTALL)
-    grid = config.from_dict(yaml.safe_load(text)).grid()
+    grid = experiment.from_dict(yaml.safe_load(text)).grid()
     sizes = {axis.dim: len(axis.values) for axis in grid.axes}
     assert sizes == {dim: names["grid"].sizes[dim] for dim in ("num_samples", "share")}
 

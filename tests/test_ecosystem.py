@@ -9,7 +9,7 @@ from laws import POLICIES, chains, z_score
 from collapse_jax import policies, settings
 from collapse_jax.settings.ecosystem import Coupled, _edges, _sources, ecosystem
 from collapse_jax.theory.ecosystem import fits, matrix_of, readings
-from collapse_jax.theory.recursions import fits as plain_fits
+from collapse_jax.theory.moment_recursions import fits as plain_fits
 
 MATRIX = np.array([[0.8, 0.2, 0.0], [0.5, 0.3, 0.2], [0.0, 0.1, 0.9]])
 COINS = settings.bernoulli(0.4)

@@ -14,8 +14,9 @@ import test_laws_settings as of_settings
 from oracle_helpers import assert_law, z_score_of_variance
 
 import collapse_jax as cj
-from collapse_jax import batch as B
-from collapse_jax import config, curators, data, policies, settings
+from collapse_jax import curators, data, policies, settings
+from collapse_jax.config import experiment as config
+from collapse_jax.core import batch
 
 FOLDER = Path(__file__).parent.parent / "examples"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -97,7 +98,7 @@ def test_the_policy_weighs_as_it_says(example):
 def test_the_curator_drops_what_it_says(example):
     trim = example("curator_trim")["trim"]
     x = np.random.default_rng(0).normal(size=(500, 2)) * [1.0, 5.0]
-    apply = lambda limit, weight: trim(limit).apply(None, None, None, None, B.unit(jnp.asarray(x), weight), 500)  # noqa: E731
+    apply = lambda limit, weight: trim(limit).apply(None, None, None, None, batch.unit(jnp.asarray(x), weight), 500)  # noqa: E731
     far = np.sqrt((((x - x.mean(0)) / x.std(0)) ** 2).mean(1))
     for limit in (1.0, 1.5):
         np.testing.assert_array_equal(apply(limit, 1.0).weight[0] > 0, far <= limit)

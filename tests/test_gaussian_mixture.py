@@ -11,8 +11,8 @@ from oracle_helpers import z_score_of_two
 from sklearn.mixture import GaussianMixture
 
 import collapse_jax
-from collapse_jax import batch as B
 from collapse_jax import data, policies
+from collapse_jax.core import batch
 from collapse_jax.settings.gaussian_mixture import NEAR, Mixture, gaussian_mixture
 
 K, D, FLOOR = 4, 3, 1e-3
@@ -26,7 +26,7 @@ def rows(num=120, seed=0):
 
 def fit(x, weight=1.0, previous=None, **options):
     setting = gaussian_mixture(**({"components": K, "floor": FLOOR, "source": SOURCE} | options))
-    return jax.jit(setting.fit)(None, B.unit(jnp.asarray(x, jnp.float32), weight), previous)
+    return jax.jit(setting.fit)(None, batch.unit(jnp.asarray(x, jnp.float32), weight), previous)
 
 
 def observe(setting, world, mixture):

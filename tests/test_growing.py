@@ -6,13 +6,14 @@ import pytest
 from laws import SETTINGS, chains, record
 from oracle_helpers import assert_law, policy_moments
 
-from collapse_jax import config, curators, policies, theory
-from collapse_jax.cases import case_of
-from collapse_jax.chain import make_chain, plan
+from collapse_jax import curators, policies, theory
+from collapse_jax.analysis.predictions import case_of
+from collapse_jax.config import experiment as config
+from collapse_jax.core.chain import make_chain, plan
 from collapse_jax.policies import growing
 from collapse_jax.settings import bernoulli, gaussian
 from collapse_jax.theory.gaussian import growing_square
-from collapse_jax.theory.recursions import GROWING, POLICIES
+from collapse_jax.theory.moment_recursions import GROWING, POLICIES
 
 N, SIZES = 5, (7, 9)
 MADE = [

@@ -9,8 +9,8 @@ from laws import chains, z_score
 from oracle_helpers import assert_law
 from scipy.special import roots_hermitenorm
 
-from collapse_jax import batch as B
 from collapse_jax import data, policies
+from collapse_jax.core import batch
 from collapse_jax.settings.ideal_diffusion import hermite, ideal_diffusion
 
 SOURCE = data.blobs(num_centers=2, dim=1, std=0.5, box=1.5)
@@ -91,7 +91,7 @@ ROWS, WEIGHT, DELTA = np.array([-2.0, -0.5, 0.3, 7.0, 1.9]), np.array([1.0, 2.0,
 def fit(delta=DELTA, **options):
     setting = ideal_diffusion(delta, source=SOURCE, **options)
     rows = jnp.asarray(np.where(WEIGHT > 0, ROWS, np.nan), jnp.float32)[:, None]
-    return setting, setting.fit(None, B.unit(rows, WEIGHT), None)
+    return setting, setting.fit(None, batch.unit(rows, WEIGHT), None)
 
 
 def distribution(delta):
@@ -140,7 +140,7 @@ def test_several_columns_are_averaged():
     source = data.blobs(num_centers=2, dim=2, std=0.5, box=1.5)
     setting = ideal_diffusion(degree=3, source=source)
     rows = np.array([[1.0, -2.0], [0.5, 0.0]])
-    params = setting.fit(None, B.unit(jnp.asarray(rows)), None)
+    params = setting.fit(None, batch.unit(jnp.asarray(rows)), None)
     seen = setting.observe(None, setting.world(), params, None, None)
     for k in (1, 2, 3):
         assert float(seen[f"hermite_{k}"]) == pytest.approx(np.exp(-0.1 * k) * polynomial(k, rows).mean(), rel=1e-4)

@@ -10,10 +10,10 @@ import scipy.linalg
 from oracle_helpers import z_score
 
 import collapse_jax.data as data
-from collapse_jax import image_metrics as M
-from collapse_jax import neighbours as N
-from collapse_jax.frechet import frechet_distance, moments_of, nuclear_norm
-from collapse_jax.nets import classifier
+from collapse_jax.metrics import images
+from collapse_jax.numerics import nearest_neighbors
+from collapse_jax.numerics.frechet import frechet_distance, moments_of, nuclear_norm
+from collapse_jax.training.nets import classifier
 from collapse_jax.types import Metric
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -101,14 +101,14 @@ def overlap_by_numpy(real, generated, k):
 @pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (0.3, 0.5), (2.0, 0.0), (0.0, 0.1)])
 def test_overlap_is_numpys(scale, shift):
     real, generated = rows(60, 4), rows(45, 4, scale, shift)
-    ours = N.overlap(N.manifold(real, 3), generated, 3)
+    ours = nearest_neighbors.overlap(nearest_neighbors.manifold(real, 3), generated, 3)
     np.testing.assert_allclose(ours, overlap_by_numpy(real, generated, 3), rtol=1e-5)
 
 
 def test_overlap_of_what_is_known():
     """The real law itself against a collapsed and a far one."""
-    real = N.manifold(rows(300, 3), 5)
-    same, narrow, far = (N.overlap(real, rows(300, 3, s, m), 5) for s, m in ((1, 0), (0.1, 0), (1, 20)))
+    real = nearest_neighbors.manifold(rows(300, 3), 5)
+    same, narrow, far = (nearest_neighbors.overlap(real, rows(300, 3, s, m), 5) for s, m in ((1, 0), (0.1, 0), (1, 20)))
     assert min(same.precision, same.recall, same.coverage) > 0.9
     assert 0.8 < same.density < 1.2
     assert narrow.precision == 1
@@ -119,16 +119,16 @@ def test_overlap_of_what_is_known():
 
 def test_nearest_and_copied():
     x, y = rows(300, 5), rows(40, 5)
-    np.testing.assert_allclose(N.nearest(x, y), distances(x, y).min(1) ** 2, rtol=1e-4)
+    np.testing.assert_allclose(nearest_neighbors.nearest(x, y), distances(x, y).min(1) ** 2, rtol=1e-4)
     train, held_out = rows(80, 5), rows(20, 5)
-    assert N.copied(train[:30], train, held_out) == 1
-    assert N.copied(held_out, train, held_out) == -4  # all nearer to held-out rows: 1 - 100 / 20
-    assert N.copied(rows(10, 5), train, train) == 0  # ties count half
+    assert nearest_neighbors.copied(train[:30], train, held_out) == 1
+    assert nearest_neighbors.copied(held_out, train, held_out) == -4  # all nearer to held-out rows: 1 - 100 / 20
+    assert nearest_neighbors.copied(rows(10, 5), train, train) == 0  # ties count half
 
 
 def test_rows_that_owe_nothing_to_the_training_rows_are_not_copies():
     """0 in expectation: also where a law is much narrower, and where it is another."""
-    copied, many = jax.jit(jax.vmap(N.copied)), (300, 60, 3)
+    copied, many = jax.jit(jax.vmap(nearest_neighbors.copied)), (300, 60, 3)
     train, held_out = RNG.normal(size=many), RNG.normal(size=(300, 20, 3))
     for scale, shift in ((1.0, 0.0), (0.1, 0.0), (1.0, 2.0)):
         seen = copied(scale * RNG.normal(size=(300, 20, 3)) + shift, train, held_out)
@@ -141,9 +141,9 @@ def test_entropy_of_normal_rows():
     for dim, scale, k, bias in ((1, 2.0, 3, 0.0), (2, 1e-6, 5, 0.02)):
         exact = dim * (0.5 * np.log(2 * np.pi * np.e) + np.log(scale))
         x = (scale * RNG.normal(size=(50, 400, dim))).astype(np.float32)
-        seen = np.asarray(jax.jit(jax.vmap(lambda x, k=k: N.entropy(x, k)))(x))
+        seen = np.asarray(jax.jit(jax.vmap(lambda x, k=k: nearest_neighbors.entropy(x, k)))(x))
         assert abs(seen.mean() - exact) < 4 * seen.std() / np.sqrt(50) + bias, (dim, seen.mean(), exact)
-    assert N.entropy(np.zeros((8, 2), np.float32), 3) == -np.inf
+    assert nearest_neighbors.entropy(np.zeros((8, 2), np.float32), 3) == -np.inf
 
 
 # Known densities
@@ -198,7 +198,7 @@ def judged(judge, *samples):
 def test_points_of_known_density():
     """A normal law of another scale s: KL = d (s^2 - 1 - 2 log s) / 2, and its mass beyond the 99% region."""
     source = data.normal(2)
-    judge = M.judge(source)
+    judge = images.judge(source)
     roles = {metric.role for metric in judge.metrics}
     assert {"excess_risk", "log_variance", "tail", "hallucination"} <= roles
     assert next(metric for metric in judge.metrics if metric.role == "excess_risk").name == "kl"
@@ -218,7 +218,7 @@ def test_points_of_known_density():
 
 def test_modes_are_classes():
     source = data.blobs(num_centers=4, box=20.0, seed=1)
-    judge = M.judge(source)
+    judge = images.judge(source)
     draws = np.asarray(source.draw(jax.random.key(0), source.arrays, 800))
     nearest = distances(draws, np.asarray(source.modes)).argmin(1)
     samples = draws[:500], draws[nearest != 2][:500], np.full((500, 2), 1e3)
@@ -233,7 +233,7 @@ def test_modes_are_classes():
 @pytest.fixture(scope="module")
 def digits():
     source = data.digits(**LABELLED, minority=0.2, minority_classes=2)
-    judge = M.judge(source, num_test=250, labelled=True)
+    judge = images.judge(source, num_test=250, labelled=True)
     return source, judge, judge.truth(), jax.jit(judge.observe)
 
 
@@ -285,7 +285,7 @@ def test_an_outline_is_of_the_truth_and_trains_nothing(digits, monkeypatch):
     for source, options in (
         (data.blobs(box=2.0), {}), (data.digits(pca=None), {}), (data.digits(pca=3), {"features": lambda x: x[:, :2]})
     ):  # fmt: skip
-        judge = M.judge(source, num_test=20, **options)
+        judge = images.judge(source, num_test=20, **options)
         alike(judge.outline(), judge.truth())
 
 
@@ -293,7 +293,7 @@ def test_copies_are_found_among_all_training_images():
     """Of a set of any size: all rows are copies, and half of them are."""
     values = RNG.uniform(size=(7000, 4))
     source = data.array(values)._replace(shape=(2, 2, 1))
-    judge = M.judge(source, num_test=500)
+    judge = images.judge(source, num_test=500)
     copies = np.asarray(source.arrays)[-400:]
     seen, half, _ = judged(judge, copies, np.vstack([copies[:200], RNG.uniform(size=(200, 4))]))
     assert seen["copied"] == 1
@@ -306,7 +306,7 @@ def test_rows_are_looked_at_a_few_at_a_time(digits):
     x = source.arrays[:90]
     given = truth, jnp.asarray(x[:, :64], jnp.float32), jnp.asarray(x[:, 64])
     seen = observe(*given)
-    few = M.judge(source, num_test=250, labelled=True, rows_at_once=7)
+    few = images.judge(source, num_test=250, labelled=True, rows_at_once=7)
     for name, value in jax.jit(few.observe)(*given).items():
         np.testing.assert_allclose(value, seen[name], rtol=1e-4, atol=1e-5, err_msg=name)
     hidden_of_all = re.compile(r"\[90,(1,)?256\]")  # a layer of the classifier
@@ -341,7 +341,7 @@ def test_a_batch_of_chains_is_each_alone(digits):
 
 def test_features_of_ones_own_and_images_without_labels():
     source = data.digits(pca=None)
-    judge = M.judge(source, num_test=100, features=lambda x: x[:, 2:5] * 2)
+    judge = images.judge(source, num_test=100, features=lambda x: x[:, 2:5] * 2)
     assert not any(metric.name.startswith("class") for metric in judge.metrics)
     x = source.held_out(100)
     seen, truth = judged(judge, x)
@@ -352,14 +352,14 @@ def test_features_of_ones_own_and_images_without_labels():
 
 def test_images_without_labels_are_compared_by_principal_components():
     source = data.glyphs("none", letters=2)
-    judge = M.judge(source, num_test=70)
+    judge = images.judge(source, num_test=70)
     seen, _ = judged(judge, np.tile(source.mean, (20, 1)))
     variance = np.linalg.eigvalsh(np.asarray(source.covariance))[::-1]
     np.testing.assert_allclose(seen["frechet_distance"], variance[:64].sum(), rtol=1e-3)
 
 
 def test_a_table_has_the_metrics_of_rows_alone():
-    judge = M.judge(data.digits(pca=3), num_test=50)
+    judge = images.judge(data.digits(pca=3), num_test=50)
     assert [metric.name for metric in judge.metrics][:2] == ["frechet_distance", "precision"]
     assert len(judge.metrics) == 7
     assert all(isinstance(metric, Metric) for metric in judge.metrics)
@@ -378,5 +378,5 @@ def test_a_table_has_the_metrics_of_rows_alone():
 )
 def test_bad_arguments(options, words):
     with pytest.raises(ValueError, match=words) as caught:
-        M.judge(data.moons(), **options)
+        images.judge(data.moons(), **options)
     assert "\n" not in str(caught.value)

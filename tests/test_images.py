@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import collapse_jax.data as data
-from collapse_jax.data import embedded
+from collapse_jax.data import bundled
 from collapse_jax.data.images import LETTERS
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -72,14 +72,14 @@ def test_digits_are_images_where_their_pixels_are():
     assert data.digits().shape is None
     assert data.digits(pca=None, standardize=True).shape is None
     images = source.arrays[:, :64].reshape(-1, *source.shape)
-    directly = embedded.read_digits()
+    directly = bundled.read_digits()
     known = {image.tobytes(): label for image, label in zip(directly.image, directly.label, strict=True)}
     for image, label in zip(images[:50], source.arrays[:50, 64], strict=True):
         assert known[(16 * image[..., 0]).astype(np.uint8).tobytes()] == label
 
 
 def test_glyphs_are_letters_in_fonts():
-    glyph = embedded.read_glyphs()
+    glyph = bundled.read_glyphs()
     assert glyph.image.shape == (4576, 28, 28)
     assert glyph.image.max() == 15
     pairs, count = np.unique(np.stack([glyph.letter, glyph.font]), axis=1, return_counts=True)
@@ -96,7 +96,7 @@ def test_glyphs_are_letters_in_fonts():
 
 def test_letters_are_told_apart_by_nearest_neighbours():
     """Letter and image belong together, in all fonts."""
-    glyph = embedded.read_glyphs()
+    glyph = bundled.read_glyphs()
     image, letter = glyph.image.reshape(-1, 784).astype(float), glyph.letter
     first, second = image[:-1:2], image[1::2]  # of each pair of copies one
     square = (first**2).sum(1)[:, None] - 2 * first @ second.T + (second**2).sum(1)

@@ -10,21 +10,21 @@ import numpy as np
 import optax
 import pytest
 
-from collapse_jax import batch as B
 from collapse_jax import policies, settings
-from collapse_jax.axes import grid_of
-from collapse_jax.chain import make_chain, simulate
-from collapse_jax.cost import operations
+from collapse_jax.core import batch as B
+from collapse_jax.core.chain import make_chain, simulate
+from collapse_jax.core.random import chain_keys
+from collapse_jax.core.worlds import same
 from collapse_jax.data import texts
-from collapse_jax.functional import functional
-from collapse_jax.gradient import adamw, fit_sgd
-from collapse_jax.keys import chain_keys
-from collapse_jax.memory_model import check_fits
-from collapse_jax.nets.transformer import Transformer, sized
-from collapse_jax.sweeps import Runner, run, sweep
+from collapse_jax.execution.sweep import Runner, run, sweep
+from collapse_jax.planning.cost import operations
+from collapse_jax.planning.grid import grid_of
+from collapse_jax.planning.memory_estimate import check_fits
+from collapse_jax.planning.plan import Options, make_plan
+from collapse_jax.training.nets.transformer import Transformer, sized
+from collapse_jax.training.nnx_functional import functional
+from collapse_jax.training.sgd import adamw, fit_sgd
 from collapse_jax.types import Batch
-from collapse_jax.units import Options, make_plan
-from collapse_jax.worlds import same
 
 lm = sys.modules[settings.language_model.__module__]  # the factory has the module's name
 KEY = jax.random.key(3)

@@ -11,7 +11,10 @@ import time
 import numpy as np
 import pytest
 
-from collapse_jax import cli, config, launch, results, stream
+from collapse_jax.cli import launch, main
+from collapse_jax.config import experiment as config
+from collapse_jax.execution import resumable
+from collapse_jax.results import io
 
 CONFIG = """
 setting: {kind: gaussian, num_test: 16}
@@ -27,15 +30,15 @@ metrics: [trace_ratio]
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("collapse_jax.units._UNIT_OPERATIONS", 1.0)
-    monkeypatch.setattr("collapse_jax.units.blocks_at_once", lambda devices: 1)
+    monkeypatch.setattr("collapse_jax.planning.plan._UNIT_OPERATIONS", 1.0)
+    monkeypatch.setattr("collapse_jax.planning.plan.blocks_at_once", lambda devices: 1)
     (tmp_path / "small.yaml").write_text(CONFIG)
-    assert cli.main(["run", "small.yaml", "--out", "whole"]) == 0
+    assert main.main(["run", "small.yaml", "--out", "whole"]) == 0
     return tmp_path
 
 
 def same(out):
-    np.testing.assert_array_equal(results.open(out).trace_ratio, results.open("whole").trace_ratio)
+    np.testing.assert_array_equal(io.open(out).trace_ratio, io.open("whole").trace_ratio)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +64,7 @@ def test_a_shard_that_does_not_exist_is_refused(words):
 
 
 def test_an_unknown_engine_is_refused(folder, capsys):
-    assert cli.main(["run", "small.yaml", "--out", "out", "--engine", "sun"]) == 2
+    assert main.main(["run", "small.yaml", "--out", "out", "--engine", "sun"]) == 2
     assert "--engine: 'sun' is not one of local, ray, slurm" in capsys.readouterr().err
 
 
@@ -86,7 +89,7 @@ def test_a_unit_computed_elsewhere_is_the_same(folder):
         for unit in units:
             yield unit, launch.compute_unit(config.dumps(experiment), plan.cuts, plan.units.index(unit))
 
-    stream.run(experiment.grid(), experiment.options(), "out", config=config.dumps(experiment), engine=engine)
+    resumable.run(experiment.grid(), experiment.options(), "out", config=config.dumps(experiment), engine=engine)
     same("out")
 
 

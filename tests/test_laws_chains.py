@@ -10,13 +10,14 @@ import pytest
 import scipy.stats
 from laws import CHAINS, COUNTS, FEW_VALUES, HORIZON, NUM, POLICIES, SETTINGS, chains, floats_of, is_valid, ran, z_score
 
-from collapse_jax import data, moments, policies, settings
-from collapse_jax.chain import make_chain, plan, simulate
-from collapse_jax.keys import chain_keys, stream
+from collapse_jax import data, policies, settings
+from collapse_jax.core.chain import make_chain, plan, simulate
+from collapse_jax.core.random import chain_keys, stream
+from collapse_jax.execution.sweep import run, sweep
+from collapse_jax.numerics import gaussian_moments
+from collapse_jax.planning.plan import RNGS
 from collapse_jax.settings.gaussian import gaussian
-from collapse_jax.sweeps import run, sweep
 from collapse_jax.types import Batch, Curator, Policy
-from collapse_jax.units import RNGS
 
 ALWAYS = ("replace", "accumulate", "accumulate_subsample")
 TRAINED = ("flow_matching", "diffusion", "language_model", "self_supervised", "vae")  # slow to compile
@@ -275,8 +276,8 @@ def gauge(setting):
     def observe(key, world, params, summary, generated):
         return {
             "mean": params.mean[0],
-            "log_trace": moments.log_trace(params),
-            "log_det": moments.log_det(params),
+            "log_trace": gaussian_moments.log_trace(params),
+            "log_det": gaussian_moments.log_det(params),
         }
 
     return setting._replace(observe=observe)

@@ -9,12 +9,12 @@ import pytest
 from laws import CHAINS, HORIZON, NUM, POLICIES, SETTINGS, chains, fitted, floats_of, is_valid, step_by_step
 from oracle_helpers import assert_law
 
-from collapse_jax import batch as B
 from collapse_jax import curators, policies, settings
+from collapse_jax.core import batch as B
+from collapse_jax.core.lineage import Descendant
+from collapse_jax.core.random import stream
 from collapse_jax.curators import best_of, curate, detect, diverse, edit, self_correct, then, top_fraction
-from collapse_jax.keys import stream
-from collapse_jax.lineage import Descendant
-from collapse_jax.sweeps import run
+from collapse_jax.execution.sweep import run
 from collapse_jax.types import Setting, World
 
 SMALL = {"num_samples": NUM, "num_generations": HORIZON, "num_chains": CHAINS}
@@ -228,7 +228,7 @@ def test_curators_check_their_arguments(factory, arguments, message):
     ],
 )
 def test_what_cannot_be_judged_is_refused_before_any_compute(setting, curator, message, monkeypatch):
-    monkeypatch.setattr("collapse_jax.sweeps.run_blocks", lambda *_, **__: pytest.fail("it computed"))
+    monkeypatch.setattr("collapse_jax.execution.sweep.run_blocks", lambda *_, **__: pytest.fail("it computed"))
     with pytest.raises(ValueError, match=message):
         run(SETTINGS[setting](), policies.replace(), curator=curator, **SMALL)
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from laws import POLICIES, floats_of, record, recorded, recorder, z_score
 
-from collapse_jax import batch as B
 from collapse_jax import policies
-from collapse_jax.chain import make_chain, simulate
-from collapse_jax.keys import chain_keys
+from collapse_jax.core import batch
+from collapse_jax.core.chain import make_chain, simulate
+from collapse_jax.core.random import chain_keys
 from collapse_jax.types import Curator, Policy
 
 N, T = 5, 4  # as `recorded` has them
@@ -307,7 +307,7 @@ def halves(width):
 
     def apply(setting, key, world, params, candidates, num):
         items = jax.tree.map(lambda x: x[:, :num], candidates.items)
-        return B.Batch(items, jnp.full((1, num if width == "rows" else 1), 0.5))
+        return batch.Batch(items, jnp.full((1, num if width == "rows" else 1), 0.5))
 
     return Curator("halves", 2, apply)
 

@@ -10,10 +10,10 @@ import pytest
 import scipy.stats
 from laws import EVERY_SETTING, HORIZON, NUM, SETTINGS, fitted, floats_of, is_valid, may_stay, observed, ran
 
-from collapse_jax import batch as B
 from collapse_jax import policies, settings
-from collapse_jax.chain import make_chain, simulate
-from collapse_jax.keys import chain_keys, stream
+from collapse_jax.core import batch as B
+from collapse_jax.core.chain import make_chain, simulate
+from collapse_jax.core.random import chain_keys, stream
 from collapse_jax.types import Batch
 
 KEY = jax.random.key(11)

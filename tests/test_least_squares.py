@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from collapse_jax import least_squares
+from collapse_jax.numerics import least_squares
 
 
 @jax.jit

@@ -10,9 +10,9 @@ from laws import POLICIES, chains
 from oracle_helpers import POWER, assert_law
 
 import collapse_jax
-from collapse_jax import batch as B
 from collapse_jax import data, policies
-from collapse_jax.lineage import Descendant, num_roots, with_ancestors
+from collapse_jax.core import batch
+from collapse_jax.core.lineage import Descendant, num_roots, with_ancestors
 from collapse_jax.settings import discrete, gaussian, ideal_diffusion, kde
 
 SETTINGS = {
@@ -118,7 +118,7 @@ def test_a_bootstrap_has_the_law_of_frequencies():
 
 def test_roots_are_counted_by_presence():
     root = jnp.asarray([[7, 0], [7, 1], [9, 0], [7, 0], [1, 1]], jnp.uint32)
-    count = lambda weight: int(num_roots(B.unit(Descendant(jnp.zeros(5), root), jnp.asarray(weight, float))))  # noqa: E731
+    count = lambda weight: int(num_roots(batch.unit(Descendant(jnp.zeros(5), root), jnp.asarray(weight, float))))  # noqa: E731
     assert count([1, 1, 1, 1, 1]) == 4
     assert count([2, 0, 0, 0.5, 0]) == 1
     assert count([0, 1, 1, 0, 0]) == 2

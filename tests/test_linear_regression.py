@@ -12,10 +12,10 @@ from oracle_helpers import POWER, assert_law
 from sklearn.linear_model import Ridge
 
 import collapse_jax
-from collapse_jax import batch as B
 from collapse_jax import policies
-from collapse_jax.chain import make_chain, plan
-from collapse_jax.keys import chain_keys
+from collapse_jax.core import batch
+from collapse_jax.core.chain import make_chain, plan
+from collapse_jax.core.random import chain_keys
 from collapse_jax.settings.linear_regression import Rows, linear_regression
 from collapse_jax.theory.regression import new_inputs_risk
 from collapse_jax.types import Batch, Curator
@@ -159,7 +159,7 @@ def test_slot_i_keeps_input_i(name):
         bound = new.items.y.shape[-1]  # where batches grow, slots beyond the first batch's start at its inputs again
         np.testing.assert_array_equal(new.items.x[0], first.x[np.arange(bound) % 5])
         assert not np.isin(new.items.y[0], first.y).any()
-    pool, weight = B.rows(states[-1].pool)
+    pool, weight = batch.rows(states[-1].pool)
     there = np.asarray(weight) > 0
     slot = np.arange(len(there)) % bound % 5
     same_input = (np.asarray(pool.x) == first.x[slot]).all(1)

@@ -10,10 +10,10 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from collapse_jax import batch as B
-from collapse_jax import moments
-from collapse_jax.gamma import log_gamma_of_normal, log_gamma_over_shape
-from collapse_jax.moments import Moments
+from collapse_jax.core import batch
+from collapse_jax.numerics import gaussian_moments
+from collapse_jax.numerics.gaussian_moments import Moments
+from collapse_jax.numerics.log_gamma import log_gamma_of_normal, log_gamma_over_shape
 
 KEY = jax.random.key(2)
 
@@ -44,7 +44,9 @@ def test_trials_of_traced_shapes_end():
     assert np.isfinite(jax.jit(jax.vmap(draw, (0, None)))(keys, 1.0)).all()
     for none in (0.3, np.nan):
         assert np.isnan(draw(KEY, none)).tolist() == [True, False]
-    parts = jax.jit(moments.of_normal_law, static_argnums=1)(KEY, 2, 2.6)  # as many rows as an optimiser may try
+    parts = jax.jit(gaussian_moments.of_normal_law, static_argnums=1)(
+        KEY, 2, 2.6
+    )  # as many rows as an optimiser may try
     assert np.isfinite(parts.log_scale).tolist() == [True, False]
 
 
@@ -90,7 +92,7 @@ def covariance(d, rank, seed=0):
 
 def factorised(mean, covariance):
     """As a program does it."""
-    return Moments(jnp.asarray(mean), *moments.factorise(jnp.asarray(covariance)))
+    return Moments(jnp.asarray(mean), *gaussian_moments.factorise(jnp.asarray(covariance)))
 
 
 @pytest.mark.fast
@@ -98,26 +100,26 @@ def factorised(mean, covariance):
 def test_factorise_is_cholesky(d):
     sigma = covariance(d, 3 * d)
     with jax.enable_x64(True):
-        factor, log_scale = map(np.asarray, jax.jit(moments.factorise)(jnp.asarray(sigma)))
+        factor, log_scale = map(np.asarray, jax.jit(gaussian_moments.factorise)(jnp.asarray(sigma)))
     assert (np.diag(factor) == 1).all()
     np.testing.assert_allclose(factor * np.exp(log_scale), np.linalg.cholesky(sigma), rtol=1e-9, atol=1e-12)
-    for known in (factorised, moments.from_covariance):
+    for known in (factorised, gaussian_moments.from_covariance):
         fit = known(np.zeros(d), sigma.astype(np.float32))
-        np.testing.assert_allclose(moments.cholesky(fit), np.linalg.cholesky(sigma), rtol=2e-3, atol=1e-3)
-        np.testing.assert_allclose(moments.log_det(fit), np.linalg.slogdet(sigma)[1], rtol=1e-4, atol=1e-3)
-        np.testing.assert_allclose(moments.log_trace(fit), np.log(np.trace(sigma)), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(gaussian_moments.cholesky(fit), np.linalg.cholesky(sigma), rtol=2e-3, atol=1e-3)
+        np.testing.assert_allclose(gaussian_moments.log_det(fit), np.linalg.slogdet(sigma)[1], rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(gaussian_moments.log_trace(fit), np.log(np.trace(sigma)), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("known", [factorised, moments.from_covariance])
+@pytest.mark.parametrize("known", [factorised, gaussian_moments.from_covariance])
 @pytest.mark.parametrize(("d", "rank"), [(1, 0), (3, 0), (3, 1), (5, 2), (5, 4), (40, 7)])
 def test_factorise_of_singular_matrices(d, rank, known):
     sigma = covariance(d, rank) if rank else np.zeros((d, d))
     with jax.enable_x64(True):
         fit = known(np.zeros(d), sigma)
         factor, log_scale = np.asarray(fit.factor), np.asarray(fit.log_scale)
-        lower = np.asarray(moments.cholesky(fit))
-        assert np.isneginf(moments.log_det(fit))
-        trace = float(moments.log_trace(fit))
+        lower = np.asarray(gaussian_moments.cholesky(fit))
+        assert np.isneginf(gaussian_moments.log_det(fit))
+        trace = float(gaussian_moments.log_trace(fit))
     np.testing.assert_allclose(lower @ lower.T, sigma, atol=1e-9 * max(1.0, sigma.max()))
     # Rows in general position: their first `rank` directions are taken, the others empty, with a unit column.
     assert np.isfinite(log_scale).tolist() == [i < rank for i in range(d)]
@@ -135,24 +137,24 @@ APART = abs(AT[:, None] - AT)
 @pytest.mark.parametrize("sigma", [0.9**APART, 0.99**APART, np.exp(-(APART**2) / 8) + 0.01 * np.eye(40)])
 def test_no_direction_of_correlated_columns_is_lost(sigma):
     """Multipliers alone say too much of rounding: what they pass on cancels (condition numbers 280 to 7,000)."""
-    for known in (factorised, moments.from_covariance):
+    for known in (factorised, gaussian_moments.from_covariance):
         fit = known(np.zeros(40), sigma.astype(np.float32))
         assert np.isfinite(fit.log_scale).all()
-        np.testing.assert_allclose(moments.log_det(fit), np.linalg.slogdet(sigma)[1], rtol=1e-3)
+        np.testing.assert_allclose(gaussian_moments.log_det(fit), np.linalg.slogdet(sigma)[1], rtol=1e-3)
 
 
 def of_rows(rows):
-    return jax.tree.map(lambda v: v[0, 0], moments.compress(B.unit(rows)).items)
+    return jax.tree.map(lambda v: v[0, 0], gaussian_moments.compress(batch.unit(rows)).items)
 
 
-@pytest.mark.parametrize("known", [of_rows, moments.from_rows])
+@pytest.mark.parametrize("known", [of_rows, gaussian_moments.from_rows])
 def test_factorise_finds_what_is_constant_or_doubled(known):
     x = np.random.default_rng(1).normal(size=(50, 2))
     rows = jnp.asarray(np.stack([np.full(50, 3.1), x[:, 0], x[:, 0], x[:, 1]], 1))
     fit = known(rows)
     np.testing.assert_allclose(fit.mean, np.mean(rows, 0), rtol=1e-5, atol=1e-6)
     assert np.isfinite(fit.log_scale).tolist() == [False, True, False, True]
-    lower = np.asarray(moments.cholesky(fit))
+    lower = np.asarray(gaussian_moments.cholesky(fit))
     np.testing.assert_allclose(lower @ lower.T, np.cov(rows.T, bias=True), rtol=1e-4, atol=1e-5)
 
 
@@ -163,8 +165,10 @@ def test_moments_of_rows_are_numpys_and_of_their_rank(num, x64):
     """Also where rounding leaves spread in directions that n rows cannot have."""
     rows = np.random.default_rng(num).normal(size=(num, 5)).astype(np.float32) * np.logspace(-2, 2, 5) + 7
     with jax.enable_x64(x64):
-        fit = moments.from_rows(rows)
-        mean, lower, alive = (np.asarray(x) for x in (fit.mean, moments.cholesky(fit), np.isfinite(fit.log_scale)))
+        fit = gaussian_moments.from_rows(rows)
+        mean, lower, alive = (
+            np.asarray(x) for x in (fit.mean, gaussian_moments.cholesky(fit), np.isfinite(fit.log_scale))
+        )
     assert mean.dtype == (np.float64 if x64 else np.float32)
     assert alive.tolist() == [j < num - 1 for j in range(5)]
     np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-6)
@@ -177,12 +181,15 @@ def test_what_is_not_a_number_has_no_spread_in_a_program_and_is_refused_before_i
     assert np.isfinite(factorised(np.zeros(d), sigma).log_scale).tolist() == [False, True, True][:d]
     for mean, known in ((np.zeros(d), sigma), (np.full(d, np.inf), np.eye(d))):
         with pytest.raises(ValueError, match="must be finite"):
-            moments.from_covariance(mean, known)
+            gaussian_moments.from_covariance(mean, known)
 
 
 def test_worlds_can_be_made_in_a_program():
     rows = np.random.default_rng(5).normal(size=(9, 4)).astype(np.float32)
-    for known, given in ((moments.from_rows, (rows,)), (moments.from_covariance, (np.ones(4), covariance(4, 20)))):
+    for known, given in (
+        (gaussian_moments.from_rows, (rows,)),
+        (gaussian_moments.from_covariance, (np.ones(4), covariance(4, 20))),
+    ):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), known(*given), jax.jit(known)(*given)
         )
@@ -194,9 +201,9 @@ def test_compose_is_the_law_of_a_map_of_rows(ranks):
     with jax.enable_x64(True):
         made = [covariance(3, r, seed) if r else np.zeros((3, 3)) for seed, r in enumerate(ranks)]
         mean = np.asarray([[1.0, -2.0, 0.5], [0.3, 0.1, -0.2]])
-        outer, inner = (moments.from_covariance(m, c) for m, c in zip(mean, made, strict=True))
-        both = moments.compose(outer, inner)
-        lower, result = np.asarray(moments.cholesky(outer)), np.asarray(moments.cholesky(both))
+        outer, inner = (gaussian_moments.from_covariance(m, c) for m, c in zip(mean, made, strict=True))
+        both = gaussian_moments.compose(outer, inner)
+        lower, result = np.asarray(gaussian_moments.cholesky(outer)), np.asarray(gaussian_moments.cholesky(both))
     np.testing.assert_allclose(both.mean, mean[0] + lower @ mean[1], rtol=1e-12)
     np.testing.assert_allclose(result @ result.T, lower @ made[1] @ lower.T, rtol=1e-8, atol=1e-8)
     assert not np.isnan(both.factor).any()
@@ -204,11 +211,11 @@ def test_compose_is_the_law_of_a_map_of_rows(ranks):
 
 def test_compose_outlasts_float32():
     small = Moments(jnp.zeros(2), jnp.eye(2), jnp.asarray([-300.0, -500.0]))
-    both = moments.compose(
+    both = gaussian_moments.compose(
         small, Moments(jnp.zeros(2), jnp.asarray([[1.0, 0.0], [0.5, 1.0]]), jnp.asarray([-1.0, -2.0]))
     )
     assert both.log_scale.tolist() == [-301.0, -502.0]
-    assert float(moments.log_det(both)) == -1606.0
+    assert float(gaussian_moments.log_det(both)) == -1606.0
     assert np.isfinite(both.factor).all()
 
 
@@ -223,16 +230,16 @@ def test_the_law_of_moments_is_that_of_the_moments_of_rows(dim, count):
     def see(fit):
         return {
             "mean": fit.mean, "log_scale": fit.log_scale, "below": (fit.factor * jnp.tri(dim, k=-1))[-1],
-            "log_trace": moments.log_trace(fit)[None],
+            "log_trace": gaussian_moments.log_trace(fit)[None],
         }  # fmt: skip
 
     @jax.jit
     @partial(jax.vmap, in_axes=(0, None))
     def draw(keys, c):
         return (
-            see(moments.of_normal_law(keys[0], dim, count)),
-            see(moments.of_normal_rows(keys[1], dim, 13 + count, count)),
-            see(moments.of_normal_law(keys[2], dim, c)),
+            see(gaussian_moments.of_normal_law(keys[0], dim, count)),
+            see(gaussian_moments.of_normal_rows(keys[1], dim, 13 + count, count)),
+            see(gaussian_moments.of_normal_law(keys[2], dim, c)),
         )
 
     law, rows, traced = draw(jax.random.split(KEY, (4000, 3)), jnp.int32(count))
@@ -261,9 +268,9 @@ def test_compress_is_the_weighted_mean_and_covariance():
     weight[2] = 0.0
     x[2] = np.nan
     with jax.enable_x64(True):
-        merged = moments.compress(B.unit(jnp.asarray(x), jnp.asarray(weight)))
+        merged = gaussian_moments.compress(batch.unit(jnp.asarray(x), jnp.asarray(weight)))
         fit = jax.tree.map(lambda v: v[0, 0], merged.items)
-        lower = np.asarray(moments.cholesky(fit))
+        lower = np.asarray(gaussian_moments.cholesky(fit))
     here = weight > 0
     np.testing.assert_allclose(fit.mean, np.average(x[here], axis=0, weights=weight[here]), rtol=1e-12)
     expected = np.cov(x[here].T, aweights=weight[here], ddof=0)
@@ -276,7 +283,7 @@ def test_compress_is_the_weighted_mean_and_covariance():
 def test_no_two_entries_of_a_drawn_scatter_depend_on_each_other(dim):
     """Bartlett: entries below the diagonal, times their column's chi, are independent standard normals."""
     count, num = 9, 20_000
-    fit = jax.jit(jax.vmap(lambda k: moments.of_normal_law(k, dim, count)))(jax.random.split(KEY, num))
+    fit = jax.jit(jax.vmap(lambda k: gaussian_moments.of_normal_law(k, dim, count)))(jax.random.split(KEY, num))
     chi = math.sqrt(count) * np.exp(np.asarray(fit.log_scale, float))
     below = (np.asarray(fit.factor, float) * chi[:, None, :])[:, *np.tril_indices(dim, -1)]
     for entry in below.T:
@@ -297,16 +304,16 @@ def test_a_part_goes_with_its_whole(dim, num, count):
     def see(whole, part):
         gap = part.mean - whole.mean
         # Squares, so that the pair's joint law shows: in rows, part and rest add up to the whole.
-        left = moments.log_det(whole)[None] if dim < count else moments.log_trace(part)[None]
-        return jnp.concatenate([gap, whole.mean * part.mean, left, moments.log_trace(whole)[None], part.mean])
+        left = gaussian_moments.log_det(whole)[None] if dim < count else gaussian_moments.log_trace(part)[None]
+        return jnp.concatenate([gap, whole.mean * part.mean, left, gaussian_moments.log_trace(whole)[None], part.mean])
 
     @jax.jit
     @jax.vmap
     def draw(keys):
-        whole = moments.of_normal_law(keys[0], dim, num)
-        part = moments.compose(whole, moments.of_part(keys[1], dim, num, count))
+        whole = gaussian_moments.of_normal_law(keys[0], dim, num)
+        part = gaussian_moments.compose(whole, gaussian_moments.of_part(keys[1], dim, num, count))
         z = jax.random.normal(keys[2], (num, dim))
-        fit = lambda rows: jax.tree.map(lambda v: v[0, 0], moments.compress(B.unit(rows)).items)  # noqa: E731
+        fit = lambda rows: jax.tree.map(lambda v: v[0, 0], gaussian_moments.compress(batch.unit(rows)).items)  # noqa: E731
         return see(whole, part), see(fit(z), fit(z[:count]))
 
     law, rows = (np.asarray(x, float) for x in draw(jax.random.split(KEY, (6000, 3))))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from collapse_jax.nets.dit import gelu, places
-from collapse_jax.nets.timed import timed_net
-from collapse_jax.nets.unet import Convolution, folded, unfolded
+from collapse_jax.training.nets.denoiser import timed_net
+from collapse_jax.training.nets.dit import gelu, places
+from collapse_jax.training.nets.unet import Convolution, folded, unfolded
 
 KEY, SHAPE = jax.random.key(2), (8, 4, 2)
 SIZES = {"mlp": (16, 2, None, None), "dit": (16, 2, 2, 2), "unet": (8, 2, None, None)}

@@ -7,8 +7,9 @@ import pytest
 from oracle_helpers import POWER, assert_law, nll_float64, z_score_of_variance
 
 import collapse_jax
-from collapse_jax import batch as B
-from collapse_jax import data, moments, policies
+from collapse_jax import data, policies
+from collapse_jax.core import batch as B
+from collapse_jax.numerics import gaussian_moments
 from collapse_jax.settings import gaussian, kde
 from collapse_jax.theory.gaussian import log_variance_drift, log_variance_spread
 from collapse_jax.types import Batch
@@ -139,7 +140,7 @@ def test_gaussian_fit_of_far_rows(offset, scale, weighted):
     np.testing.assert_allclose(
         lower @ lower.T / np.outer(spread, spread), covariance / np.outer(spread, spread), atol=1e-5
     )
-    np.testing.assert_allclose(moments.log_det(fit), np.linalg.slogdet(covariance)[1], atol=1e-3)
+    np.testing.assert_allclose(gaussian_moments.log_det(fit), np.linalg.slogdet(covariance)[1], atol=1e-3)
 
 
 @pytest.mark.parametrize(("offset", "scale"), [(0.0, 1.0), (1e4, 1.0), (1e4, 1e-3)])

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from collapse_jax import plots_images, results, samples
-from collapse_jax.cli import main
+from collapse_jax.cli.main import main
+from collapse_jax.reporting import plot_images, sample_pages
+from collapse_jax.results import io
 
 
 def images(shape, dims, policies=("replace", "accumulate")):
@@ -19,7 +20,7 @@ DIMS = ("chain", "generation", "sample", "y", "x")
 
 def test_every_image_is_in_its_place():
     ds = images((2, 3, 4, 5, 6), DIMS)
-    figure = plots_images.draw_samples(ds)
+    figure = plot_images.draw_samples(ds)
     assert [ax.get_title() for ax in figure.axes] == ["replace", "accumulate"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["1", "2", "3"]
     for number, ax in enumerate(figure.axes):
@@ -34,7 +35,7 @@ def test_every_image_is_in_its_place():
 
 def test_colours_grids_and_long_runs():
     ds = images((2, 2, 30, 20, 3, 4, 3), ("width", *DIMS, "channel"), [f"p{i}" for i in range(9)])
-    figure = plots_images.draw_samples(ds)
+    figure = plot_images.draw_samples(ds)
     assert len(figure.axes) == 6
     assert figure.axes[0].images[0].get_array().shape == (8 * 4, 8 * 5, 3)
     ticks = [label.get_text() for label in figure.axes[0].get_yticklabels()]
@@ -44,13 +45,13 @@ def test_colours_grids_and_long_runs():
 def test_values_out_of_range_and_missing_ones():
     ds = images((1, 1, 1, 2, 2), DIMS, ("replace",))
     ds.sample_image[:] = np.array([[-3.0, 0.2], [7.0, np.nan]])
-    shown = plots_images.draw_samples(ds).axes[0].images[0].get_array()
+    shown = plot_images.draw_samples(ds).axes[0].images[0].get_array()
     np.testing.assert_array_equal(shown[:2, :2], [[0.0, 0.2], [1.0, 0.5]])
 
 
 def test_the_title_of_a_narrow_picture_is_not_cut_off():
     ds = images((1, 2, 8, 4, 4), DIMS, ("replace",)).assign_attrs(setting="self_supervised")
-    figure = plots_images.draw_samples(ds)
+    figure = plot_images.draw_samples(ds)
     figure.draw_without_rendering()
     title = figure.get_suptitle()
     assert title.replace("\n", " ") == "self_supervised · images of chain 0, from the same noise under each policy"
@@ -62,24 +63,24 @@ def test_the_title_of_a_narrow_picture_is_not_cut_off():
 
 def test_the_file_and_what_has_none(tmp_path):
     ds = images((1, 2, 2, 3, 3), DIMS)
-    assert plots_images.has_images(ds)
-    path = plots_images.plot_samples(ds, tmp_path / "a.png")
+    assert plot_images.has_images(ds)
+    path = plot_images.plot_samples(ds, tmp_path / "a.png")
     assert path.read_bytes().startswith(b"\x89PNG")
-    assert plots_images.samples_into(ds, tmp_path) == str(tmp_path / "samples.png")
-    assert samples.write_into(ds, tmp_path) == [str(tmp_path / "samples.png")]
-    assert not plots_images.has_images(ds.drop_vars("sample_image"))
+    assert plot_images.samples_into(ds, tmp_path) == str(tmp_path / "samples.png")
+    assert sample_pages.write_into(ds, tmp_path) == [str(tmp_path / "samples.png")]
+    assert not plot_images.has_images(ds.drop_vars("sample_image"))
     with pytest.raises(ValueError, match="sample_image: the run kept no images") as caught:
-        plots_images.draw_samples(ds.drop_vars("sample_image"))
+        plot_images.draw_samples(ds.drop_vars("sample_image"))
     assert "\n" not in str(caught.value)
 
 
 def test_the_command_draws_curves_and_images(tmp_path, capsys):
     ds = images((2, 3, 2, 3, 3), DIMS)
     ds.sample_image.attrs["value_dims"] = ["sample", "y", "x"]
-    place = results.save(ds, tmp_path / "run", "")
+    place = io.save(ds, tmp_path / "run", "")
     assert main(["plot", str(place)]) == 0
     assert capsys.readouterr().out == f"picture: {place / 'samples.png'}\n"
     ds["loss"] = ds.sample_image.mean(["sample", "y", "x"], keep_attrs=False)
-    place = results.save(ds, tmp_path / "other", "")
+    place = io.save(ds, tmp_path / "other", "")
     assert main(["plot", str(place)]) == 0
     assert [(place / name).exists() for name in ("metrics.png", "samples.png")] == [True, True]

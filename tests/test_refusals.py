@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import pytest
 from laws import SETTINGS, chains, recorder
 
-from collapse_jax import batch as B
 from collapse_jax import policies
-from collapse_jax.chain import make_chain
-from collapse_jax.keys import chain_keys
+from collapse_jax.core import batch
+from collapse_jax.core.chain import make_chain
+from collapse_jax.core.random import chain_keys
+from collapse_jax.execution.sweep import sweep
 from collapse_jax.settings import bernoulli, gaussian, poisson
-from collapse_jax.sweeps import sweep
 from collapse_jax.types import Batch, Curator, Policy
 
 SMALL = {"num_samples": 4, "num_generations": 3, "num_chains": 2}
@@ -64,7 +64,7 @@ def shared(share: float = 0.5):
     ],
 )
 def test_bad_input_is_one_line_before_any_compute(setting, policy, options, message, monkeypatch):
-    monkeypatch.setattr("collapse_jax.sweeps.run_blocks", lambda *_, **__: pytest.fail("it computed"))
+    monkeypatch.setattr("collapse_jax.execution.sweep.run_blocks", lambda *_, **__: pytest.fail("it computed"))
     with pytest.raises(ValueError) as error:
         sweep(setting, policy, **({**SMALL, **options}))
     assert message in str(error.value)
@@ -96,6 +96,6 @@ def test_a_join_of_another_shape_is_refused():
     chain = make_chain(recorder(), double, num_samples=4, num_generations=2)
     with pytest.raises(ValueError, match="policy double: join must stack blocks of n rows, or weigh each row"):
         chain.init(chain_keys(0, 1)[0], recorder().world())
-    weighed = double._replace(join=lambda new, real: B.Batch(double.join(new, real).items, jnp.ones((1, 8))))
+    weighed = double._replace(join=lambda new, real: batch.Batch(double.join(new, real).items, jnp.ones((1, 8))))
     seen = chains(recorder(), weighed, n=4, horizon=2, num=1)
     assert seen["weight"].sum(-1).tolist() == [[4.0, 8.0]]

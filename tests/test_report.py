@@ -14,8 +14,10 @@ from PIL import Image
 from report_runs import ABOUT, CONFIG, half_done, run, with_samples
 
 import collapse_jax as cj
-from collapse_jax import cli, plots, plots_images, report, results
-from collapse_jax.cases import Lines
+from collapse_jax.analysis.predictions import Lines
+from collapse_jax.cli import main
+from collapse_jax.reporting import html, plot_curves, plot_images
+from collapse_jax.results import io as results
 
 pytest.importorskip("jinja2")
 
@@ -60,11 +62,11 @@ class Page(HTMLParser):
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     """Pages without plotly's five megabytes."""
-    monkeypatch.setattr(report, "_plotly", lambda: "const Plotly = null;")
+    monkeypatch.setattr(html, "_plotly", lambda: "const Plotly = null;")
 
 
 def page_of(ds, **options):
-    return Page(report.render(ds, **options))
+    return Page(html.render(ds, **options))
 
 
 def decoded(link):
@@ -88,11 +90,11 @@ def test_the_charts_have_the_numbers_of_the_picture_and_of_theory():
     ds = run()
     charts = page_of(ds).data["charts"]
     assert charts["generations"] == list(range(1, 10))
-    draws, lines = plots.resamples(100), Lines(ds)
+    draws, lines = plot_curves.resamples(100), Lines(ds)
     told = []
     for metric in charts["metrics"]:
         for i, found in enumerate(metric["curves"]):
-            curve = plots.curve(ds[metric["name"]], {"policy": i}, draws)
+            curve = plot_curves.curve(ds[metric["name"]], {"policy": i}, draws)
             for key in ("centre", "low", "high"):
                 np.testing.assert_allclose(np.array(found[key], float), getattr(curve, key), rtol=1e-4)
             expected = lines.at(metric["name"], {"policy": i})
@@ -159,7 +161,7 @@ def test_a_page_loads_nothing(tmp_path):
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
     assert {link[1:] for link in page.links() if link.startswith("#")} <= set(ids)
-    for part in (report._file("page.css"), report._file("page.js"), report._file("page.html")):
+    for part in (html._file("page.css"), html._file("page.js"), html._file("page.html")):
         assert "http" not in part
         assert "@import" not in part
 
@@ -229,10 +231,10 @@ def test_a_sweep_is_shown_point_by_point():
 
 def test_long_runs_are_thinned_with_both_ends():
     for number, most in ((1, 5), (7, 7), (1000, 40), (500, 1)):
-        chosen = report.charts.thinned(number, most)
+        chosen = html.charts.thinned(number, most)
         assert (chosen[0], chosen[-1]) == (0, number - 1)
         assert len(chosen) <= max(most, 2)
-    assert list(report.charts.thinned(7, 7)) == list(range(7))
+    assert list(html.charts.thinned(7, 7)) == list(range(7))
 
 
 def test_samples_are_those_of_the_run():
@@ -241,7 +243,7 @@ def test_samples_are_those_of_the_run():
     for policy in range(2):
         for generation in range(9):
             png = Image.open(io.BytesIO(decoded(data["images"]["strips"][policy][generation])))
-            expected = plots_images.mosaic(ds.sample_image[policy, 0, [generation]])[:-1, :-1]
+            expected = plot_images.mosaic(ds.sample_image[policy, 0, [generation]])[:-1, :-1]
             np.testing.assert_array_equal(np.asarray(png), np.round(expected * 255))
     assert data["texts"][0]["rows"][1][8] == cj.texts_of(ds.sample_text)[1, 0, 8].values.tolist()
 
@@ -259,14 +261,14 @@ def test_runs_of_one_chain_or_one_generation_or_nothing_but_samples():
 
 def test_the_command(tmp_path, capsys):
     place = results.save(run(), tmp_path / "out", CONFIG)
-    assert cli.main(["report", str(place)]) == 0
+    assert main.main(["report", str(place)]) == 0
     assert capsys.readouterr().out == f"report: {place / 'report.html'}\n"
     text = (place / "report.html").read_text()
     assert text.startswith("<!DOCTYPE html>")
     assert sorted(path.name for path in place.iterdir()) == ["config.yaml", "report.html", "results.zarr"]
-    assert cli.main(["report", str(place), "--out", str(tmp_path / "absent" / "a.html")]) == 2
-    assert cli.main(["report", str(tmp_path)]) == 2
-    assert cli.main(["report", str(place), "--watch", "0"]) == 2
+    assert main.main(["report", str(place), "--out", str(tmp_path / "absent" / "a.html")]) == 2
+    assert main.main(["report", str(tmp_path)]) == 2
+    assert main.main(["report", str(place), "--watch", "0"]) == 2
     lines, wrong = capsys.readouterr().err.splitlines(), ("cannot be written", "not a results folder", "--watch")
     assert len(lines) == 3
     assert all(words in line for line, words in zip(lines, wrong, strict=True))
@@ -277,8 +279,8 @@ def test_watching_ends_with_the_run(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         results, "open", lambda place: half_done(run(), share) if (share := next(shares)) < 1 else run()
     )
-    monkeypatch.setattr(report.time, "sleep", seen.append)
-    assert cli.main(["report", "anywhere", "--out", str(tmp_path / "a.html"), "--watch", "2"]) == 0
+    monkeypatch.setattr(html.time, "sleep", seen.append)
+    assert main.main(["report", "anywhere", "--out", str(tmp_path / "a.html"), "--watch", "2"]) == 0
     assert seen == [2.0] * 3
     words = [line.rpartition(", ")[2] for line in capsys.readouterr().out.splitlines()]
     assert words == ["0.0% done", "50.0% done", "100% done"]
@@ -289,10 +291,10 @@ def test_watching_ends_with_the_run(tmp_path, capsys, monkeypatch):
 def test_a_missing_extra_is_named(tmp_path, capsys, monkeypatch, missing):
     monkeypatch.undo()
     pytest.importorskip("plotly")
-    report._plotly.cache_clear()
+    html._plotly.cache_clear()
     monkeypatch.setitem(sys.modules, missing, None)
     place = results.save(run(), tmp_path / "out", CONFIG)
-    assert cli.main(["report", str(place)]) == 2
+    assert main.main(["report", str(place)]) == 2
     assert "pip install 'collapse-jax[report]'" in capsys.readouterr().err
 
 
@@ -302,9 +304,9 @@ def test_plotly_is_inside_the_page(monkeypatch):
     page = page_of(run())
     assert len(page.scripts) == 3
     assert len(page.scripts[1]) > 1_000_000
-    assert page.scripts[2].strip() == report._file("page.js").strip()
+    assert page.scripts[2].strip() == html._file("page.js").strip()
 
 
 def test_not_a_run():
     with pytest.raises(ValueError, match="no dimension 'chain'"):
-        report.render(run().isel(chain=0))
+        html.render(run().isel(chain=0))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from report_runs import half_done, run, with_samples
 
-from collapse_jax import plots, report
+from collapse_jax.reporting import html, plot_curves
 
 pytestmark = pytest.mark.nightly
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -38,7 +38,7 @@ def visit(browser, tmp_path):
     """Opens the report of a run; nothing may have gone wrong by the end of the test."""
 
     def visit(ds, **options):
-        browser.get(report.write(ds, tmp_path / "report.html", **options).as_uri())
+        browser.get(html.write(ds, tmp_path / "report.html", **options).as_uri())
         assert browser.find_element("tag name", "html").get_attribute("data-ready") == "yes"
         return browser
 
@@ -55,10 +55,10 @@ def press(element, key, times=1):
 
 def test_the_charts_are_the_runs(visit):
     ds = run()
-    drawn, draws = visit(ds).execute_script(DRAWN), plots.resamples(100)
+    drawn, draws = visit(ds).execute_script(DRAWN), plot_curves.resamples(100)
     for name, curves in zip(ds.data_vars, drawn, strict=True):
         for i, curve in enumerate(curves):
-            np.testing.assert_allclose(curve, plots.curve(ds[name], {"policy": i}, draws).centre, rtol=1e-4)
+            np.testing.assert_allclose(curve, plot_curves.curve(ds[name], {"policy": i}, draws).centre, rtol=1e-4)
 
 
 def test_sliders_move_by_keys_and_by_buttons(visit):
@@ -82,7 +82,7 @@ def test_sliders_move_by_keys_and_by_buttons(visit):
         "return JSON.parse(document.getElementById('data').textContent).images.strips[0][4]"
     )
     rows = page.find_element("css selector", ".rows").get_attribute("textContent")
-    assert rows == "".join(report.shown.texts(ds)[0]["rows"][0][8])
+    assert rows == "".join(html.shown.texts(ds)[0]["rows"][0][8])
 
 
 def test_a_point_of_a_sweep_is_chosen(visit):

@@ -8,16 +8,18 @@ from laws import PAINTER, PICTURES
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier
 
-from collapse_jax import batch as B
-from collapse_jax import config, data, objectives, policies, settings
-from collapse_jax import representation_metrics as R
-from collapse_jax.axes import grid_of
-from collapse_jax.memory_model import check_fits
-from collapse_jax.nets import classifier
+from collapse_jax import data, policies, settings
+from collapse_jax.config import experiment as config
+from collapse_jax.core import batch
+from collapse_jax.core.worlds import same
+from collapse_jax.metrics import representations
+from collapse_jax.planning.grid import grid_of
+from collapse_jax.planning.memory_estimate import check_fits
+from collapse_jax.planning.plan import Options, make_plan
 from collapse_jax.settings import self_supervised
 from collapse_jax.settings.self_supervised import Truth
-from collapse_jax.units import Options, make_plan
-from collapse_jax.worlds import same
+from collapse_jax.training import ssl_objectives
+from collapse_jax.training.nets import classifier
 
 TINY = {"generator": PAINTER, "features": 4, "width": 8, "depth": 1, "steps": 5, "warmup": 1, "batch_size": 8,
         "num_probe": 30, "num_test": 12, "k": 3}  # fmt: skip
@@ -37,9 +39,9 @@ def test_the_generator_is_what_it_is_alone_and_the_first_encoder_is_kept():
 
     @jax.jit
     def go(rows):
-        alone = PAINTER.fit(KEY, B.unit(rows), PAINTER.init(KEY, world))
-        first = setting.fit(KEY, B.unit(rows), setting.init(KEY, ours))
-        second = setting.fit(jax.random.key(1), B.unit(rows), first)
+        alone = PAINTER.fit(KEY, batch.unit(rows), PAINTER.init(KEY, world))
+        first = setting.fit(KEY, batch.unit(rows), setting.init(KEY, ours))
+        second = setting.fit(jax.random.key(1), batch.unit(rows), first)
         return alone, first, second, PAINTER.sample(KEY, alone, 5), setting.sample(KEY, first, 5)
 
     alone, first, second, *drawn = go(rows)
@@ -59,14 +61,14 @@ def test_an_embedding_without_its_variance_term_dies():
     ranks, spreads = [], []
     for variance in (25.0, 0.0):
         painter = settings.diffusion(source, steps=60, num_test=300)
-        setting = self_supervised(painter, objectives.vicreg(variance=variance), steps=400)
+        setting = self_supervised(painter, ssl_objectives.vicreg(variance=variance), steps=400)
         nets, fit = task_of(setting).nets, setting.fit.args[1]
 
         @jax.jit
         def go(rows, nets=nets, fit=fit):
-            params = fit(KEY, B.unit(rows), None)
+            params = fit(KEY, batch.unit(rows), None)
             features = nets.encode(params["encoder"], rows[:200, :-1])
-            return R.rankme(features), nets.head(params, "project", features).std(0).mean()
+            return representations.rankme(features), nets.head(params, "project", features).std(0).mean()
 
         rank, spread = go(rows)
         ranks.append(float(rank))
@@ -80,8 +82,8 @@ def test_controls_are_those_of_pixels():
     world = self_supervised(**TINY).world()
     rows, test = np.asarray(PICTURES.arrays)[:30], PICTURES.held_out(12)
     (controls,) = world.truth.controls.values()
-    x, other = R.standardised(rows[:, :-1], test[:, :-1])
-    model = Ridge(alpha=R.RIDGE * 30).fit(x, np.eye(3)[rows[:, -1].astype(int)])
+    x, other = representations.standardised(rows[:, :-1], test[:, :-1])
+    model = Ridge(alpha=representations.RIDGE * 30).fit(x, np.eye(3)[rows[:, -1].astype(int)])
     assert controls["pixels_probe_accuracy"] == pytest.approx((model.predict(other).argmax(1) == test[:, -1]).mean())
     near = KNeighborsClassifier(3, metric="cosine").fit(rows[:, :-1], rows[:, -1])
     assert controls["pixels_knn_accuracy"] == pytest.approx(near.score(test[:, :-1], test[:, -1]))
@@ -97,7 +99,7 @@ def test_worlds_are_told_apart_and_planned_without_training(monkeypatch):
     outline = self_supervised(**TINY).outline()
     alike = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), outline.truth, world.truth)
     assert jax.tree.all(alike)
-    assert same(outline, self_supervised(**TINY | {"learning_rate": 0.1, "objective": objectives.byol()}).outline())
+    assert same(outline, self_supervised(**TINY | {"learning_rate": 0.1, "objective": ssl_objectives.byol()}).outline())
     for other in ({"width": 9}, {"k": 2}, {"num_probe": 20}):
         assert not same(outline, self_supervised(**TINY | other).outline()), other
     made = lambda **options: self_supervised(**TINY | options)  # noqa: E731
@@ -130,7 +132,7 @@ def test_configs_nest_generators_and_objectives(tmp_path):
     assert task_of(setting).pretext.name == "simclr"
     assert config.from_dict(config.to_dict(experiment)) == experiment
     assert "self_supervised" not in [spec.kind for spec in config.spec_types("generator")]
-    assert [spec.kind for spec in config.spec_types("objective")] == list(objectives.REGISTRY)
+    assert [spec.kind for spec in config.spec_types("objective")] == list(ssl_objectives.REGISTRY)
     axes = "{product: {setting.objective: [vicreg, masked], setting.generator.steps: [60, 70]}}"
     swept = load(tmp_path, "--sweep", axes)
     assert [axis.dim for axis in swept.grid().axes] == ["objective", "steps"]

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from collapse_jax import cli, policies, settings, sweep
-from collapse_jax.config import from_dict
-from collapse_jax.spread import spread
+from collapse_jax import policies, settings, sweep
+from collapse_jax.cli import main
+from collapse_jax.config.experiment import from_dict
+from collapse_jax.core.sharding import spread
 
 PROCESSES = """
 import sys
@@ -228,7 +229,7 @@ def test_what_cannot_be_spread_is_refused():
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused_before_any_compute(mesh, message, monkeypatch):
-    monkeypatch.setattr("collapse_jax.sweeps.run_blocks", lambda *_, **__: pytest.fail("it computed"))
+    monkeypatch.setattr("collapse_jax.execution.sweep.run_blocks", lambda *_, **__: pytest.fail("it computed"))
     setting = settings.flow_matching(width=4, depth=1, steps=2, batch_size=6, num_test=4)
     options = {"num_samples": 8, "num_generations": 2, "num_chains": 1, "devices": jax.devices() * 4}
     with pytest.raises(ValueError, match=message) as error:
@@ -246,12 +247,12 @@ def test_a_config_names_the_mesh(tmp_path, monkeypatch, capsys):
     (tmp_path / "a.yaml").write_text("{setting: flow_matching, policies: [replace], num_samples: 8, "
                                      "num_generations: 2, num_chains: 1}")  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["run", "a.yaml", "--mesh.data", "3"]) == 2
+    assert main.main(["run", "a.yaml", "--mesh.data", "3"]) == 2
     assert capsys.readouterr().err == "error: mesh: a chain takes 3 devices, and 1 are no multiple of that\n"
     assert not (tmp_path / "results").exists()
     for words, message in (
         (["--mesh.rows", "2"], "mesh.rows: unknown key"),
         (["--mesh", "2"], "the keys data and model"),
     ):
-        assert cli.main(["run", "a.yaml", *words]) == 2
+        assert main.main(["run", "a.yaml", *words]) == 2
         assert message in capsys.readouterr().err

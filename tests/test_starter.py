@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 import yaml
 
-from collapse_jax import cli, config, curators, policies, results, settings, starter
+from collapse_jax import curators, policies, settings
+from collapse_jax.cli import main
+from collapse_jax.config import experiment as config
+from collapse_jax.config import template
+from collapse_jax.results import io
 
 
 @pytest.mark.fast
 @pytest.mark.parametrize("kind", settings.REGISTRY)
 def test_every_setting_has_a_config_that_loads_and_explains_each_key(kind, tmp_path):
-    path = starter.write(kind, tmp_path / "own.yaml")
+    path = template.write(kind, tmp_path / "own.yaml")
     text, experiment = path.read_text(), config.load(path)
     setting, made = experiment.build()
     assert setting.name == kind
@@ -25,7 +29,7 @@ def test_every_setting_has_a_config_that_loads_and_explains_each_key(kind, tmp_p
     keys = [i for i, line in enumerate(lines) if line.strip() and not line.lstrip().startswith(("#", "-", "kind:"))]
     assert all("  # " in lines[i] or lines[i - 1].lstrip().startswith("# ") for i in keys)
     spec = type(experiment.setting)
-    assert {*starter.said(spec)} >= {field.name for field in dataclasses.fields(spec)}  # none is left unexplained
+    assert {*template.said(spec)} >= {field.name for field in dataclasses.fields(spec)}  # none is left unexplained
     written = yaml.safe_load(text)
     assert {*written, "sweep", "trace"} == {*config.to_dict(experiment), "sweep", "trace"}
     assert {*written["setting"]} == {*config.to_dict(experiment.setting)}
@@ -35,7 +39,7 @@ def test_every_setting_has_a_config_that_loads_and_explains_each_key(kind, tmp_p
 
 @pytest.mark.fast
 def test_what_stands_in_comments_is_right_too(tmp_path):
-    text = starter.text("poisson")
+    text = template.text("poisson")
     uncommented = text.replace("\n# sweep:\n#   product:\n#     num", "\nsweep:\n  product:\n    num")
     uncommented = uncommented.replace("\n  # - ", "\n  - ")
     path = tmp_path / "all.yaml"
@@ -62,17 +66,17 @@ def test_arguments_are_read_off_docstrings():
           third: not an argument.
         """
 
-    assert starter.said(documented) == {"first": "one line and `more`: of it.", "second": "two."}
-    assert starter.said(test_arguments_are_read_off_docstrings) == {}
+    assert template.said(documented) == {"first": "one line and `more`: of it.", "second": "two."}
+    assert template.said(test_arguments_are_read_off_docstrings) == {}
 
 
 def test_a_newcomer_runs_what_init_writes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "xla"))
-    assert cli.main(["init"]) == 0
+    assert main.main(["init"]) == 0
     assert capsys.readouterr().out == "config: gaussian.yaml\n"
-    assert cli.main(["run", "gaussian.yaml", "--metrics", "[trace_ratio]"]) == 0
-    ds = results.open("results/gaussian")
+    assert main.main(["run", "gaussian.yaml", "--metrics", "[trace_ratio]"]) == 0
+    ds = io.open("results/gaussian")
     assert ds.sizes == {"policy": 2, "chain": 100, "generation": 20}
     assert np.isfinite(ds.trace_ratio).all()
 
@@ -90,7 +94,7 @@ def test_a_newcomer_runs_what_init_writes(tmp_path, monkeypatch, capsys):
 def test_mistakes(tmp_path, monkeypatch, capsys, words, fragment):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there.yaml").write_text("mine")
-    assert cli.main(words.split()) == 2
+    assert main.main(words.split()) == 2
     out, err = capsys.readouterr()
     assert fragment in err
     assert err.count("\n") == 1
@@ -102,7 +106,7 @@ def test_a_shell_completes_commands_flags_and_settings(capsys):
     pytest.importorskip("shtab")
     scripts = {}
     for shell in ("bash", "zsh", "fish"):
-        assert cli.main(["completion", shell]) == 0
+        assert main.main(["completion", shell]) == 0
         scripts[shell] = capsys.readouterr().out
         for word in ("report", "--watch", "gaussian_mixture"):
             assert word in scripts[shell], (shell, word)
@@ -116,5 +120,5 @@ def test_a_shell_completes_commands_flags_and_settings(capsys):
 
 def test_without_shtab_one_is_told_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "shtab", None)
-    assert cli.main(["completion", "bash"]) == 2
+    assert main.main(["completion", "bash"]) == 2
     assert "pip install 'collapse-jax[completion]'" in capsys.readouterr().err

@@ -15,7 +15,11 @@ import pytest
 import xarray as xr
 import yaml
 
-from collapse_jax import cli, config, policies, results, settings, store, stream, sweep
+from collapse_jax import policies, settings, sweep
+from collapse_jax.cli import main
+from collapse_jax.config import experiment as config
+from collapse_jax.execution import resumable
+from collapse_jax.results import io, store
 
 CONFIG = """
 setting: {kind: gaussian, num_test: 16}
@@ -49,7 +53,7 @@ pytestmark = pytest.mark.xdist_group("stream")  # one worker, for they compare w
 def small_units(monkeypatch):
     """Many units in a small sweep."""
     for name, value in SMALL.items():
-        monkeypatch.setattr(f"collapse_jax.units.{name}", value)
+        monkeypatch.setattr(f"collapse_jax.planning.plan.{name}", value)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SMALL.items():
-            patch.setattr(f"collapse_jax.units.{name}", value)
+            patch.setattr(f"collapse_jax.planning.plan.{name}", value)
         for name, text in (("grid", CONFIG), ("flow", FLOW)):
             (folder / f"{name}.yaml").write_text(text)
             fill(folder / f"{name}.yaml", folder / name)
@@ -75,12 +79,12 @@ def folder(tmp_path, monkeypatch):
 
 def fill(name, out, overrides=(), **options):
     experiment = config.load(name, overrides)
-    return stream.run(experiment.grid(), experiment.options(), out, config=config.dumps(experiment), **options)
+    return resumable.run(experiment.grid(), experiment.options(), out, config=config.dumps(experiment), **options)
 
 
 def stop_at_save(monkeypatch, number):
     """The run of flow.yaml, interrupted after so many checkpoints."""
-    saver_of, count = stream.checkpoint.saver, [0]
+    saver_of, count = resumable.checkpoint.saver, [0]
 
     def killing(path):
         made = saver_of(path)
@@ -94,13 +98,13 @@ def stop_at_save(monkeypatch, number):
         return made._replace(save=save)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stream.checkpoint, "saver", killing)
+        patch.setattr(resumable.checkpoint, "saver", killing)
         with pytest.raises(KeyboardInterrupt):
             fill("flow.yaml", "out")
 
 
 def same(a, b):
-    a, b = (results.open(x) for x in (a, b))
+    a, b = (io.open(x) for x in (a, b))
     assert list(a.data_vars) == list(b.data_vars)
     for name in a.data_vars:
         np.testing.assert_array_equal(a[name], b[name])
@@ -117,7 +121,7 @@ def test_a_stream_is_the_sweep_in_memory(whole):
         chains_per_block=2,
         metrics=["trace_ratio", "squared_error_of_mean"],
     )
-    found = results.open(whole / "grid")
+    found = io.open(whole / "grid")
     assert found.trace_ratio.dims == ("policy", "dim", "temperature", "chain", "generation")
     assert found.attrs["done"] == 1.0
     for name in made.data_vars:
@@ -128,7 +132,7 @@ def test_a_stream_is_the_sweep_in_memory(whole):
 
 
 def test_what_is_unfinished_is_nan_and_the_same_command_goes_on(folder, whole, monkeypatch):
-    runs = stream.Runner.run
+    runs = resumable.Runner.run
     count = [0]
 
     def stop(self, unit, saver=None):
@@ -137,10 +141,10 @@ def test_what_is_unfinished_is_nan_and_the_same_command_goes_on(folder, whole, m
             raise KeyboardInterrupt
         return runs(self, unit, saver)
 
-    monkeypatch.setattr(stream.Runner, "run", stop)
+    monkeypatch.setattr(resumable.Runner, "run", stop)
     with pytest.raises(KeyboardInterrupt):
         fill("grid.yaml", "out")
-    half = results.open("out")
+    half = io.open("out")
     assert half.attrs["done"] == pytest.approx(7 / 24)
     assert np.isnan(half.trace_ratio).mean() == pytest.approx(17 / 24)
     told = []
@@ -157,11 +161,11 @@ def test_shards_share_the_work_and_need_not_know_of_each_other(folder, whole):
     assert done == [False, False, True]
     same(whole / "grid", "out")
     experiment = config.load("grid.yaml")
-    plan = stream.make_plan(experiment.grid(), experiment.options())
+    plan = resumable.make_plan(experiment.grid(), experiment.options())
     for n in (1, 2, 3, 7, 100):
-        parts = [unit for i in range(n) for unit in stream.share(plan, (i, n))]
+        parts = [unit for i in range(n) for unit in resumable.share(plan, (i, n))]
         assert parts == list(plan.units)
-    sizes = [sum(stream.work(plan, u) for u in stream.share(plan, (i, 4))) for i in range(4)]
+    sizes = [sum(resumable.work(plan, u) for u in resumable.share(plan, (i, 4))) for i in range(4)]
     assert max(sizes) < 2 * min(sizes)
 
 
@@ -174,26 +178,26 @@ def test_a_store_of_another_config_is_refused_with_the_key(folder, whole):
 
 
 def test_a_unit_that_raises_does_not_stop_the_others(folder, monkeypatch, capsys):
-    runs = stream.Runner.run
+    runs = resumable.Runner.run
 
     def fails(self, unit, saver=None):
         if unit.where[1].start == 1 and unit.where[0].start == 0:
             raise RuntimeError("no luck")
         return runs(self, unit, saver)
 
-    monkeypatch.setattr(stream.Runner, "run", fails)
-    assert cli.main(["run", "grid.yaml", "--out", "out"]) == 1
+    monkeypatch.setattr(resumable.Runner, "run", fails)
+    assert main.main(["run", "grid.yaml", "--out", "out"]) == 1
     err = capsys.readouterr().err
     assert err.count("failed: RuntimeError: no luck") == 6
     assert "6 units failed; the others are done: run again to retry" in err
-    monkeypatch.setattr(stream.Runner, "run", runs)
-    assert cli.main(["run", "grid.yaml", "--out", "out"]) == 0
-    assert results.open("out").attrs["done"] == 1
+    monkeypatch.setattr(resumable.Runner, "run", runs)
+    assert main.main(["run", "grid.yaml", "--out", "out"]) == 0
+    assert io.open("out").attrs["done"] == 1
 
 
 def test_a_second_run_on_a_store_is_refused_while_the_first_writes(folder):
     Path("out").mkdir()
-    with stream._locked("out", (0, 1)):  # noqa: SIM117
+    with resumable._locked("out", (0, 1)):  # noqa: SIM117
         with pytest.raises(store.StoreError, match=f"another run .process {os.getpid()}. is writing here"):
             fill("grid.yaml", "out")
     assert not fill("grid.yaml", "out", shard=(0, 24)).failures
@@ -208,7 +212,7 @@ def test_damaged_and_missing_chunks_are_named_and_redone_on_request(folder, whol
     chunks[3].write_bytes(data)
     Path(str(chunks[5]).replace("trace_ratio", "squared_error_of_mean")).unlink()  # lost in one metric alone
     with pytest.raises(store.StoreError, match=r"trace_ratio is damaged .*run again with --repair"):
-        results.open("out")
+        io.open("out")
     outcome = fill("grid.yaml", "out", repair=True)
     assert len(outcome.repaired) == 2
     assert ["unreadable" in outcome.repaired[0], "missing" in outcome.repaired[1]] == [True, True]
@@ -330,7 +334,7 @@ def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_when_there_is_room(fol
         (small / "out").mkdir()
         filler = small / "filler"
         experiment = config.load("grid.yaml")
-        stream.prepare(
+        resumable.prepare(
             experiment.grid(), experiment.options(), small / "out", config=config.dumps(experiment), attrs={}
         )
         with pytest.raises(OSError), filler.open("wb", buffering=0) as file:  # noqa: PT012
@@ -349,7 +353,7 @@ def test_a_bucket_holds_the_same(folder, whole):
     obstore = pytest.importorskip("obstore.store")
     bucket = obstore.MemoryStore()
     assert not fill("grid.yaml", bucket, shard=(1, 2)).complete
-    half = results.open(bucket)
+    half = io.open(bucket)
     assert 0.2 < half.attrs["done"] < 0.8
     assert fill("grid.yaml", bucket).complete
     same(whole / "grid", bucket)
@@ -359,18 +363,18 @@ def test_parquet_has_a_row_a_generation(folder, whole):
     pd = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
     shutil.copytree(whole / "grid", "out")
-    assert cli.main(["export", "out"]) == 0
+    assert main.main(["export", "out"]) == 0
     frame = pd.read_parquet("out/results.parquet")
     assert len(frame) == 2 * 2 * 2 * 6 * 4
     assert {"policy", "dim", "temperature", "chain", "generation", "trace_ratio"} <= set(frame.columns)
-    ds = results.open("out")
+    ds = io.open("out")
     one = frame[(frame.policy == "decay") & (frame.dim == 2) & (frame.temperature == 1) & (frame.chain == 5)]
     np.testing.assert_array_equal(one.trace_ratio, ds.trace_ratio.sel(policy="decay", dim=2, temperature=1, chain=5))
 
 
 @pytest.mark.nightly
 def test_the_config_in_the_store_runs_again(folder):
-    assert cli.main(["run", "grid.yaml", "--out", "out"]) == 0
+    assert main.main(["run", "grid.yaml", "--out", "out"]) == 0
     assert yaml.safe_load(Path("out/config.yaml").read_text())["sweep"]["product"]["setting.dim"] == [1, 2]
-    assert cli.main(["run", "out/config.yaml", "--out", "again"]) == 0
-    xr.testing.assert_equal(results.open("out"), results.open("again"))
+    assert main.main(["run", "out/config.yaml", "--out", "again"]) == 0
+    xr.testing.assert_equal(io.open("out"), io.open("again"))

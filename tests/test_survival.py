@@ -6,8 +6,9 @@ import scipy.stats
 import xarray as xr
 
 import collapse_jax as cj
-from collapse_jax import intervals, policies, settings
-from collapse_jax.survival import collapse_times, half_life, kaplan_meier
+from collapse_jax import policies, settings
+from collapse_jax.analysis.collapse_times import collapse_times, half_life, kaplan_meier
+from collapse_jax.numerics import confidence_intervals
 
 
 def test_a_worked_example():
@@ -25,7 +26,7 @@ def test_uncensored_times_have_the_sample_s_median():
     times = np.random.default_rng(0).geometric(0.05, 301)
     found = kaplan_meier(times, np.ones(301, bool))
     assert found.median == np.median(times)
-    _, low, high = intervals.median_interval(times)
+    _, low, high = confidence_intervals.median_interval(times)
     assert found.low == pytest.approx(low, abs=1)
     assert found.high == pytest.approx(high, abs=1)
 

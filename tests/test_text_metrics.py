@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from collapse_jax import batch as B
-from collapse_jax import text_metrics as T
+from collapse_jax.core import batch as B
 from collapse_jax.data import texts
+from collapse_jax.metrics import text as T
 from collapse_jax.types import Batch
 
 

@@ -5,15 +5,17 @@ import pytest
 from oracle_helpers import assert_law
 from scipy import stats
 
-from collapse_jax import config, data, theory, verify
-from collapse_jax.cases import case_of
-from collapse_jax.theory import Spread, diffusion, discrete, fits, gaussian, recursions, regression
+from collapse_jax import data, theory
+from collapse_jax.analysis import theory_check
+from collapse_jax.analysis.predictions import case_of
+from collapse_jax.config import experiment as config
+from collapse_jax.theory import Spread, diffusion, discrete, fits, gaussian, moment_recursions, regression
 
 CHAINS, T = 40_000, 8
 
 
 def cases():
-    for raw in verify.EXPERIMENTS:
+    for raw in theory_check.EXPERIMENTS:
         experiment = config.from_dict(raw)
         yield from (case_of(experiment, i) for i in range(len(experiment.policies)))
 
@@ -24,7 +26,9 @@ def test_every_prediction_is_verified():
     seen = {(id(p), case.policy["kind"]) for case in cases() for p in theory.predictions(case) if p.is_fair(case).any()}
     assert {id(p) for p in theory.TABLE} == {p for p, _ in seen}
     for p in theory.TABLE:
-        if set(recursions.POLICIES) <= set(p.policies) and p.setting != "gaussian_mixture":  # whose moments are a KDE's
+        if (
+            set(moment_recursions.POLICIES) <= set(p.policies) and p.setting != "gaussian_mixture"
+        ):  # whose moments are a KDE's
             assert {policy for i, policy in seen if i == id(p)} == set(p.policies)
 
 
@@ -279,7 +283,7 @@ def test_coefficients_of_an_ideal_diffusion():
 @pytest.mark.fast
 def test_what_fits_train_on():
     """Weights of batches, by hand: 4 rows a batch, a quarter of them real."""
-    weights = lambda kind, **options: recursions.batch_weights({"kind": kind, **options}, 4, 3)[2]  # noqa: E731
+    weights = lambda kind, **options: moment_recursions.batch_weights({"kind": kind, **options}, 4, 3)[2]  # noqa: E731
     same = np.testing.assert_allclose
     same(weights("replace"), [0, 0, 1])
     same(weights("accumulate"), [1 / 3] * 3)
@@ -290,11 +294,11 @@ def test_what_fits_train_on():
         same(weights(kind, share=0.25), [1 / 4, 0, 3 / 4])
     same(weights("weighted_fresh", weight=0.3), [0.3, 0, 0.7])
     same(weights("contaminated", share=0.25), [(4 + 1 + 1) / 12, 3 / 12, 3 / 12])
-    for policy in recursions.POLICIES:
-        same(recursions.batch_weights({"kind": policy}, 4, 6).sum(1), 1)
-    same(recursions.kept({"kind": "accumulate"}, 4, 3, 0.5), [0.5, 0.5 * 1.5 / 2, 0.5 * (1.5 + 0.375) / 3])
+    for policy in moment_recursions.POLICIES:
+        same(moment_recursions.batch_weights({"kind": policy}, 4, 6).sum(1), 1)
+    same(moment_recursions.kept({"kind": "accumulate"}, 4, 3, 0.5), [0.5, 0.5 * 1.5 / 2, 0.5 * (1.5 + 0.375) / 3])
     with pytest.raises(ValueError, match="no weights are known of 'mystery'; one of replace, "):
-        recursions.batch_weights({"kind": "mystery"}, 4, 3)
+        moment_recursions.batch_weights({"kind": "mystery"}, 4, 3)
 
 
 @pytest.mark.fast
@@ -314,11 +318,13 @@ def test_coefficients_of_a_mixture():
 @pytest.mark.parametrize("nested", [True, False])
 def test_a_mean_of_one_shot(nested):
     """Closed forms against the recursions, and their best and worst numbers of synthetic rows."""
-    n, known = 40, recursions.Spread(known=True)
+    n, known = 40, moment_recursions.Spread(known=True)
     some = np.arange(0, 2000)
     for real in (8, 20, 30, 40):
         policy = {"kind": "mix", "real": real, "synthetic": 25, "nested": nested}
-        assert gaussian.one_shot(real, 25, n, nested) == pytest.approx(recursions.fits(policy, n, 2, known).square[1])
+        assert gaussian.one_shot(real, 25, n, nested) == pytest.approx(
+            moment_recursions.fits(policy, n, 2, known).square[1]
+        )
         error = gaussian.one_shot(real, some, n, nested)
         assert error[0] == pytest.approx(1 / real)
         best = gaussian.best_synthetic(real, n)

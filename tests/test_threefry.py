@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from collapse_jax.keys import chain_keys
-from collapse_jax.threefry import normal, written_out
+from collapse_jax.core.random import chain_keys
+from collapse_jax.core.threefry import normal, written_out
 
 
 def drawn(key):

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from collapse_jax.cost import operations
-from collapse_jax.functional import functional
-from collapse_jax.nets import transformer
-from collapse_jax.nets.decode import Decoding, decode, pick, weights
-from collapse_jax.nets.rows import Network, draw, rewrite
-from collapse_jax.nets.transformer import PRESETS, Size, Transformer, empty_cache, initial
+from collapse_jax.planning.cost import operations
+from collapse_jax.training.nets import transformer
+from collapse_jax.training.nets.sampling import Decoding, decode, pick, weights
+from collapse_jax.training.nets.sequence_model import Network, draw, rewrite
+from collapse_jax.training.nets.transformer import PRESETS, Size, Transformer, empty_cache, initial
+from collapse_jax.training.nnx_functional import functional
 
 KEY = jax.random.key(3)
 SMALL = Size(16, 2, 4, 2, 24)

@@ -11,16 +11,20 @@ import pytest
 import scipy.stats
 import yaml
 
-from collapse_jax import config, cost, policies, results, settings, sizes, stream
-from collapse_jax.axes import grid_of
-from collapse_jax.blocks import compile_blocks, trace_blocks
-from collapse_jax.config_yaml import ConfigError
-from collapse_jax.forecast import forecast
-from collapse_jax.keys import chain_keys
-from collapse_jax.memory_model import block_bytes
-from collapse_jax.sweeps import run, sweep
+from collapse_jax import policies, settings
+from collapse_jax.config import experiment as config
+from collapse_jax.config.yaml_io import ConfigError
+from collapse_jax.core.random import chain_keys
+from collapse_jax.execution import resumable
+from collapse_jax.execution.blocks import compile_blocks, trace_blocks
+from collapse_jax.execution.estimate import forecast
+from collapse_jax.execution.sweep import run, sweep
+from collapse_jax.planning import block_size, cost
+from collapse_jax.planning.grid import grid_of
+from collapse_jax.planning.memory_estimate import block_bytes
+from collapse_jax.planning.plan import Options, make_plan, stretch
+from collapse_jax.results import io
 from collapse_jax.types import Metric
-from collapse_jax.units import Options, make_plan, stretch
 
 BASE = {
     "setting": {"kind": "gaussian", "num_test": 8},
@@ -64,8 +68,8 @@ def test_a_traced_n_has_the_law_of_a_static_one(policy):
     assert len(plan.programs) == 1
 
     bucket = obstore.store.MemoryStore()
-    stream.run(experiment.grid(), experiment.options(), bucket, config=config.dumps(experiment))
-    traced = results.open(bucket).log_trace_ratio
+    resumable.run(experiment.grid(), experiment.options(), bucket, config=config.dumps(experiment))
+    traced = io.open(bucket).log_trace_ratio
     for n in (5, 40):
         static = run(settings.gaussian(2, num_test=8), policy(), num_samples=n, num_generations=4, num_chains=1500,
                      metrics=["log_trace_ratio"], seed=1)  # fmt: skip
@@ -107,7 +111,7 @@ def test_chains_that_train_are_as_many_as_memory_allows(monkeypatch):
     setting = settings.flow_matching(width=8, depth=1, steps=4, batch_size=1000, num_test=4)
 
     def width(memory):
-        monkeypatch.setattr(sizes, "device_memory", lambda: memory)
+        monkeypatch.setattr(block_size, "device_memory", lambda: memory)
         return make_plan(grid_of(setting, policies.replace(), 8, {}), Options(2, 2)).programs[0].width
 
     activations = 4 * 1000 * 8
@@ -128,7 +132,7 @@ def test_each_policy_may_take_its_own_backend():
 @pytest.mark.parametrize("operations", [1.0, 1e5, 1e6, 1e7, 1e12])
 @pytest.mark.parametrize("width", [1, 2, 64])
 def test_units_tile_the_results_and_are_whole_chunks(monkeypatch, operations, width):
-    monkeypatch.setattr("collapse_jax.units._UNIT_OPERATIONS", operations)
+    monkeypatch.setattr("collapse_jax.planning.plan._UNIT_OPERATIONS", operations)
     grid = grid_of(
         lambda dim: settings.gaussian(dim, num_test=8), policies.decay, None,
         {"gamma": [0.1, 0.2, 0.3, 0.4, 0.5], "dim": [1, 8], "num_samples": [4, 5]},

@@ -8,15 +8,15 @@ from laws import LABELLED, PICTURES
 from oracle_helpers import z_score, z_score_of_variance
 from sklearn.decomposition import PCA
 
-from collapse_jax import batch as B
 from collapse_jax import data, policies
-from collapse_jax.axes import grid_of
-from collapse_jax.memory_model import check_fits
-from collapse_jax.nets import classifier
+from collapse_jax.core import batch
+from collapse_jax.planning.grid import grid_of
+from collapse_jax.planning.memory_estimate import check_fits
+from collapse_jax.planning.plan import Options, make_plan
 from collapse_jax.settings import vae
 from collapse_jax.settings.vae import _of_held_out, _terms
+from collapse_jax.training.nets import classifier
 from collapse_jax.types import Batch
-from collapse_jax.units import Options, make_plan
 
 TINY = {"latent": 2, "width": 8, "depth": 1, "steps": 5, "warmup": 1, "batch_size": 8, "num_test": 12}
 LINEAR = {"depth": 0, "steps": 2000, "batch_size": 256, "learning_rate": 1e-2, "num_test": 400}
@@ -90,7 +90,7 @@ def test_a_linear_one_is_probabilistic_pca():
     rows = np.asarray(source.arrays, float)
     setting = vae(source, latent=2, **LINEAR)
     task, world = task_of(setting), setting.world()
-    params = fitted(setting, B.unit(jnp.asarray(rows, jnp.float32)))
+    params = fitted(setting, batch.unit(jnp.asarray(rows, jnp.float32)))
     mean, columns, noise = of_linear(params, task)
     values = np.linalg.eigvalsh(np.cov(rows.T, ddof=0))[::-1]
     np.testing.assert_allclose(noise, values[2:].mean(), rtol=0.02)
@@ -122,7 +122,7 @@ def test_beta_sets_which_directions_survive():
     source = principal()
     rows = np.asarray(source.arrays, float)
     setting = vae(source, latent=4, beta=3.0, deviation=0.5, **LINEAR)
-    params = fitted(setting, B.unit(jnp.asarray(rows, jnp.float32)))
+    params = fitted(setting, batch.unit(jnp.asarray(rows, jnp.float32)))
     _, columns, _ = of_linear(params, task_of(setting))
     values, threshold = np.linalg.eigvalsh(np.cov(rows.T, ddof=0))[::-1], 3.0 * 0.5**2
     assert (values > threshold).tolist() == [True, True, False, False, False]

@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from collapse_jax import batch, cli, plots, policies, results, samples, settings, stream, sweep, texts_of
-from collapse_jax.axes import grid_of
+from collapse_jax import policies, settings, sweep, texts_of
+from collapse_jax.analysis.verdicts import score
+from collapse_jax.cli import main
+from collapse_jax.core import batch
 from collapse_jax.data import texts
-from collapse_jax.definitions import score
-from collapse_jax.forecast import forecast
+from collapse_jax.execution import resumable
+from collapse_jax.execution.estimate import forecast
+from collapse_jax.planning.grid import grid_of
+from collapse_jax.planning.plan import Options, make_plan
+from collapse_jax.reporting import plot_curves, sample_pages
+from collapse_jax.results import io
+from collapse_jax.results.variables import scalars, shaped
 from collapse_jax.types import Metric, Setting, World
-from collapse_jax.units import Options, make_plan
-from collapse_jax.variables import scalars, shaped
 
 pytestmark = pytest.mark.xdist_group("variables")  # one worker, for the run is made once
 POLICIES = [policies.replace(), policies.accumulate()]
@@ -52,8 +57,8 @@ def drawing(size: int = 3, shift: float = 0.0) -> Setting:
 @pytest.fixture(autouse=True)
 def small_units(monkeypatch):
     """Many units in a small sweep."""
-    monkeypatch.setattr("collapse_jax.units._UNIT_OPERATIONS", 1.0)
-    monkeypatch.setattr("collapse_jax.units.blocks_at_once", lambda devices: 1)
+    monkeypatch.setattr("collapse_jax.planning.plan._UNIT_OPERATIONS", 1.0)
+    monkeypatch.setattr("collapse_jax.planning.plan.blocks_at_once", lambda devices: 1)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +121,7 @@ def test_parts_in_any_order_are_read_by_their_labels(swept):
 
 
 def test_a_store_holds_the_same_and_goes_on(swept, grid, tmp_path, monkeypatch):
-    runs, count = stream.Runner.run, [0]
+    runs, count = resumable.Runner.run, [0]
 
     def stop(self, unit, saver=None):
         count[0] += 1
@@ -126,27 +131,27 @@ def test_a_store_holds_the_same_and_goes_on(swept, grid, tmp_path, monkeypatch):
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(stream.Runner, "run", stop)
+        patch.setattr(resumable.Runner, "run", stop)
         with pytest.raises(KeyboardInterrupt):
-            stream.run(grid, Options(**OPTIONS), out)
-    half = results.open(out)
+            resumable.run(grid, Options(**OPTIONS), out)
+    half = io.open(out)
     unfinished = np.isnan(half["mean"])
     assert 0 < unfinished.mean() < 1
     np.testing.assert_array_equal(np.isnan(half.words).all(("sample", "symbol")), unfinished)
     np.testing.assert_array_equal((texts_of(half.words) == "").all("sample"), unfinished)
     chunks = sorted(p for p in (out / "results.zarr/picture/c").rglob("*") if p.is_file())
     chunks[0].unlink()
-    outcome = stream.run(grid, Options(**OPTIONS), out, repair=True)
+    outcome = resumable.run(grid, Options(**OPTIONS), out, repair=True)
     assert outcome.complete
     assert len(outcome.repaired) == 1
-    whole = results.open(out)
+    whole = io.open(out)
     xr.testing.assert_equal(whole, swept)
     assert all(whole[name].attrs == swept[name].attrs for name in whole.data_vars)
     xr.testing.assert_equal(texts_of(whole.words), texts_of(swept.words))
 
 
 def test_a_long_chain_goes_on_within_a_unit(tmp_path, monkeypatch):
-    saver_of, count = stream.checkpoint.saver, [0]
+    saver_of, count = resumable.checkpoint.saver, [0]
 
     def killing(path):
         made = saver_of(path)
@@ -162,26 +167,26 @@ def test_a_long_chain_goes_on_within_a_unit(tmp_path, monkeypatch):
     options = Options(**{**OPTIONS, "num_chains": 2}, checkpoint_every=1)
     one = grid_of(drawing(), POLICIES[0], 6, {})
     with monkeypatch.context() as patch:
-        patch.setattr(stream.checkpoint, "saver", killing)
+        patch.setattr(resumable.checkpoint, "saver", killing)
         with pytest.raises(KeyboardInterrupt):
-            stream.run(one, options, tmp_path / "out")
-    stream.run(one, options, tmp_path / "out")
-    stream.run(one, options, tmp_path / "whole")
-    xr.testing.assert_equal(results.open(tmp_path / "out"), results.open(tmp_path / "whole"))
+            resumable.run(one, options, tmp_path / "out")
+    resumable.run(one, options, tmp_path / "out")
+    resumable.run(one, options, tmp_path / "whole")
+    xr.testing.assert_equal(io.open(tmp_path / "out"), io.open(tmp_path / "whole"))
 
 
 def test_tables_curves_and_verdicts_are_of_numbers(swept, tmp_path, capsys):
     pd = pytest.importorskip("pandas")
-    folder = results.save(swept.isel(size=0), tmp_path / "out", "")
-    assert cli.main(["show", str(folder)]) == 0
+    folder = io.save(swept.isel(size=0), tmp_path / "out", "")
+    assert main.main(["show", str(folder)]) == 0
     assert "picture" not in capsys.readouterr().out.split("Generation 4")[1]
-    assert {row.metric for row in results.summary(swept)} == {"mean"}
-    assert len(results.columns(swept)) == 8
+    assert {row.metric for row in io.summary(swept)} == {"mean"}
+    assert len(io.columns(swept)) == 8
     wide = swept.isel(size=[0] * 5).assign_coords(size=range(5))
-    assert results.table(wide).row_count == 20  # a table of a grid
+    assert io.table(wide).row_count == 20  # a table of a grid
     assert score(swept).verdict.dims == ("policy", "size", "shift", "definition")
-    assert len([ax for ax in plots.draw(swept).axes if ax.lines]) == 1
-    assert cli.main(["export", str(folder)]) == 0
+    assert len([ax for ax in plot_curves.draw(swept).axes if ax.lines]) == 1
+    assert main.main(["export", str(folder)]) == 0
     assert "left out, since their values are arrays: picture, words" in capsys.readouterr().out
     frame = pd.read_parquet(folder / "results.parquet")
     assert len(frame) == 2 * 2 * 5 * 4
@@ -190,22 +195,22 @@ def test_tables_curves_and_verdicts_are_of_numbers(swept, tmp_path, capsys):
 
 def test_a_run_of_arrays_alone_has_no_curves(swept):
     alone = swept[["words"]]
-    assert len(results.columns(alone)) == 8
-    assert results.table(alone).row_count == 0
+    assert len(io.columns(alone)) == 8
+    assert io.table(alone).row_count == 0
     assert (score(alone).verdict == "cannot be told").all()
     with pytest.raises(ValueError, match="nothing to plot"):
-        plots.draw(alone)
+        plot_curves.draw(alone)
 
 
 def test_samples_stand_on_a_page(swept, tmp_path):
-    (place,) = samples.write_into(swept, tmp_path)
+    (place,) = sample_pages.write_into(swept, tmp_path)
     lines = (tmp_path / "samples.txt").read_text().splitlines()
     assert place == str(tmp_path / "samples.txt")
     at = lines.index("accumulate size=2 shift=0.5, generation 4")
     rows = texts_of(swept.words).sel(policy="accumulate", size=2, shift=0.5, generation=4, chain=0)
     assert lines[at + 1 : at + 3] == [f"  {row}" for row in rows.to_numpy()]
     assert sum("generation" in line for line in lines) == 8 * 4
-    assert samples.write_into(swept[["mean", "picture"]], tmp_path) == []
+    assert sample_pages.write_into(swept[["mean", "picture"]], tmp_path) == []
 
 
 def test_arrays_count_where_bytes_do():

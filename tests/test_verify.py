@@ -8,9 +8,14 @@ import pytest
 import xarray as xr
 
 import collapse_jax as cj
-from collapse_jax import calls, cli, config, curators, data, plots, policies, settings, theory, verify
-from collapse_jax.axes import changed, describe, grid_of
-from collapse_jax.cases import Lines
+from collapse_jax import curators, data, policies, settings, theory
+from collapse_jax.analysis import theory_check
+from collapse_jax.analysis.predictions import Lines
+from collapse_jax.cli import main
+from collapse_jax.config import experiment as config
+from collapse_jax.core import registry
+from collapse_jax.planning.grid import changed, describe, grid_of
+from collapse_jax.reporting import plot_curves
 from collapse_jax.theory import (
     Fits,
     Spread,
@@ -36,9 +41,9 @@ SMALL = {
 
 
 def test_a_wrong_formula_is_found(monkeypatch, capsys):
-    monkeypatch.setattr(verify, "EXPERIMENTS", (SMALL,))
-    monkeypatch.setattr(cli, "_cache_compiled_programs", lambda: None)
-    assert cli.main(["verify"]) == 0
+    monkeypatch.setattr(theory_check, "EXPERIMENTS", (SMALL,))
+    monkeypatch.setattr(main, "_cache_compiled_programs", lambda: None)
+    assert main.main(["verify"]) == 0
     said = capsys.readouterr().out
     assert "FAILS" not in said
     assert "Bonferroni" in said
@@ -47,7 +52,7 @@ def test_a_wrong_formula_is_found(monkeypatch, capsys):
     right = gaussian.fits
     wrong = lambda *given: Fits(right(*given).square, right(*given).variance * 20 / 19)  # noqa: E731
     monkeypatch.setattr(gaussian, "fits", wrong)
-    assert cli.main(["verify", "--setting", "gaussian"]) == 1
+    assert main.main(["verify", "--setting", "gaussian"]) == 1
     captured = capsys.readouterr()
     assert captured.out.count("FAILS") == 3  # trace_ratio twice, and Wasserstein's
     assert captured.err.splitlines()[-1] == "error: 3 of 14 predictions differ from the chains"
@@ -152,27 +157,27 @@ WRONG = [  # what differs from SMALL, formulas and what they are changed into
     ("changed", "formulas"), WRONG, ids=[f"{f[0][0].__name__.rpartition('.')[2]}-{f[0][1]}" for _, f in WRONG]
 )
 def test_wrong_formulas_of_each_setting_are_found(changed, formulas, monkeypatch):
-    simulate, simulated = verify.sweep, []
+    simulate, simulated = theory_check.sweep, []
 
     def once(*given, **options):
         if not simulated:
             simulated.append(simulate(*given, **options))
         return simulated[0]
 
-    monkeypatch.setattr(verify, "sweep", once)
+    monkeypatch.setattr(theory_check, "sweep", once)
     experiment = config.from_dict({**SMALL, **changed})
-    rows = verify.compare(experiment)
+    rows = theory_check.compare(experiment)
     assert rows
-    assert not verify.failures(rows)
+    assert not theory_check.failures(rows)
     for module, name, change in formulas:
         with monkeypatch.context() as patched:
             patched.setattr(module, name, partial(change, getattr(module, name)))
-            assert verify.failures(verify.compare(experiment)), name
+            assert theory_check.failures(theory_check.compare(experiment)), name
 
 
 @pytest.mark.fast
 def test_settings_without_predictions_are_refused(capsys):
-    assert cli.main(["verify", "--setting", "gausian"]) == 2
+    assert main.main(["verify", "--setting", "gausian"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: setting: nothing is predicted of 'gausian'; one of gaussian, kde, discrete, ")
     assert said.count("\n") == 1
@@ -181,12 +186,12 @@ def test_settings_without_predictions_are_refused(capsys):
 @pytest.mark.fast
 def test_z_scores():
     one = lambda *values: [np.array([v]) for v in values]  # noqa: E731
-    assert verify.z_score(*one(3.0, 0.5, 1.0, 2.0)) == 2.0  # above the interval
-    assert verify.z_score(*one(0.5, 0.25, 1.0, 2.0)) == -2.0
-    assert verify.z_score(*one(1.5, 0.1, 1.0, 2.0)) == 0.0
-    assert verify.z_score(*one(1.0, 0.0, 1.0, 1.0)) == 0.0  # no spread and no difference
-    assert abs(verify.z_score(*one(0.9, 0.0, 1.0, 1.0))) == np.inf
-    assert verify.z_score(*one(np.nan, np.nan, 1.0, 1.0)) == np.inf
+    assert theory_check.z_score(*one(3.0, 0.5, 1.0, 2.0)) == 2.0  # above the interval
+    assert theory_check.z_score(*one(0.5, 0.25, 1.0, 2.0)) == -2.0
+    assert theory_check.z_score(*one(1.5, 0.1, 1.0, 2.0)) == 0.0
+    assert theory_check.z_score(*one(1.0, 0.0, 1.0, 1.0)) == 0.0  # no spread and no difference
+    assert abs(theory_check.z_score(*one(0.9, 0.0, 1.0, 1.0))) == np.inf
+    assert theory_check.z_score(*one(np.nan, np.nan, 1.0, 1.0)) == np.inf
 
 
 @pytest.mark.fast
@@ -196,18 +201,18 @@ def test_the_error_of_a_ratio_counts_its_unit():
     first, own = np.random.default_rng(0).exponential(size=(2, 1_000, 400))
     for risk in (own, 2 * first + own):
         repeats = [over_first(None, {"excess_risk": pair}) for pair in np.stack([first, risk], -1)]
-        ratio, error = np.moveaxis([verify._mean(samples) for samples in repeats], 1, 0)[..., 1]
+        ratio, error = np.moveaxis([theory_check._mean(samples) for samples in repeats], 1, 0)[..., 1]
         np.testing.assert_allclose(ratio, risk.mean(1) / first.mean(1))
         np.testing.assert_allclose(ratio.std(), error.mean(), rtol=0.1)  # alone: 0.7 and 1.6 times
 
 
 @pytest.mark.fast
 def test_the_limit_grows_with_the_looks():
-    row = verify.Row("", "", theory.TABLE[0], 1, 1, 0.0, 0.0, 0.0, 0.0, 0.0, 1)
-    assert verify.limit([row]) == pytest.approx(3.2905, abs=1e-4)
-    assert verify.limit([row] * 100) == pytest.approx(4.4172, abs=1e-4)
-    assert verify.failures([row, row._replace(z=9.0), row._replace(z=np.nan)])[0].z == 9.0
-    assert len(verify.failures([row, row._replace(z=np.nan)])) == 1
+    row = theory_check.Row("", "", theory.TABLE[0], 1, 1, 0.0, 0.0, 0.0, 0.0, 0.0, 1)
+    assert theory_check.limit([row]) == pytest.approx(3.2905, abs=1e-4)
+    assert theory_check.limit([row] * 100) == pytest.approx(4.4172, abs=1e-4)
+    assert theory_check.failures([row, row._replace(z=9.0), row._replace(z=np.nan)])[0].z == 9.0
+    assert len(theory_check.failures([row, row._replace(z=np.nan)])) == 1
 
 
 def dataset(raw, *metrics):
@@ -222,7 +227,7 @@ def dataset(raw, *metrics):
 
 
 def drawn(ds):
-    return [line for ax in plots.draw(ds).axes for line in ax.lines if line.get_label() == "_theory"]
+    return [line for ax in plot_curves.draw(ds).axes for line in ax.lines if line.get_label() == "_theory"]
 
 
 def test_pictures_show_what_is_exact():
@@ -260,11 +265,11 @@ def test_pictures_of_sweeps_in_memory():
     np.testing.assert_allclose([line.get_ydata() for line in found], exact)
     assert len(drawn(runs)) == 8
     by_hand = settings.kde(0.5, num_test=1)._replace(sample=lambda *given: given)
-    assert calls.written(policies.window(3)._replace(name="three")) == {"kind": "window", "k": 3}
+    assert registry.written(policies.window(3)._replace(name="three")) == {"kind": "window", "k": 3}
     table = data.array(np.random.default_rng(0).normal(size=(20, 2)))
     for part in (by_hand, table, settings.kde(source=table, num_test=1)):
         with pytest.raises(ValueError, match=r"cannot be written|parts of kde were replaced"):
-            calls.written(part)
+            registry.written(part)
 
 
 def test_axes_say_what_they_change():

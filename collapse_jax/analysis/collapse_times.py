@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import xarray as xr
 
-from collapse_jax.check import fraction
-from collapse_jax.intervals import LEVEL
-from collapse_jax.variables import grid_dims
+from collapse_jax.core.validation import fraction
+from collapse_jax.numerics.confidence_intervals import LEVEL
+from collapse_jax.results.variables import grid_dims
 
 if TYPE_CHECKING:
     from scipy.stats._survival import EmpiricalDistributionFunction

@@ -9,9 +9,10 @@ import numpy as np
 import xarray as xr
 import yaml
 
-from collapse_jax import config, theory
-from collapse_jax.axes import changed, coordinates
-from collapse_jax.config_sweep import moved, parts_at
+from collapse_jax import theory
+from collapse_jax.config import experiment as config
+from collapse_jax.config.sweep_section import moved, parts_at
+from collapse_jax.planning.grid import changed, coordinates
 from collapse_jax.theory import Case
 
 
@@ -98,7 +99,7 @@ class Lines:
 
         Args:
           name: of the metric.
-          position: index of the curve on each dimension, as in ``results.columns``.
+          position: index of the curve on each dimension, as in ``io.columns``.
           in_logs: only predictions about logarithms, which medians follow too.
         """
         try:

@@ -8,11 +8,11 @@ import numpy as np
 import xarray as xr
 import yaml
 
-from collapse_jax import config
-from collapse_jax.axes import Point
-from collapse_jax.definitions import DEFINITIONS, score
-from collapse_jax.intervals import Interval, median_interval
-from collapse_jax.results import at, columns
+from collapse_jax.analysis.verdicts import DEFINITIONS, score
+from collapse_jax.config import experiment as config
+from collapse_jax.numerics.confidence_intervals import Interval, median_interval
+from collapse_jax.planning.grid import Point
+from collapse_jax.results.io import at, columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

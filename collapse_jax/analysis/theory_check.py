@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from collapse_jax import config
-from collapse_jax.cases import case_of
-from collapse_jax.sweeps import sweep
+from collapse_jax.analysis.predictions import case_of
+from collapse_jax.config import experiment as config
+from collapse_jax.execution.sweep import sweep
 from collapse_jax.theory import Case, Prediction, predictions
 from collapse_jax.types import Symbols
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from collapse_jax.intervals import Interval, mean_interval, median_interval
-from collapse_jax.results import at, columns
-from collapse_jax.survival import check_run, collapse_times, half_life, points, with_role
+from collapse_jax.analysis.collapse_times import check_run, collapse_times, half_life, points, with_role
+from collapse_jax.numerics.confidence_intervals import Interval, mean_interval, median_interval
+from collapse_jax.results.io import at, columns
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import jax
 
-from collapse_jax.bench import pictures, report, run
+from collapse_jax.bench import plots, report, run
 from collapse_jax.bench.suites import suite
-from collapse_jax.check import one_line
+from collapse_jax.core.validation import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,7 +38,7 @@ def bench(arguments: argparse.Namespace, console: "Console") -> list[str]:
     if arguments.json is not None:
         report.write(made, arguments.json)
     if arguments.plot is not None:
-        print(f"picture: {pictures.draw(made, arguments.plot)}")
+        print(f"picture: {plots.draw(made, arguments.plot)}")
     if before is not None:
         changes = report.compare(made, before)
         console.print(report.change_table(changes), highlight=False)
@@ -66,7 +66,7 @@ def _check(arguments: argparse.Namespace, before: report.Report | None) -> None:
         if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
             raise ValueError(f"{path}: its folder does not exist or cannot be written to")
     if arguments.plot is not None:
-        pictures.check_suffix(arguments.plot)
+        plots.check_suffix(arguments.plot)
     if arguments.trace is not None:
         _make(arguments.trace)
 

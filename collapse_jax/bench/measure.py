@@ -7,15 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from collapse_jax.axes import grid_of
 from collapse_jax.bench.machine import Machine, Rates, floor, lowest
 from collapse_jax.bench.suites import Case
-from collapse_jax.blocks import Programs, compile_blocks, run_blocks, trace_blocks
-from collapse_jax.cost import Work, count
-from collapse_jax.keys import chain_keys
+from collapse_jax.core.random import chain_keys
+from collapse_jax.core.worlds import Worlds
+from collapse_jax.execution.blocks import Programs, compile_blocks, run_blocks, trace_blocks
+from collapse_jax.planning.cost import Work, count
+from collapse_jax.planning.grid import grid_of
+from collapse_jax.planning.plan import Options, make_plan, stretch
 from collapse_jax.types import Key, World
-from collapse_jax.units import Options, make_plan, stretch
-from collapse_jax.worlds import Worlds
 
 _MOST_BLOCKS = 64
 

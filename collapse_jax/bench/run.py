@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from collapse_jax.bench import regions
+from collapse_jax.bench import profile_regions
 from collapse_jax.bench.measure import measure, scalings
 from collapse_jax.bench.report import Report, about
 from collapse_jax.bench.suites import suite
@@ -37,7 +37,7 @@ def bench(
     cases = suite(name, quick, only)
     rounds, seconds = (_QUICK_ROUNDS, _QUICK_SECONDS) if quick else (_ROUNDS, _SECONDS)
     rows, rates, made = measure(cases, rounds, seconds, tell)
-    found = {} if trace is None else regions.profile(made, trace, tell)
+    found = {} if trace is None else profile_regions.profile(made, trace, tell)
     first = {p.case.setting: p for p in reversed(made) if p.case.policy.name == "replace"}
     grown = [s for p in first.values() for s in scalings(p, min(rounds, _SCALING_ROUNDS), tell)] if scaling else []
     return Report(about(name, rounds), rates, tuple(rows), tuple(grown), found)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from collapse_jax import data, policies, settings
-from collapse_jax.check import check_choice
+from collapse_jax.core.validation import check_choice
 from collapse_jax.data import symbols
 from collapse_jax.types import Policy, Setting
 

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from collapse_jax import config, results, store, stream
-from collapse_jax.blocks import MOST_AT_ONCE
-from collapse_jax.store import StoreError
-from collapse_jax.units import Cut, Plan, Unit, make_plan
+from collapse_jax.config import experiment as config
+from collapse_jax.execution import resumable
+from collapse_jax.execution.blocks import MOST_AT_ONCE
+from collapse_jax.planning.plan import Cut, Plan, Unit, make_plan
+from collapse_jax.results import io, store
+from collapse_jax.results.store import StoreError
 
 ENGINES = ("local", "ray", "slurm")
 # (index, count) of a worker, by who starts it; an index without a count does not say enough.
@@ -29,7 +31,7 @@ class LaunchError(ValueError):
 
 def launch(
     experiment: config.Experiment, out: Any, arguments: Any, words: list[str], progress: Callable[[Any], None]
-) -> stream.Outcome:
+) -> resumable.Outcome:
     """Runs what the store at `out` lacks.
 
     Args:
@@ -37,7 +39,7 @@ def launch(
       out: a folder or a bucket's URL.
       arguments: ``engine``, ``shard``, ``repair``, ``jobs`` and ``slurm`` of the command line.
       words: of the command ``collapse-jax run`` that does the same.
-      progress: see ``stream.run``.
+      progress: see ``resumable.run``.
 
     Raises:
       LaunchError: an engine or a shard that does not exist.
@@ -47,28 +49,28 @@ def launch(
     shard = shard_of(arguments.shard, os.environ)
     text = config.dumps(experiment)
     is_local = not store.is_bucket(out)
-    if not arguments.repair and stream.finished(out, text):
-        return stream.Outcome([], True, [], {})
+    if not arguments.repair and resumable.finished(out, text):
+        return resumable.Outcome([], True, [], {})
     if is_local and not store.exists(store.join(out, store.STORE)):
         _check_free(out)
     grid, options = experiment.grid(), experiment.options()
     if arguments.engine == "slurm":
-        stream.prepare(grid, options, out, config=text, attrs=results.provenance())
+        resumable.prepare(grid, options, out, config=text, attrs=io.provenance())
         _slurm(words, arguments.jobs, arguments.slurm, Path(out))
         shard = (0, 1)  # what is left over, if a job died, is done here
     engine = functools.partial(_ray, text) if arguments.engine == "ray" else None
-    outcome = stream.run(
+    outcome = resumable.run(
         grid, options, out, config=text, shard=shard, repair=arguments.repair, engine=engine,
-        attrs=results.provenance(), progress=progress,
+        attrs=io.provenance(), progress=progress,
     )  # fmt: skip
     if is_local:
-        (Path(out) / results.CONFIG).write_text(text, encoding="utf-8")
+        (Path(out) / io.CONFIG).write_text(text, encoding="utf-8")
     return outcome
 
 
 def _check_free(out: Any) -> None:
     try:
-        results.check_free(out)
+        io.check_free(out)
     except StoreError:
         if not store.exists(store.join(out, store.STORE)):  # another shard may just have made it
             raise
@@ -104,7 +106,7 @@ def _worker(text: str, cuts: tuple[Cut, ...]) -> Any:
     """A runner in a worker's process, kept between its units."""
     import yaml
 
-    from collapse_jax.sweeps import Runner
+    from collapse_jax.execution.sweep import Runner
 
     experiment = config.from_dict(yaml.safe_load(text))
     plan = make_plan(experiment.grid(), experiment.options(), cuts)

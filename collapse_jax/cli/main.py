@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from collapse_jax import __version__
-from collapse_jax.bench import options
+from collapse_jax.bench import arguments as options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -146,18 +146,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace, overrides: list[str]) -> None:
-    from collapse_jax import config
+    from collapse_jax.config import experiment as config
 
     experiment = config.load(arguments.config, overrides)
     if arguments.options:
-        from collapse_jax import starter
+        from collapse_jax.config import template
 
-        starter.print_flags(experiment, arguments.config)
+        template.print_flags(experiment, arguments.config)
         return
     out = arguments.out or Path("results") / arguments.config.stem
     _cache_compiled_programs()
-    from collapse_jax import launch
-    from collapse_jax.progress import shown
+    from collapse_jax.cli import launch
+    from collapse_jax.execution.progress import shown
 
     with _as_interrupt(signal.SIGTERM), shown() as progress:
         words = [str(arguments.config), "--out", str(out), *overrides]
@@ -167,33 +167,35 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 def _compare(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Runs what is not yet there, under results/<name>."""
-    from collapse_jax import compare, results
+    from collapse_jax.analysis import strategies
+    from collapse_jax.results import io
 
     for path in arguments.config:
         if path.suffix in (".yaml", ".yml") and main(["run", str(path)]) != 0:
             raise UnitsFailed(f"{path}: its run did not finish")
     places = [Path("results") / path.stem if path.suffix in (".yaml", ".yml") else path for path in arguments.config]
-    datasets = [results.open(place) for place in places]
-    _console().print(compare.table(datasets))
+    datasets = [io.open(place) for place in places]
+    _console().print(strategies.table(datasets))
     picture = arguments.out or (places[0] if len(places) == 1 else places[0].parent) / "compare.png"
-    print(f"picture: {_drawn(compare.plot, datasets, picture)}")
+    print(f"picture: {_drawn(strategies.plot, datasets, picture)}")
 
 
 def _report(out: Any, outcome: Any) -> None:
     """The tables, where everything is, and what went wrong."""
-    from collapse_jax import pages, results
+    from collapse_jax.reporting import run_summary
+    from collapse_jax.results import io
 
     console = _console()
     for words in outcome.repaired:
         console.print(f"repaired: unit {words}", soft_wrap=True, markup=False)
     if outcome.complete:
-        seen = pages.show(out, console, is_new=bool(outcome.seconds))
-        console.print(f"results: {results.place(out)}", soft_wrap=True)
+        seen = run_summary.show(out, console, is_new=bool(outcome.seconds))
+        console.print(f"results: {io.place(out)}", soft_wrap=True)
         for page in seen:
             console.print(f"{'samples' if 'samples' in Path(page).name else 'picture'}: {page}", soft_wrap=True)
         console.print(f"a page to look closer: collapse-jax report {out}", soft_wrap=True)
     else:
-        console.print(f"results so far: {results.place(out)}", soft_wrap=True)
+        console.print(f"results so far: {io.place(out)}", soft_wrap=True)
     for unit, error in outcome.failures:
         print(f"unit {unit} failed: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
     if outcome.failures:
@@ -203,13 +205,14 @@ def _report(out: Any, outcome: Any) -> None:
 def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from rich.table import Table
 
-    from collapse_jax import config, forecast
+    from collapse_jax.config import experiment as config
+    from collapse_jax.execution import estimate
 
     experiment = config.load(arguments.config, overrides)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("program", "units", "lanes", "width", "MB a block", "est. s"):
         table.add_column(name, justify="left" if name == "program" else "right")
-    rows, total = forecast.forecast(experiment.grid(), experiment.options())
+    rows, total = estimate.forecast(experiment.grid(), experiment.options())
     for row in rows:
         table.add_row(
             row.name, f"{row.units}", f"{row.lanes:,}", f"{row.width:,}", f"{row.megabytes:,.1f}", f"{row.seconds:,.1f}"
@@ -220,11 +223,11 @@ def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _export(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from collapse_jax import results
-    from collapse_jax.variables import shaped
+    from collapse_jax.results import io
+    from collapse_jax.results.variables import shaped
 
-    table, ds = arguments.out or _beside(arguments.dir, "results.parquet"), results.open(arguments.dir)
-    print(f"table: {results.to_parquet(ds, table)}")
+    table, ds = arguments.out or _beside(arguments.dir, "results.parquet"), io.open(arguments.dir)
+    print(f"table: {io.to_parquet(ds, table)}")
     if left_out := shaped(ds):
         print(f"left out, since their values are arrays: {', '.join(left_out)}")
 
@@ -254,7 +257,7 @@ def _as_interrupt(number: int) -> Iterator[None]:
 def _list(arguments: argparse.Namespace, rest: list[str]) -> None:
     from rich.text import Text
 
-    from collapse_jax import config
+    from collapse_jax.config import experiment as config
 
     console = _console()
     headings = {
@@ -277,18 +280,18 @@ def _list(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _verify(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from collapse_jax import verify
+    from collapse_jax.analysis import theory_check
 
     _cache_compiled_programs()
     start = time.monotonic()
-    rows = verify.verify(arguments.setting, lambda name: print(f"simulating {name}", file=sys.stderr, flush=True))
-    failed, looks = verify.failures(rows), sum(row.looks for row in rows)
+    rows = theory_check.verify(arguments.setting, lambda name: print(f"simulating {name}", file=sys.stderr, flush=True))
+    failed, looks = theory_check.failures(rows), sum(row.looks for row in rows)
     console = _console()
-    console.print(verify.table(rows))
+    console.print(theory_check.table(rows))
     console.print(
         f"{len(rows)} predictions, {looks} looks in {time.monotonic() - start:.0f} s; each row is its worst look. "
-        f"|z| may be {verify.limit(rows):.2f}: true predictions fail all together with probability "
-        f"{verify.FALSE_ALARMS:g} (Bonferroni).",
+        f"|z| may be {theory_check.limit(rows):.2f}: true predictions fail all together with probability "
+        f"{theory_check.FALSE_ALARMS:g} (Bonferroni).",
         soft_wrap=True,
         highlight=False,
     )
@@ -304,29 +307,31 @@ def _bench(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _show(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from collapse_jax import definitions, results
+    from collapse_jax.analysis import verdicts
+    from collapse_jax.results import io
 
-    ds = results.open(arguments.dir)
+    ds = io.open(arguments.dir)
     console = _console()
     console.print(str(ds.attrs.pop("config", "")), markup=False, highlight=False, soft_wrap=True)
     width = max(map(len, ds.attrs), default=0)
     for name, value in ds.attrs.items():
         console.print(f"{name:<{width}}  {value}", markup=False, highlight=False, soft_wrap=True)
-    console.print(results.table(ds))
-    console.print(definitions.table(ds))
+    console.print(io.table(ds))
+    console.print(verdicts.table(ds))
 
 
 def _plot(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from collapse_jax import plots, plots_images, results
-    from collapse_jax.variables import scalars
+    from collapse_jax.reporting import plot_curves, plot_images
+    from collapse_jax.results import io
+    from collapse_jax.results.variables import scalars
 
-    ds = results.open(arguments.dir)
-    has_images = plots_images.has_images(ds) and not arguments.out
+    ds = io.open(arguments.dir)
+    has_images = plot_images.has_images(ds) and not arguments.out
     pictures = {}
     if scalars(ds) or not has_images:
-        pictures[arguments.out or _beside(arguments.dir, results.PICTURE)] = plots.plot
+        pictures[arguments.out or _beside(arguments.dir, io.PICTURE)] = plot_curves.plot
     if has_images:
-        pictures[_beside(arguments.dir, plots_images.PICTURE)] = plots_images.plot_samples
+        pictures[_beside(arguments.dir, plot_images.PICTURE)] = plot_images.plot_samples
     for picture, draw in pictures.items():
         print(f"picture: {_drawn(draw, ds, picture)}")
 
@@ -343,24 +348,25 @@ def _write_report(arguments: argparse.Namespace, rest: list[str]) -> None:
     seconds = arguments.watch
     if seconds is not None and not 0 < seconds < float("inf"):
         raise UsageError(f"--watch: must be seconds above 0, not {seconds:g}")
-    from collapse_jax import report, results
+    from collapse_jax.reporting import html
+    from collapse_jax.results import io
 
-    page = arguments.out or _beside(arguments.dir, report.PAGE)
+    page = arguments.out or _beside(arguments.dir, html.PAGE)
     if seconds is None:
-        print(f"report: {report.write(results.open(arguments.dir), page)}")
+        print(f"report: {html.write(io.open(arguments.dir), page)}")
         return
-    for share in report.watch(arguments.dir, page, seconds):
+    for share in html.watch(arguments.dir, page, seconds):
         print(f"report: {page}, {share} done", flush=True)
 
 
 def _init(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from collapse_jax import starter
+    from collapse_jax.config import template
 
-    print(f"config: {starter.write(arguments.setting, arguments.out)}")
+    print(f"config: {template.write(arguments.setting, arguments.out)}")
 
 
 def _completion(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from collapse_jax import completion
+    from collapse_jax.cli import completion
 
     print(completion.script(_parser(), arguments.shell))
 
@@ -387,7 +393,3 @@ def _cache_compiled_programs() -> None:
 
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union
 
 import yaml
 
-from collapse_jax.config_sweep import ConfigAxis, build_curator, grid_of, read_section, targets
-from collapse_jax.config_yaml import ConfigError, apply_overrides, put, read_yaml
-from collapse_jax.words import closest, perhaps
+from collapse_jax.config.sweep_section import ConfigAxis, build_curator, grid_of, read_section, targets
+from collapse_jax.config.yaml_io import ConfigError, apply_overrides, put, read_yaml
+from collapse_jax.core.suggestions import closest, perhaps
 
 if TYPE_CHECKING:  # at run time these cost the import of JAX, and `--help` must not
-    from collapse_jax.axes import Grid
+    from collapse_jax.planning.grid import Grid
+    from collapse_jax.planning.plan import Options
     from collapse_jax.types import Metric, Policy, Setting
-    from collapse_jax.units import Options
 
 _HOMES = {
     "setting": "settings",
@@ -153,7 +153,7 @@ class Experiment:
 
     def options(self) -> "Options":
         """What a sweep is told besides its grid."""
-        made = importlib.import_module("collapse_jax.units").Options
+        made = importlib.import_module("collapse_jax.planning.plan").Options
         same = {name: getattr(self, name) for name in made._fields if name != "mesh"}
         return made(**same, mesh=None if self.mesh is None else dataclasses.asdict(self.mesh))
 

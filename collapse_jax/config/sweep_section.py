@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collapse_jax.axes import Grid
+    from collapse_jax.planning.grid import Grid
     from collapse_jax.types import Curator
 
 
@@ -119,7 +119,7 @@ def grid_of(experiment: Any, metrics: tuple[str, ...]) -> "Grid":
       experiment: parsed.
       metrics: names that no dimension may have.
     """
-    from collapse_jax.axes import Axis, Grid, Once, Point, are_floats
+    from collapse_jax.planning.grid import Axis, Grid, Once, Point, are_floats
 
     paths = [path for axis in experiment.sweep for path in axis.paths]
     short = dims(paths, (*metrics, "policy", "chain", "generation"))

@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml
 
-from collapse_jax import config
-from collapse_jax.config import Experiment, Spec
-from collapse_jax.config_yaml import ConfigError
-from collapse_jax.words import perhaps
+from collapse_jax.config import experiment as config
+from collapse_jax.config.experiment import Experiment, Spec
+from collapse_jax.config.yaml_io import ConfigError
+from collapse_jax.core.suggestions import perhaps
 
 _WIDTH = 100  # of comments
 _CLOSED = {"num_samples": 100, "num_generations": 20, "num_chains": 100}
@@ -42,7 +42,7 @@ def write(kind: str, path: Path | None = None) -> Path:
 
 
 def text(kind: str, path: str = "FILE") -> str:
-    """A commented config of the setting `kind`, all at its defaults, that ``config.load`` reads; it will be at `path`.
+    """A commented config of the setting `kind`, all at its defaults, that ``experiment.load`` reads; it will be at `path`.
 
     Raises:
       ConfigError: no such setting.

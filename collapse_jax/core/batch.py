@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from collapse_jax.keys import below, uniform
+from collapse_jax.core.random import below, uniform
 from collapse_jax.types import Array, Batch, Key, Tree
 
 

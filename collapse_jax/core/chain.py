@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from collapse_jax import batch as B
-from collapse_jax.check import check_at_least, check_choice, is_traced
-from collapse_jax.keys import stream
-from collapse_jax.memory import Memory, memory_for
+from collapse_jax.core import batch as B
+from collapse_jax.core.pool import Memory, memory_for
+from collapse_jax.core.random import stream
+from collapse_jax.core.validation import check_at_least, check_choice, is_traced
 from collapse_jax.types import Array, Batch, Chain, Curator, Key, Policy, Setting, Tree, World
 
 BACKENDS = ("auto", "rows", "law")

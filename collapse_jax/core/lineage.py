@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from collapse_jax import batch as B
-from collapse_jax.keys import stream
+from collapse_jax.core import batch as B
+from collapse_jax.core.random import stream
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
 
 METRIC = Metric(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from collapse_jax import batch as B
+from collapse_jax.core import batch
 from collapse_jax.types import Array, Batch, Policy
 
 
@@ -34,7 +34,7 @@ def fold_memory(compress: Callable[[Batch], Batch]) -> Memory:
     """One row of statistics."""
     return Memory(
         start=lambda first, template: compress(first),
-        add=lambda pool, joined, fade, generation: compress(B.beside(B.scale(pool, fade), compress(joined))),
+        add=lambda pool, joined, fade, generation: compress(batch.beside(batch.scale(pool, fade), compress(joined))),
     )
 
 
@@ -52,7 +52,7 @@ def block_memory(keep: int) -> Memory:
             return joined
         slot = (generation % keep) * joined.weight.shape[0]
         write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, slot, 0)  # noqa: E731
-        return jax.tree.map(write, B.scale(pool, fade), joined)
+        return jax.tree.map(write, batch.scale(pool, fade), joined)
 
     return Memory(start, add)
 
@@ -65,6 +65,6 @@ def _pad(first: Batch, template: Batch) -> Batch:
         return jnp.pad(x, grow).astype(like.dtype)
 
     items = jax.tree.map(pad, first.items, template.items)
-    rows_alike = B.num_rows(first) == B.num_rows(template)
-    weight = first.weight if rows_alike and template.weight.shape[1] == 1 else B.full_weight(first)
+    rows_alike = batch.num_rows(first) == batch.num_rows(template)
+    weight = first.weight if rows_alike and template.weight.shape[1] == 1 else batch.full_weight(first)
     return Batch(items, pad(weight, template.weight))

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from collapse_jax import threefry
-from collapse_jax.threefry import written_out
+from collapse_jax.core import threefry
+from collapse_jax.core.threefry import written_out
 from collapse_jax.types import Array, Key
 
 

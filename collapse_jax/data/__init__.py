@@ -5,8 +5,8 @@ from collections.abc import Callable
 from collapse_jax.data import symbols
 from collapse_jax.data.image_readers import image_files, tfds_images
 from collapse_jax.data.images import digits, glyphs, load_digits
+from collapse_jax.data.synthetic import blobs, circles, moons, normal, swiss_roll
 from collapse_jax.data.tables import array, table
-from collapse_jax.data.toy import blobs, circles, moons, normal, swiss_roll
 from collapse_jax.types import Source
 
 REGISTRY: dict[str, Callable[..., Source]] = {

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from collapse_jax import check as checks
-from collapse_jax.check import one_line, wrong
+from collapse_jax.core import validation as checks
+from collapse_jax.core.validation import one_line, wrong
 from collapse_jax.data import readers
 from collapse_jax.data.images import Images, imbalance, source_of_images
 from collapse_jax.types import Source

@@ -5,9 +5,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from collapse_jax import check as checks
-from collapse_jax.calls import recorded
-from collapse_jax.data import embedded
+from collapse_jax.core import validation as checks
+from collapse_jax.core.registry import recorded
+from collapse_jax.data import bundled
 from collapse_jax.data.tables import Split, empirical, split_rows, standardized
 from collapse_jax.types import Source
 
@@ -97,7 +97,7 @@ def glyphs(
     test_fraction = checks.fraction("glyphs", "test_fraction", test_fraction)
     seed = checks.seed_number("glyphs", seed)
     rare = imbalance("glyphs", minority, minority_classes)
-    glyph = embedded.read_glyphs()
+    glyph = bundled.read_glyphs()
     chosen = glyph.letter < letters
     label = {"letter": glyph.letter, "font": glyph.font, "none": None}[labels]
     images = Images(glyph.image[chosen, ..., None] / np.float32(GLYPH_WHITE), None if label is None else label[chosen])
@@ -166,12 +166,12 @@ def thinned(where: str, label: np.ndarray, classes: int, rare: Rare, seed: int) 
     return np.flatnonzero(kept)
 
 
-def load_digits() -> embedded.Digits:
+def load_digits() -> bundled.Digits:
     """Images and labels through TensorFlow Datasets; where it cannot be imported, the same rows from our own file."""
     try:
         from collapse_jax.data import tfds_builders
     except Exception:  # a broken protobuf raises more than ImportError, and the rows are the same either way
-        return embedded.read_digits()
+        return bundled.read_digits()
     return tfds_builders.load_digits()
 
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import check as checks
-from collapse_jax.data import languages
+from collapse_jax.core import validation as checks
+from collapse_jax.data import markov_texts
 from collapse_jax.data.tokens import smallest
 from collapse_jax.types import Array, Key, Text, Tree
 
@@ -25,7 +25,7 @@ def markov_chain(num_symbols: int = 8, branching: int = 3, seed: int = 0) -> Tex
       branching: successors of each symbol.
       seed: draws the table.
     """
-    language = languages.sparse(num_symbols, branching, seed)
+    language = markov_texts.sparse(num_symbols, branching, seed)
     stationary, table = language.arrays
 
     def log_prob(rows: np.ndarray) -> np.ndarray:
@@ -51,13 +51,13 @@ def hidden_markov(num_states: int = 6, num_symbols: int = 12, seed: int = 0) -> 
     rng = np.random.default_rng(checks.seed_number("hidden_markov", seed))
     table = 0.8 * np.eye(num_states) + 0.2 * rng.dirichlet(np.ones(num_states), num_states)
     emit = rng.dirichlet(np.full(num_symbols, 0.3), num_states)
-    hidden = languages.chain(table)
+    hidden = markov_texts.chain(table)
     stationary = hidden.arrays[0]
 
     def draw(key: Key, arrays: Tree, num: int, length: int) -> Array:
         key_hidden, key_emit = jax.random.split(key)
         state_NxL = hidden.draw(key_hidden, arrays[0], num, length).astype(int)
-        cumulative = languages.cumulate(jnp.asarray(arrays[1], float))[:, :-1]
+        cumulative = markov_texts.cumulate(jnp.asarray(arrays[1], float))[:, :-1]
         uniform_NxL = jax.random.uniform(key_emit, (num * length,)).reshape(num, length)
         return (uniform_NxL[..., None] >= cumulative[state_NxL]).sum(-1).astype(jnp.uint8)
 

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import batch as B
-from collapse_jax import check as checks
-from collapse_jax.data import embedded
-from collapse_jax.keys import below, uniform
-from collapse_jax.text_metrics import codes
+from collapse_jax.core import batch
+from collapse_jax.core import validation as checks
+from collapse_jax.core.random import below, uniform
+from collapse_jax.data import bundled
+from collapse_jax.metrics.text import codes
 from collapse_jax.types import Array, Batch, Key, Tree
 
 LETTERS = " abcdefghijklmnopqrstuvwxyz"
@@ -46,7 +46,7 @@ def shakespeare() -> Language:
 
     The law is a window of the first nine tenths, uniform over places; the last tenth is held out.
     """
-    words = "".join(c if c in LETTERS else " " for c in embedded.read_shakespeare().lower()).split()
+    words = "".join(c if c in LETTERS else " " for c in bundled.read_shakespeare().lower()).split()
     text = np.frombuffer(" ".join(words).encode(), np.uint8)
     symbols = np.where(text == ord(" "), 0, text - (ord("a") - 1)).astype(np.uint8)
     train, test = np.split(symbols, [held_out_from(len(symbols))])
@@ -137,7 +137,7 @@ def count(rows_mxl: Array, weight: Array, order: int, num_symbols: int) -> Array
 
 def choose(key: Key, weight: Array, num: int) -> Array:
     """`num` numbers of ``0 .. len(weight) - 1`` in proportion to weight."""
-    return B.choose(key, Batch(jnp.arange(weight.size)[None], weight[None]), num)
+    return batch.choose(key, Batch(jnp.arange(weight.size)[None], weight[None]), num)
 
 
 def cumulate(weight_cxv: Array) -> Array:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from collapse_jax.check import MissingExtraError, one_line, wrong
+from collapse_jax.core.validation import MissingExtraError, one_line, wrong
 
 LARGEST = 1e18  # its square still fits in float32, which chains compute in by default
 

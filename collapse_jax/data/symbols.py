@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from collapse_jax import check as checks
-from collapse_jax.calls import recorded
-from collapse_jax.check import one_line, wrong
-from collapse_jax.data import embedded
+from collapse_jax.core import validation as checks
+from collapse_jax.core.registry import recorded
+from collapse_jax.core.validation import one_line, wrong
+from collapse_jax.data import bundled
 from collapse_jax.types import Symbols
 
 MOST = 2**24  # symbols: more are not told apart by the float32 that counts them
@@ -79,7 +79,7 @@ def words(num: int | None = None) -> Symbols:
     Args:
       num: the law of the most frequent `num` words alone; default all.
     """
-    found = _frequencies(re.findall(r"[a-z]+(?:'[a-z]+)*", embedded.read_shakespeare().lower()))
+    found = _frequencies(re.findall(r"[a-z]+(?:'[a-z]+)*", bundled.read_shakespeare().lower()))
     if num is not None:
         found = found[: checks.integer("words", "num", num, 1, len(found))]
     return Symbols("words", found / found.sum())

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import check as checks
-from collapse_jax import keys
-from collapse_jax.calls import recorded
+from collapse_jax.core import random
+from collapse_jax.core import validation as checks
+from collapse_jax.core.registry import recorded
 from collapse_jax.types import Array, Key, Source, Tree
 
 HELD_OUT_SEED = 0x5EED_7E57  # far from the small seeds that chains are given
@@ -48,7 +48,7 @@ def normal(dim: int = 2, mean: float = 0.0, scale: float = 1.0) -> Source:
 
     def draw(key: Key, arrays: Tree, num: int) -> Array:
         del arrays
-        return mean + scale * keys.normal(key, (num, dim))
+        return mean + scale * random.normal(key, (num, dim))
 
     def log_density(arrays: Tree, rows: Array) -> Array:
         del arrays
@@ -103,8 +103,8 @@ def blobs(
     def draw(key: Key, arrays: Tree, num: int) -> Array:
         key_center, key_noise = jax.random.split(key)
         centers = jnp.asarray(arrays, dtype=float)
-        which = keys.below(key_center, num, centers.shape[0])
-        return centers[which] + std * keys.normal(key_noise, (num, dim))
+        which = random.below(key_center, num, centers.shape[0])
+        return centers[which] + std * random.normal(key_noise, (num, dim))
 
     def log_density(arrays: Tree, rows: Array) -> Array:
         centers = jnp.asarray(arrays, dtype=float)
@@ -144,9 +144,9 @@ def circles(noise: float = 0.05, factor: float = 0.8) -> Source:
         del arrays
         key_half, key_angle, key_noise = jax.random.split(key, 3)
         radius = jnp.where(jax.random.bernoulli(key_half, shape=(num,)), 1.0, factor)
-        angle = 2 * math.pi * keys.uniform(key_angle, (num,))
+        angle = 2 * math.pi * random.uniform(key_angle, (num,))
         rows = jnp.stack([radius * jnp.cos(angle), radius * jnp.sin(angle)], axis=-1)
-        return rows + noise * keys.normal(key_noise, (num, 2))
+        return rows + noise * random.normal(key_noise, (num, 2))
 
     def log_density(arrays: Tree, rows: Array) -> Array:
         del arrays
@@ -183,10 +183,10 @@ def moons(noise: float = 0.05) -> Source:
         del arrays
         key_half, key_angle, key_noise = jax.random.split(key, 3)
         upper = jax.random.bernoulli(key_half, shape=(num,))
-        angle = math.pi * keys.uniform(key_angle, (num,))
+        angle = math.pi * random.uniform(key_angle, (num,))
         x, y = jnp.cos(angle), jnp.sin(angle)
         rows = jnp.stack([jnp.where(upper, x, 1 - x), jnp.where(upper, y, 0.5 - y)], axis=-1)
-        return rows + noise * keys.normal(key_noise, (num, 2))
+        return rows + noise * random.normal(key_noise, (num, 2))
 
     def log_density(arrays: Tree, rows: Array) -> Array:
         del arrays
@@ -227,10 +227,10 @@ def swiss_roll(noise: float = 0.05) -> Source:
     def draw(key: Key, arrays: Tree, num: int) -> Array:
         del arrays
         key_angle, key_height, key_noise = jax.random.split(key, 3)
-        angle = 1.5 * math.pi * (1 + 2 * keys.uniform(key_angle, (num,)))
-        height = 21 * keys.uniform(key_height, (num,))
+        angle = 1.5 * math.pi * (1 + 2 * random.uniform(key_angle, (num,)))
+        height = 21 * random.uniform(key_height, (num,))
         rows = jnp.stack([angle * jnp.cos(angle), height, angle * jnp.sin(angle)], axis=-1)
-        return rows + noise * keys.normal(key_noise, (num, 3))
+        return rows + noise * random.normal(key_noise, (num, 3))
 
     mean = np.array([2, 21 / 2, 2 / (3 * math.pi)])
     square = 87.75 * math.pi**2 / 18

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import check as checks
-from collapse_jax import keys
-from collapse_jax.calls import recorded
+from collapse_jax.core import random
+from collapse_jax.core import validation as checks
+from collapse_jax.core.registry import recorded
 from collapse_jax.data import readers
 from collapse_jax.types import Array, Key, Source, Tree
 
@@ -105,7 +105,7 @@ def empirical(name: str, split: Split, classes: int | None = None, shape: tuple[
 
     def draw(key: Key, arrays: Tree, num: int) -> Array:
         rows = jnp.asarray(arrays, dtype=float)
-        return rows[keys.below(key, num, rows.shape[0])]
+        return rows[random.below(key, num, rows.shape[0])]
 
     def held_out(num: int) -> np.ndarray:
         num = checks.integer(f"{name}.held_out", "num", num, 0)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from collapse_jax import check as checks
-from collapse_jax.check import one_line, wrong
-from collapse_jax.data import embedded, readers
+from collapse_jax.core import validation as checks
+from collapse_jax.core.validation import one_line, wrong
+from collapse_jax.data import bundled, readers
 from collapse_jax.data.known_texts import brackets, hidden_markov, markov_chain
-from collapse_jax.data.languages import HELD_OUT, held_out_from, windows
+from collapse_jax.data.markov_texts import HELD_OUT, held_out_from, windows
 from collapse_jax.data.tokens import Tokenizer, alphabet_of
 from collapse_jax.types import Text
 
@@ -22,7 +22,7 @@ def shakespeare(tokenizer: Tokenizer = "characters", vocabulary: int | None = No
       tokenizer: characters, bytes, or pieces learned by byte-pair encoding (extra ``text``).
       vocabulary: pieces of byte-pair encoding; default 512.
     """
-    return given("shakespeare", embedded.read_shakespeare(), tokenizer, vocabulary)
+    return given("shakespeare", bundled.read_shakespeare(), tokenizer, vocabulary)
 
 
 def austen(tokenizer: Tokenizer = "characters", vocabulary: int | None = None) -> Text:
@@ -32,7 +32,7 @@ def austen(tokenizer: Tokenizer = "characters", vocabulary: int | None = None) -
       tokenizer: characters, bytes, or pieces learned by byte-pair encoding (extra ``text``).
       vocabulary: pieces of byte-pair encoding; default 512.
     """
-    return given("austen", embedded.read_austen(), tokenizer, vocabulary)
+    return given("austen", bundled.read_austen(), tokenizer, vocabulary)
 
 
 def text_file(

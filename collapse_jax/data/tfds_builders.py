@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils import tqdm_utils
 
-from collapse_jax.data import embedded
+from collapse_jax.data import bundled
 
 FILE_FORMAT = "array_record"
 
@@ -46,12 +46,12 @@ class CollapseDigits(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        digits = embedded.read_digits()
+        digits = bundled.read_digits()
         for index, (image, label) in enumerate(zip(digits.image, digits.label, strict=True)):
             yield index, {"index": index, "image": image, "label": label}
 
 
-def load_digits() -> embedded.Digits:
+def load_digits() -> bundled.Digits:
     """The digits as tfds has them, prepared in the user's cache at the first call."""
     root = os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
     if "://" not in root:  # buckets have no atomic rename of folders
@@ -63,11 +63,11 @@ def load_digits() -> embedded.Digits:
         return _digits_in(Path(private))
 
 
-def _digits_in(root: Path) -> embedded.Digits:
+def _digits_in(root: Path) -> bundled.Digits:
     _prepare(CollapseDigits, root)
     source = CollapseDigits(data_dir=str(root), file_format=FILE_FORMAT).as_data_source("train")
     examples = sorted(source.__getitems__(range(len(source))), key=lambda example: int(example["index"]))
-    return embedded.Digits(
+    return bundled.Digits(
         image=np.stack([example["image"] for example in examples]),
         label=np.array([example["label"] for example in examples], dtype=np.uint8),
     )

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from collapse_jax.check import MissingExtraError, check_at_least, check_choice, wrong
+from collapse_jax.core.validation import MissingExtraError, check_at_least, check_choice, wrong
 
 Tokenizer = Literal["characters", "bytes", "bpe"]
 

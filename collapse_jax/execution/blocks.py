@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 
-from collapse_jax import cost
-from collapse_jax.parts import side_by_side
-from collapse_jax.sizes import device_memory
-from collapse_jax.spread import cut_lanes, places
+from collapse_jax.core.batching import side_by_side
+from collapse_jax.core.sharding import cut_lanes, places
+from collapse_jax.planning import cost
+from collapse_jax.planning.block_size import device_memory
 from collapse_jax.types import Array, Chain, Key, Tree, World
 
 MOST_AT_ONCE = 8
@@ -114,7 +114,7 @@ def trace_blocks(
       width: lanes side by side on a device.
       stretch: generations of one call.
       devices: default all local ones; blocks are dealt out to them.
-      mesh: devices a chain (see ``sweeps.sweep``); the chain must be of a setting that is spread likewise.
+      mesh: devices a chain (see ``sweep.sweep``); the chain must be of a setting that is spread likewise.
 
     Raises:
       ValueError: devices that are not whole meshes.

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from collapse_jax.blocks import Saver
+from collapse_jax.execution.blocks import Saver
 
 FOLDER = "checkpoints"
 

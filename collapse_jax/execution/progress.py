@@ -30,7 +30,7 @@ def shown() -> Iterator[Callable[[Any], None]]:
 
 @contextlib.contextmanager
 def told(progress: Callable[[int, int], None] | bool | None) -> Iterator[Callable[[int, int], None]]:
-    """The `progress` of ``sweeps.sweep`` as a function of what is done and of all, in chain-generations.
+    """The `progress` of ``sweep.sweep`` as a function of what is done and of all, in chain-generations.
 
     True draws a bar, in a notebook's cell or in a terminal; None and False draw nothing.
     """

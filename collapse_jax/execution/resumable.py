@@ -11,13 +11,14 @@ import jax
 import numpy as np
 import yaml
 
-from collapse_jax import checkpoint, store
-from collapse_jax.axes import Grid
-from collapse_jax.memory_model import check_fits
-from collapse_jax.spread import places
-from collapse_jax.store import STORE, StoreError, Writer, is_bucket, join
-from collapse_jax.sweeps import Runner, attributes, labels
-from collapse_jax.units import Options, Plan, Unit, make_plan, recut
+from collapse_jax.core.sharding import places
+from collapse_jax.execution import checkpoint
+from collapse_jax.execution.sweep import Runner, attributes, labels
+from collapse_jax.planning.grid import Grid
+from collapse_jax.planning.memory_estimate import check_fits
+from collapse_jax.planning.plan import Options, Plan, Unit, make_plan, recut
+from collapse_jax.results import store
+from collapse_jax.results.store import STORE, StoreError, Writer, is_bucket, join
 
 
 class Progress(NamedTuple):

@@ -10,15 +10,15 @@ import jax
 import numpy as np
 import xarray as xr
 
-from collapse_jax.axes import Axis, Grid, coordinates, describe, grid_of
-from collapse_jax.blocks import Programs, Saver, Traced, compile_blocks, run_blocks, trace_blocks
-from collapse_jax.keys import chain_keys
-from collapse_jax.memory_model import check_fits
-from collapse_jax.progress import told
-from collapse_jax.spread import places
+from collapse_jax.core.random import chain_keys
+from collapse_jax.core.sharding import places
+from collapse_jax.core.worlds import Worlds
+from collapse_jax.execution.blocks import Programs, Saver, Traced, compile_blocks, run_blocks, trace_blocks
+from collapse_jax.execution.progress import told
+from collapse_jax.planning.grid import Axis, Grid, coordinates, describe, grid_of
+from collapse_jax.planning.memory_estimate import check_fits
+from collapse_jax.planning.plan import Options, Plan, Unit, make_plan, stretch
 from collapse_jax.types import Curator, Policy, Setting
-from collapse_jax.units import Options, Plan, Unit, make_plan, stretch
-from collapse_jax.worlds import Worlds
 
 
 def run(setting: Setting, policy: Policy, **options: Any) -> xr.Dataset:
@@ -84,7 +84,7 @@ def sweep(
       chains_per_block: lanes side by side on a device. Bits may depend on it, so its default depends on sizes alone;
         they do not depend on the number of devices.
       mesh: devices a chain, for models too large or too slow for one: ``{"data": 2, "model": 2}`` shares the rows of
-        its minibatches (and new rows) out over two and cuts its parameters in two (see ``spread.spread``). Other
+        its minibatches (and new rows) out over two and cuts its parameters in two (see ``sharding.spread``). Other
         devices take other blocks. Results agree with those of one device to rounding, not bit for bit; sampled
         symbols may differ from the first that rounding decides.
       devices: default all local ones; blocks of chains are dealt out to them.

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import neighbours as N
-from collapse_jax.check import check_at_least, one_line
-from collapse_jax.frechet import frechet_distance, moments_of
-from collapse_jax.nets import classifier
-from collapse_jax.parts import each
+from collapse_jax.core.batching import each
+from collapse_jax.core.validation import check_at_least, one_line
+from collapse_jax.numerics import nearest_neighbors
+from collapse_jax.numerics.frechet import frechet_distance, moments_of
+from collapse_jax.training.nets import classifier
 from collapse_jax.types import Array, Metric, Source, Tree
 
 ENOUGH = 0.1  # of a class's real share: less does not keep it alive
@@ -135,7 +135,7 @@ class Truth(NamedTuple):
     net: classifier.Trained | Array | None
     mean: Array
     root: Array
-    real: N.Manifold
+    real: nearest_neighbors.Manifold
     log_variance: Array
     classes: Classes | None
     pictures: Pictures | None
@@ -255,7 +255,7 @@ def _truth(task: Task) -> Truth:
         net,
         jnp.asarray(mean, float),
         jnp.asarray(root, float),
-        jax.jit(N.manifold, static_argnums=1)(to_features(net, test), task.k),
+        jax.jit(nearest_neighbors.manifold, static_argnums=1)(to_features(net, test), task.k),
         jnp.asarray(np.log(variance.sum()), float),
         None if share is None else Classes(jnp.asarray(share, float), _modes(source)),
         None if source.shape is None else Pictures(jnp.asarray(train, float), test, jnp.asarray(variance, float)),
@@ -277,7 +277,7 @@ def _outline(task: Task) -> Truth:
         net,
         of(width),
         of(width, width),
-        N.Manifold(features, of(task.num_test)),
+        nearest_neighbors.Manifold(features, of(task.num_test)),
         of(),
         None if share is None else Classes(jnp.asarray(share, float), _modes(source)),
         None if source.shape is None else Pictures(of(len(source.arrays), dim), test, of(dim)),
@@ -325,7 +325,7 @@ def _features(given: Callable[[Array], Array] | None, net: classifier.Trained | 
 def _observe(task: Task, truth: Truth, rows_NxD: Array, label_N: Array | None = None) -> dict[str, Array]:
     some_NxD = rows_NxD[: task.num_rows]
     features_NxF, is_of_NxC, log_density_N = each(partial(_looked_at, task, truth), task.rows_at_once, rows_NxD)
-    seen = N.overlap(truth.real, features_NxF[: task.num_rows], task.k)._asdict()
+    seen = nearest_neighbors.overlap(truth.real, features_NxF[: task.num_rows], task.k)._asdict()
     seen["frechet_distance"] = frechet_distance(features_NxF, truth.mean, truth.root)
     # Over n - 1: it judges the model, not the number of rows it was asked for.
     variance_D = jnp.sum((rows_NxD - rows_NxD.mean(0)) ** 2, 0) / max(rows_NxD.shape[0] - 1, 1)
@@ -334,7 +334,7 @@ def _observe(task: Task, truth: Truth, rows_NxD: Array, label_N: Array | None = 
     if truth.classes is not None:
         seen |= _of_classes(task, truth.classes, is_of_NxC, label_N)
     if truth.pictures is not None:
-        seen["copied"] = N.copied(some_NxD, truth.pictures.train, truth.pictures.held_out)
+        seen["copied"] = nearest_neighbors.copied(some_NxD, truth.pictures.train, truth.pictures.held_out)
     if truth.pictures is not None and task.source.shape is not None:
         shape = [length for _, length in _dims_of_images(task.source.shape, task.num_shown)]
         real_D = truth.pictures.variance
@@ -343,7 +343,7 @@ def _observe(task: Task, truth: Truth, rows_NxD: Array, label_N: Array | None = 
         seen["sample_image"] = shown_KxD.reshape(shape)
     if truth.law is not None:
         seen["tail_mass"], seen["hallucinated"] = ((log_density_N < q).mean() for q in truth.law.log_quantile)
-        seen["kl"] = -N.entropy(some_NxD, task.k) - log_density_N[: task.num_rows].mean()
+        seen["kl"] = -nearest_neighbors.entropy(some_NxD, task.k) - log_density_N[: task.num_rows].mean()
     return seen
 
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import batch as B
-from collapse_jax.scores import mean_symbol
+from collapse_jax.core import batch as B
+from collapse_jax.metrics.row_scores import mean_symbol
 from collapse_jax.types import Array, Batch, Metric, Text, Tree, World
 
 WORD = 32  # bits of a word

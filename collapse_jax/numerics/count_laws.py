@@ -6,8 +6,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from collapse_jax import keys
-from collapse_jax.check import is_traced
+from collapse_jax.core import random
+from collapse_jax.core.validation import is_traced
 from collapse_jax.types import Array, Key
 
 # Symbols: for so few, a pass over all draws for each of them is faster than a search, or than a scatter (measured).
@@ -22,7 +22,7 @@ def categorical(key: Key, p_K: Array, num: int) -> Array:
     Cumulative sums of whole numbers: those of floats would be off by percents where K is 100,000.
     """
     cumulative_K = _cumulative(p_K)
-    drawn = keys.below(key, num, cumulative_K[-1])
+    drawn = random.below(key, num, cumulative_K[-1])
     if p_K.shape[0] > _FEW:
         return jnp.searchsorted(cumulative_K, drawn, side="right").astype(jnp.int32)
     passed = lambda k, symbol: symbol + (cumulative_K[k] <= drawn)  # noqa: E731
@@ -47,7 +47,7 @@ def tally(key: Key, p_K: Array, num: int, size: Array | int) -> Array:
     if length > _FEW:
         return count(categorical(key, p_K, num), there.astype(p_K.dtype), length)
     cumulative_K = _cumulative(p_K)
-    drawn = keys.below(key, num, cumulative_K[-1])  # compared with each symbol's edge, never turned into symbols
+    drawn = random.below(key, num, cumulative_K[-1])  # compared with each symbol's edge, never turned into symbols
     below_K = jax.lax.map(lambda edge: (there & (drawn < edge)).sum(), cumulative_K)
     return jnp.diff(below_K, prepend=0).astype(p_K.dtype)
 
@@ -66,7 +66,7 @@ def multinomial(key: Key, p_K: Array, num: Array | int, size: Array | int) -> Ar
         return _one_by_one(key, p_K, size)
     group = math.isqrt(length - 1) + 1
     p_GxS = jnp.pad(p_K, (0, -length % group)).reshape(-1, group)
-    sizes_G = _one_by_one(keys.stream(key, "groups"), p_GxS.sum(1), size)
+    sizes_G = _one_by_one(random.stream(key, "groups"), p_GxS.sum(1), size)
     return _one_by_one(key, p_GxS, sizes_G).reshape(-1)[:length]
 
 
@@ -152,11 +152,11 @@ def _rejection(
     key: Key, a: Array, b: Array, centre: Array, log_scale: Array, log_pmf: Callable, most: Array | float, wanted: Array
 ) -> Array:
     """Hormann's transformed rejection of whole numbers 0 .. `most` where `wanted`; the others are 0."""
-    key = keys.of_its_lane(key)
+    key = random.of_its_lane(key)
 
     def trial(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         i, k, open_ = state
-        u, v = keys.uniform(jax.random.fold_in(key, i), (2, *wanted.shape), a.dtype)
+        u, v = random.uniform(jax.random.fold_in(key, i), (2, *wanted.shape), a.dtype)
         u = u - 0.5
         edge = jnp.maximum(0.5 - jnp.abs(u), 1e-7)
         new = jnp.floor((2 * a / edge + b) * u + centre)
@@ -171,7 +171,7 @@ def _rejection(
 
 def _inversion(key: Key, none: Array, ratio: Callable[[Array], Array], wanted: Array) -> Array:
     """The number k whose cumulative probability passes a uniform; P(0) is `none` and P(k) = ``ratio(k)`` P(k - 1)."""
-    left = keys.uniform(key, none.shape, none.dtype) - none
+    left = random.uniform(key, none.shape, none.dtype) - none
 
     def step(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         k, here, left, count = state
@@ -197,4 +197,4 @@ def _root(k: Array) -> Array:
 
 def bernoulli(key: Key, p: Array, num: int) -> Array:
     """`num` independent trials, 1 with probability `p`."""
-    return (keys.uniform(key, (num,), p.dtype) < p).astype(p.dtype)
+    return (random.uniform(key, (num,), p.dtype) < p).astype(p.dtype)

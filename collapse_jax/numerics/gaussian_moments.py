@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from collapse_jax import batch as B
-from collapse_jax.gamma import log_gamma_of_normal, log_gamma_over_shape
-from collapse_jax.keys import normal, stream
+from collapse_jax.core import batch as B
+from collapse_jax.core.random import normal, stream
+from collapse_jax.numerics.log_gamma import log_gamma_of_normal, log_gamma_over_shape
 from collapse_jax.types import Array, Batch, Key
 
 _HIGHEST = jax.lax.Precision.HIGHEST

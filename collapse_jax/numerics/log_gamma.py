@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from collapse_jax.keys import normal, of_its_lane, stream, uniform
+from collapse_jax.core.random import normal, of_its_lane, stream, uniform
 from collapse_jax.types import Array, Key
 
 # Error allowed in log X: far below the Monte Carlo error of any run that could finish.

@@ -90,7 +90,7 @@ def solve(gram: Array, ridge: Array | float, columns: Array) -> Array:
     """X with (`gram` + `ridge` I) X = `columns` ``[d, k]``, for `gram` ``[d, d]`` positive semidefinite.
 
     Gauss-Jordan elimination, one loop of few operations: of thousands of small systems side by side the time is what
-    operations cost to begin with. Where rounding swallows a pivot, X is 0 (``moments.factorise`` tells how).
+    operations cost to begin with. Where rounding swallows a pivot, X is 0 (``gaussian_moments.factorise`` tells how).
     """
     d = len(gram)
     square = gram + ridge * jnp.eye(d, dtype=gram.dtype)

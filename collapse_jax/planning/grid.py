@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from collapse_jax.calls import written
+from collapse_jax.core.registry import written
+from collapse_jax.core.suggestions import perhaps
 from collapse_jax.types import Curator, Policy, Setting
-from collapse_jax.words import perhaps
 
 
 class Axis(NamedTuple):

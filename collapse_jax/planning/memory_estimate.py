@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.blocks import functions, lanes
-from collapse_jax.cost import peak, size_of
-from collapse_jax.keys import chain_keys
-from collapse_jax.sizes import device_memory
-from collapse_jax.spread import mesh_size
-from collapse_jax.units import Plan, Program, stretch
+from collapse_jax.core.random import chain_keys
+from collapse_jax.core.sharding import mesh_size
+from collapse_jax.execution.blocks import functions, lanes
+from collapse_jax.planning.block_size import device_memory
+from collapse_jax.planning.cost import peak, size_of
+from collapse_jax.planning.plan import Plan, Program, stretch
 
 
 def check_fits(plan: Plan) -> None:

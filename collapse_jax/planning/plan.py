@@ -9,18 +9,18 @@ import jax
 import numpy as np
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from collapse_jax.axes import Grid, Point
-from collapse_jax.blocks import blocks_at_once
-from collapse_jax.chain import make_chain
-from collapse_jax.chain import plan as plan_chain
-from collapse_jax.check import check_at_least, check_choice
-from collapse_jax.cost import operations, peak
-from collapse_jax.keys import chain_keys
-from collapse_jax.sizes import block_width, lane_bytes, stretch_of
-from collapse_jax.spread import abstract, mesh_size, spread
+from collapse_jax.core.chain import make_chain
+from collapse_jax.core.chain import plan as plan_chain
+from collapse_jax.core.random import chain_keys
+from collapse_jax.core.sharding import abstract, mesh_size, spread
+from collapse_jax.core.suggestions import perhaps
+from collapse_jax.core.validation import check_at_least, check_choice
+from collapse_jax.core.worlds import Outlines, same
+from collapse_jax.execution.blocks import blocks_at_once
+from collapse_jax.planning.block_size import block_width, lane_bytes, stretch_of
+from collapse_jax.planning.cost import operations, peak
+from collapse_jax.planning.grid import Grid, Point
 from collapse_jax.types import Chain, Metric, Setting
-from collapse_jax.words import perhaps
-from collapse_jax.worlds import Outlines, same
 
 PRECISIONS = ("float32", "float64")
 RNGS = ("threefry2x32", "rbg", "unsafe_rbg")

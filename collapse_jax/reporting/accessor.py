@@ -31,9 +31,9 @@ class Collapse:
         Raises:
           ValueError: a suffix that matplotlib cannot write, or no metric that is one number a generation.
         """
-        from collapse_jax import plots
+        from collapse_jax.reporting import plot_curves
 
-        figure = plots.draw(self._ds)
+        figure = plot_curves.draw(self._ds)
         if path is not None:
             figure.savefig(path, dpi=150)
         figure.__dict__["_repr_png_"] = lambda: _png(figure)  # notebooks show it without pyplot
@@ -41,19 +41,19 @@ class Collapse:
 
     def table(self, generation: int = -1) -> "Table":
         """Centre and 95% interval over chains of each metric, at a position of the generation axis."""
-        from collapse_jax import results
+        from collapse_jax.results import io as results
 
         return _whole(results.table(self._ds, generation))
 
     def score(self) -> xr.Dataset:
-        """Eight definitions of collapse as verdicts; see ``definitions.score``."""
-        from collapse_jax import definitions
+        """Eight definitions of collapse as verdicts; see ``verdicts.score``."""
+        from collapse_jax.analysis import verdicts as definitions
 
         return definitions.score(self._ds)
 
     def verdicts(self) -> "Table":
         """`score` as a table, with median times to collapse."""
-        from collapse_jax import definitions
+        from collapse_jax.analysis import verdicts as definitions
 
         return _whole(definitions.table(self._ds))
 
@@ -63,9 +63,9 @@ class Collapse:
         Returns:
           The metrics' dims but ``chain``; NaN where no mean is known, or where so few chains cannot be held to it.
         """
-        from collapse_jax.cases import Lines
-        from collapse_jax.results import columns
-        from collapse_jax.variables import scalars
+        from collapse_jax.analysis.predictions import Lines
+        from collapse_jax.results.io import columns
+        from collapse_jax.results.variables import scalars
 
         lines, positions, known = Lines(self._ds), columns(self._ds), {}
         for name, values in scalars(self._ds).data_vars.items():
@@ -79,17 +79,17 @@ class Collapse:
         return xr.Dataset(known)
 
     def report(self, path: Path | str = "report.html") -> Path:
-        """Writes one HTML page of it all; see ``report.write``."""
-        from collapse_jax import report
+        """Writes one HTML page of it all; see ``html.write``."""
+        from collapse_jax.reporting import html
 
-        return report.write(self._ds, path)
+        return html.write(self._ds, path)
 
 
 def _whole(table: "Table") -> "Table":
     """In a notebook, whose cells scroll, a table is as wide as it likes."""
     from rich.console import Console
 
-    from collapse_jax.progress import in_notebook
+    from collapse_jax.execution.progress import in_notebook
 
     if in_notebook():
         table.width = Console(width=1000).measure(table).maximum

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from collapse_jax import results, store
-from collapse_jax.cases import Lines
-from collapse_jax.intervals import median_interval
-from collapse_jax.plots_grid import THEORY, draw_grid, legend
-from collapse_jax.results import at, columns
-from collapse_jax.variables import scalars
+from collapse_jax.analysis.predictions import Lines
+from collapse_jax.numerics.confidence_intervals import median_interval
+from collapse_jax.reporting.plot_grid import THEORY, draw_grid, legend
+from collapse_jax.results import io as results
+from collapse_jax.results import store
+from collapse_jax.results.io import at, columns
+from collapse_jax.results.variables import scalars
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,7 +103,7 @@ def resamples(num_chains: int) -> np.ndarray:
 
 
 def curve(values: xr.DataArray, position: dict[str, int], draws: np.ndarray) -> Curve:
-    """A metric along the generations at one position of ``results.columns``; `draws` are those of ``resamples``."""
+    """A metric along the generations at one position of ``io.columns``; `draws` are those of ``resamples``."""
     rows = at(values, position).transpose("chain", "generation").to_numpy().astype(float)
     if values.attrs.get("summary") == "median":
         centre, low, high = np.transpose([median_interval(column) for column in rows.T])

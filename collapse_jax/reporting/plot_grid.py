@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from collapse_jax.cases import Lines
+from collapse_jax.analysis.predictions import Lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from collapse_jax import store
+from collapse_jax.results import store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from collapse_jax import plots_images, store
-from collapse_jax.results import at, columns
-from collapse_jax.variables import shaped, texts_of
+from collapse_jax.reporting import plot_images
+from collapse_jax.results import store
+from collapse_jax.results.io import at, columns
+from collapse_jax.results.variables import shaped, texts_of
 
 TEXTS = "samples.txt"
 _GENERATIONS = 5  # of a page, from the first to the last
@@ -16,7 +17,7 @@ _GENERATIONS = 5  # of a page, from the first to the last
 
 def write_into(ds: xr.Dataset, out: Any) -> list[str]:
     """Writes what `ds` holds of samples into a results folder, or a bucket (extra ``cloud``); returns where."""
-    pictures = [plots_images.samples_into(ds, out)] if plots_images.has_images(ds) else []
+    pictures = [plot_images.samples_into(ds, out)] if plot_images.has_images(ds) else []
     names = [name for name in shaped(ds) if "symbols" in ds[name].attrs]
     if not names:
         return pictures

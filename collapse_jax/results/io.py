@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from collapse_jax import store
-from collapse_jax.intervals import SUMMARIES, choose_summary
-from collapse_jax.store import STORE, StoreError
-from collapse_jax.variables import grid_dims, scalars
+from collapse_jax.numerics.confidence_intervals import SUMMARIES, choose_summary
+from collapse_jax.results import store
+from collapse_jax.results.store import STORE, StoreError
+from collapse_jax.results.variables import grid_dims, scalars
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from collapse_jax.sweeps import about, attributes, dataset
-from collapse_jax.units import Cut, Plan, Unit
+from collapse_jax.execution.sweep import about, attributes, dataset
+from collapse_jax.planning.plan import Cut, Plan, Unit
 
 STORE, DONE = "results.zarr", "done"
 _BUCKETS = ("gs://", "s3://", "az://", "http://", "https://")

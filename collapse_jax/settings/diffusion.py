@@ -7,8 +7,10 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from collapse_jax import data, denoising, frames, image_metrics, parts, scores
-from collapse_jax.check import (
+from collapse_jax import data
+from collapse_jax.core import batching
+from collapse_jax.core.random import normal
+from collapse_jax.core.validation import (
     check_at_least,
     check_choice,
     check_not_negative,
@@ -16,13 +18,14 @@ from collapse_jax.check import (
     check_share,
     is_traced,
 )
-from collapse_jax.denoising import PROBES, Objective, noised, probes, row_and_noise
-from collapse_jax.frames import Frame, Model
-from collapse_jax.gradient import SCHEDULES as RATES
-from collapse_jax.gradient import Averaged, adamw, averaged, check_warmup, fit_sgd
-from collapse_jax.keys import normal
-from collapse_jax.nets.timed import NETS, timed_net
-from collapse_jax.samplers import SAMPLERS, sample
+from collapse_jax.metrics import images, row_scores
+from collapse_jax.training import diffusion_objectives, row_transform
+from collapse_jax.training.diffusion_objectives import PROBES, Objective, noised, probes, row_and_noise
+from collapse_jax.training.diffusion_samplers import SAMPLERS, sample
+from collapse_jax.training.nets.denoiser import NETS, timed_net
+from collapse_jax.training.row_transform import Frame, Model
+from collapse_jax.training.sgd import SCHEDULES as RATES
+from collapse_jax.training.sgd import Averaged, adamw, averaged, check_warmup, fit_sgd
 from collapse_jax.types import Array, Key, Metric, Setting, Source, Tree, World
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -56,7 +59,7 @@ class Task(NamedTuple):
       apply: the network, ``(params, x, time, label) -> said``.
       drop_label: how often training hides a label.
       guidance: see ``diffusion``.
-      draw: ``samplers.sample``, all but the estimate, the key and the shape.
+      draw: ``diffusion_samplers.sample``, all but the estimate, the key and the shape.
       rows_at_once: see ``diffusion``.
       judge: of generated rows.
     """
@@ -68,7 +71,7 @@ class Task(NamedTuple):
     guidance: Array | float
     draw: Callable[..., Array]
     rows_at_once: int
-    judge: image_metrics.Judge
+    judge: images.Judge
 
 
 def diffusion(
@@ -130,9 +133,9 @@ def diffusion(
       learning_rate: Adam's, after the warm-up; may be a tracer, as all floats here.
       schedule: of the rate: ``"cosine"`` falls to 0 at the last step, ``"constant"`` stays.
       warmup: steps in which the rate rises linearly: fewer than `steps`.
-      ema: decay of the moving average (``gradient.averaged``); 0: none.
+      ema: decay of the moving average (``sgd.averaged``); 0: none.
       start: each fit starts from ``"init"``: fresh parameters, or ``"previous"``: the last generation's.
-      sampler: see ``samplers.sample``; the published ones are ancestral for ddpm (1,000 steps) and heun for edm.
+      sampler: see ``diffusion_samplers.sample``; the published ones are ancestral for ddpm (1,000 steps) and heun for edm.
       sampler_steps: of `sampler`; heun and midpoint take two evaluations each. Few steps alone are
         a collapse: in 32, with the exact score of a standard normal, ancestral steps lose 21% of the variance at every
         generation (ddpm), ddim 11%, and of a flow 14% and 8%; heun adds 3% (edm). Midpoint: below 0.2% for all.
@@ -143,7 +146,7 @@ def diffusion(
         real law has mean 0 and variance 1; ``"pixels"``: images from [0, 1] in [-1, 1]; ``"raw"``: as they are.
       num_test: held-out real rows for the metrics.
       num_shown: generated images that ``sample_image`` keeps.
-      features: what rows are compared by; see ``image_metrics.judge``.
+      features: what rows are compared by; see ``images.judge``.
       dtype: of the arithmetic; parameters and losses are float32.
       rows_at_once: rows that are sampled or judged together: bounds memory. Default 2048 for an mlp (on two cores 500
         take a fifth longer), 512 for other nets.
@@ -154,7 +157,7 @@ def diffusion(
     """
     source = data.moons() if source is None else source
     for name, value, choices in (
-        ("objective", objective, denoising.OBJECTIVES),
+        ("objective", objective, diffusion_objectives.OBJECTIVES),
         ("net", net, NETS), ("schedule", schedule, RATES), ("dtype", dtype, tuple(DTYPES)),
         ("sampler", sampler, SAMPLERS),
     ):  # fmt: skip
@@ -170,13 +173,13 @@ def diffusion(
         check_not_negative(name, size)
     if not conditional and (is_traced(guidance) or guidance != 1):
         raise ValueError("guidance needs conditional=True: there is nothing to guide by")
-    seen = frames.frame_of(source, conditional, frame)
-    how = denoising.objective(objective, levels_by, seen.spread)
+    seen = row_transform.frame_of(source, conditional, frame)
+    how = diffusion_objectives.objective(objective, levels_by, seen.spread)
     sizes = {"width": width, "depth": depth, "heads": heads, "patch": patch}
     init, apply = timed_net(net, seen.dim, source.shape, sizes, seen.classes, DTYPES[dtype])
     levels = jnp.asarray(how.grid(sampler_steps), float)
     draw = partial(sample, path=how.path, sigma_S=levels, sampler=sampler, stop=stop, temperature=temperature)
-    judge = image_metrics.judge(source, num_test, num_shown=num_shown, features=features, labelled=conditional,
+    judge = images.judge(source, num_test, num_shown=num_shown, features=features, labelled=conditional,
                                 rows_at_once=rows_at_once)  # fmt: skip
     task = Task(seen, how, apply, hidden, guidance, draw, rows_at_once, judge)
     both = lambda key: Averaged(init(key), init(key))  # noqa: E731
@@ -184,8 +187,8 @@ def diffusion(
     return Setting(
         name="diffusion",
         world=partial(_world, task, num_test, judge.truth),
-        real=partial(frames.real, seen),
-        fit=partial(frames.fit, seen, fit_sgd(partial(_loss, task), optimizer, init=both, steps=steps,
+        real=partial(row_transform.real, seen),
+        fit=partial(row_transform.fit, seen, fit_sgd(partial(_loss, task), optimizer, init=both, steps=steps,
                                               batch_size=batch_size, start=start)),
         sample=partial(_sample, task),
         observe=partial(_observe, task),
@@ -194,7 +197,7 @@ def diffusion(
         outline=partial(_world, task, num_test, judge.outline) if features is None else None,  # functions look alike
         block_hint=_side_by_side(net),
         source=source,
-        scores=scores.OF_ROWS,
+        scores=row_scores.OF_ROWS,
     )  # fmt: skip
 
 
@@ -208,7 +211,7 @@ def _defaults(
 ) -> tuple[str, Array | float]:
     """Of what some models alone have: refused where it would be ignored."""
     if noise_schedule is not None:
-        check_choice("noise_schedule", noise_schedule, denoising.SCHEDULES)
+        check_choice("noise_schedule", noise_schedule, diffusion_objectives.SCHEDULES)
         if objective != "ddpm":
             raise ValueError(f"noise_schedule is for objective: ddpm, not for {objective}; leave it out")
     if drop_label is not None:
@@ -230,7 +233,7 @@ def _world(task: Task, num_test: int, judged: Callable[[], Tree]) -> World:
     noise, u = probes(num_test, task.frame.dim)
     truth = Truth(noise, task.how.levels(u), judged())
     arrays = jax.tree.map(jnp.asarray, task.frame.source.arrays)
-    return World(arrays, truth, frames.held_out(task.frame, num_test))
+    return World(arrays, truth, row_transform.held_out(task.frame, num_test))
 
 
 def _said(task: Task, net: Tree, x_BxD: Array, sigma_B: Array, label_B: Array | None) -> Array:
@@ -246,7 +249,7 @@ def _errors(task: Task, net: Tree, rows_BxD: Array, noise: Array, sigma_B: Array
 
 def _loss(task: Task, params: Averaged, key: Key, rows_BxC: Array) -> Array:
     key_level, key_noise, key_label = jax.random.split(key, 3)
-    inside_BxD, label_B = frames.inside(task.frame, rows_BxC)
+    inside_BxD, label_B = row_transform.inside(task.frame, rows_BxC)
     u_B = jax.random.uniform(key_level, inside_BxD.shape[:1])
     noise_BxD = normal(key_noise, inside_BxD.shape)
     if label_B is not None:
@@ -260,7 +263,7 @@ def _sample(task: Task, key: Key, params: Model, num: int) -> Array:
         estimate = partial(_estimate, task, params.net.average, label_N)
         return task.draw(estimate, key=key, shape=(rows, task.frame.dim))
 
-    return frames.draw(task.frame, some, key, params.classes, num, task.rows_at_once)
+    return row_transform.draw(task.frame, some, key, params.classes, num, task.rows_at_once)
 
 
 def _estimate(task: Task, net: Tree, label_N: Array | None, x_NxD: Array, sigma: Array) -> tuple[Array, Array]:
@@ -292,7 +295,7 @@ def _observe(
 
 def _test_loss(task: Task, net: Tree, world: World) -> Array:
     """At the noises of the truth, a few rows at a time."""
-    inside_NxD, label_N = frames.inside(task.frame, world.test)
+    inside_NxD, label_N = row_transform.inside(task.frame, world.test)
     repeated = jax.tree.map(lambda x: jnp.tile(x, (PROBES, *[1] * (x.ndim - 1))), (inside_NxD, label_N))
     errors = lambda row, noise, sigma: _errors(task, net, row[0], noise, sigma, row[1])  # noqa: E731
-    return parts.each(errors, task.rows_at_once, repeated, world.truth.noise, world.truth.sigma).mean()
+    return batching.each(errors, task.rows_at_once, repeated, world.truth.noise, world.truth.sigma).mean()

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import batch as B
-from collapse_jax import counts, scores
-from collapse_jax.calls import recorded
-from collapse_jax.check import check_positive, is_traced
+from collapse_jax.core import batch as B
+from collapse_jax.core.lineage import with_ancestors
+from collapse_jax.core.random import stream
+from collapse_jax.core.registry import recorded
+from collapse_jax.core.validation import check_positive, is_traced
 from collapse_jax.data import symbols
-from collapse_jax.keys import stream
-from collapse_jax.lineage import with_ancestors
+from collapse_jax.metrics import row_scores
+from collapse_jax.numerics import count_laws
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Symbols, Tree, World
 
 METRICS = (
@@ -66,9 +67,9 @@ def discrete(
     setting = Setting(
         name="discrete",
         world=lambda: World(real=jnp.asarray(law, float), truth=jnp.asarray(law, float), test=None),
-        real=lambda key, world, n: counts.categorical(key, world.real, n),
+        real=lambda key, world, n: count_laws.categorical(key, world.real, n),
         fit=lambda key, train, start: jax.tree.map(lambda x: x[0, 0], _compress(num, train).items),
-        sample=lambda key, params, n: counts.categorical(key, heated(params).share, n),
+        sample=lambda key, params, n: count_laws.categorical(key, heated(params).share, n),
         observe=_observe,
         metrics=_metrics(law),
         compress=partial(_compress, num),
@@ -76,7 +77,7 @@ def discrete(
         real_compressed=_real_compressed,
         source=probabilities,
         mutate=(lambda key, params, rows: rows) if as_fitted else None,
-        scores={"likelihood": lambda world, params, rows: jnp.log(world.truth)[rows], "value": scores.number},
+        scores={"likelihood": lambda world, params, rows: jnp.log(world.truth)[rows], "value": row_scores.number},
     )
     return with_ancestors(setting) if lineage else setting
 
@@ -94,7 +95,7 @@ def _compress(num: int, batch: Batch) -> Batch:
         part = (weight / mass)[:, None]
         share = jnp.where(part > 0, part * items.share, 0.0).sum(0)
     else:
-        share = counts.count(items, weight, num) / mass
+        share = count_laws.count(items, weight, num) / mass
     return B.unit(Frequencies(share[None]), mass)
 
 
@@ -104,15 +105,15 @@ def _heated(temperature: Array | float, params: Frequencies) -> Frequencies:
 
 
 def _sample_compressed(key: Key, params: Frequencies, num: int, count: Array | int, exact: bool) -> Frequencies:
-    draw = counts.multinomial if exact else counts.tally
+    draw = count_laws.multinomial if exact else count_laws.tally
     return Frequencies(draw(key, params.share, num, count)[None] / count)
 
 
 def _real_compressed(key: Key, world: World, num: Array | int, count: Array | int | None = None) -> Frequencies:
-    whole = counts.multinomial(key, world.real, num, num)
+    whole = count_laws.multinomial(key, world.real, num, num)
     if count is None:
         return Frequencies(whole[None] / num)
-    return Frequencies(counts.of_part(stream(key, "part"), whole, num, count)[None] / count)
+    return Frequencies(count_laws.of_part(stream(key, "part"), whole, num, count)[None] / count)
 
 
 def _observe(key: Key, world: World, params: Frequencies, summary: None, generated: Tree) -> dict[str, Array]:

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import batch as B
-from collapse_jax.calls import recorded
-from collapse_jax.check import check_at_least, check_share, one_line
-from collapse_jax.keys import stream
+from collapse_jax.core import batch as B
+from collapse_jax.core.random import stream
+from collapse_jax.core.registry import recorded
+from collapse_jax.core.validation import check_at_least, check_share, one_line
 from collapse_jax.settings.gaussian import gaussian
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
 

@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from collapse_jax import batch as B
-from collapse_jax import counts, scores
-from collapse_jax.calls import recorded
-from collapse_jax.check import check_positive, fraction, is_traced
-from collapse_jax.keys import stream
+from collapse_jax.core import batch as B
+from collapse_jax.core.random import stream
+from collapse_jax.core.registry import recorded
+from collapse_jax.core.validation import check_positive, fraction, is_traced
+from collapse_jax.metrics import row_scores
+from collapse_jax.numerics import count_laws
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
 
 
@@ -35,16 +36,16 @@ class Family(NamedTuple):
 
 
 POISSON = Family(
-    draw=counts.poisson_rows,
-    total=lambda key, rate, num, count: counts.poisson(key, rate * count),
-    part=lambda key, total, num, count: counts.binomial(key, total, count / num),
+    draw=count_laws.poisson_rows,
+    total=lambda key, rate, num, count: count_laws.poisson(key, rate * count),
+    part=lambda key, total, num, count: count_laws.binomial(key, total, count / num),
     divergence=lambda rate, truth: _relative(rate, truth) - rate + truth,
     dead=lambda rate: rate == 0,
 )
 BERNOULLI = Family(
-    draw=lambda key, p, num: counts.bernoulli(key, p, num),
-    total=lambda key, p, num, count: counts.multinomial(key, jnp.stack([p, 1 - p]), num, count)[0],
-    part=lambda key, total, num, count: counts.of_part(key, jnp.stack([total, num - total]), num, count)[0],
+    draw=lambda key, p, num: count_laws.bernoulli(key, p, num),
+    total=lambda key, p, num, count: count_laws.multinomial(key, jnp.stack([p, 1 - p]), num, count)[0],
+    part=lambda key, total, num, count: count_laws.of_part(key, jnp.stack([total, num - total]), num, count)[0],
     divergence=lambda p, truth: _relative(p, truth) + _relative(1 - p, 1 - truth),
     dead=lambda p: (p == 0) | (p == 1),
     values=2,
@@ -108,7 +109,7 @@ def _setting(name: str, family: Family, truth: Array | float, ratio: Metric) -> 
         compress=_compress,
         sample_compressed=partial(_sample_compressed, family),
         real_compressed=partial(_real_compressed, family, truth),
-        scores={"value": scores.number},
+        scores={"value": row_scores.number},
     )
 
 

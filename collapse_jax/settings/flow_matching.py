@@ -12,14 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from collapse_jax import data, scores
-from collapse_jax.check import check_at_least, check_positive
-from collapse_jax.denoising import PROBES, probes
-from collapse_jax.functional import functional
-from collapse_jax.gradient import fit_sgd
-from collapse_jax.keys import normal
-from collapse_jax.nets.mlp import TimedMLP
-from collapse_jax.spread import over_data
+from collapse_jax import data
+from collapse_jax.core.random import normal
+from collapse_jax.core.sharding import over_data
+from collapse_jax.core.validation import check_at_least, check_positive
+from collapse_jax.metrics import row_scores
+from collapse_jax.training.diffusion_objectives import PROBES, probes
+from collapse_jax.training.nets.mlp import TimedMLP
+from collapse_jax.training.nnx_functional import functional
+from collapse_jax.training.sgd import fit_sgd
 from collapse_jax.types import Array, Key, Metric, Setting, Source, Tree, World
 
 Velocity = Callable[[Tree, Array, Array], Array]  # (params, x [B, D], t [B]) -> [B, D]
@@ -79,7 +80,7 @@ def flow_matching(
     """Flow matching with an MLP, for points in a few dimensions.
 
     Rows are taken as they are: the noise is N(0, I), so a source far from mean 0 and variance 1 should be
-    standardised first. Steps are held fixed, not epochs (see ``gradient.fit_sgd``).
+    standardised first. Steps are held fixed, not epochs (see ``sgd.fit_sgd``).
 
     Args:
       source: of the real rows; default: moons.
@@ -114,7 +115,7 @@ def flow_matching(
         init=lambda key, world: init(key),
         block_hint=8,
         source=source,
-        scores=scores.OF_ROWS,
+        scores=row_scores.OF_ROWS,
     )
 
 

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr
 
-from collapse_jax import data, moments, scores
-from collapse_jax.calls import recorded
-from collapse_jax.check import check_at_least, check_positive
-from collapse_jax.keys import normal, stream
-from collapse_jax.moments import Moments
+from collapse_jax import data
+from collapse_jax.core.random import normal, stream
+from collapse_jax.core.registry import recorded
+from collapse_jax.core.validation import check_at_least, check_positive
+from collapse_jax.metrics import row_scores
+from collapse_jax.numerics import gaussian_moments
+from collapse_jax.numerics.gaussian_moments import Moments
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
 
 METRICS = (
@@ -95,7 +97,7 @@ def gaussian(
         sample=lambda key, params, num: _sample(key, _heated(temperature, params), num),
         observe=_observe,
         metrics=_metrics(source),
-        compress=moments.compress,
+        compress=gaussian_moments.compress,
         sample_compressed=lambda key, params, *given: _sample_compressed(key, _heated(temperature, params), *given),
         real_compressed=_real_compressed if source.is_normal else None,
         scores=SCORES,
@@ -108,7 +110,9 @@ def gaussian(
 def _standard(world: World, rows_nxd: Array) -> Array:
     """Rows in coordinates where the real law has mean 0 and covariance I; 0 in directions without spread."""
     law = world.truth.law
-    inverse = moments.solve_unit_lower(law.factor, jnp.eye(law.mean.size))  # of all lanes: then one product does
+    inverse = gaussian_moments.solve_unit_lower(
+        law.factor, jnp.eye(law.mean.size)
+    )  # of all lanes: then one product does
     from_mean = rows_nxd - law.mean
     if law.mean.size <= _COLUMNS:
         z_nxd = sum(from_mean[:, j, None] * inverse[:, j] for j in range(law.mean.size))
@@ -127,7 +131,7 @@ def _is_plausible(world: World, params: Tree, rows_nxd: Array) -> Array:
     return (jnp.abs(_standard(world, rows_nxd)) <= _UNLIKELY).all(1) * 1.0
 
 
-SCORES = {"likelihood": _likelihood, "right": _is_plausible, "value": scores.first_column}
+SCORES = {"likelihood": _likelihood, "right": _is_plausible, "value": row_scores.first_column}
 
 
 def _metrics(source: Source) -> tuple[Metric, ...]:
@@ -137,13 +141,13 @@ def _metrics(source: Source) -> tuple[Metric, ...]:
 
 
 def _world(source: Source, num_test: int) -> World:
-    law = moments.from_covariance(source.mean, source.covariance)
-    held_out = moments.from_rows(source.held_out(num_test))
+    law = gaussian_moments.from_covariance(source.mean, source.covariance)
+    held_out = gaussian_moments.from_rows(source.held_out(num_test))
     return World(Real(jax.tree.map(jnp.asarray, source.arrays), law), Truth(law, held_out), None)
 
 
 def _fit(ddof: int, key: Key, train: Batch, start: Tree) -> Moments:
-    merged = moments.compress(train)
+    merged = gaussian_moments.compress(train)
     mass = merged.weight[0, 0]
     fit = jax.tree.map(lambda x: x[0, 0], merged.items)
     if ddof == 0:
@@ -159,36 +163,40 @@ def _heated(temperature: Array | float, params: Moments) -> Moments:
 
 def _sample(key: Key, params: Moments, num: int) -> Array:
     z_nxd = normal(key, (num, params.mean.shape[0]))
-    return params.mean + jnp.matmul(z_nxd, moments.cholesky(params).T, precision=jax.lax.Precision.HIGHEST)
+    return params.mean + jnp.matmul(z_nxd, gaussian_moments.cholesky(params).T, precision=jax.lax.Precision.HIGHEST)
 
 
 def _sample_compressed(key: Key, params: Moments, num: int, count: Array | int, exact: bool) -> Moments:
     dim = params.mean.shape[0]
-    white = moments.of_normal_law(key, dim, count) if exact else moments.of_normal_rows(key, dim, num, count)
-    return jax.tree.map(lambda x: x[None], moments.compose(params, white))
+    white = (
+        gaussian_moments.of_normal_law(key, dim, count)
+        if exact
+        else gaussian_moments.of_normal_rows(key, dim, num, count)
+    )
+    return jax.tree.map(lambda x: x[None], gaussian_moments.compose(params, white))
 
 
 def _real_compressed(key: Key, world: World, num: Array | int, count: Array | int | None = None) -> Moments:
     dim = world.real.law.mean.shape[0]
     if isinstance(num, int) and num <= dim:  # so few rows are singular, and cheap to draw
-        white = moments.of_normal_rows(key, dim, max(num, 1), num if count is None else count)
+        white = gaussian_moments.of_normal_rows(key, dim, max(num, 1), num if count is None else count)
     else:
-        white = moments.of_normal_law(key, dim, num)
+        white = gaussian_moments.of_normal_law(key, dim, num)
         if count is not None:
-            white = moments.compose(white, moments.of_part(stream(key, "part"), dim, num, count))
-    return jax.tree.map(lambda x: x[None], moments.compose(world.real.law, white))
+            white = gaussian_moments.compose(white, gaussian_moments.of_part(stream(key, "part"), dim, num, count))
+    return jax.tree.map(lambda x: x[None], gaussian_moments.compose(world.real.law, white))
 
 
 def _observe(key: Key, world: World, params: Moments, summary: Tree, generated: Tree) -> dict[str, Array]:
     truth = world.truth.law
     error = params.mean - truth.mean
     squared_error = (error**2).sum()
-    log_trace_ratio = moments.log_trace(params) - moments.log_trace(truth)
+    log_trace_ratio = gaussian_moments.log_trace(params) - gaussian_moments.log_trace(truth)
     return {
         "squared_error_of_mean": squared_error,
         "trace_ratio": jnp.exp(log_trace_ratio),
         "log_trace_ratio": log_trace_ratio,
-        "log_det_ratio": moments.log_det(params) - moments.log_det(truth),
+        "log_det_ratio": gaussian_moments.log_det(params) - gaussian_moments.log_det(truth),
         "wasserstein2_squared": squared_error + _bures(params, truth),
         "effective_rank": _effective_rank(params),
         "test_nll": _nll(params, world.truth.test),
@@ -199,14 +207,18 @@ def _observe(key: Key, world: World, params: Moments, summary: Tree, generated: 
 
 def _bures(a: Moments, b: Moments) -> Array:
     """Tr A + tr B - 2 tr (B^1/2 A B^1/2)^1/2; the last is the nuclear norm of L_b^T L_a."""
-    product = jnp.matmul(moments.cholesky(b).T, moments.cholesky(a), precision=jax.lax.Precision.HIGHEST)
+    product = jnp.matmul(
+        gaussian_moments.cholesky(b).T, gaussian_moments.cholesky(a), precision=jax.lax.Precision.HIGHEST
+    )
     nuclear = jnp.abs(product).sum() if product.shape[0] == 1 else jnp.linalg.svd(product, compute_uv=False).sum()
-    return jnp.maximum(jnp.exp(moments.log_trace(a)) + jnp.exp(moments.log_trace(b)) - 2 * nuclear, 0.0)
+    return jnp.maximum(
+        jnp.exp(gaussian_moments.log_trace(a)) + jnp.exp(gaussian_moments.log_trace(b)) - 2 * nuclear, 0.0
+    )
 
 
 def _mass_beyond(z: float, params: Moments, truth: Moments, both: Callable[[Array, Array], Array]) -> Array:
     """Fitted mass over `z` true standard deviations from the true mean, to `both` sides; mean over coordinates."""
-    scale_d, fitted_d = (jnp.sqrt((moments.cholesky(m) ** 2).sum(1)) for m in (truth, params))
+    scale_d, fitted_d = (jnp.sqrt((gaussian_moments.cholesky(m) ** 2).sum(1)) for m in (truth, params))
     fitted_d = jnp.maximum(fitted_d, jnp.finfo(fitted_d.dtype).tiny)
     error_d, edge_d = params.mean - truth.mean, z * scale_d
     mass_d = both(ndtr((error_d - edge_d) / fitted_d), ndtr((-error_d - edge_d) / fitted_d))
@@ -214,7 +226,7 @@ def _mass_beyond(z: float, params: Moments, truth: Moments, both: Callable[[Arra
 
 
 def _effective_rank(params: Moments) -> Array:
-    lower = moments.cholesky(params, moments.log_unit(params))
+    lower = gaussian_moments.cholesky(params, gaussian_moments.log_unit(params))
     gram = jnp.matmul(lower.T, lower, precision=jax.lax.Precision.HIGHEST)
     squares = (gram**2).sum()
     return jnp.where(squares > 0, jnp.trace(gram) ** 2 / jnp.where(squares > 0, squares, 1.0), 0.0)
@@ -223,10 +235,10 @@ def _effective_rank(params: Moments) -> Array:
 def _nll(params: Moments, test: Moments) -> Array:
     """Of rows with moments `test`: log det / 2 + d log(2 pi) / 2 + tr(S^-1 (C + e e^T)) / 2; inf for singular fits."""
     error = (test.mean - params.mean)[:, None]
-    columns = jnp.concatenate([moments.cholesky(test), error], axis=1)
-    solved = moments.solve_unit_lower(params.factor, columns)
+    columns = jnp.concatenate([gaussian_moments.cholesky(test), error], axis=1)
+    solved = gaussian_moments.solve_unit_lower(params.factor, columns)
     log_quadratic = jnp.log((solved**2).sum(1)) - 2 * params.log_scale
     quadratic = jnp.where(jnp.isneginf(params.log_scale), jnp.inf, jnp.exp(log_quadratic)).sum()
     singular = jnp.isneginf(params.log_scale).any()
-    finite = 0.5 * (moments.log_det(params) + params.mean.shape[0] * jnp.log(2 * jnp.pi) + quadratic)
+    finite = 0.5 * (gaussian_moments.log_det(params) + params.mean.shape[0] * jnp.log(2 * jnp.pi) + quadratic)
     return jnp.where(singular, jnp.inf, finite)

@@ -6,12 +6,14 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from collapse_jax import batch as B
-from collapse_jax import data, moments, scores
-from collapse_jax.calls import recorded
-from collapse_jax.check import check_at_least, check_choice, check_positive
-from collapse_jax.gradient import STARTS
-from collapse_jax.keys import normal
+from collapse_jax import data
+from collapse_jax.core import batch
+from collapse_jax.core.random import normal
+from collapse_jax.core.registry import recorded
+from collapse_jax.core.validation import check_at_least, check_choice, check_positive
+from collapse_jax.metrics import row_scores
+from collapse_jax.numerics import gaussian_moments
+from collapse_jax.training.sgd import STARTS
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, World
 
 NEAR = 3.0  # standard deviations of a real mode, within which a component counts as its own
@@ -118,7 +120,7 @@ def gaussian_mixture(
         observe=_observe,
         metrics=METRICS if source.modes is None else (*_OF_MODES, *METRICS),
         init=(lambda key, world: empty) if start == "previous" else None,
-        scores=scores.OF_ROWS if source.modes is None else SCORES,
+        scores=row_scores.OF_ROWS if source.modes is None else SCORES,
         source=source,
     )
 
@@ -152,7 +154,7 @@ def _is_near(world: World, params: Mixture, rows_nxd: Array) -> Array:
     return (_squares(world, rows_nxd).min(1) <= NEAR**2) * 1.0
 
 
-SCORES = {"likelihood": _likelihood, "right": _is_near, **scores.OF_ROWS}
+SCORES = {"likelihood": _likelihood, "right": _is_near, **row_scores.OF_ROWS}
 
 
 def _empty(components: int, dim: int, covariance: str) -> Mixture:
@@ -165,7 +167,7 @@ def _empty(components: int, dim: int, covariance: str) -> Mixture:
 def _fit(
     components: int, steps: int, covariance: str, floor: Array | float, key: Key, train: Batch, previous: Mixture | None
 ) -> Mixture:
-    x_mxd, weight = B.rows(train)
+    x_mxd, weight = batch.rows(train)
     x_dxm = jnp.where(weight > 0, x_mxd.T, 0.0)  # a row of weight 0 may hold anything, NaN too
     log_row = jnp.where(weight > 0, jnp.log(jnp.where(weight > 0, weight, 1.0)), -jnp.inf)
     centre, nearest = _far_apart(x_dxm, weight, components)
@@ -202,7 +204,7 @@ def _expect(mixture: Mixture, x_dxm: Array) -> tuple[Array, Array]:
     """Log responsibilities ``[K, m]`` and log densities ``[m]`` of rows."""
     centred = x_dxm - mixture.mean[:, :, None]
     if mixture.factor is not None:
-        inverse = jax.vmap(moments.solve_unit_lower, (0, None))(mixture.factor, jnp.eye(x_dxm.shape[0]))
+        inverse = jax.vmap(gaussian_moments.solve_unit_lower, (0, None))(mixture.factor, jnp.eye(x_dxm.shape[0]))
         centred = jnp.matmul(inverse, centred, precision=_HIGHEST)
     squares = ((centred * jnp.exp(-mixture.log_scale)[:, :, None]) ** 2).sum(1)
     constant = mixture.log_weight - mixture.log_scale.sum(1) - 0.5 * x_dxm.shape[0] * jnp.log(2 * jnp.pi)
@@ -227,7 +229,7 @@ def _maximise(
     factor = None
     if covariance == "full":
         square = jnp.matmul(share[:, None] * centred, centred.transpose(0, 2, 1), precision=_HIGHEST)
-        factor, log_scale = jax.vmap(moments.factorise)(square + floor * jnp.eye(x_dxm.shape[0]))
+        factor, log_scale = jax.vmap(gaussian_moments.factorise)(square + floor * jnp.eye(x_dxm.shape[0]))
         # No pivot lies below the least eigenvalue, whatever rounding says.
         log_scale = jnp.maximum(log_scale, 0.5 * jnp.log(floor))
     else:
@@ -243,7 +245,7 @@ def _maximise(
 def _sample(key: Key, params: Mixture, num: int) -> Array:
     key_component, key_noise = jax.random.split(key)
     parts = Batch((params.mean, params.log_scale, params.factor), jnp.exp(params.log_weight))
-    mean, log_scale, factor = B.choose(key_component, jax.tree.map(lambda x: x[None], parts), num)
+    mean, log_scale, factor = batch.choose(key_component, jax.tree.map(lambda x: x[None], parts), num)
     noise = jnp.exp(log_scale) * normal(key_noise, mean.shape)
     return mean + (noise if factor is None else (factor * noise[:, None]).sum(2))
 

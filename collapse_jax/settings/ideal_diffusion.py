@@ -10,12 +10,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from collapse_jax import batch as B
-from collapse_jax import data, scores
-from collapse_jax.calls import recorded
-from collapse_jax.check import check_at_least, check_positive
-from collapse_jax.keys import normal
-from collapse_jax.lineage import with_ancestors
+from collapse_jax import data
+from collapse_jax.core import batch
+from collapse_jax.core.lineage import with_ancestors
+from collapse_jax.core.random import normal
+from collapse_jax.core.registry import recorded
+from collapse_jax.core.validation import check_at_least, check_positive
+from collapse_jax.metrics import row_scores
 from collapse_jax.settings.kde import log_mean_kernel
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
 
@@ -79,7 +80,7 @@ def ideal_diffusion(
         block_hint=32,
         source=source,
         mutate=None if solver_steps else _mutate,
-        scores=scores.OF_ROWS,
+        scores=row_scores.OF_ROWS,
     )
     return with_ancestors(setting) if lineage else setting
 
@@ -96,7 +97,7 @@ def _metrics(degree: int) -> tuple[Metric, ...]:
 
 def _sample(key: Key, params: Ideal, num: int) -> Array:
     key_row, key_noise = jax.random.split(key)
-    return _mutate(key_noise, params, B.choose(key_row, params.train, num))
+    return _mutate(key_noise, params, batch.choose(key_row, params.train, num))
 
 
 def _mutate(key: Key, params: Ideal, rows_nxd: Array) -> Array:
@@ -114,7 +115,7 @@ def _integrate(steps: int, key: Key, params: Ideal, num: int) -> Array:
     With y = exp(t) x and s = exp(t) times the noise's standard deviation it reads dy / d log s = y - E[row | y, s]. A
     step holds the expected row fixed (exact where there is one row), as seen from the middle of the step.
     """
-    x_mxd, weight = B.rows(params.train)
+    x_mxd, weight = batch.rows(params.train)
     x_mxd = jnp.where(weight[:, None] > 0, x_mxd, 0.0)
     last, first = (jnp.log(_noise(t)) + t for t in (params.delta, FAR))
     log_s = first + (last - first) * jnp.linspace(0, 1, steps + 1)
@@ -137,7 +138,7 @@ def _expected_row(x_mxd: Array, weight: Array, y_nxd: Array, log_s: Array) -> Ar
 
 
 def _observe(degree: int, key: Key, world: World, params: Ideal, summary: None, generated: Tree) -> dict[str, Array]:
-    x_mxd, weight = B.rows(params.train)
+    x_mxd, weight = batch.rows(params.train)
     share = (weight / weight.sum())[:, None]
     mean_of = lambda values: jnp.where(share > 0, share * values, 0.0).sum(0)  # noqa: E731
     shrink, noise, dim = jnp.exp(-params.delta), _noise(params.delta), x_mxd.shape[1]

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import batch as B
-from collapse_jax import data, scores
-from collapse_jax.bandwidths import between, nodes_for
-from collapse_jax.calls import recorded
-from collapse_jax.check import check_at_least, check_choice, check_positive
-from collapse_jax.keys import normal
-from collapse_jax.lineage import with_ancestors
+from collapse_jax import data
+from collapse_jax.core import batch as B
+from collapse_jax.core.lineage import with_ancestors
+from collapse_jax.core.random import normal
+from collapse_jax.core.registry import recorded
+from collapse_jax.core.validation import check_at_least, check_choice, check_positive
+from collapse_jax.metrics import row_scores
+from collapse_jax.numerics.kernel_interpolation import between, nodes_for
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
 
 METRICS = (
@@ -106,7 +107,7 @@ def kde(
         block_hint=32,
         source=source,
         mutate=_mutate,
-        scores=scores.OF_ROWS,
+        scores=row_scores.OF_ROWS,
     )
     return with_ancestors(setting) if lineage else setting
 

@@ -8,17 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import batch as B
-from collapse_jax import text_metrics as T
-from collapse_jax.check import check_at_least, check_choice, check_not_negative, check_positive, flag
+from collapse_jax.core import batch as B
+from collapse_jax.core.random import stream
+from collapse_jax.core.validation import check_at_least, check_choice, check_not_negative, check_positive, flag
 from collapse_jax.data import texts
 from collapse_jax.data.tokens import smallest
-from collapse_jax.functional import functional
-from collapse_jax.gradient import SCHEDULES, adamw, check_warmup, fit_sgd
-from collapse_jax.keys import stream
-from collapse_jax.nets.decode import Decoding
-from collapse_jax.nets.rows import Network, draw, judged, loss, rewrite
-from collapse_jax.nets.transformer import Size, Transformer, initial, sized
+from collapse_jax.metrics import text as T
+from collapse_jax.training.nets.sampling import Decoding
+from collapse_jax.training.nets.sequence_model import Network, draw, judged, loss, rewrite
+from collapse_jax.training.nets.transformer import Size, Transformer, initial, sized
+from collapse_jax.training.nnx_functional import functional
+from collapse_jax.training.sgd import SCHEDULES, adamw, check_warmup, fit_sgd
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Text, Tree, World
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

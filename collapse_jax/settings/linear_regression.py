@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import batch as B
-from collapse_jax import least_squares, moments
-from collapse_jax.calls import recorded
-from collapse_jax.check import check_at_least, check_not_negative, check_positive, is_traced
-from collapse_jax.data.toy import HELD_OUT_SEED
-from collapse_jax.keys import normal, stream
+from collapse_jax.core import batch as B
+from collapse_jax.core.random import normal, stream
+from collapse_jax.core.registry import recorded
+from collapse_jax.core.validation import check_at_least, check_not_negative, check_positive, is_traced
+from collapse_jax.data.synthetic import HELD_OUT_SEED
+from collapse_jax.numerics import gaussian_moments, least_squares
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
 
 METRICS = (
@@ -144,9 +144,9 @@ def _relabel(noise: Array, key: Key, params: Array, items: Rows) -> Rows:
 def _statistics(noise: Array, key: Key, coefficients: Array, count: Array | int) -> Statistics:
     """Of `count` rows, by their law, leaves ``[1, ...]``: Q'noise is normal, whatever the triangle (Bartlett's)."""
     # Of count + 1 rows the scatter about the mean is that of count rows about 0, and the mean is independent of it.
-    white = moments.of_normal_law(key, coefficients.shape[0], count + 1)
+    white = gaussian_moments.of_normal_law(key, coefficients.shape[0], count + 1)
     size = jnp.sqrt((count + 1) / jnp.maximum(jnp.asarray(count, noise.dtype), 1))
-    root = size * moments.cholesky(white).T
+    root = size * gaussian_moments.cholesky(white).T
     target = jnp.matmul(root, coefficients, precision=_HIGHEST) + noise * size * white.mean
     return Statistics(root[None], jnp.where(jnp.diagonal(root) != 0, target, 0.0)[None])
 

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import batch as B
-from collapse_jax import newton
-from collapse_jax.calls import recorded
-from collapse_jax.check import check_at_least, check_positive
-from collapse_jax.data.toy import HELD_OUT_SEED
-from collapse_jax.keys import normal, stream, uniform
+from collapse_jax.core import batch
+from collapse_jax.core.random import normal, stream, uniform
+from collapse_jax.core.registry import recorded
+from collapse_jax.core.validation import check_at_least, check_positive
+from collapse_jax.data.synthetic import HELD_OUT_SEED
+from collapse_jax.numerics import logistic_newton
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
 
 METRICS = (
@@ -126,7 +126,7 @@ def _world(dim: int, logits: int, num_test: int, rows: Callable[[Key, Array, int
 
 def _world_of(source: Source, num_test: int, fit: Callable[..., Array]) -> World:
     train = jnp.asarray(source.arrays, float)
-    truth = jax.jit(fit)(None, B.unit(_labelled(train)), None)
+    truth = jax.jit(fit)(None, batch.unit(_labelled(train)), None)
     return World(train, truth, _labelled(jnp.asarray(source.held_out(num_test), float)))
 
 
@@ -135,26 +135,26 @@ def _labelled(table: Array) -> Rows:
 
 
 def _relabel(key: Key, params: Array, items: Rows) -> Rows:
-    z = newton.logits(params, items.x)
-    below = newton.odds(-z) if len(z) == 1 else jnp.cumsum(newton.odds(z), axis=0)[:-1]
+    z = logistic_newton.logits(params, items.x)
+    below = logistic_newton.odds(-z) if len(z) == 1 else jnp.cumsum(logistic_newton.odds(z), axis=0)[:-1]
     u = uniform(key, items.label.shape, z.dtype)
     return Rows(items.x, (u > below).sum(0).astype(jnp.int32))
 
 
 def _log_probability(params: Array, rows: Rows) -> Array:
     """Of each row's label."""
-    log_p = jax.nn.log_softmax(newton.with_first(newton.logits(params, rows.x)), axis=0)
+    log_p = jax.nn.log_softmax(logistic_newton.with_first(logistic_newton.logits(params, rows.x)), axis=0)
     return jnp.take_along_axis(log_p, rows.label[None], 0)[0]
 
 
 def _is_right(world: World, params: Array, rows: Rows) -> Array:
     """Whether a label is the truth's likeliest."""
-    return (newton.with_first(newton.logits(world.truth, rows.x)).argmax(0) == rows.label) * 1.0
+    return (logistic_newton.with_first(logistic_newton.logits(world.truth, rows.x)).argmax(0) == rows.label) * 1.0
 
 
 def _fit(classes: int, ridge: Array | float, steps: int, key: Key, train: Batch, start: Tree) -> Array:
-    items, weight = B.rows(train)
-    return newton.fit(items.x, items.label, weight, classes, ridge, steps)
+    items, weight = batch.rows(train)
+    return logistic_newton.fit(items.x, items.label, weight, classes, ridge, steps)
 
 
 SCORES = {
@@ -167,7 +167,10 @@ SCORES = {
 
 def _observe(key: Key, world: World, params: Array, summary: Tree, generated: Tree) -> dict[str, Array]:
     x, label = world.test
-    log_p, log_q = (jax.nn.log_softmax(newton.with_first(newton.logits(w, x)), axis=0) for w in (world.truth, params))
+    log_p, log_q = (
+        jax.nn.log_softmax(logistic_newton.with_first(logistic_newton.logits(w, x)), axis=0)
+        for w in (world.truth, params)
+    )
     divergence = (jnp.exp(log_p) * (log_p - log_q)).sum(0).mean()
     return {
         "cross_entropy": -jnp.take_along_axis(log_q, label[None], 0).mean(),

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import batch as B
-from collapse_jax import scores, text_metrics
-from collapse_jax.calls import recorded
-from collapse_jax.check import check_at_least, check_choice, check_not_negative
-from collapse_jax.data import languages
-from collapse_jax.data.languages import Language
+from collapse_jax.core import batch as B
+from collapse_jax.core.registry import recorded
+from collapse_jax.core.validation import check_at_least, check_choice, check_not_negative
+from collapse_jax.data import markov_texts
+from collapse_jax.data.markov_texts import Language
+from collapse_jax.metrics import row_scores, text
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Symbols, Tree, World
 
 METRICS = (
@@ -39,7 +39,7 @@ _OF_TEXTS = Metric(
     "symbols", "definition",
 )  # fmt: skip
 
-LANGUAGES = {"sparse": languages.sparse, "shakespeare": languages.shakespeare}
+LANGUAGES = {"sparse": markov_texts.sparse, "shakespeare": markov_texts.shakespeare}
 _LARGEST = 2**24  # entries of a table of counts
 _GRAM = 8  # symbols of the shortest copy that is told from chance
 _NEW = 8  # rows that are looked at for copies
@@ -69,7 +69,7 @@ class Truth(NamedTuple):
 
     grams: Array
     log_next: Array | None
-    copies: text_metrics.Grams | None
+    copies: text.Grams | None
 
 
 @recorded
@@ -125,7 +125,7 @@ def markov(
         compress=compress,
         sample_compressed=partial(_sample_compressed, compress, sample),
         rewrite=partial(_rewrite, order),
-        scores={"likelihood": partial(_likelihood, order, size), "value": scores.mean_symbol},
+        scores={"likelihood": partial(_likelihood, order, size), "value": row_scores.mean_symbol},
         source=Symbols(language.name, language.grams(order).reshape(-1)) if single else None,
     )
 
@@ -147,7 +147,7 @@ def _world(language: Language, order: int, gram: int) -> World:
             log_next = jnp.asarray(np.log(np.tile(language.table, (language.num_symbols ** (order - 1), 1))))
     copies = None
     if language.text is not None:
-        copies = text_metrics.ordered(np.asarray(language.text)[None], gram)
+        copies = text.ordered(np.asarray(language.text)[None], gram)
     truth = Truth(jnp.asarray(language.grams(order), float), log_next, copies)
     return World(jax.tree.map(jnp.asarray, language.arrays), truth, None)
 
@@ -156,7 +156,7 @@ def _compress(order: int, num_symbols: int, batch: Batch) -> Batch:
     items, weight = B.rows(batch)
     mass = weight.sum()
     if not isinstance(items, Counts):
-        mean = languages.count(items, weight, order, num_symbols) / jnp.where(mass > 0, mass, 1.0)
+        mean = markov_texts.count(items, weight, order, num_symbols) / jnp.where(mass > 0, mass, 1.0)
     elif weight.size == 1:
         mean = items.mean[0]
     else:
@@ -179,17 +179,17 @@ def _weights(params: Model) -> Array:
 def _sample(order: int, length: int, key: Key, params: Model, num: int) -> Array:
     key_context, key_walk = jax.random.split(key)
     num_symbols = params.counts.shape[1]
-    context = languages.choose(key_context, (params.counts + params.smoothing).sum(1), num)
+    context = markov_texts.choose(key_context, (params.counts + params.smoothing).sum(1), num)
     digits = [context // num_symbols**i % num_symbols for i in reversed(range(order))]
-    rest = languages.walk(key_walk, languages.cumulate(_weights(params)), context, length - order)
+    rest = markov_texts.walk(key_walk, markov_texts.cumulate(_weights(params)), context, length - order)
     return jnp.concatenate([digit.astype(rest.dtype)[:, None] for digit in digits] + [rest], 1)
 
 
 def _rewrite(order: int, key: Key, params: Model, rows_nxl: Array, fraction: Array | float) -> Array:
     """Symbols after the first `order`: a `fraction` of them is drawn after the context that stands before it."""
-    context = languages.contexts(rows_nxl[:, : order + 1], order, params.counts.shape[1])[:, 0]
-    cumulative_cxv = languages.cumulate(_weights(params))
-    rest = languages.rewalk(key, cumulative_cxv, context, rows_nxl[:, order:], fraction)
+    context = markov_texts.contexts(rows_nxl[:, : order + 1], order, params.counts.shape[1])[:, 0]
+    cumulative_cxv = markov_texts.cumulate(_weights(params))
+    rest = markov_texts.rewalk(key, cumulative_cxv, context, rows_nxl[:, order:], fraction)
     return jnp.concatenate([rows_nxl[:, :order], rest.astype(rows_nxl.dtype)], 1)
 
 
@@ -198,7 +198,7 @@ def _likelihood(order: int, num_symbols: int, world: World, params: Model, rows_
     grams = world.truth.grams
     share = grams / jnp.maximum(grams.sum(1, keepdims=True), jnp.finfo(grams.dtype).tiny)
     log_next = jnp.log(jnp.maximum(share, 1e-6))
-    context_nxl = languages.contexts(rows_nxl, order, num_symbols)
+    context_nxl = markov_texts.contexts(rows_nxl, order, num_symbols)
     return log_next[context_nxl, rows_nxl[:, order:].astype(int)].mean(1)
 
 
@@ -229,6 +229,6 @@ def _observe(
     if truth.log_next is not None:
         seen["kl_rate"] = mean_of(truth.log_next - log_next)
     if truth.copies is not None:  # of rows of its own: where counts are kept, nobody sees the new ones
-        grams = text_metrics.hashes(sample(key, params, _NEW), gram)
-        seen["copied_run"] = text_metrics.copied_run(text_metrics.is_among(grams, truth.copies), gram)
+        grams = text.hashes(sample(key, params, _NEW), gram)
+        seen["copied_run"] = text.copied_run(text.is_among(grams, truth.copies), gram)
     return seen

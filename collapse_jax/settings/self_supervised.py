@@ -8,16 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import augment, data, objectives, parts
-from collapse_jax import representation_metrics as R
-from collapse_jax.check import check_at_least, check_choice, check_positive, one_line
-from collapse_jax.gradient import SCHEDULES, Averaged, adamw, averaged, check_warmup, fit_sgd
-from collapse_jax.keys import stream
-from collapse_jax.nets.encoders import Networks, networks
+from collapse_jax import data
+from collapse_jax.core import batching
+from collapse_jax.core.random import stream
+from collapse_jax.core.validation import check_at_least, check_choice, check_positive, one_line
+from collapse_jax.metrics import representations
 from collapse_jax.settings.diffusion import diffusion
+from collapse_jax.training import augmentation, ssl_objectives
+from collapse_jax.training.nets.encoders import Networks, networks
+from collapse_jax.training.sgd import SCHEDULES, Averaged, adamw, averaged, check_warmup, fit_sgd
 from collapse_jax.types import Array, Batch, Key, Metric, Pretext, Setting, Source, Tree, World
 
-VIEWS = augment.Strength()  # that encoders are judged by, and the default of training
+VIEWS = augmentation.Strength()  # that encoders are judged by, and the default of training
 _CLIP = 1.0  # largest norm of a gradient
 _RANDOM = 4  # untrained encoders that the control is the mean of
 _SEED = 0x5E1F_5E1F  # of them and of the views that encoders are judged by: far from the small seeds of chains
@@ -178,7 +180,7 @@ def self_supervised(
     """
     generator = diffusion(data.digits(pca=None, labels=True), num_test=300) if generator is None else generator
     source, shape = _source(generator)
-    pretext = objectives.vicreg() if objective is None else objective
+    pretext = ssl_objectives.vicreg() if objective is None else objective
     if not isinstance(pretext, Pretext):
         raise ValueError(f"objective must be a Pretext, such as objectives.vicreg(), not {one_line(repr(pretext))}")
     for name, number in (("batch_size", batch_size), ("num_probe", num_probe), ("num_test", num_test)):
@@ -188,12 +190,12 @@ def self_supervised(
     check_warmup(warmup, steps=steps)
     check_positive("learning_rate", learning_rate)
     check_choice("schedule", schedule, SCHEDULES)
-    strength = augment.Strength(crop, shift, turn, contrast, noise, mask)
-    augment.check(strength)
+    strength = augmentation.Strength(crop, shift, turn, contrast, noise, mask)
+    augmentation.check(strength)
     sizes = {"width": width, "depth": depth, "heads": heads, "patch": patch}
     nets = networks(encoder, shape, features, sizes, pretext.heads(features, source.dim - 1))
     recipe = f"{encoder} {features} {sizes} {num_probe} {k}"
-    view = partial(augment.view, strength, shape)
+    view = partial(augmentation.view, strength, shape)
     task = Task(generator, source, pretext, nets, view, batch_size, num_probe, num_test, k, rows_at_once, recipe)
     plain, momentum = partial(adamw, learning_rate, schedule, warmup, 0.0, _CLIP), pretext.momentum
     optimizer = plain if momentum is None else lambda number: averaged(plain(number), momentum)
@@ -231,11 +233,11 @@ def _source(generator: Setting) -> tuple[Source, tuple[int, int, int]]:
 
 def _metrics(task: Task, features: int) -> tuple[Metric, ...]:
     shapes = {"spectrum": (("direction", features),), "class_accuracy": (("class", task.classes),)}
-    own = tuple(metric._replace(dims=shapes.get(metric.name, ())) for metric in R.METRICS)
+    own = tuple(metric._replace(dims=shapes.get(metric.name, ())) for metric in representations.METRICS)
     controls = tuple(
         metric._replace(name=f"{prefix}_{metric.name}", long_name=f"{words}: {metric.long_name}")
         for prefix, words in (("pixels", "raw pixels"), ("random", "untrained encoders"))
-        for metric in R.ACCURACIES
+        for metric in representations.ACCURACIES
     )
     return (*own, *controls, *task.generator.metrics)
 
@@ -269,11 +271,11 @@ def _world(task: Task, computed: bool) -> World:
 def _controls(task: Task, images: Images) -> tuple[Array, dict[str, Array]]:
     """Views of held-out images, and accuracies without training."""
     key = jax.random.key(_SEED, impl="threefry2x32")
-    view = lambda key: augment.view(VIEWS, task.nets.shape, key, images.test)  # noqa: E731
+    view = lambda key: augmentation.view(VIEWS, task.nets.shape, key, images.test)  # noqa: E731
     views = jax.vmap(view)(jax.random.split(stream(key, "views"), 2))
 
     def accuracies(encode: Callable[[Array], Array]) -> dict[str, Array]:
-        return R.accuracies(_seen(task, encode, images, views), task.classes, task.k)[0]
+        return representations.accuracies(_seen(task, encode, images, views), task.classes, task.k)[0]
 
     of_random = lambda key: accuracies(partial(task.nets.encode, task.nets.init(key)["encoder"]))  # noqa: E731
     untrained = jax.lax.map(of_random, jax.random.split(stream(key, "random"), _RANDOM))
@@ -281,11 +283,11 @@ def _controls(task: Task, images: Images) -> tuple[Array, dict[str, Array]]:
     return views, {f"{prefix}_{name}": value for prefix, told in found.items() for name, value in told.items()}
 
 
-def _seen(task: Task, encode: Callable[[Array], Array], images: Images, views: Array) -> R.Seen:
+def _seen(task: Task, encode: Callable[[Array], Array], images: Images, views: Array) -> representations.Seen:
     """Features of images, a few at a time."""
-    of = lambda x_NxD: parts.each(encode, task.rows_at_once, x_NxD)  # noqa: E731
+    of = lambda x_NxD: batching.each(encode, task.rows_at_once, x_NxD)  # noqa: E731
     train, test, view, other = of(images.train), of(images.test), of(views[0]), of(views[1])
-    return R.Seen(train, images.train_label, test, images.test_label, view, other)
+    return representations.Seen(train, images.train_label, test, images.test_label, view, other)
 
 
 def _fresh(task: Task, key: Key) -> Tree:
@@ -324,18 +326,18 @@ def _observe(
     truth, encoder = world.truth, _now(params.learner)["encoder"]
     images, (controls,) = truth.images, truth.controls.values()
     seen = _seen(task, partial(task.nets.encode, encoder), images, truth.views)
-    first = parts.each(partial(task.nets.encode, params.first), task.rows_at_once, images.test)
-    told, by_class = R.accuracies(seen, task.classes, task.k)
+    first = batching.each(partial(task.nets.encode, params.first), task.rows_at_once, images.test)
+    told, by_class = representations.accuracies(seen, task.classes, task.k)
     theirs = task.generator.observe(key, _of_generator(world), params.generator, summary, generated_NxC)
     return {
         "pretext_loss": _pretext_loss(task, params.learner, images.test),
         **told,
         "class_accuracy": by_class,
-        "rankme": R.rankme(seen.test),
-        "spectrum": R.spectrum(seen.test),
-        "alignment": R.alignment(seen.view, seen.other_view),
-        "uniformity": R.uniformity(seen.test),
-        "cka_to_first": R.linear_cka(seen.test, first),
+        "rankme": representations.rankme(seen.test),
+        "spectrum": representations.spectrum(seen.test),
+        "alignment": representations.alignment(seen.view, seen.other_view),
+        "uniformity": representations.uniformity(seen.test),
+        "cka_to_first": representations.linear_cka(seen.test, first),
         **controls,
         **theirs,
     }

@@ -8,13 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import data, frames, image_metrics, parts, scores
-from collapse_jax.check import check_at_least, check_choice, check_not_negative, check_positive
-from collapse_jax.denoising import PROBES, probes
-from collapse_jax.frames import Frame, Model
-from collapse_jax.gradient import SCHEDULES, adamw, check_warmup, fit_sgd
-from collapse_jax.keys import normal
-from collapse_jax.nets.vae import autoencoder
+from collapse_jax import data
+from collapse_jax.core import batching
+from collapse_jax.core.random import normal
+from collapse_jax.core.validation import check_at_least, check_choice, check_not_negative, check_positive
+from collapse_jax.metrics import images, row_scores
+from collapse_jax.training import row_transform
+from collapse_jax.training.diffusion_objectives import PROBES, probes
+from collapse_jax.training.nets.vae import autoencoder
+from collapse_jax.training.row_transform import Frame, Model
+from collapse_jax.training.sgd import SCHEDULES, adamw, check_warmup, fit_sgd
 from collapse_jax.types import Array, Key, Metric, Setting, Source, Tree, World
 
 _CLIP = 1.0  # largest norm of a gradient of the loss a column
@@ -76,7 +79,7 @@ class Task(NamedTuple):
     temperature: Array | float
     noise: Array | float
     rows_at_once: int
-    judge: image_metrics.Judge
+    judge: images.Judge
 
 
 def vae(
@@ -133,14 +136,14 @@ def vae(
       frame: in which networks see rows; see ``diffusion``.
       num_test: held-out real rows for the metrics.
       num_shown: generated images that ``sample_image`` keeps.
-      features: what rows are compared by; see ``image_metrics.judge``.
+      features: what rows are compared by; see ``images.judge``.
       rows_at_once: rows that are sampled or judged together: bounds memory.
 
     Raises:
       ValueError: a number out of range; a conditional model of rows without labels.
     """
     source = data.moons() if source is None else source
-    seen = frames.frame_of(source, conditional, frame)
+    seen = row_transform.frame_of(source, conditional, frame)
     check_choice("schedule", schedule, SCHEDULES)
     for name, number in (("num_test", num_test), ("rows_at_once", rows_at_once)):
         check_at_least(name, number, 1)
@@ -150,7 +153,7 @@ def vae(
     for name, size in (("beta", beta), ("temperature", temperature), ("noise", noise)):
         check_not_negative(name, size)
     init, apply = autoencoder(seen.dim, latent, width, depth, seen.classes)
-    judge = image_metrics.judge(source, num_test, num_shown=num_shown, features=features, labelled=conditional,
+    judge = images.judge(source, num_test, num_shown=num_shown, features=features, labelled=conditional,
                                 rows_at_once=rows_at_once)  # fmt: skip
     task = Task(seen, latent, apply, beta, deviation, temperature, noise, rows_at_once, judge)
     first = lambda key: Net(init(key), jnp.zeros(()) if deviation is None else None)  # noqa: E731
@@ -158,8 +161,8 @@ def vae(
     return Setting(
         name="vae",
         world=partial(_world, task, num_test, judge.truth),
-        real=partial(frames.real, seen),
-        fit=partial(frames.fit, seen, fit_sgd(partial(_loss, task), optimizer, init=first, steps=steps,
+        real=partial(row_transform.real, seen),
+        fit=partial(row_transform.fit, seen, fit_sgd(partial(_loss, task), optimizer, init=first, steps=steps,
                                               batch_size=batch_size, start=start)),
         sample=partial(_sample, task),
         observe=partial(_observe, task),
@@ -168,7 +171,7 @@ def vae(
         outline=partial(_world, task, num_test, judge.outline) if features is None else None,  # functions look alike
         block_hint=8,
         source=source,
-        scores=scores.OF_ROWS,
+        scores=row_scores.OF_ROWS,
     )  # fmt: skip
 
 
@@ -185,7 +188,7 @@ def _world(task: Task, num_test: int, judged: Callable[[], Tree]) -> World:
     """What is `judged` by may be shapes alone: all else tells worlds apart."""
     noise, _ = probes(num_test, task.latent)
     arrays = jax.tree.map(jnp.asarray, task.frame.source.arrays)
-    return World(arrays, Truth(noise, judged()), frames.held_out(task.frame, num_test))
+    return World(arrays, Truth(noise, judged()), row_transform.held_out(task.frame, num_test))
 
 
 def _log_deviation(task: Task, net: Net) -> Array:
@@ -208,7 +211,7 @@ def _terms(task: Task, net: Net, x_BxD: Array, label_B: Array | None, noise_BxL:
 
 def _loss(task: Task, params: Net, key: Key, rows_BxC: Array) -> Array:
     """Nats a column, so that the rate of learning does not depend on their number."""
-    inside_BxD, label_B = frames.inside(task.frame, rows_BxC)
+    inside_BxD, label_B = row_transform.inside(task.frame, rows_BxC)
     terms, _ = _terms(task, params, inside_BxD, label_B, normal(key, (len(rows_BxC), task.latent)))
     return (terms.distortion + task.beta * terms.rate.sum(1)).mean() / task.frame.dim
 
@@ -221,7 +224,7 @@ def _sample(task: Task, key: Key, params: Model, num: int) -> Array:
         deviation = task.noise * jnp.exp(_log_deviation(task, params.net))
         return mean_NxD + deviation * normal(key_noise, mean_NxD.shape)
 
-    return frames.draw(task.frame, some, key, params.classes, num, task.rows_at_once)
+    return row_transform.draw(task.frame, some, key, params.classes, num, task.rows_at_once)
 
 
 def _observe(
@@ -234,10 +237,10 @@ def _observe(
 
 def _of_held_out(task: Task, net: Net, world: World) -> dict[str, Array]:
     """At the noises of the truth, a few rows at a time."""
-    inside = frames.inside(task.frame, world.test)
+    inside = row_transform.inside(task.frame, world.test)
     repeated = jax.tree.map(lambda x: jnp.tile(x, (PROBES, *[1] * (x.ndim - 1))), inside)
     some = lambda row, noise: _terms(task, net, row[0], row[1], noise)  # noqa: E731
-    terms, mean_RxL = parts.each(some, task.rows_at_once, repeated, world.truth.noise)
+    terms, mean_RxL = batching.each(some, task.rows_at_once, repeated, world.truth.noise)
     rate_L = terms.rate.mean(0)
     outside = task.frame.dim * np.log(task.frame.scale)  # nats that the frame's scale takes
     return {

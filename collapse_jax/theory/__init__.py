@@ -5,8 +5,8 @@ table speaks of settings and policies by their registered names. The formulas ca
 """
 
 from collapse_jax.theory import diffusion, discrete, ecosystem, gaussian, kde, markov, mixture, regression, selection
+from collapse_jax.theory.moment_recursions import Fits, Spread, fits
 from collapse_jax.theory.prediction import Case, Condition, Prediction
-from collapse_jax.theory.recursions import Fits, Spread, fits
 
 TABLE: tuple[Prediction, ...] = (
     *gaussian.TABLE, *kde.TABLE, *discrete.TABLE, *regression.TABLE, *diffusion.TABLE,

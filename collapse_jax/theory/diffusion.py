@@ -8,8 +8,8 @@ import numpy as np
 from numpy.polynomial.hermite_e import hermegauss, hermeval
 from scipy.special import gamma
 
+from collapse_jax.theory.moment_recursions import POLICIES, kept
 from collapse_jax.theory.prediction import Case, Condition, Prediction
-from collapse_jax.theory.recursions import POLICIES, kept
 from collapse_jax.types import Source
 
 _DEGREES = (1, 2, 3, 4)

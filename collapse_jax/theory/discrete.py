@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from collapse_jax.theory.moment_recursions import POLICIES, STEADY, Spread, fits
 from collapse_jax.theory.prediction import Case, Condition, Prediction
-from collapse_jax.theory.recursions import POLICIES, STEADY, Spread, fits
 
 
 def survival_exponents(num_generations: int) -> np.ndarray:

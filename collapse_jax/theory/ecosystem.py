@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from collapse_jax.theory.gaussian import REGULAR, log_variance_drift
+from collapse_jax.theory.moment_recursions import GROWING, STEADY, Spread, pool_of
 from collapse_jax.theory.prediction import Case, Condition, Prediction
-from collapse_jax.theory.recursions import GROWING, STEADY, Spread, pool_of
 
 POLICIES = (*GROWING, "growing")
 

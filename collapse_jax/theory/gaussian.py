@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.special import digamma, gammaln, polygamma
 
+from collapse_jax.theory.moment_recursions import POLICIES, STEADY, Fits, Spread, fits, grown, rows_of, sizes_of
 from collapse_jax.theory.prediction import Case, Condition, Prediction
-from collapse_jax.theory.recursions import POLICIES, STEADY, Fits, Spread, fits, grown, rows_of, sizes_of
 
 WITHOUT_NEW_ROWS = ("replace", "accumulate", "accumulate_subsample", "fixed_real", "window", "decay")
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from collapse_jax.theory.gaussian import accumulate_variance, is_light
+from collapse_jax.theory.moment_recursions import POLICIES, Spread, fits
 from collapse_jax.theory.prediction import Case, Condition, Prediction
-from collapse_jax.theory.recursions import POLICIES, Spread, fits
 
 
 def accumulate_growth(n: int, num_generations: int, bandwidth: float, truth: float = 1.0) -> np.ndarray:

@@ -3,8 +3,8 @@
 import numpy as np
 
 from collapse_jax.theory.gaussian import is_light
+from collapse_jax.theory.moment_recursions import POLICIES, Fits, Spread, fits
 from collapse_jax.theory.prediction import Case, Prediction
-from collapse_jax.theory.recursions import POLICIES, Fits, Spread, fits
 
 
 def whole(case: Case) -> Fits:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from scipy.special import digamma, polygamma
 
+from collapse_jax.theory.moment_recursions import Spread, fits
 from collapse_jax.theory.prediction import Case, Condition, Prediction, over_first
-from collapse_jax.theory.recursions import Spread, fits
 
 WHOLE = ("replace", "accumulate", "window", "decay")  # policies that mix whole batches, of rows that share inputs
 

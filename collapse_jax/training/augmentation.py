@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
-from collapse_jax.check import check_not_negative, check_share
-from collapse_jax.keys import normal
+from collapse_jax.core.random import normal
+from collapse_jax.core.validation import check_not_negative, check_share
 from collapse_jax.types import Array, Key
 
 

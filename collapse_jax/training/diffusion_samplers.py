@@ -10,9 +10,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from collapse_jax.denoising import Path
-from collapse_jax.keys import normal
-from collapse_jax.spread import over_data
+from collapse_jax.core.random import normal
+from collapse_jax.core.sharding import over_data
+from collapse_jax.training.diffusion_objectives import Path
 from collapse_jax.types import Array, Key
 
 Estimate = Callable[[Array, Array], tuple[Array, Array]]  # (x [N, D], sigma) -> E[row | x], E[z | x], [N, D] each

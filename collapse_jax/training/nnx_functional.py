@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from collapse_jax.keys import normal
+from collapse_jax.core.random import normal
 from collapse_jax.types import Key, Tree
 
 

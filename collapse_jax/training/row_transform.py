@@ -6,10 +6,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import batch as B
-from collapse_jax import parts
-from collapse_jax.check import check_choice, one_line
-from collapse_jax.keys import stream
+from collapse_jax.core import batch, batching
+from collapse_jax.core.random import stream
+from collapse_jax.core.validation import check_choice, one_line
 from collapse_jax.types import Array, Batch, Key, Source, Tree, World
 
 FRAMES = ("unit", "pixels", "raw")
@@ -102,7 +101,7 @@ def fit(
     net = fit_net(key, train, None if before is None else before.net)
     if not frame.classes:
         return Model(net, None)
-    rows, weight = B.rows(train)
+    rows, weight = batch.rows(train)
     is_class_NxK = jnp.round(rows[:, -1:]) == jnp.arange(frame.classes)
     return Model(net, (jnp.where(is_class_NxK, weight[:, None], 0.0)).sum(0))
 
@@ -124,8 +123,8 @@ def draw(
         label_N = None
         if classes is not None:
             numbered = Batch(jnp.arange(frame.classes)[None], classes[None])
-            label_N = B.choose(stream(key, "labels"), numbered, rows)
+            label_N = batch.choose(stream(key, "labels"), numbered, rows)
         rows_NxD = frame.center + frame.scale * some(stream(key, "rows"), label_N, rows)
         return rows_NxD if label_N is None else jnp.hstack([rows_NxD, label_N[:, None].astype(rows_NxD.dtype)])
 
-    return parts.draw(part, key, num, at_once)
+    return batching.draw(part, key, num, at_once)

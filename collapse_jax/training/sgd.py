@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from collapse_jax import batch as B
-from collapse_jax.check import check_at_least, check_choice
-from collapse_jax.keys import stream
-from collapse_jax.spread import over_data, over_model
+from collapse_jax.core import batch
+from collapse_jax.core.random import stream
+from collapse_jax.core.sharding import over_data, over_model
+from collapse_jax.core.validation import check_at_least, check_choice
 from collapse_jax.types import Array, Batch, Key, Tree
 
 STARTS = ("init", "previous")
@@ -60,8 +60,8 @@ def fit_sgd(
     check_choice("start", start, STARTS)
 
     def fit(key: Key, train: Batch, previous: Tree) -> Tree:
-        items, _ = B.rows(train)
-        draw = B.row_numbers(train)
+        items, _ = batch.rows(train)
+        draw = batch.row_numbers(train)
         key_rows, key_loss = stream(key, "minibatch"), stream(key, "loss")
         number: Any = steps if epochs is None else _steps_of(epochs, train, batch_size)
         made = optimizer if isinstance(optimizer, optax.GradientTransformation) else optimizer(number)
@@ -69,7 +69,7 @@ def fit_sgd(
         def step(carry: tuple[Tree, Tree], scanned: tuple[Key, Array]) -> tuple[tuple[Tree, Tree], None]:
             params, state = carry
             key_step, row_B = scanned
-            minibatch = over_data(B.take(items, row_B))
+            minibatch = over_data(batch.take(items, row_B))
             value = lambda p: loss(p, key_step, minibatch).astype(jnp.float32)  # noqa: E731
             updates, state = made.update(jax.grad(value)(params), state, params)
             return (optax.apply_updates(params, updates), state), None
@@ -155,6 +155,6 @@ def _steps_of(epochs: int, train: Batch, batch_size: int) -> Array:
     The last of cumulative sums: they are added as a tree, where a plain float32 sum of a million weights may be off by
     a percent. The slack is for what still rounds up.
     """
-    per_row = 1 if train.weight.shape[1] > 1 else B.num_rows(train)
+    per_row = 1 if train.weight.shape[1] > 1 else batch.num_rows(train)
     total = jnp.cumsum(train.weight.reshape(-1))[-1] * per_row
     return jnp.maximum(jnp.ceil((1 - 1e-5) * epochs * total / batch_size), 1).astype(jnp.int32)

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from collapse_jax.calls import recorded
-from collapse_jax.check import check_at_least, check_not_negative, check_positive, check_share
-from collapse_jax.keys import stream
-from collapse_jax.neighbours import normalised
+from collapse_jax.core.random import stream
+from collapse_jax.core.registry import recorded
+from collapse_jax.core.validation import check_at_least, check_not_negative, check_positive, check_share
+from collapse_jax.numerics.nearest_neighbors import normalised
 from collapse_jax.types import Array, Key, Pretext, Tree
 
 View = Callable[[Key, Array], Array]
@@ -89,7 +89,7 @@ def byol(momentum: float = 0.99, width: int = 128) -> Pretext:
     same one as all others. Else the predictor and the slow target alone keep features from dying, and hardly do.
 
     Args:
-      momentum: decay of the average (``gradient.averaged``).
+      momentum: decay of the average (``sgd.averaged``).
       width: of the heads and of what is predicted.
 
     Raises:

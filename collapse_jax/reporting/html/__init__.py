@@ -15,9 +15,12 @@ from typing import Any
 
 import xarray as xr
 
-from collapse_jax import definitions, results, survival
-from collapse_jax.report import charts, shown, tables, words
-from collapse_jax.results import ResultsError
+from collapse_jax.analysis import collapse_times
+from collapse_jax.analysis import verdicts as definitions
+from collapse_jax.reporting.html import charts, samples, tables
+from collapse_jax.reporting.html import text as words
+from collapse_jax.results import io
+from collapse_jax.results.io import ResultsError
 
 PAGE = "report.html"
 
@@ -56,7 +59,7 @@ def watch(place: Any, path: Path | str, seconds: float) -> Iterator[str]:
     """Writes the report of a run again and again, whenever more of it is done, until all is.
 
     Args:
-      place: as of ``results.open``.
+      place: as of ``io.open``.
       path: of the page.
       seconds: between two looks.
 
@@ -65,7 +68,7 @@ def watch(place: Any, path: Path | str, seconds: float) -> Iterator[str]:
     """
     before = None
     while True:
-        ds = results.open(place)
+        ds = io.open(place)
         if (share := ds.attrs.get("done", 1.0)) != before:
             write(ds, path, again=seconds)
             yield words.done(ds)
@@ -83,14 +86,14 @@ def render(ds: xr.Dataset, again: float | None = None, beside: Path | None = Non
       again: as of `write`.
       beside: the folder where the page will be: what is there is linked to.
     """
-    survival.check_run("report", ds)
+    collapse_times.check_run("report", ds)
     template, plotly = _template(), _plotly()
     verdicts, drawn = definitions.score(ds), charts.charts(ds)
     records = tables.records(ds, drawn)
     config = str(ds.attrs.get("config", ""))
     again = None if words.is_done(ds) else again
-    images, texts = shown.images(ds), shown.texts(ds)
-    files = [name for name in ("results.parquet", *results.PAGES) if beside is not None and (beside / name).exists()]
+    images, texts = samples.images(ds), samples.texts(ds)
+    files = [name for name in ("results.parquet", *io.PAGES) if beside is not None and (beside / name).exists()]
     return template.render(
         title=f"{words.setting(ds)}: {', '.join(words.policies(ds))}",
         facts=words.facts(ds),
@@ -124,7 +127,7 @@ def _json(value: Any) -> str:
 
 
 def _file(name: str) -> str:
-    return (resources.files("collapse_jax.report") / name).read_text(encoding="utf-8")
+    return (resources.files("collapse_jax.reporting.html") / name).read_text(encoding="utf-8")
 
 
 @functools.cache

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from collapse_jax import plots
-from collapse_jax.cases import Lines
-from collapse_jax.results import at, columns
-from collapse_jax.variables import grid_dims, scalars
+from collapse_jax.analysis.predictions import Lines
+from collapse_jax.reporting import plot_curves
+from collapse_jax.results.io import at, columns
+from collapse_jax.results.variables import grid_dims, scalars
 
 MOST_CELLS = 20_000  # (metric, curve, generation): of more, some generations are left out
 _BINS, _MOST_BINS, _MOST_STEPS = 60, 150_000, 24  # of histograms: of each, of all, and generations of the slider
 _FEWEST = 100  # chains: fewer make no histogram
-_DASHES = dict(zip(plots.STYLES, ("solid", "dash", "dot", "dashdot"), strict=True))
+_DASHES = dict(zip(plot_curves.STYLES, ("solid", "dash", "dot", "dashdot"), strict=True))
 
 
 def charts(ds: xr.Dataset) -> dict[str, Any]:
-    """What is drawn: ``axes`` of the sweep, ``curves`` in the order of ``results.columns``, ``metrics``, ``spread``.
+    """What is drawn: ``axes`` of the sweep, ``curves`` in the order of ``io.columns``, ``metrics``, ``spread``.
 
     Of up to twelve curves means are drawn, all at once; of a larger grid medians, one point at a time (``select``), as
     in the pictures of ``plots``.
@@ -29,15 +29,15 @@ def charts(ds: xr.Dataset) -> dict[str, Any]:
     whole = scalars(ds)
     labels, names = columns(ds), list(map(str, whole.data_vars))
     axes = [dim for dim in grid_dims(ds) if dim != "policy"]
-    select = len(labels) > plots.MOST_CURVES
+    select = len(labels) > plot_curves.MOST_CURVES
     chosen = thinned(whole.sizes["generation"], MOST_CELLS // max(1, len(names) * len(labels)))
     part = whole.isel(generation=chosen)
-    draws, lines = plots.resamples(ds.sizes["chain"]), Lines(part)
+    draws, lines = plot_curves.resamples(ds.sizes["chain"]), Lines(part)
     return {
         "generations": part["generation"].to_numpy().tolist(),
         "chains": ds.sizes["chain"],
         "select": select,
-        "long": bool(whole.sizes["generation"] >= plots.LONG),
+        "long": bool(whole.sizes["generation"] >= plot_curves.LONG),
         "policies": [str(p) for p in np.atleast_1d(ds["policy"].to_numpy())] if "policy" in ds.coords else ["all"],
         "axes": [{"name": axis, "values": words(ds, axis), "numbers": _numbers(ds, axis)} for axis in axes],
         "curves": _curves(labels, [ds.sizes[axis] for axis in axes], axes, select),
@@ -72,11 +72,14 @@ def _numbers(ds: xr.Dataset, axis: str) -> list[float] | None:
 
 
 def _curves(labels: dict[str, dict[str, int]], shape: list[int], axes: list[str], select: bool) -> list[dict[str, Any]]:
-    styles, curves = plots.styles(labels), []
+    styles, curves = plot_curves.styles(labels), []
     for label, position in labels.items():
         policy, colour, dash = position.get("policy", 0), styles[label]["color"], styles[label]["linestyle"]
         if select:  # only policies are seen together
-            colour, dash = plots.COLOURS[policy % len(plots.COLOURS)], plots.STYLES[policy // len(plots.COLOURS) % 4]
+            colour, dash = (
+                plot_curves.COLOURS[policy % len(plot_curves.COLOURS)],
+                plot_curves.STYLES[policy // len(plot_curves.COLOURS) % 4],
+            )
         point = int(np.ravel_multi_index([position[axis] for axis in axes], shape)) if axes else 0
         curves.append({"label": label, "policy": policy, "point": point, "colour": colour, "dash": _DASHES[dash]})
     return curves
@@ -91,7 +94,7 @@ def _metric(
     shown = values.assign_attrs(summary="median") if in_logs else values
     found = []
     for position in labels.values():
-        curve = plots.curve(shown, position, draws)
+        curve = plot_curves.curve(shown, position, draws)
         theory = lines.at(str(values.name), position, in_logs=in_logs)
         unfinished = int(at(values, position).isnull().all("generation").sum())
         band = {key: rounded(getattr(curve, key)) for key in ("centre", "low", "high")}

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from collapse_jax import plots_images
-from collapse_jax.report.charts import thinned
-from collapse_jax.variables import shaped, texts_of
+from collapse_jax.reporting import plot_images
+from collapse_jax.reporting.html.charts import thinned
+from collapse_jax.results.variables import shaped, texts_of
 
 _MOST_STEPS, _MOST_SAMPLES = 24, 8  # generations of the slider; samples of each
 _MOST_LETTERS = 400_000  # of all texts of a variable
@@ -17,9 +17,9 @@ _MOST_LETTERS = 400_000  # of all texts of a variable
 
 def images(ds: xr.Dataset) -> dict[str, Any] | None:
     """``strips[policy][generation]``: a row of images as a PNG in a data URI; None where a run kept none."""
-    if not plots_images.has_images(ds):
+    if not plot_images.has_images(ds):
         return None
-    values = _first(ds[plots_images.VARIABLE]).isel(sample=slice(_MOST_SAMPLES))
+    values = _first(ds[plot_images.VARIABLE]).isel(sample=slice(_MOST_SAMPLES))
     values = values.isel(generation=thinned(values.sizes["generation"], _MOST_STEPS))
     strips = [[_png(column.isel(generation=[g])) for g in range(values.sizes["generation"])] for column in values]
     return {**_labels(values), "strips": strips, "count": values.sizes["sample"]}
@@ -60,7 +60,7 @@ def _png(row: xr.DataArray) -> str:
 
     if not np.isfinite(row.to_numpy()).any():
         return ""
-    mosaic = np.round(plots_images.mosaic(row) * 255).astype(np.uint8)[:-1, :-1]
+    mosaic = np.round(plot_images.mosaic(row) * 255).astype(np.uint8)[:-1, :-1]
     data = io.BytesIO()
     Image.fromarray(mosaic).save(data, format="png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()

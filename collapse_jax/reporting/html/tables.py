@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from collapse_jax import results
-from collapse_jax.definitions import DEFINITIONS, UNKNOWN
-from collapse_jax.report.words import is_done
-from collapse_jax.variables import grid_dims, scalars
+from collapse_jax.analysis.verdicts import DEFINITIONS, UNKNOWN
+from collapse_jax.reporting.html.text import is_done
+from collapse_jax.results import io as results
+from collapse_jax.results.variables import grid_dims, scalars
 
 _SHOWN = 300  # rows of the table of a grid
 

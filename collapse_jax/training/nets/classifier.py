@@ -10,10 +10,9 @@ import numpy as np
 import optax
 from flax import nnx
 
-from collapse_jax import batch as B
-from collapse_jax import parts
-from collapse_jax.functional import functional
-from collapse_jax.gradient import adamw, fit_sgd
+from collapse_jax.core import batch, batching
+from collapse_jax.training.nnx_functional import functional
+from collapse_jax.training.sgd import adamw, fit_sgd
 from collapse_jax.types import Array, Key, Tree
 
 WIDTH, FEATURES = 256, 64
@@ -60,8 +59,8 @@ def trained(x_NxD: np.ndarray, label_N: np.ndarray, classes: int) -> Trained:
         optimizer = partial(adamw, RATE, "cosine", 100, DECAY, 1.0)
         fit = fit_sgd(_loss, optimizer, init=init, steps=STEPS, batch_size=BATCH)
         rows = jnp.asarray(x_NxD, float), jnp.asarray(label_N, jnp.int32)
-        params = jax.jit(fit)(jax.random.key(0, impl="threefry2x32"), B.unit(rows), None)
-        variance = jax.jit(lambda p, x: parts.each(lambda some: _call(p, some)[0], 256, x).var(0).sum())
+        params = jax.jit(fit)(jax.random.key(0, impl="threefry2x32"), batch.unit(rows), None)
+        variance = jax.jit(lambda p, x: batching.each(lambda some: _call(p, some)[0], 256, x).var(0).sum())
         _trained[name] = Trained(params, jnp.sqrt(variance(params, rows[0])))
     return _trained[name]
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from collapse_jax.nets.embedding import TimeAndLabel
-from collapse_jax.nets.linear import Linear
+from collapse_jax.training.nets.linear import Linear
+from collapse_jax.training.nets.time_embedding import TimeAndLabel
 from collapse_jax.types import Array
 
 ZERO = ("modulate", "write")  # linear maps that start at 0: at first a block adds nothing, and nothing is said

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from collapse_jax.check import check_at_least, check_choice
-from collapse_jax.functional import drawn, functional
-from collapse_jax.keys import stream
-from collapse_jax.nets import dit
-from collapse_jax.nets.unet import Convolution, folded
+from collapse_jax.core.random import stream
+from collapse_jax.core.validation import check_at_least, check_choice
+from collapse_jax.training.nets import dit
+from collapse_jax.training.nets.unet import Convolution, folded
+from collapse_jax.training.nnx_functional import drawn, functional
 from collapse_jax.types import Array, Key, Tree
 
 ENCODERS = ("mlp", "conv", "vit")

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from collapse_jax.check import check_at_least, check_not_negative, check_positive, check_share, is_traced
-from collapse_jax.keys import uniform
-from collapse_jax.nets.transformer import Cache
-from collapse_jax.spread import over_data
+from collapse_jax.core.random import uniform
+from collapse_jax.core.sharding import over_data
+from collapse_jax.core.validation import check_at_least, check_not_negative, check_positive, check_share, is_traced
+from collapse_jax.training.nets.transformer import Cache
 from collapse_jax.types import Array, Key, Tree
 
 Apply = Callable[..., tuple[Array, Cache]]  # (params, tokens [B, L], cache, position) -> (logits [B, L, V], cache)

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from collapse_jax import parts
-from collapse_jax.keys import stream
-from collapse_jax.nets.decode import Decoding, decode, pick, weights
-from collapse_jax.nets.transformer import MOST_LOGITS, Size, empty_cache
+from collapse_jax.core import batching
+from collapse_jax.core.random import stream
+from collapse_jax.training.nets.sampling import Decoding, decode, pick, weights
+from collapse_jax.training.nets.transformer import MOST_LOGITS, Size, empty_cache
 from collapse_jax.types import Array, Key, Tree
 
 
@@ -73,7 +73,7 @@ def _each(
     """``_judge``, of as many rows at a time as memory has room for."""
     most = max(MOST_LOGITS // (network.length * network.num_symbols), 1)
     some = lambda rows, beside: _judge(network, params, rows, beside, of)  # noqa: E731
-    return parts.each(some, min(network.at_once, most), rows_NxL, beside_NxL)
+    return batching.each(some, min(network.at_once, most), rows_NxL, beside_NxL)
 
 
 def _judge(
@@ -96,4 +96,4 @@ def draw(network: Network, params: Tree, key: Key, num: int, how: Decoding, prom
             prompt = prompts[jax.random.randint(stream(key, "prompt"), (rows,), 0, len(prompts))].astype(jnp.int32)
         return go_on(key=stream(key, "symbols"), prompt_BxP=prompt, cache=cache)
 
-    return parts.draw(some, key, num, network.at_once)
+    return batching.draw(some, key, num, network.at_once)

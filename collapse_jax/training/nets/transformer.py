@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from collapse_jax.check import check_at_least, check_choice, flag
-from collapse_jax.functional import drawn
-from collapse_jax.nets.linear import Linear
+from collapse_jax.core.validation import check_at_least, check_choice, flag
+from collapse_jax.training.nets.linear import Linear
+from collapse_jax.training.nnx_functional import drawn
 from collapse_jax.types import Array, Key, Tree
 
 BASE = 10_000.0  # of the wavelengths of rotary positions (arXiv 2104.09864)

@@ -10,9 +10,9 @@ from itertools import pairwise
 import jax.numpy as jnp
 from flax import nnx
 
-from collapse_jax.nets.dit import attended
-from collapse_jax.nets.embedding import TimeAndLabel
-from collapse_jax.nets.linear import Linear
+from collapse_jax.training.nets.dit import attended
+from collapse_jax.training.nets.linear import Linear
+from collapse_jax.training.nets.time_embedding import TimeAndLabel
 from collapse_jax.types import Array
 
 ZERO = ("second", "out", "last")  # maps that start at 0: at first a block adds nothing, and nothing is said

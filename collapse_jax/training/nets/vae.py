@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from collapse_jax.check import check_at_least
-from collapse_jax.functional import drawn, functional
+from collapse_jax.core.validation import check_at_least
+from collapse_jax.training.nnx_functional import drawn, functional
 from collapse_jax.types import Array, Key, Tree
 
 
