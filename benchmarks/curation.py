@@ -15,10 +15,12 @@ import jax
 
 from collapse_jax import curators, make_chain, policies, settings
 from collapse_jax.core.random import chain_keys
-from collapse_jax.execution.blocks import compile_blocks, run_blocks, trace_blocks
+from collapse_jax.execution.blocks import run_blocks
+from collapse_jax.execution.programs import compile_blocks, trace_blocks
 from collapse_jax.planning.block_size import stretch_of
 from collapse_jax.planning.grid import grid_of
-from collapse_jax.planning.plan import Options, make_plan
+from collapse_jax.planning.options import Options
+from collapse_jax.planning.plan import make_plan
 from collapse_jax.tune import final_risk
 from collapse_jax.types import Curator, Setting
 

@@ -21,9 +21,10 @@ from side_by_side import in_turn, options, run, timed
 from collapse_jax import policies, settings
 from collapse_jax.core import batch as B
 from collapse_jax.core.chain import make_chain
-from collapse_jax.execution.sweep import Runner
+from collapse_jax.execution.runner import Runner
 from collapse_jax.planning.grid import grid_of
-from collapse_jax.planning.plan import Options, make_plan
+from collapse_jax.planning.options import Options
+from collapse_jax.planning.plan import make_plan
 from collapse_jax.training.nets.sampling import Decoding
 from collapse_jax.training.nets.sequence_model import Network, draw, loss
 from collapse_jax.training.nets.transformer import BASE, PRESETS, Size, Transformer, initial

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 import collapse_jax as cj
 from collapse_jax import policies, settings
-from collapse_jax.numerics import gaussian_moments
+from collapse_jax.numerics import gaussian_moments, ldl
 from collapse_jax.types import Array, Key, Metric, Setting, Tree, World
 
 # A metric says what it may serve as (here: a risk that is 0 at the truth), by which verdicts find it.
@@ -29,7 +29,7 @@ def divergence(truth: gaussian_moments.Moments, fitted: gaussian_moments.Moments
     """KL of two normal laws: (tr(F^-1 S) + e^T F^-1 e - d + log det F - log det S) / 2, by triangular factors."""
     error = (truth.mean - fitted.mean)[:, None]
     columns = jnp.concatenate([gaussian_moments.cholesky(truth), error], axis=1)
-    solved = gaussian_moments.solve_unit_lower(fitted.factor, columns)
+    solved = ldl.solve_unit_lower(fitted.factor, columns)
     quadratic = jnp.exp(jnp.log((solved**2).sum(1)) - 2 * fitted.log_scale).sum()  # in logs: variances die
     finite = 0.5 * (quadratic - len(truth.mean) + gaussian_moments.log_det(fitted) - gaussian_moments.log_det(truth))
     return jnp.where(jnp.isneginf(fitted.log_scale).any(), jnp.inf, finite)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from collapse_jax.config import experiment as config
+from collapse_jax import config
 from experiments import NAMES
 from experiments.published import Claim, Published, planned, rows, run
 

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import collapse_jax as cj
+from collapse_jax import config
 from collapse_jax.analysis.predictions import Lines
-from collapse_jax.config import experiment as config
 from collapse_jax.execution import resumable
 from collapse_jax.numerics.confidence_intervals import Interval
 from collapse_jax.reporting.plot_curves import COLOURS, curve, resamples

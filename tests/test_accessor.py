@@ -11,7 +11,7 @@ import collapse_jax as cj
 from collapse_jax import policies, settings
 from collapse_jax.analysis import verdicts
 from collapse_jax.execution import progress
-from collapse_jax.results import io
+from collapse_jax.reporting import tables
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def text(table):
 def test_the_functions_of_results_stand_on_the_dataset(runs, tmp_path):
     assert runs.collapse.score().equals(verdicts.score(runs))
     for mine, theirs in (
-        (runs.collapse.table(2), io.table(runs, 2)),
-        (runs.collapse.verdicts(), verdicts.table(runs)),
+        (runs.collapse.table(2), tables.render_summary(runs, 2)),
+        (runs.collapse.verdicts(), tables.render_verdicts(runs)),
     ):
         assert text(mine) == text(theirs)
     figure = runs.collapse.plot(tmp_path / "a.svg")

@@ -10,6 +10,7 @@ import scipy.special
 import scipy.stats
 
 from collapse_jax.core import batch as B
+from collapse_jax.core import resampling
 from collapse_jax.core.pool import block_memory, fold_memory
 from collapse_jax.numerics import gaussian_moments
 from collapse_jax.types import Batch
@@ -69,7 +70,7 @@ def test_redraw_takes_rows_of_positive_weight_and_keeps_their_weights(wide):
     batch = batch(2)
     present = np.ravel(B.full_weight(batch))
     for replacement in (False, True):
-        draw = jax.jit(jax.vmap(lambda k, r=replacement: B.redraw(k, batch, 3, r)))
+        draw = jax.jit(jax.vmap(lambda k, r=replacement: resampling.redraw(k, batch, 3, r)))
         draws = draw(jax.random.split(KEY, 4000))
         rows, weights = np.asarray(draws.items[:, 0]), np.asarray(draws.weight[:, 0])
         np.testing.assert_array_equal(weights, present[rows])  # row 2 and 3 would show as weight 0
@@ -84,14 +85,14 @@ def test_redraw_takes_rows_of_positive_weight_and_keeps_their_weights(wide):
         kinds = sorted(set(every))
         assert chi_square([subsets.count(k) for k in kinds], [every.count(k) for k in kinds]) > 1e-4
         assert set(subsets) <= set(kinds)
-    whole = B.redraw(KEY, batch, 5, False)
+    whole = resampling.redraw(KEY, batch, 5, False)
     assert sorted(np.ravel(whole.items)[np.ravel(whole.weight) > 0]) == [0, 1, 4, 5]
     assert float(B.total(whole)) == 5.0
 
 
 @pytest.mark.parametrize(("num", "capacity"), [(2, 6), (3, 6), (3, 20)])
 def test_distinct_is_uniform_over_all_subsets(num, capacity):
-    draw = jax.jit(jax.vmap(lambda k, c: B.distinct(k, num, c, capacity), (0, None)))
+    draw = jax.jit(jax.vmap(lambda k, c: resampling.distinct(k, num, c, capacity), (0, None)))
     keys = jax.random.split(KEY, 6000)
     for count in range(1, 7):
         numbers, present = draw(keys, count)
@@ -105,8 +106,8 @@ def test_distinct_is_uniform_over_all_subsets(num, capacity):
 
 def test_distinct_numbers_are_distinct_at_every_count():
     num, capacity = 7, 40
-    draw = jax.jit(jax.vmap(lambda k, c: B.distinct(k, num, c, capacity), (0, None)))
-    free = jax.jit(jax.vmap(lambda k, c: B.distinct(k, num, c, capacity, crowded=False), (0, None)))
+    draw = jax.jit(jax.vmap(lambda k, c: resampling.distinct(k, num, c, capacity), (0, None)))
+    free = jax.jit(jax.vmap(lambda k, c: resampling.distinct(k, num, c, capacity, crowded=False), (0, None)))
     keys = jax.random.split(KEY, 50)
     for count in range(1, 41):
         if not num < count < 2 * num:
@@ -122,7 +123,7 @@ def test_distinct_numbers_are_distinct_at_every_count():
 
 def test_distinct_numbers_are_distinct_at_larger_sizes():
     for num in (1, 1000):
-        draw = jax.jit(jax.vmap(lambda k, c, num=num: B.distinct(k, num, c, 5 * num + 3)[0], (0, None)))
+        draw = jax.jit(jax.vmap(lambda k, c, num=num: resampling.distinct(k, num, c, 5 * num + 3)[0], (0, None)))
         for count in (num, num + 1, 2 * num - 1, 2 * num, 2 * num + 1, 5 * num + 3):
             numbers = np.sort(draw(jax.random.split(KEY, 20), count), 1)
             assert (np.diff(numbers) > 0).all()

@@ -14,7 +14,7 @@ from collapse_jax.bench import measure, plots, profile_regions, report, run, sui
 from collapse_jax.bench.machine import Rates, copied_size, floor, limit, lowest
 from collapse_jax.bench.suites import Case
 from collapse_jax.cli import main
-from collapse_jax.planning.cost import Work, count
+from collapse_jax.planning.roofline import Work, count
 from collapse_jax.settings.gaussian import gaussian
 
 TINY = Case("gaussian", gaussian, policies.replace(), 1, 4, 3, ("trace_ratio",), "rows")

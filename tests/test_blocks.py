@@ -9,7 +9,8 @@ import pytest
 from collapse_jax import policies, settings
 from collapse_jax.core.chain import make_chain
 from collapse_jax.core.random import chain_keys
-from collapse_jax.execution.blocks import Saver, compile_blocks, run_blocks, trace_blocks
+from collapse_jax.execution.blocks import Saver, run_blocks
+from collapse_jax.execution.programs import compile_blocks, trace_blocks
 
 LANES, WIDTH, GENERATIONS, STRETCH = 13, 2, 6, 2
 METRICS = ("log_trace_ratio", "test_nll")

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from collapse_jax import results
 from collapse_jax.cli import main
-from collapse_jax.results import io
 
 CONFIG = """
 setting: {kind: gaussian, source: {kind: normal, dim: 2}}
@@ -65,7 +65,7 @@ def test_run_writes_prints_and_draws(engine, capsys):
     assert "results/small/results.zarr" in out
     assert "100%" in err
     assert "chain-generations/s" in err
-    ds = io.open("results/small")
+    ds = results.open("results/small")
     assert ds.sizes == {"policy": 2, "chain": 6, "generation": 3}
     assert "num_chains: 6" in ds.attrs["config"]
     assert (engine / "results/small/metrics.png").stat().st_size > 1000
@@ -73,7 +73,7 @@ def test_run_writes_prints_and_draws(engine, capsys):
 
 def test_run_with_the_engine_itself(folder, capsys):
     assert main.main(["run", "small.yaml", "--out", "out", "--metrics", "[trace_ratio]"]) == 0
-    ds = io.open("out")
+    ds = results.open("out")
     assert ds["trace_ratio"].dims == ("policy", "chain", "generation")
     assert np.isfinite(ds["trace_ratio"]).all()
     assert {"precision", "seed", "backend", "seconds_compile", "seconds_run"} <= set(ds.attrs)
@@ -88,7 +88,7 @@ def test_the_stored_config_runs_again(engine, capsys):
     assert main.main(["run", "small.yaml", "--out", "a", "--seed", "3"]) == 0
     assert main.main(["run", "a/config.yaml", "--out", "b"]) == 0
     assert (engine / "a/config.yaml").read_text() == (engine / "b/config.yaml").read_text()
-    xr.testing.assert_equal(io.open("a"), io.open("b"))
+    xr.testing.assert_equal(results.open("a"), results.open("b"))
 
 
 def test_show_and_plot(engine, capsys):
@@ -183,7 +183,7 @@ def test_interrupt(engine, capsys, monkeypatch):
     monkeypatch.setattr(FakeRunner, "run", interrupt)
     assert main.main(["run", "small.yaml"]) == 130
     assert capsys.readouterr().err.endswith("interrupted: what was done is kept; the same command goes on\n")
-    assert np.isnan(io.open("results/small").trace_ratio).all()
+    assert np.isnan(results.open("results/small").trace_ratio).all()
     monkeypatch.undo()
 
 

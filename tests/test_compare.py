@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from collapse_jax import config
 from collapse_jax.analysis import strategies
 from collapse_jax.cli import main
-from collapse_jax.config import experiment as config
+from collapse_jax.reporting import plot_strategies
 
 RAW = {
     "setting": {"kind": "gaussian", "dim": 1},
@@ -73,15 +74,15 @@ def test_the_command_runs_and_compares(tmp_path, monkeypatch, capsys):
 @pytest.mark.fast
 def test_the_frontier_is_of_what_nothing_cheaper_beats():
     points = [(10, 5.0), (10, 4.0), (20, 4.5), (30, 4.0), (40, 1.0), (5, np.nan), (50, 1.5)]
-    assert strategies.frontier(points) == [(10, 4.0), (40, 1.0)]
-    assert strategies.frontier([(1, np.nan)]) == []
+    assert plot_strategies.frontier(points) == [(10, 4.0), (40, 1.0)]
+    assert plot_strategies.frontier([(1, np.nan)]) == []
 
 
 @pytest.mark.fast
 def test_the_picture_has_a_point_a_strategy():
     roles = {"error": "excess_risk", "spread": "log_variance"}, {"loss": "risk", "alive": "modes"}, {"other": ""}
     groups = [strategies.strategies(dataset(**given)) for given in roles]
-    figure = strategies.draw(groups)
+    figure = plot_strategies.draw(groups)
     above, below = np.array(figure.axes).reshape(2, 3)
     for ax, rows in zip((*above, *below), 2 * groups, strict=True):
         points = [tuple(np.concatenate(line.get_xydata())) for line in ax.lines if line.get_linestyle() == "None"]

@@ -5,6 +5,7 @@ import pytest
 
 from collapse_jax import policies
 from collapse_jax.core.random import normal
+from collapse_jax.execution import runner
 from collapse_jax.execution import sweep as sweeps
 from collapse_jax.execution.sweep import run, sweep
 from collapse_jax.planning import plan
@@ -125,7 +126,7 @@ def test_numbers_drawn_outside_of_a_program_are_compiled_once():
 
 @pytest.mark.parametrize("metric", ["trace_ratio", "wasserstein2_squared"])  # singular values are found by LAPACK
 def test_the_next_program_is_traced_beside_blocks_unless_they_must_be_alone(monkeypatch, metric):
-    events, alone, trace, blocks = [], [], sweeps.Runner._trace, sweeps.run_blocks
+    events, alone, trace, blocks = [], [], runner.Runner._trace, sweeps.run_blocks
 
     def traced(runner, number):
         events.append(number)
@@ -138,7 +139,7 @@ def test_the_next_program_is_traced_beside_blocks_unless_they_must_be_alone(monk
         events.append("done")
         return out
 
-    monkeypatch.setattr(sweeps.Runner, "_trace", traced)
+    monkeypatch.setattr(runner.Runner, "_trace", traced)
     monkeypatch.setattr(sweeps, "run_blocks", watched)
     factory = lambda dim: gaussian(dim, num_test=4)  # noqa: E731
     sweep(factory, policies.replace(), axes={"dim": [2, 3]}, **{**SMALL, "metrics": [metric]})
@@ -148,7 +149,7 @@ def test_the_next_program_is_traced_beside_blocks_unless_they_must_be_alone(monk
 
 
 def test_a_program_that_cannot_be_traced_is_tried_once(monkeypatch):
-    tried, trace = [], sweeps.Runner._trace
+    tried, trace = [], runner.Runner._trace
 
     def fails(runner, number):
         tried.append(number)
@@ -156,7 +157,7 @@ def test_a_program_that_cannot_be_traced_is_tried_once(monkeypatch):
             raise ValueError("not this one")
         return trace(runner, number)
 
-    monkeypatch.setattr(sweeps.Runner, "_trace", fails)
+    monkeypatch.setattr(runner.Runner, "_trace", fails)
     monkeypatch.setattr(plan, "_UNIT_OPERATIONS", 1)  # a block is a unit
     factory = lambda dim: gaussian(dim, num_test=4)  # noqa: E731
     with pytest.raises(ValueError, match="not this one"):

@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
-from collapse_jax import policies
-from collapse_jax.config import experiment as config
+from collapse_jax import config, policies
+from collapse_jax.config import schema
 
 BASE = """
 setting: {kind: gaussian, source: {kind: normal, dim: 2}}
@@ -52,7 +52,7 @@ def test_everything_registered_can_be_written(group):
         "text": texts,
     }
     registry = homes[group].REGISTRY
-    assert [spec.kind for spec in config.spec_types(group)] == list(registry)
+    assert [spec.kind for spec in schema.spec_types(group)] == list(registry)
 
 
 def test_what_is_registered_can_be_configured_the_same_day(tmp_path, monkeypatch):

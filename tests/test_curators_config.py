@@ -3,11 +3,11 @@
 import pytest
 from laws import SETTINGS
 
-from collapse_jax import policies
-from collapse_jax.config import experiment as config
+from collapse_jax import config, policies
 from collapse_jax.curators import best_of, curate
 from collapse_jax.planning.grid import coordinates, grid_of
-from collapse_jax.planning.plan import Options, make_plan
+from collapse_jax.planning.options import Options
+from collapse_jax.planning.plan import make_plan
 
 
 @pytest.mark.fast

@@ -9,9 +9,10 @@ import collapse_jax as cj
 from collapse_jax import policies, settings
 from collapse_jax.analysis import verdicts
 from collapse_jax.analysis.verdicts import NO, UNKNOWN, YES, score
-from collapse_jax.execution import sweep
 from collapse_jax.planning import grid as axes
-from collapse_jax.planning import plan
+from collapse_jax.planning import options, plan
+from collapse_jax.reporting import tables
+from collapse_jax.results.dataset import metric_attributes
 
 NAMES = [definition.name for definition in verdicts.DEFINITIONS]
 
@@ -278,7 +279,7 @@ def test_small_and_unfinished_runs(chains, generations, recwarn):
         if ds is half:
             assert (found.verdict.sel(policy="b") == UNKNOWN).all()
             xr.testing.assert_equal(found.sel(policy="a"), score(whole).sel(policy="a"))
-        assert verdicts.table(ds).row_count == ds.sizes.get("policy", 1)
+        assert tables.render_verdicts(ds).row_count == ds.sizes.get("policy", 1)
     assert not [str(w.message) for w in recwarn if issubclass(w.category, RuntimeWarning)]
 
 
@@ -320,9 +321,9 @@ def test_gaussian_chains(gaussian):
 
 
 def test_roles_and_baselines_travel_with_a_run(gaussian, tmp_path):
-    from collapse_jax.results import io
+    from collapse_jax import results
 
-    back = io.open(io.save(gaussian, tmp_path / "out", ""))
+    back = results.open(results.save(gaussian, tmp_path / "out", ""))
     xr.testing.assert_identical(score(back), score(gaussian))
     assert back.test_nll.attrs["role"] == "risk"
     assert back.wasserstein2_squared.attrs["baseline"] == 1.0
@@ -331,7 +332,7 @@ def test_roles_and_baselines_travel_with_a_run(gaussian, tmp_path):
 
 def test_a_swept_dimension_has_a_baseline_a_point():
     grid = axes.grid_of(settings.gaussian, policies.replace(), 8, {"ddof": [0, 1], "dim": [1, 3]})
-    attrs = sweep.about(plan.make_plan(grid, plan.Options(2, 2)))["squared_error_of_mean"]
+    attrs = metric_attributes(plan.make_plan(grid, options.Options(2, 2)))["squared_error_of_mean"]
     assert (attrs["baseline"], attrs["baseline_dims"]) == ([1.0, 3.0], ["dim"])
 
 

@@ -16,7 +16,8 @@ from collapse_jax.core import batch
 from collapse_jax.core.worlds import same
 from collapse_jax.planning.grid import grid_of
 from collapse_jax.planning.memory_estimate import check_fits
-from collapse_jax.planning.plan import Options, make_plan
+from collapse_jax.planning.options import Options
+from collapse_jax.planning.plan import make_plan
 from collapse_jax.settings import diffusion
 from collapse_jax.settings.diffusion import _estimate, _said, _sample, _test_loss
 from collapse_jax.training import diffusion_objectives, diffusion_samplers

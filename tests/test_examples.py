@@ -14,8 +14,8 @@ import test_laws_settings as of_settings
 from oracle_helpers import assert_law, z_score_of_variance
 
 import collapse_jax as cj
-from collapse_jax import curators, data, policies, settings
-from collapse_jax.config import experiment as config
+from collapse_jax import config, curators, data, policies, settings
+from collapse_jax.config import schema
 from collapse_jax.core import batch
 
 FOLDER = Path(__file__).parent.parent / "examples"
@@ -28,9 +28,9 @@ def example(monkeypatch):
     """Loads an example; what it registers does not outlive the test."""
     for home in REGISTRIES.values():
         monkeypatch.setattr(home, "REGISTRY", dict(home.REGISTRY))
-    config._spec_type.cache_clear()  # it has seen the registries
+    schema.spec_type.cache_clear()  # it has seen the registries
     yield lambda name: runpy.run_path(str(FOLDER / f"{name}.py"))
-    config._spec_type.cache_clear()
+    schema.spec_type.cache_clear()
 
 
 @pytest.fixture

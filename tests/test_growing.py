@@ -6,10 +6,10 @@ import pytest
 from laws import SETTINGS, chains, record
 from oracle_helpers import assert_law, policy_moments
 
-from collapse_jax import curators, policies, theory
+from collapse_jax import config, curators, policies, theory
 from collapse_jax.analysis.predictions import case_of
-from collapse_jax.config import experiment as config
-from collapse_jax.core.chain import make_chain, plan
+from collapse_jax.core.chain import make_chain
+from collapse_jax.core.data_plan import plan_data
 from collapse_jax.policies import growing
 from collapse_jax.settings import bernoulli, gaussian
 from collapse_jax.theory.gaussian import growing_square
@@ -141,7 +141,7 @@ def test_a_schedule_is_refused_where_it_means_nothing():
             make_chain(gaussian(), policy, num_samples=N, num_generations=3)
     with pytest.raises(ValueError, match="num_samples is traced"):
         jax.eval_shape(lambda n: make_chain(gaussian(), growing([9]), num_samples=n, num_generations=3) and n, N)
-    assert not plan(SETTINGS["linear_regression"](), growing([9])).law
+    assert not plan_data(SETTINGS["linear_regression"](), growing([9])).law
 
 
 @pytest.mark.fast

@@ -16,11 +16,13 @@ from collapse_jax.core.chain import make_chain, simulate
 from collapse_jax.core.random import chain_keys
 from collapse_jax.core.worlds import same
 from collapse_jax.data import texts
-from collapse_jax.execution.sweep import Runner, run, sweep
+from collapse_jax.execution.runner import Runner
+from collapse_jax.execution.sweep import run, sweep
 from collapse_jax.planning.cost import operations
 from collapse_jax.planning.grid import grid_of
 from collapse_jax.planning.memory_estimate import check_fits
-from collapse_jax.planning.plan import Options, make_plan
+from collapse_jax.planning.options import Options
+from collapse_jax.planning.plan import make_plan
 from collapse_jax.training.nets.transformer import Transformer, sized
 from collapse_jax.training.nnx_functional import functional
 from collapse_jax.training.sgd import adamw, fit_sgd

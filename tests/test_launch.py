@@ -11,10 +11,9 @@ import time
 import numpy as np
 import pytest
 
+from collapse_jax import config, results
 from collapse_jax.cli import launch, main
-from collapse_jax.config import experiment as config
 from collapse_jax.execution import resumable
-from collapse_jax.results import io
 
 CONFIG = """
 setting: {kind: gaussian, num_test: 16}
@@ -38,7 +37,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def same(out):
-    np.testing.assert_array_equal(io.open(out).trace_ratio, io.open("whole").trace_ratio)
+    np.testing.assert_array_equal(results.open(out).trace_ratio, results.open("whole").trace_ratio)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ import scipy.stats
 from laws import CHAINS, COUNTS, FEW_VALUES, HORIZON, NUM, POLICIES, SETTINGS, chains, floats_of, is_valid, ran, z_score
 
 from collapse_jax import data, policies, settings
-from collapse_jax.core.chain import make_chain, plan, simulate
+from collapse_jax.core.chain import make_chain, simulate
+from collapse_jax.core.data_plan import plan_data
 from collapse_jax.core.random import chain_keys, stream
 from collapse_jax.execution.sweep import run, sweep
 from collapse_jax.numerics import gaussian_moments
-from collapse_jax.planning.plan import RNGS
+from collapse_jax.planning.options import RNGS
 from collapse_jax.settings.gaussian import gaussian
 from collapse_jax.types import Batch, Curator, Policy
 
@@ -316,7 +317,7 @@ def test_drawing_statistics_is_drawing_rows_in_law(dim, n, policy):
 def test_folded_pools_are_blocks_are_rows(policy):
     setting, made = gauge(gaussian(1, num_test=16)), POLICIES[policy]()
     go = partial(chains, setting, made, **{"n": 5, "horizon": 3, "num": 1500, "seed": 1, "backend": "rows"})
-    if not plan(setting, made).law:
+    if not plan_data(setting, made).law:
         with pytest.raises(ValueError, match="backend 'law' is not possible"):
             go(backend="law")
         return

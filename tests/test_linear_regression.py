@@ -14,7 +14,8 @@ from sklearn.linear_model import Ridge
 import collapse_jax
 from collapse_jax import policies
 from collapse_jax.core import batch
-from collapse_jax.core.chain import make_chain, plan
+from collapse_jax.core.chain import make_chain
+from collapse_jax.core.data_plan import plan_data
 from collapse_jax.core.random import chain_keys
 from collapse_jax.settings.linear_regression import Rows, linear_regression
 from collapse_jax.theory.regression import new_inputs_risk
@@ -127,7 +128,7 @@ def test_statistics_of_labels_are_those_of_rows(name, ridge):
 )  # fmt: skip
 def test_drawing_statistics_is_drawing_rows_in_law(n, policy, reuse):
     setting, made = linear_regression(4, reuse_inputs=reuse, ridge=0.01, num_test=20), POLICIES[policy]()
-    if not plan(setting, made).law:
+    if not plan_data(setting, made).law:
         with pytest.raises(ValueError, match="policy fresh_real needs other rows than the first"):
             chains(setting, made, n=n, horizon=3, num=2, backend="law")
         return

@@ -11,7 +11,7 @@ import scipy.special
 import scipy.stats
 
 from collapse_jax.core import batch
-from collapse_jax.numerics import gaussian_moments
+from collapse_jax.numerics import gaussian_moments, ldl
 from collapse_jax.numerics.gaussian_moments import Moments
 from collapse_jax.numerics.log_gamma import log_gamma_of_normal, log_gamma_over_shape
 
@@ -92,7 +92,7 @@ def covariance(d, rank, seed=0):
 
 def factorised(mean, covariance):
     """As a program does it."""
-    return Moments(jnp.asarray(mean), *gaussian_moments.factorise(jnp.asarray(covariance)))
+    return Moments(jnp.asarray(mean), *ldl.factorise(jnp.asarray(covariance)))
 
 
 @pytest.mark.fast
@@ -100,7 +100,7 @@ def factorised(mean, covariance):
 def test_factorise_is_cholesky(d):
     sigma = covariance(d, 3 * d)
     with jax.enable_x64(True):
-        factor, log_scale = map(np.asarray, jax.jit(gaussian_moments.factorise)(jnp.asarray(sigma)))
+        factor, log_scale = map(np.asarray, jax.jit(ldl.factorise)(jnp.asarray(sigma)))
     assert (np.diag(factor) == 1).all()
     np.testing.assert_allclose(factor * np.exp(log_scale), np.linalg.cholesky(sigma), rtol=1e-9, atol=1e-12)
     for known in (factorised, gaussian_moments.from_covariance):

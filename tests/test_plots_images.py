@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from collapse_jax import results
 from collapse_jax.cli.main import main
 from collapse_jax.reporting import plot_images, sample_pages
-from collapse_jax.results import io
 
 
 def images(shape, dims, policies=("replace", "accumulate")):
@@ -77,10 +77,10 @@ def test_the_file_and_what_has_none(tmp_path):
 def test_the_command_draws_curves_and_images(tmp_path, capsys):
     ds = images((2, 3, 2, 3, 3), DIMS)
     ds.sample_image.attrs["value_dims"] = ["sample", "y", "x"]
-    place = io.save(ds, tmp_path / "run", "")
+    place = results.save(ds, tmp_path / "run", "")
     assert main(["plot", str(place)]) == 0
     assert capsys.readouterr().out == f"picture: {place / 'samples.png'}\n"
     ds["loss"] = ds.sample_image.mean(["sample", "y", "x"], keep_attrs=False)
-    place = io.save(ds, tmp_path / "other", "")
+    place = results.save(ds, tmp_path / "other", "")
     assert main(["plot", str(place)]) == 0
     assert [(place / name).exists() for name in ("metrics.png", "samples.png")] == [True, True]

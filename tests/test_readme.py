@@ -7,8 +7,7 @@ import pages
 import pytest
 
 import collapse_jax as cj
-from collapse_jax import curators, policies, settings
-from collapse_jax.config import experiment as config
+from collapse_jax import config, curators, policies, settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

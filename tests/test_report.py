@@ -14,10 +14,11 @@ from PIL import Image
 from report_runs import ABOUT, CONFIG, half_done, run, with_samples
 
 import collapse_jax as cj
+from collapse_jax import results
 from collapse_jax.analysis.predictions import Lines
 from collapse_jax.cli import main
 from collapse_jax.reporting import html, plot_curves, plot_images
-from collapse_jax.results import io as results
+from collapse_jax.results import summary
 
 pytest.importorskip("jinja2")
 
@@ -81,7 +82,7 @@ def test_the_table_has_the_numbers_of_the_run():
     page = page_of(ds)
     rows = {row[0].split()[0]: row[1:] for row in page.rows if row and row[0].split()[0] in ABOUT}
     assert set(rows) == set(ABOUT)
-    for found in results.summary(ds):
+    for found in summary.summarize(ds):
         cell = rows[found.metric][list(ds.policy.values).index(found.column)]
         assert cell == f"{found.centre:.3g} ({found.low:.3g}, {found.high:.3g})"
 
@@ -129,7 +130,7 @@ def test_the_answer_counts_the_verdicts():
     assert f"accumulate collapses by none ({no} say no, {8 - no} cannot be told from this run)" in page.text
     both = xr.concat([ds.sel(policy=["replace"]), ds.sel(policy=["replace"]).assign_coords(policy=["again"])], "policy")
     assert f"replace and again collapse by {count} (" in page_of(both).text
-    last = results.summary(ds[["log_trace_ratio"]])[0]
+    last = summary.summarize(ds[["log_trace_ratio"]])[0]
     assert f"{last.centre:.3g} ({last.low:.3g}, {last.high:.3g}) nats under replace" in page.text
     evidence = [row for row in page.rows if row and row[0].startswith("collapsing variance")]
     found = verdicts.sel(policy="replace", definition="collapsing_variance")

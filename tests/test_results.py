@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from collapse_jax.reporting import plot_curves
-from collapse_jax.results import io as results
+from collapse_jax import results
+from collapse_jax.reporting import plot_curves, tables
+from collapse_jax.results import summary
 
 
 def dataset(chains=20, generations=6, policies=("replace", "accumulate"), seed=0):
@@ -50,13 +51,13 @@ def test_no_number_is_changed_on_disk(tmp_path):
 def test_a_run_is_never_overwritten(tmp_path):
     folder = results.save(dataset(), tmp_path / "out", "")
     for write in (results.check_free, lambda path: results.save(dataset(), path, "")):
-        with pytest.raises(results.ResultsError, match=r"already holds another run.*--out"):
+        with pytest.raises(results.StoreError, match=r"already holds another run.*--out"):
             write(folder)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").touch()
-    with pytest.raises(results.ResultsError, match="is not empty"):
+    with pytest.raises(results.StoreError, match="is not empty"):
         results.check_free(tmp_path / "other")
-    with pytest.raises(results.ResultsError, match="is a file"):
+    with pytest.raises(results.StoreError, match="is a file"):
         results.check_free(tmp_path / "other" / "notes.txt" / "out")
 
 
@@ -80,7 +81,7 @@ def test_a_death_while_writing_leaves_nothing_that_looks_complete(tmp_path, monk
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a killed process cleans nothing up
         with pytest.raises(Killed):
             results.save(dataset(), tmp_path / "out", "")
-    with pytest.raises(results.ResultsError, match="not a results folder"):
+    with pytest.raises(results.StoreError, match="not a results folder"):
         results.open(tmp_path / "out")
     results.check_free(tmp_path / "out")
 
@@ -92,42 +93,42 @@ def test_results_survive_a_folder_that_was_filled_meanwhile(tmp_path, monkeypatc
         write(ds, store)
 
     monkeypatch.setattr(results, "_write", write)
-    with pytest.raises(results.ResultsError, match="the results are in") as caught:
+    with pytest.raises(results.StoreError, match="the results are in") as caught:
         results.save(dataset(), tmp_path / "out", "")
     assert results.open(str(caught.value).rpartition(" ")[2]).sizes["chain"] == 20
 
 
 def test_unreadable_results_are_told_in_one_line(tmp_path):
-    with pytest.raises(results.ResultsError, match="not a results folder"):
+    with pytest.raises(results.StoreError, match="not a results folder"):
         results.open(tmp_path / "absent")
     folder = results.save(dataset(), tmp_path / "out", "")
     (folder / "results.zarr" / "zarr.json").write_text("{")
-    with pytest.raises(results.ResultsError, match="unreadable") as caught:
+    with pytest.raises(results.StoreError, match="unreadable") as caught:
         results.open(folder)
     assert "\n" not in str(caught.value)
 
 
 def test_summary_has_a_cell_for_each_metric_and_policy():
     ds = dataset()
-    rows = {(row.metric, row.column): row for row in results.summary(ds)}
+    rows = {(row.metric, row.column): row for row in summary.summarize(ds)}
     assert list(rows) == [(m, p) for m in ("zeta", "alpha") for p in ("replace", "accumulate")]
     values = ds["zeta"].sel(policy="accumulate").isel(generation=-1)
     assert rows["zeta", "accumulate"].kind == "median"
     assert rows["zeta", "accumulate"].centre == pytest.approx(float(np.median(values)))
-    assert results.summary(ds, generation=0)[0].centre == pytest.approx(float(ds["zeta"][0, :, 0].median()))
+    assert summary.summarize(ds, generation=0)[0].centre == pytest.approx(float(ds["zeta"][0, :, 0].median()))
 
 
 def test_a_metric_has_one_kind_of_centre_under_all_policies():
     ds = dataset(chains=400)  # lognormal
     ds["alpha"].values[:] = np.random.default_rng(0).normal(size=ds.alpha.shape)
-    assert {(row.metric, row.kind) for row in results.summary(ds)} == {
+    assert {(row.metric, row.kind) for row in summary.summarize(ds)} == {
         ("zeta", "mean of logs"),
         ("alpha", "trimmed mean"),
     }
     text = rendered(ds)
     assert text.count("mean of logs") == text.count("trimmed mean") == 1
     ds["zeta"].values[1, 0, -1] = np.inf
-    assert {row.kind for row in results.summary(ds) if row.metric == "zeta"} == {"median"}
+    assert {row.kind for row in summary.summarize(ds) if row.metric == "zeta"} == {"median"}
 
 
 def swept():
@@ -135,7 +136,7 @@ def swept():
 
 
 def test_swept_axes_have_their_columns():
-    labels = results.columns(swept())
+    labels = summary.curve_positions(swept())
     assert len(labels) == 4
     assert {"policy": 1, "num_samples": 0} in labels.values()
     assert any("num_samples=20" in label and "accumulate" in label for label in labels)
@@ -147,7 +148,7 @@ def rendered(ds):
     from rich.console import Console
 
     console = Console(file=io.StringIO(), width=120)
-    console.print(results.table(ds))
+    console.print(tables.render_summary(ds))
     return console.file.getvalue()
 
 
@@ -228,6 +229,6 @@ def test_a_large_grid_has_a_picture_and_a_table_of_its_own():
     np.testing.assert_array_equal(panels[3].lines[5].get_ydata(), ds.risk[1, 1, 1, 1].median("chain"))
     assert [t.get_text() for t in figure.legends[0].texts] == [*(f"n = {i}" for i in (1, 2, 3, 4)),
                                                                *(f"dim = {i}" for i in (1, 2, 3))]  # fmt: skip
-    shown = results.table(ds)
+    shown = tables.render_summary(ds)
     assert shown.row_count == 48
     assert [str(c.header) for c in shown.columns][1].startswith("risk")

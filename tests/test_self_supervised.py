@@ -8,14 +8,15 @@ from laws import PAINTER, PICTURES
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier
 
-from collapse_jax import data, policies, settings
-from collapse_jax.config import experiment as config
+from collapse_jax import config, data, policies, settings
+from collapse_jax.config import schema
 from collapse_jax.core import batch
 from collapse_jax.core.worlds import same
 from collapse_jax.metrics import representations
 from collapse_jax.planning.grid import grid_of
 from collapse_jax.planning.memory_estimate import check_fits
-from collapse_jax.planning.plan import Options, make_plan
+from collapse_jax.planning.options import Options
+from collapse_jax.planning.plan import make_plan
 from collapse_jax.settings import self_supervised
 from collapse_jax.settings.self_supervised import Truth
 from collapse_jax.training import ssl_objectives
@@ -131,8 +132,8 @@ def test_configs_nest_generators_and_objectives(tmp_path):
     assert setting.source.name == "digits"
     assert task_of(setting).pretext.name == "simclr"
     assert config.from_dict(config.to_dict(experiment)) == experiment
-    assert "self_supervised" not in [spec.kind for spec in config.spec_types("generator")]
-    assert [spec.kind for spec in config.spec_types("objective")] == list(ssl_objectives.REGISTRY)
+    assert "self_supervised" not in [spec.kind for spec in schema.spec_types("generator")]
+    assert [spec.kind for spec in schema.spec_types("objective")] == list(ssl_objectives.REGISTRY)
     axes = "{product: {setting.objective: [vicreg, masked], setting.generator.steps: [60, 70]}}"
     swept = load(tmp_path, "--sweep", axes)
     assert [axis.dim for axis in swept.grid().axes] == ["objective", "steps"]

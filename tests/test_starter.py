@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 import yaml
 
-from collapse_jax import curators, policies, settings
+from collapse_jax import config, curators, policies, results, settings
 from collapse_jax.cli import main
-from collapse_jax.config import experiment as config
 from collapse_jax.config import template
-from collapse_jax.results import io
 
 
 @pytest.mark.fast
@@ -76,7 +74,7 @@ def test_a_newcomer_runs_what_init_writes(tmp_path, monkeypatch, capsys):
     assert main.main(["init"]) == 0
     assert capsys.readouterr().out == "config: gaussian.yaml\n"
     assert main.main(["run", "gaussian.yaml", "--metrics", "[trace_ratio]"]) == 0
-    ds = io.open("results/gaussian")
+    ds = results.open("results/gaussian")
     assert ds.sizes == {"policy": 2, "chain": 100, "generation": 20}
     assert np.isfinite(ds.trace_ratio).all()
 

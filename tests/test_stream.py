@@ -15,11 +15,10 @@ import pytest
 import xarray as xr
 import yaml
 
-from collapse_jax import policies, settings, sweep
+from collapse_jax import config, policies, results, settings, sweep
 from collapse_jax.cli import main
-from collapse_jax.config import experiment as config
+from collapse_jax.core import errors
 from collapse_jax.execution import resumable
-from collapse_jax.results import io, store
 
 CONFIG = """
 setting: {kind: gaussian, num_test: 16}
@@ -104,7 +103,7 @@ def stop_at_save(monkeypatch, number):
 
 
 def same(a, b):
-    a, b = (io.open(x) for x in (a, b))
+    a, b = (results.open(x) for x in (a, b))
     assert list(a.data_vars) == list(b.data_vars)
     for name in a.data_vars:
         np.testing.assert_array_equal(a[name], b[name])
@@ -121,7 +120,7 @@ def test_a_stream_is_the_sweep_in_memory(whole):
         chains_per_block=2,
         metrics=["trace_ratio", "squared_error_of_mean"],
     )
-    found = io.open(whole / "grid")
+    found = results.open(whole / "grid")
     assert found.trace_ratio.dims == ("policy", "dim", "temperature", "chain", "generation")
     assert found.attrs["done"] == 1.0
     for name in made.data_vars:
@@ -144,7 +143,7 @@ def test_what_is_unfinished_is_nan_and_the_same_command_goes_on(folder, whole, m
     monkeypatch.setattr(resumable.Runner, "run", stop)
     with pytest.raises(KeyboardInterrupt):
         fill("grid.yaml", "out")
-    half = io.open("out")
+    half = results.open("out")
     assert half.attrs["done"] == pytest.approx(7 / 24)
     assert np.isnan(half.trace_ratio).mean() == pytest.approx(17 / 24)
     told = []
@@ -171,9 +170,9 @@ def test_shards_share_the_work_and_need_not_know_of_each_other(folder, whole):
 
 def test_a_store_of_another_config_is_refused_with_the_key(folder, whole):
     shutil.copytree(whole / "grid", "out")
-    with pytest.raises(store.StoreError, match=r"out.*of seed 0, not 3"):
+    with pytest.raises(errors.StoreError, match=r"out.*of seed 0, not 3"):
         fill("grid.yaml", "out", ["--seed", "3"])
-    with pytest.raises(store.StoreError, match=r"of setting.num_test 16, not 17"):
+    with pytest.raises(errors.StoreError, match=r"of setting.num_test 16, not 17"):
         fill("grid.yaml", "out", ["--setting.num-test", "17"])
 
 
@@ -192,13 +191,13 @@ def test_a_unit_that_raises_does_not_stop_the_others(folder, monkeypatch, capsys
     assert "6 units failed; the others are done: run again to retry" in err
     monkeypatch.setattr(resumable.Runner, "run", runs)
     assert main.main(["run", "grid.yaml", "--out", "out"]) == 0
-    assert io.open("out").attrs["done"] == 1
+    assert results.open("out").attrs["done"] == 1
 
 
 def test_a_second_run_on_a_store_is_refused_while_the_first_writes(folder):
     Path("out").mkdir()
     with resumable._locked("out", (0, 1)):  # noqa: SIM117
-        with pytest.raises(store.StoreError, match=f"another run .process {os.getpid()}. is writing here"):
+        with pytest.raises(errors.StoreError, match=f"another run .process {os.getpid()}. is writing here"):
             fill("grid.yaml", "out")
     assert not fill("grid.yaml", "out", shard=(0, 24)).failures
     assert 0 < units_done() < 24
@@ -211,8 +210,8 @@ def test_damaged_and_missing_chunks_are_named_and_redone_on_request(folder, whol
     data[len(data) // 2] ^= 0xFF
     chunks[3].write_bytes(data)
     Path(str(chunks[5]).replace("trace_ratio", "squared_error_of_mean")).unlink()  # lost in one metric alone
-    with pytest.raises(store.StoreError, match=r"trace_ratio is damaged .*run again with --repair"):
-        io.open("out")
+    with pytest.raises(errors.StoreError, match=r"trace_ratio is damaged .*run again with --repair"):
+        results.open("out")
     outcome = fill("grid.yaml", "out", repair=True)
     assert len(outcome.repaired) == 2
     assert ["unreadable" in outcome.repaired[0], "missing" in outcome.repaired[1]] == [True, True]
@@ -340,7 +339,7 @@ def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_when_there_is_room(fol
         with pytest.raises(OSError), filler.open("wb", buffering=0) as file:  # noqa: PT012
             while True:
                 file.write(b"x" * 4096)
-        with pytest.raises(store.StoreError, match=r"cannot be written .*what was done before is kept"):
+        with pytest.raises(errors.StoreError, match=r"cannot be written .*what was done before is kept"):
             fill("grid.yaml", small / "out")
         filler.unlink()
         assert fill("grid.yaml", small / "out").complete
@@ -353,7 +352,7 @@ def test_a_bucket_holds_the_same(folder, whole):
     obstore = pytest.importorskip("obstore.store")
     bucket = obstore.MemoryStore()
     assert not fill("grid.yaml", bucket, shard=(1, 2)).complete
-    half = io.open(bucket)
+    half = results.open(bucket)
     assert 0.2 < half.attrs["done"] < 0.8
     assert fill("grid.yaml", bucket).complete
     same(whole / "grid", bucket)
@@ -367,7 +366,7 @@ def test_parquet_has_a_row_a_generation(folder, whole):
     frame = pd.read_parquet("out/results.parquet")
     assert len(frame) == 2 * 2 * 2 * 6 * 4
     assert {"policy", "dim", "temperature", "chain", "generation", "trace_ratio"} <= set(frame.columns)
-    ds = io.open("out")
+    ds = results.open("out")
     one = frame[(frame.policy == "decay") & (frame.dim == 2) & (frame.temperature == 1) & (frame.chain == 5)]
     np.testing.assert_array_equal(one.trace_ratio, ds.trace_ratio.sel(policy="decay", dim=2, temperature=1, chain=5))
 
@@ -377,4 +376,4 @@ def test_the_config_in_the_store_runs_again(folder):
     assert main.main(["run", "grid.yaml", "--out", "out"]) == 0
     assert yaml.safe_load(Path("out/config.yaml").read_text())["sweep"]["product"]["setting.dim"] == [1, 2]
     assert main.main(["run", "out/config.yaml", "--out", "again"]) == 0
-    xr.testing.assert_equal(io.open("out"), io.open("again"))
+    xr.testing.assert_equal(results.open("out"), results.open("again"))

@@ -5,17 +5,16 @@ import pytest
 from oracle_helpers import assert_law
 from scipy import stats
 
-from collapse_jax import data, theory
-from collapse_jax.analysis import theory_check
+from collapse_jax import config, data, theory
+from collapse_jax.analysis import theory_check_cases
 from collapse_jax.analysis.predictions import case_of
-from collapse_jax.config import experiment as config
 from collapse_jax.theory import Spread, diffusion, discrete, fits, gaussian, moment_recursions, regression
 
 CHAINS, T = 40_000, 8
 
 
 def cases():
-    for raw in theory_check.EXPERIMENTS:
+    for raw in theory_check_cases.EXPERIMENTS:
         experiment = config.from_dict(raw)
         yield from (case_of(experiment, i) for i in range(len(experiment.policies)))
 

@@ -11,19 +11,18 @@ import pytest
 import scipy.stats
 import yaml
 
-from collapse_jax import policies, settings
-from collapse_jax.config import experiment as config
+from collapse_jax import config, policies, results, settings
 from collapse_jax.config.yaml_io import ConfigError
 from collapse_jax.core.random import chain_keys
 from collapse_jax.execution import resumable
-from collapse_jax.execution.blocks import compile_blocks, trace_blocks
 from collapse_jax.execution.estimate import forecast
+from collapse_jax.execution.programs import compile_blocks, trace_blocks
 from collapse_jax.execution.sweep import run, sweep
 from collapse_jax.planning import block_size, cost
 from collapse_jax.planning.grid import grid_of
 from collapse_jax.planning.memory_estimate import block_bytes
-from collapse_jax.planning.plan import Options, make_plan, stretch
-from collapse_jax.results import io
+from collapse_jax.planning.options import Options
+from collapse_jax.planning.plan import make_plan, stretch
 from collapse_jax.types import Metric
 
 BASE = {
@@ -69,7 +68,7 @@ def test_a_traced_n_has_the_law_of_a_static_one(policy):
 
     bucket = obstore.store.MemoryStore()
     resumable.run(experiment.grid(), experiment.options(), bucket, config=config.dumps(experiment))
-    traced = io.open(bucket).log_trace_ratio
+    traced = results.open(bucket).log_trace_ratio
     for n in (5, 40):
         static = run(settings.gaussian(2, num_test=8), policy(), num_samples=n, num_generations=4, num_chains=1500,
                      metrics=["log_trace_ratio"], seed=1)  # fmt: skip

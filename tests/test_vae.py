@@ -12,7 +12,8 @@ from collapse_jax import data, policies
 from collapse_jax.core import batch
 from collapse_jax.planning.grid import grid_of
 from collapse_jax.planning.memory_estimate import check_fits
-from collapse_jax.planning.plan import Options, make_plan
+from collapse_jax.planning.options import Options
+from collapse_jax.planning.plan import make_plan
 from collapse_jax.settings import vae
 from collapse_jax.settings.vae import _of_held_out, _terms
 from collapse_jax.training.nets import classifier

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from collapse_jax import policies, settings, sweep, texts_of
+from collapse_jax import policies, results, settings, sweep, texts_of
 from collapse_jax.analysis.verdicts import score
 from collapse_jax.cli import main
 from collapse_jax.core import batch
@@ -14,9 +14,10 @@ from collapse_jax.data import texts
 from collapse_jax.execution import resumable
 from collapse_jax.execution.estimate import forecast
 from collapse_jax.planning.grid import grid_of
-from collapse_jax.planning.plan import Options, make_plan
-from collapse_jax.reporting import plot_curves, sample_pages
-from collapse_jax.results import io
+from collapse_jax.planning.options import Options
+from collapse_jax.planning.plan import make_plan
+from collapse_jax.reporting import plot_curves, sample_pages, tables
+from collapse_jax.results import summary
 from collapse_jax.results.variables import scalars, shaped
 from collapse_jax.types import Metric, Setting, World
 
@@ -134,7 +135,7 @@ def test_a_store_holds_the_same_and_goes_on(swept, grid, tmp_path, monkeypatch):
         patch.setattr(resumable.Runner, "run", stop)
         with pytest.raises(KeyboardInterrupt):
             resumable.run(grid, Options(**OPTIONS), out)
-    half = io.open(out)
+    half = results.open(out)
     unfinished = np.isnan(half["mean"])
     assert 0 < unfinished.mean() < 1
     np.testing.assert_array_equal(np.isnan(half.words).all(("sample", "symbol")), unfinished)
@@ -144,7 +145,7 @@ def test_a_store_holds_the_same_and_goes_on(swept, grid, tmp_path, monkeypatch):
     outcome = resumable.run(grid, Options(**OPTIONS), out, repair=True)
     assert outcome.complete
     assert len(outcome.repaired) == 1
-    whole = io.open(out)
+    whole = results.open(out)
     xr.testing.assert_equal(whole, swept)
     assert all(whole[name].attrs == swept[name].attrs for name in whole.data_vars)
     xr.testing.assert_equal(texts_of(whole.words), texts_of(swept.words))
@@ -172,18 +173,18 @@ def test_a_long_chain_goes_on_within_a_unit(tmp_path, monkeypatch):
             resumable.run(one, options, tmp_path / "out")
     resumable.run(one, options, tmp_path / "out")
     resumable.run(one, options, tmp_path / "whole")
-    xr.testing.assert_equal(io.open(tmp_path / "out"), io.open(tmp_path / "whole"))
+    xr.testing.assert_equal(results.open(tmp_path / "out"), results.open(tmp_path / "whole"))
 
 
 def test_tables_curves_and_verdicts_are_of_numbers(swept, tmp_path, capsys):
     pd = pytest.importorskip("pandas")
-    folder = io.save(swept.isel(size=0), tmp_path / "out", "")
+    folder = results.save(swept.isel(size=0), tmp_path / "out", "")
     assert main.main(["show", str(folder)]) == 0
     assert "picture" not in capsys.readouterr().out.split("Generation 4")[1]
-    assert {row.metric for row in io.summary(swept)} == {"mean"}
-    assert len(io.columns(swept)) == 8
+    assert {row.metric for row in summary.summarize(swept)} == {"mean"}
+    assert len(summary.curve_positions(swept)) == 8
     wide = swept.isel(size=[0] * 5).assign_coords(size=range(5))
-    assert io.table(wide).row_count == 20  # a table of a grid
+    assert tables.render_summary(wide).row_count == 20  # a table of a grid
     assert score(swept).verdict.dims == ("policy", "size", "shift", "definition")
     assert len([ax for ax in plot_curves.draw(swept).axes if ax.lines]) == 1
     assert main.main(["export", str(folder)]) == 0
@@ -195,8 +196,8 @@ def test_tables_curves_and_verdicts_are_of_numbers(swept, tmp_path, capsys):
 
 def test_a_run_of_arrays_alone_has_no_curves(swept):
     alone = swept[["words"]]
-    assert len(io.columns(alone)) == 8
-    assert io.table(alone).row_count == 0
+    assert len(summary.curve_positions(alone)) == 8
+    assert tables.render_summary(alone).row_count == 0
     assert (score(alone).verdict == "cannot be told").all()
     with pytest.raises(ValueError, match="nothing to plot"):
         plot_curves.draw(alone)

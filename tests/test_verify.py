@@ -8,13 +8,13 @@ import pytest
 import xarray as xr
 
 import collapse_jax as cj
-from collapse_jax import curators, data, policies, settings, theory
+from collapse_jax import config, curators, data, policies, settings, theory
 from collapse_jax.analysis import theory_check
 from collapse_jax.analysis.predictions import Lines
 from collapse_jax.cli import main
-from collapse_jax.config import experiment as config
 from collapse_jax.core import registry
-from collapse_jax.planning.grid import changed, describe, grid_of
+from collapse_jax.planning.describe_calls import changed, describe
+from collapse_jax.planning.grid import grid_of
 from collapse_jax.reporting import plot_curves
 from collapse_jax.theory import (
     Fits,

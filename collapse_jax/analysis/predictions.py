@@ -9,10 +9,11 @@ import numpy as np
 import xarray as xr
 import yaml
 
-from collapse_jax import theory
-from collapse_jax.config import experiment as config
+from collapse_jax import config, theory
+from collapse_jax.config import schema
 from collapse_jax.config.sweep_section import moved, parts_at
-from collapse_jax.planning.grid import changed, coordinates
+from collapse_jax.planning.describe_calls import changed
+from collapse_jax.planning.grid import coordinates
 from collapse_jax.theory import Case
 
 
@@ -46,7 +47,7 @@ def _case(setting: Mapping[str, Any], policy: Mapping[str, Any], curator: Any = 
 
 
 @functools.lru_cache(maxsize=64)  # a grid asks for the same few settings again and again
-def _built(spec: config.Spec) -> Any:
+def _built(spec: schema.Spec) -> Any:
     return spec.build("setting")
 
 

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from collapse_jax.analysis.collapse_times import check_run, collapse_times, half_life, points, with_role
+from collapse_jax.analysis.collapse_times import check_run, points, with_role
 from collapse_jax.numerics.confidence_intervals import Interval, mean_interval, median_interval
-from collapse_jax.results.io import at, columns
+from collapse_jax.results.summary import at_position
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    pass
 
 YES, NO, UNKNOWN = "yes", "no", "cannot be told"
 FEWEST = 6  # chains: the range of fewer is no 95% interval of their median
-_MOST_ROWS = 100  # of a table in a terminal
 _BETWEEN = "the interval holds both none of it and enough of it"
 _KEPT = 2**-0.5  # of the slope one doubling of t earlier: a + b t^c keeps 2^c of it, a logarithm all
 _EXPONENT = 0.1  # the smallest change of one that counts
@@ -119,7 +118,7 @@ def _reading(roles: tuple[str, ...], test: Callable[[list[Sample]], Finding], le
 
 
 def _sample(ds: xr.Dataset, name: str, position: dict[str, int]) -> Sample:
-    values = at(ds[name], position).transpose("chain", "generation").to_numpy().astype(float)
+    values = at_position(ds[name], position).transpose("chain", "generation").to_numpy().astype(float)
     attrs = ds[name].attrs
     baseline = np.asarray(attrs.get("baseline", np.nan), float)
     place = _place(ds, position, attrs)
@@ -130,7 +129,7 @@ def _sample(ds: xr.Dataset, name: str, position: dict[str, int]) -> Sample:
 def _place(ds: xr.Dataset, position: dict[str, int], attrs: dict[Any, Any]) -> tuple[int, ...] | None:
     """Of a point, among a metric's baselines: by its labels, for `ds` may be a part of a grid. None: not there."""
     dims, known = attrs.get("baseline_dims", []), attrs.get("baseline_labels", [])
-    here = [at(ds[dim], position).item() if dim in ds.coords else None for dim in dims]
+    here = [at_position(ds[dim], position).item() if dim in ds.coords else None for dim in dims]
     found = [labels.index(label) for labels, label in zip(known, here, strict=False) if label in labels]
     return tuple(found) if len(found) == len(dims) else None
 
@@ -223,7 +222,7 @@ def _scaling_law(ds: xr.Dataset, position: dict[str, int]) -> Finding:
         return Finding(UNKNOWN, metric=name, reason="needs a sweep over num_samples, of at least 3 values")
     if ds.sizes["generation"] < 2:
         return Finding(UNKNOWN, metric=name, reason="1 generations, of at least 2")
-    chosen = at(ds[name], {dim: i for dim, i in position.items() if dim != axis}).isel(generation=[0, -1])
+    chosen = at_position(ds[name], {dim: i for dim, i in position.items() if dim != axis}).isel(generation=[0, -1])
     risk = chosen.transpose("generation", "chain", axis).to_numpy().astype(float)
     risk = risk[:, ~np.isnan(risk).all((0, 2))]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -325,35 +324,3 @@ DEFINITIONS = (
         "0.001",
     ),
 )
-
-
-def table(ds: xr.Dataset) -> "Table":
-    """`score` for a terminal, with median times to collapse: one row a policy and grid point."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    labels = dict(list(columns(ds).items())[:_MOST_ROWS])
-    verdicts, times, halves = score(ds), collapse_times(ds), half_life(ds)
-    title = "Model collapse, by eight definitions (arXiv 2503.03150); ? cannot be told from this run"
-    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    result.add_column("")
-    for definition in DEFINITIONS:
-        result.add_column(definition.title, justify="right")
-    result.add_column("half-life,\ngenerations", justify="right")
-    result.add_column("generations\nto collapse", justify="right")
-    for label, position in labels.items():
-        words = [str(v) for v in verdicts["verdict"].isel(position).to_numpy()]
-        marks = ["?" if word == UNKNOWN else word for word in words]
-        lasted = [_time(found.isel(position), int(ds["generation"][-1])) for found in (halves, times)]
-        result.add_row(Text(label), *marks, *lasted)
-    return result
-
-
-def _time(found: xr.Dataset, last: int) -> str:
-    """A median time with its interval, in a cell."""
-    if not int(found["chains"]):
-        return "?"
-    limits = [float(found[field]) for field in ("median", "low", "high")]
-    median, low, high = (f"{limit:,.0f}" if np.isfinite(limit) else f"> {last:,}" for limit in limits)
-    return median if low == median == high else f"{median} ({low}, {high})"

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from collapse_jax.core.random import normal
 from collapse_jax.core.threefry import written_out
-from collapse_jax.execution.blocks import blocks_at_once
-from collapse_jax.planning.cost import Work
+from collapse_jax.planning.block_functions import blocks_at_once
+from collapse_jax.planning.roofline import Work
 from collapse_jax.types import Array
 
 _SIDE = {"cpu": 512, "gpu": 8192, "tpu": 8192}  # of a matrix

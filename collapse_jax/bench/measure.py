@@ -11,10 +11,12 @@ from collapse_jax.bench.machine import Machine, Rates, floor, lowest
 from collapse_jax.bench.suites import Case
 from collapse_jax.core.random import chain_keys
 from collapse_jax.core.worlds import Worlds
-from collapse_jax.execution.blocks import Programs, compile_blocks, run_blocks, trace_blocks
-from collapse_jax.planning.cost import Work, count
+from collapse_jax.execution.blocks import run_blocks
+from collapse_jax.execution.programs import Programs, compile_blocks, trace_blocks
 from collapse_jax.planning.grid import grid_of
-from collapse_jax.planning.plan import Options, make_plan, stretch
+from collapse_jax.planning.options import Options
+from collapse_jax.planning.plan import make_plan, stretch
+from collapse_jax.planning.roofline import Work, count
 from collapse_jax.types import Key, World
 
 _MOST_BLOCKS = 64

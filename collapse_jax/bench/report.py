@@ -14,7 +14,7 @@ import jax
 from collapse_jax import __version__
 from collapse_jax.bench.machine import Rates, copied_size, floor, limit, lowest
 from collapse_jax.bench.measure import Row, Scaling
-from collapse_jax.planning.cost import Work
+from collapse_jax.planning.roofline import Work
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from collapse_jax.config import experiment
+from collapse_jax.config import schema
 from collapse_jax.core.validation import MissingExtraError
 
 
@@ -19,7 +19,7 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
     except ImportError as error:
         words = "completion needs an optional package: pip install 'collapse-jax[completion]'"
         raise MissingExtraError(words) from error
-    names = [spec.kind for spec in experiment.spec_types("setting")]
+    names = [spec.kind for spec in schema.spec_types("setting")]
     for action in _actions(parser):
         if action.metavar in ("CONFIG", "FILE", "OLD"):
             _complete(action, shtab.FILE)

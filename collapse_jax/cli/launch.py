@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from collapse_jax.config import experiment as config
+from collapse_jax import config, results
+from collapse_jax.core.errors import StoreError
 from collapse_jax.execution import resumable
-from collapse_jax.execution.blocks import MOST_AT_ONCE
-from collapse_jax.planning.plan import Cut, Plan, Unit, make_plan
-from collapse_jax.results import io, store
-from collapse_jax.results.store import StoreError
+from collapse_jax.planning.block_functions import MOST_AT_ONCE
+from collapse_jax.planning.plan import Plan, make_plan
+from collapse_jax.planning.units import Cut, Unit
+from collapse_jax.results import store
 
 ENGINES = ("local", "ray", "slurm")
 # (index, count) of a worker, by who starts it; an index without a count does not say enough.
@@ -55,22 +56,22 @@ def launch(
         _check_free(out)
     grid, options = experiment.grid(), experiment.options()
     if arguments.engine == "slurm":
-        resumable.prepare(grid, options, out, config=text, attrs=io.provenance())
+        resumable.prepare(grid, options, out, config=text, attrs=results.provenance())
         _slurm(words, arguments.jobs, arguments.slurm, Path(out))
         shard = (0, 1)  # what is left over, if a job died, is done here
     engine = functools.partial(_ray, text) if arguments.engine == "ray" else None
     outcome = resumable.run(
         grid, options, out, config=text, shard=shard, repair=arguments.repair, engine=engine,
-        attrs=io.provenance(), progress=progress,
+        attrs=results.provenance(), progress=progress,
     )  # fmt: skip
     if is_local:
-        (Path(out) / io.CONFIG).write_text(text, encoding="utf-8")
+        (Path(out) / results.CONFIG).write_text(text, encoding="utf-8")
     return outcome
 
 
 def _check_free(out: Any) -> None:
     try:
-        io.check_free(out)
+        results.check_free(out)
     except StoreError:
         if not store.exists(store.join(out, store.STORE)):  # another shard may just have made it
             raise
@@ -106,7 +107,7 @@ def _worker(text: str, cuts: tuple[Cut, ...]) -> Any:
     """A runner in a worker's process, kept between its units."""
     import yaml
 
-    from collapse_jax.execution.sweep import Runner
+    from collapse_jax.execution.runner import Runner
 
     experiment = config.from_dict(yaml.safe_load(text))
     plan = make_plan(experiment.grid(), experiment.options(), cuts)

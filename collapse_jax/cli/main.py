@@ -146,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace, overrides: list[str]) -> None:
-    from collapse_jax.config import experiment as config
+    from collapse_jax import config
 
     experiment = config.load(arguments.config, overrides)
     if arguments.options:
@@ -167,35 +167,35 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 def _compare(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Runs what is not yet there, under results/<name>."""
-    from collapse_jax.analysis import strategies
-    from collapse_jax.results import io
+    from collapse_jax import results
+    from collapse_jax.reporting import plot_strategies, tables
 
     for path in arguments.config:
         if path.suffix in (".yaml", ".yml") and main(["run", str(path)]) != 0:
             raise UnitsFailed(f"{path}: its run did not finish")
     places = [Path("results") / path.stem if path.suffix in (".yaml", ".yml") else path for path in arguments.config]
-    datasets = [io.open(place) for place in places]
-    _console().print(strategies.table(datasets))
+    datasets = [results.open(place) for place in places]
+    _console().print(tables.render_strategies(datasets))
     picture = arguments.out or (places[0] if len(places) == 1 else places[0].parent) / "compare.png"
-    print(f"picture: {_drawn(strategies.plot, datasets, picture)}")
+    print(f"picture: {_drawn(plot_strategies.plot, datasets, picture)}")
 
 
 def _report(out: Any, outcome: Any) -> None:
     """The tables, where everything is, and what went wrong."""
+    from collapse_jax import results
     from collapse_jax.reporting import run_summary
-    from collapse_jax.results import io
 
     console = _console()
     for words in outcome.repaired:
         console.print(f"repaired: unit {words}", soft_wrap=True, markup=False)
     if outcome.complete:
         seen = run_summary.show(out, console, is_new=bool(outcome.seconds))
-        console.print(f"results: {io.place(out)}", soft_wrap=True)
+        console.print(f"results: {results.store_path(out)}", soft_wrap=True)
         for page in seen:
             console.print(f"{'samples' if 'samples' in Path(page).name else 'picture'}: {page}", soft_wrap=True)
         console.print(f"a page to look closer: collapse-jax report {out}", soft_wrap=True)
     else:
-        console.print(f"results so far: {io.place(out)}", soft_wrap=True)
+        console.print(f"results so far: {results.store_path(out)}", soft_wrap=True)
     for unit, error in outcome.failures:
         print(f"unit {unit} failed: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
     if outcome.failures:
@@ -205,7 +205,7 @@ def _report(out: Any, outcome: Any) -> None:
 def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from rich.table import Table
 
-    from collapse_jax.config import experiment as config
+    from collapse_jax import config
     from collapse_jax.execution import estimate
 
     experiment = config.load(arguments.config, overrides)
@@ -223,11 +223,11 @@ def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _export(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from collapse_jax.results import io
+    from collapse_jax import results
     from collapse_jax.results.variables import shaped
 
-    table, ds = arguments.out or _beside(arguments.dir, "results.parquet"), io.open(arguments.dir)
-    print(f"table: {io.to_parquet(ds, table)}")
+    table, ds = arguments.out or _beside(arguments.dir, "results.parquet"), results.open(arguments.dir)
+    print(f"table: {results.to_parquet(ds, table)}")
     if left_out := shaped(ds):
         print(f"left out, since their values are arrays: {', '.join(left_out)}")
 
@@ -257,7 +257,7 @@ def _as_interrupt(number: int) -> Iterator[None]:
 def _list(arguments: argparse.Namespace, rest: list[str]) -> None:
     from rich.text import Text
 
-    from collapse_jax.config import experiment as config
+    from collapse_jax.config import schema
 
     console = _console()
     headings = {
@@ -271,23 +271,24 @@ def _list(arguments: argparse.Namespace, rest: list[str]) -> None:
     }
     for group, heading in headings.items():
         console.print(heading, style="bold")
-        for spec in config.spec_types(group):
+        for spec in schema.spec_types(group):
             line = (spec.__doc__ or "").partition("\n")[0]
-            console.print(Text.assemble("  ", (config.usage(spec), "cyan"), f"  {line}"), soft_wrap=True)
-            for metric in config.metrics_of(spec) if group == "setting" else ():
+            console.print(Text.assemble("  ", (schema.usage(spec), "cyan"), f"  {line}"), soft_wrap=True)
+            for metric in schema.metrics_of(spec) if group == "setting" else ():
                 words = f"{metric.name}  {metric.long_name} ({metric.units}; {metric.source})"
                 console.print(Text(f"      {words}"), soft_wrap=True)
 
 
 def _verify(arguments: argparse.Namespace, rest: list[str]) -> None:
     from collapse_jax.analysis import theory_check
+    from collapse_jax.reporting import tables
 
     _cache_compiled_programs()
     start = time.monotonic()
     rows = theory_check.verify(arguments.setting, lambda name: print(f"simulating {name}", file=sys.stderr, flush=True))
     failed, looks = theory_check.failures(rows), sum(row.looks for row in rows)
     console = _console()
-    console.print(theory_check.table(rows))
+    console.print(tables.render_checks(rows))
     console.print(
         f"{len(rows)} predictions, {looks} looks in {time.monotonic() - start:.0f} s; each row is its worst look. "
         f"|z| may be {theory_check.limit(rows):.2f}: true predictions fail all together with probability "
@@ -307,29 +308,29 @@ def _bench(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _show(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from collapse_jax.analysis import verdicts
-    from collapse_jax.results import io
+    from collapse_jax import results
+    from collapse_jax.reporting import tables
 
-    ds = io.open(arguments.dir)
+    ds = results.open(arguments.dir)
     console = _console()
     console.print(str(ds.attrs.pop("config", "")), markup=False, highlight=False, soft_wrap=True)
     width = max(map(len, ds.attrs), default=0)
     for name, value in ds.attrs.items():
         console.print(f"{name:<{width}}  {value}", markup=False, highlight=False, soft_wrap=True)
-    console.print(io.table(ds))
-    console.print(verdicts.table(ds))
+    console.print(tables.render_summary(ds))
+    console.print(tables.render_verdicts(ds))
 
 
 def _plot(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from collapse_jax import results
     from collapse_jax.reporting import plot_curves, plot_images
-    from collapse_jax.results import io
     from collapse_jax.results.variables import scalars
 
-    ds = io.open(arguments.dir)
+    ds = results.open(arguments.dir)
     has_images = plot_images.has_images(ds) and not arguments.out
     pictures = {}
     if scalars(ds) or not has_images:
-        pictures[arguments.out or _beside(arguments.dir, io.PICTURE)] = plot_curves.plot
+        pictures[arguments.out or _beside(arguments.dir, results.PICTURE)] = plot_curves.plot
     if has_images:
         pictures[_beside(arguments.dir, plot_images.PICTURE)] = plot_images.plot_samples
     for picture, draw in pictures.items():
@@ -348,12 +349,12 @@ def _write_report(arguments: argparse.Namespace, rest: list[str]) -> None:
     seconds = arguments.watch
     if seconds is not None and not 0 < seconds < float("inf"):
         raise UsageError(f"--watch: must be seconds above 0, not {seconds:g}")
+    from collapse_jax import results
     from collapse_jax.reporting import html
-    from collapse_jax.results import io
 
     page = arguments.out or _beside(arguments.dir, html.PAGE)
     if seconds is None:
-        print(f"report: {html.write(io.open(arguments.dir), page)}")
+        print(f"report: {html.write(results.open(arguments.dir), page)}")
         return
     for share in html.watch(arguments.dir, page, seconds):
         print(f"report: {page}, {share} done", flush=True)

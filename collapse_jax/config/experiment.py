@@ -4,70 +4,26 @@ What a config may say of a setting, a policy or a source is read off the signatu
 registered can be configured, and an argument is never listed twice.
 """
 
-import collections.abc
 import copy
 import dataclasses
-import functools
 import importlib
-import inspect
-import math
-import operator
-import reprlib
-import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
+from collapse_jax.config.parse import parse_fields
+from collapse_jax.config.schema import Mesh, Spec, either, union_of
 from collapse_jax.config.sweep_section import ConfigAxis, build_curator, grid_of, read_section, targets
 from collapse_jax.config.yaml_io import ConfigError, apply_overrides, put, read_yaml
-from collapse_jax.core.suggestions import closest, perhaps
+from collapse_jax.core.suggestions import perhaps
 
 if TYPE_CHECKING:  # at run time these cost the import of JAX, and `--help` must not
     from collapse_jax.planning.grid import Grid
-    from collapse_jax.planning.plan import Options
-    from collapse_jax.types import Metric, Policy, Setting
-
-_HOMES = {
-    "setting": "settings",
-    "policy": "policies",
-    "curator": "curators",
-    "source": "data",
-    "symbols": "data.symbols",
-    "text": "data.texts",
-    "generator": "settings",
-    "objective": "objectives",
-}
-_WORDS = {float: "a number", int: "a whole number", str: "text", bool: "true or false", type(None): "null"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Spec:
-    """A call of a registered factory, written down but not made."""
-
-    kind: ClassVar[str]
-    factory: ClassVar[Callable[..., Any]]
-
-    def build(self, path: str = "") -> Any:
-        """Calls the factory; what it refuses is told with `path` before it."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        arguments = {
-            name: value.build(f"{path}.{name}") if isinstance(value, Spec) else value for name, value in values.items()
-        }
-        try:
-            return self.factory(**arguments)
-        except (ValueError, OSError, ImportError) as error:
-            raise ConfigError(f"{path or self.kind}: {error}") from error
-
-
-@dataclasses.dataclass(frozen=True)
-class Mesh:
-    """Devices a chain: `data` of them share out the rows of its minibatches, over `model` its parameters are cut."""
-
-    data: int = 1
-    model: int = 1
+    from collapse_jax.planning.options import Options
+    from collapse_jax.types import Policy, Setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +86,7 @@ class Experiment:
     @property
     def policy_labels(self) -> tuple[str, ...]:
         """One unique name a policy: its kind, with the arguments that tell it from others of that kind."""
-        return tuple(_label(spec, self.policies) for spec in self.policies)
+        return tuple(policy_label(spec, self.policies) for spec in self.policies)
 
     def build(self) -> "tuple[Setting, list[Policy]]":
         """Makes the parts; raises `ConfigError` where one of them refuses its arguments."""
@@ -193,12 +149,12 @@ def from_dict(raw: Any) -> Experiment:
 
 def _plain_experiment(raw: Any) -> Experiment:
     hints = typing.get_type_hints(Experiment)
-    one = _union("curator")
-    hints |= {"setting": _union("setting"), "policies": tuple[_union("policy"), ...]}  # type: ignore[misc]
-    hints["curator"] = _either([one, tuple[one, ...], type(None)])  # type: ignore[valid-type]
+    one = union_of("curator")
+    hints |= {"setting": union_of("setting"), "policies": tuple[union_of("policy"), ...]}  # type: ignore[misc]
+    hints["curator"] = either([one, tuple[one, ...], type(None)])  # type: ignore[valid-type]
     if isinstance(raw, Mapping) and "trace" in raw:
         raise ConfigError("trace: unknown key; it belongs under sweep")
-    return _parse_fields(raw, Experiment, hints, "")
+    return parse_fields(raw, Experiment, hints, "")
 
 
 def _get(node: Any, path: str) -> Any:
@@ -234,83 +190,8 @@ def dumps(experiment: Experiment) -> str:
     return yaml.safe_dump(to_dict(experiment), sort_keys=False)
 
 
-def spec_types(group: str) -> tuple[type[Spec], ...]:
-    """One spec class for each factory of a group (a key of ``_HOMES``) that a config can call."""
-    registry = importlib.import_module(f"collapse_jax.{_HOMES[group]}").REGISTRY
-    if group == "generator":  # what a setting may be made of: any that is not made of one itself
-        registry = {k: f for k, f in registry.items() if "generator" not in inspect.signature(f).parameters}
-    specs = (_spec_type(kind, factory) for kind, factory in registry.items())
-    return tuple(spec for spec in specs if spec is not None)
-
-
-def usage(spec: type[Spec]) -> str:
-    """The call in short: ``window(k=5)``, ``table(path, ...)``."""
-    words = (f.name + ("" if f.default is dataclasses.MISSING else f"={f.default!r}") for f in dataclasses.fields(spec))
-    return f"{spec.kind}({', '.join(words)})"
-
-
-def metrics_of(spec: type[Spec]) -> "tuple[Metric, ...]":
-    """The metrics of a setting with default arguments; none where it needs some."""
-    needs = any(field.default is dataclasses.MISSING for field in dataclasses.fields(spec))
-    return () if needs else spec().build().metrics
-
-
-@functools.cache  # one class a factory, so that equal configs are equal
-def _spec_type(kind: str, factory: Callable[..., Any]) -> type[Spec] | None:
-    """The factory's signature as a dataclass; None where it needs an argument that YAML cannot write."""
-    hints = typing.get_type_hints(factory)
-    fields: list[Any] = []
-    for name, parameter in inspect.signature(factory).parameters.items():
-        annotation = _configurable(hints.get(name))
-        required = parameter.default is parameter.empty
-        if annotation is None and required:
-            return None
-        if annotation is not None:
-            fields.append((name, annotation) if required else (name, annotation, _frozen(parameter.default)))
-    namespace = {"kind": kind, "factory": staticmethod(factory), "__doc__": factory.__doc__}
-    return dataclasses.make_dataclass(kind, fields, bases=(Spec,), namespace=namespace, frozen=True, kw_only=True)
-
-
-def _configurable(hint: Any) -> Any:
-    """The part of a type hint that YAML can write (of ``Array | float``: float), or None."""
-    parts = importlib.import_module("collapse_jax.types")
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    groups = {parts.Source: "source", parts.Symbols: "symbols", parts.Text: "text", parts.Setting: "generator",
-              parts.Pretext: "objective"}  # fmt: skip
-    if isinstance(hint, type) and hint in groups:
-        return _union(groups[hint])
-    if hint is parts.Policy:  # one that is not made of another
-        registry = importlib.import_module(f"collapse_jax.{_HOMES['policy']}").REGISTRY
-        plain = (
-            _spec_type(*item) for item in registry.items() if "policy" not in inspect.signature(item[1]).parameters
-        )
-        return _either([spec for spec in plain if spec is not None])
-    if hint is Path:
-        return str
-    if hint in _WORDS or origin is Literal:
-        return hint
-    if origin in (Union, types.UnionType):
-        members = tuple(member for member in map(_configurable, args) if member is not None)
-        return _either(members) if set(members) - {type(None)} else None
-    if origin in (tuple, list, collections.abc.Sequence):
-        items = tuple(item for item in map(_configurable, args) if item is not None)
-        return tuple[_either(items), ...] if items else None  # type: ignore[misc]
-    return None
-
-
-def _union(group: str) -> Any:
-    return _either(spec_types(group))
-
-
-def _either(members: Sequence[Any]) -> Any:
-    return functools.reduce(operator.or_, members)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
-
-
-def _label(spec: Spec, specs: Sequence[Spec]) -> str:
+def policy_label(spec: Spec, specs: Sequence[Spec]) -> str:
+    """Return the kind of `spec`, with the arguments that tell it from others of its kind among `specs`."""
     kin = [other for other in specs if other.kind == spec.kind]
     differing = [
         (field.name, getattr(spec, field.name))
@@ -321,80 +202,3 @@ def _label(spec: Spec, specs: Sequence[Spec]) -> str:
 
 
 # --- the strict loader ------------------------------------------------------------------------------------------------
-
-
-def _parse(value: Any, hint: Any, path: str) -> Any:
-    """`value` as the type `hint`, or a `ConfigError` that says what would have been right."""
-    members = _members(hint)
-    specs = {member.kind: member for member in members if isinstance(member, type) and issubclass(member, Spec)}
-    if specs and isinstance(value, Mapping | str):
-        return _parse_spec(value, specs, path)
-    for member in members:
-        if member is Mesh and isinstance(value, Mapping):
-            return _parse_fields(value, member, typing.get_type_hints(member), path)
-        if typing.get_origin(member) is tuple and isinstance(value, list | tuple):
-            return tuple(_parse(item, typing.get_args(member)[0], f"{path}.{i}") for i, item in enumerate(value))
-        if _fits(value, member):
-            return float(value) if member is float else value
-    choices = [choice for member in members for choice in typing.get_args(member) if isinstance(choice, str)]
-    close = closest(value, choices)
-    suffix = f"; {close}" if close else ""
-    raise ConfigError(f"{path}: expected {describe(hint)}, got {reprlib.repr(value)}{suffix}")
-
-
-def _members(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
-
-
-def _fits(value: Any, member: Any) -> bool:
-    if typing.get_origin(member) is Literal:
-        return any(type(value) is type(choice) and value == choice for choice in typing.get_args(member))
-    if member is float:  # NaN would pass every check of a bound
-        return type(value) in (int, float) and math.isfinite(value)
-    return type(value) is member
-
-
-def _parse_spec(value: Mapping[str, Any] | str, specs: dict[str, type[Spec]], path: str) -> Spec:
-    """``{kind: window, k: 5}``, or ``window`` where its defaults will do."""
-    raw = {"kind": value} if isinstance(value, str) else dict(value)
-    if "kind" not in raw:
-        raise ConfigError(f"{path}.kind: missing; one of {', '.join(specs)}")
-    kind = raw.pop("kind")
-    if kind not in specs:
-        raise ConfigError(f"{path}.kind: unknown {reprlib.repr(kind)}; {perhaps(kind, specs)}")
-    return _parse_fields(raw, specs[kind], typing.get_type_hints(specs[kind]), path)
-
-
-def _parse_fields(raw: Any, cls: type, hints: dict[str, Any], path: str) -> Any:
-    if not isinstance(raw, Mapping):
-        raise ConfigError(f"{path or 'config'}: expected keys and values, got {reprlib.repr(raw)}")
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    for key in raw:
-        if key not in fields:
-            owner = f" of {cls.kind}" if issubclass(cls, Spec) else ""
-            raise ConfigError(f"{_join(path, key)}: unknown key{owner}; {perhaps(key, fields)}")
-    for name, field in fields.items():
-        if name not in raw and field.default is dataclasses.MISSING:
-            raise ConfigError(f"{_join(path, name)}: missing; expected {describe(hints[name])}")
-    return cls(**{name: _parse(value, hints[name], _join(path, name)) for name, value in raw.items()})
-
-
-def describe(hint: Any) -> str:
-    """A type hint in words: "a number or one of 'scott', 'silverman'"."""
-    members = _members(hint)
-    kinds = [member.kind for member in members if isinstance(member, type) and issubclass(member, Spec)]
-    words = [f"a kind among {', '.join(kinds)}"] if kinds else []
-    for member in members:
-        if member is Mesh:
-            words.append("the keys data and model")
-        if member in _WORDS:
-            words.append(_WORDS[member])
-        elif typing.get_origin(member) is Literal:
-            words.append("one of " + ", ".join(map(repr, typing.get_args(member))))
-        elif typing.get_origin(member) is tuple:
-            words.append(f"a list (items: {describe(typing.get_args(member)[0])})")
-    return " or ".join(words)
-
-
-def _join(path: str, key: Any) -> str:
-    return f"{path}.{key}" if path else str(key)

@@ -12,8 +12,10 @@ from typing import Any
 
 import yaml
 
-from collapse_jax.config import experiment as config
-from collapse_jax.config.experiment import Experiment, Spec
+from collapse_jax import config
+from collapse_jax.config import parse, schema
+from collapse_jax.config.experiment import Experiment
+from collapse_jax.config.schema import Spec
 from collapse_jax.config.yaml_io import ConfigError
 from collapse_jax.core.suggestions import perhaps
 
@@ -42,12 +44,12 @@ def write(kind: str, path: Path | None = None) -> Path:
 
 
 def text(kind: str, path: str = "FILE") -> str:
-    """A commented config of the setting `kind`, all at its defaults, that ``experiment.load`` reads; it will be at `path`.
+    """A commented config of the setting `kind`, all at its defaults, that ``config.load`` reads; it will be at `path`.
 
     Raises:
       ConfigError: no such setting.
     """
-    specs = {spec.kind: spec for spec in config.spec_types("setting")}
+    specs = {spec.kind: spec for spec in schema.spec_types("setting")}
     if kind not in specs:
         raise ConfigError(f"{kind}: no such setting; {perhaps(kind, specs)}")
     return "\n".join(_lines(specs[kind], path)) + "\n"
@@ -98,7 +100,7 @@ def _lines(spec: type[Spec], path: str) -> Iterator[str]:
         elif field.name == "curator":
             yield from (*_comment(about, ""), *_choices("curator", "#   "), _flow({"curator": value})[1:-1])
         else:
-            yield from _explained(field.name, value, f"{about} ({config.describe(hints[field.name])})")
+            yield from _explained(field.name, value, f"{about} ({parse.describe(hints[field.name])})")
         if field.name == "metrics":
             yield from (f"#   {metric.name}: {metric.long_name} ({metric.units})" for metric in made.metrics)
 
@@ -107,18 +109,18 @@ def _setting(spec: type[Spec]) -> Iterator[str]:
     words, hints = said(spec), typing.get_type_hints(spec)
     yield from ("setting:", f"  kind: {spec.kind}")
     for name, value in _defaults(spec).items():
-        yield from _explained(name, value, f"{words.get(name, '')} ({config.describe(hints[name])})".lstrip(), "  ")
+        yield from _explained(name, value, f"{words.get(name, '')} ({parse.describe(hints[name])})".lstrip(), "  ")
 
 
 def _policies() -> Iterator[str]:
-    kinds = [spec.kind for spec in config.spec_types("policy")][:_LIVE]
+    kinds = [spec.kind for spec in schema.spec_types("policy")][:_LIVE]
     yield from ("policies:", *(f"  - {kind}" for kind in kinds))
     yield from _choices("policy", "  # - ", skip=kinds)
 
 
 def _choices(group: str, head: str, skip: Sequence[str] = ()) -> Iterator[str]:
     """Each kind of a group as one would write it, with all its arguments."""
-    for spec in config.spec_types(group):
+    for spec in schema.spec_types(group):
         if spec.kind not in skip:
             yield f"{head}{_flow({'kind': spec.kind, **_defaults(spec)})}  # {_first_line(spec)}"
 

@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax.core import batch as B
+from collapse_jax.core import resampling
+from collapse_jax.core.data_plan import DataPlan, plan_data
 from collapse_jax.core.pool import Memory, memory_for
 from collapse_jax.core.random import stream
-from collapse_jax.core.validation import check_at_least, check_choice, is_traced
+from collapse_jax.core.validation import check_at_least, is_traced
 from collapse_jax.types import Array, Batch, Chain, Curator, Key, Policy, Setting, Tree, World
-
-BACKENDS = ("auto", "rows", "law")
-FOLDS = ("auto", "blocks")
 
 
 class State(NamedTuple):
@@ -35,48 +34,6 @@ class State(NamedTuple):
     first: Batch | None
     inputs: Tree
     params: Tree
-
-
-class Plan(NamedTuple):
-    """Which forms of the data a pair of setting and policy needs; all static."""
-
-    law: bool  # statistics are drawn from their law
-    fold: bool  # fits see statistics, rows are not kept
-    summarise: bool  # evaluations are made at birth and merged
-    shared: bool  # batches differ in their labels alone, and statistics of these are kept
-
-
-def plan(
-    setting: Setting, policy: Policy, curator: Curator | None = None, backend: str = "auto", fold: str = "auto"
-) -> Plan:
-    """The cheapest forms that `setting` and `policy` allow.
-
-    Raises:
-      ValueError: the law of the statistics is asked for, and rows are needed or no law is known.
-    """
-    check_choice("backend", backend, BACKENDS)
-    check_choice("fold", fold, FOLDS)
-    statistics = setting.sample_compressed is not None and policy.redraw is None and curator is None
-    folds = statistics and fold == "auto"
-    shared = folds and setting.inputs is not None and policy.real is None and not policy.sizes
-    lawful = shared if setting.relabel is not None else folds
-    if backend == "law" and not lawful:
-        why = (
-            f"setting {setting.name} knows no law of its statistics"
-            if setting.sample_compressed is None
-            else f"policy {policy.name} draws rows from its pool"
-            if policy.redraw
-            else f"policy {policy.name} needs other rows than the first, which setting {setting.name} relabels"
-            if folds
-            else "rows are curated or kept"
-        )
-        raise ValueError(f"backend 'law' is not possible here: {why}; use 'auto' or 'rows'")
-    return Plan(
-        law=lawful and backend != "rows",
-        fold=folds,
-        summarise=setting.summarise is not None and policy.redraw is None and not folds,
-        shared=shared,
-    )
 
 
 def make_chain(
@@ -115,7 +72,7 @@ def make_chain(
         check_at_least(f"policy {policy.name}: real", policy.real_rows(num_samples), 0, num_samples)
     if policy.sizes:
         policy = _scheduled(setting, policy, num_samples)
-    made = plan(setting, policy, curator, backend, fold)
+    made = plan_data(setting, policy, curator, backend, fold)
     maker = _Maker(setting, policy, curator, made, num_samples, num_generations, num_samples)
     return Chain(maker.init, maker.emit, maker.absorb)
 
@@ -148,7 +105,7 @@ class _Maker(NamedTuple):
     setting: Setting
     policy: Policy
     curator: Curator | None
-    plan: Plan
+    plan: DataPlan
     n: int
     horizon: int
     size: Any  # rows of the batch at hand: n, or what the policy's schedule says
@@ -197,7 +154,7 @@ class _Maker(NamedTuple):
         train, policy = state.pool, self.policy
         if policy.redraw is not None:
             with jax.named_scope("pool"):
-                train = B.redraw(stream(key, "redraw"), train, policy.redraw(self.n), policy.replacement)
+                train = resampling.redraw(stream(key, "redraw"), train, policy.redraw(self.n), policy.replacement)
         with jax.named_scope("fit"):
             params = self.setting.fit(stream(key, "fit"), train, state.params)
         with jax.named_scope("sample"):

@@ -8,7 +8,8 @@ import jax
 from collapse_jax.execution.resumable import work
 from collapse_jax.planning.grid import Grid
 from collapse_jax.planning.memory_estimate import block_bytes
-from collapse_jax.planning.plan import Options, Plan, make_plan
+from collapse_jax.planning.options import Options
+from collapse_jax.planning.plan import Plan, make_plan
 
 # Operations a second of one device, all told: measured on two CPU cores, a guess elsewhere.
 _RATE = {"cpu": 4e9, "gpu": 1e12, "tpu": 1e12}

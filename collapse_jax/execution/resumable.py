@@ -11,14 +11,18 @@ import jax
 import numpy as np
 import yaml
 
+from collapse_jax.core.errors import StoreError
 from collapse_jax.core.sharding import places
 from collapse_jax.execution import checkpoint
-from collapse_jax.execution.sweep import Runner, attributes, labels
+from collapse_jax.execution.runner import Runner
 from collapse_jax.planning.grid import Grid
 from collapse_jax.planning.memory_estimate import check_fits
-from collapse_jax.planning.plan import Options, Plan, Unit, make_plan, recut
-from collapse_jax.results import store
-from collapse_jax.results.store import STORE, StoreError, Writer, is_bucket, join
+from collapse_jax.planning.options import Options
+from collapse_jax.planning.plan import Plan, make_plan, recut
+from collapse_jax.planning.units import Unit
+from collapse_jax.results import locks, store
+from collapse_jax.results.dataset import coordinate_labels, run_attributes
+from collapse_jax.results.store import STORE, Writer, is_bucket, join
 
 
 class Progress(NamedTuple):
@@ -158,7 +162,7 @@ def _refuse_another(place: Any, config: str) -> None:
 def _refuse_other_labels(place: Any, grid: Grid, options: Options) -> None:
     """For callers who give no config: whose results have other axes, or other values along them."""
     found, wanted = ({k: v for k, v in made.items() if k not in ("chain", "generation")}
-                     for made in (store.labels_of(place), labels(grid, options)))  # fmt: skip
+                     for made in (store.labels_of(place), coordinate_labels(grid, options)))  # fmt: skip
     if (different := difference(found, wanted)) is not None:
         raise StoreError(f"{place}: holds another run, {different}")
 
@@ -166,7 +170,7 @@ def _refuse_other_labels(place: Any, grid: Grid, options: Options) -> None:
 def _refuse_other_numbers(place: Any, plan: Plan) -> None:
     """Likewise, of what a plan says of itself."""
     found = store.attributes_of(place)
-    for name, value in {**attributes(plan), "variables": list(plan.metrics)}.items():
+    for name, value in {**run_attributes(plan), "variables": list(plan.metrics)}.items():
         if name != "device" and found.get(name, value) != value:
             raise StoreError(f"{place}: holds another run, of {name} {found[name]!r}, not {value!r}")
 
@@ -289,5 +293,5 @@ def _locked(out: Any, shard: tuple[int, int]) -> Iterator[None]:
         yield  # no locks there: two runs do the same units to the same end
         return
     folder = Path(out)
-    with store.lock(folder, f"shard-{shard[0]}-of-{shard[1]}"), store.writing(folder):
+    with locks.lock(folder, f"shard-{shard[0]}-of-{shard[1]}"), locks.writing(folder):
         yield

@@ -1,23 +1,21 @@
 """Many chains over a grid, in memory; see ``stream`` for grids that outlive a process."""
 
-import contextlib
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
 import xarray as xr
 
-from collapse_jax.core.random import chain_keys
 from collapse_jax.core.sharding import places
-from collapse_jax.core.worlds import Worlds
-from collapse_jax.execution.blocks import Programs, Saver, Traced, compile_blocks, run_blocks, trace_blocks
 from collapse_jax.execution.progress import told
-from collapse_jax.planning.grid import Axis, Grid, coordinates, describe, grid_of
+from collapse_jax.execution.runner import Runner
+from collapse_jax.planning.describe_calls import describe
+from collapse_jax.planning.grid import grid_of
 from collapse_jax.planning.memory_estimate import check_fits
-from collapse_jax.planning.plan import Options, Plan, Unit, make_plan, stretch
+from collapse_jax.planning.options import Options
+from collapse_jax.planning.plan import make_plan
+from collapse_jax.results.dataset import make_dataset
 from collapse_jax.types import Curator, Policy, Setting
 
 
@@ -116,187 +114,4 @@ def sweep(
             for name, value in runner.run(unit).items():
                 out[name][unit.where] = value
     given = {"num_samples": num_samples, "calls": describe(plan.grid)}
-    return dataset(plan, out, runner.seconds | {name: value for name, value in given.items() if value is not None})
-
-
-class Runner:
-    """Runs units one by one. Units of a program share its compilation, and the next program compiles meanwhile."""
-
-    def __init__(self, plan: Plan, tick: Callable[[int], None], devices: Sequence[jax.Device] | None = None):
-        self.plan, self.tick, self.devices = plan, tick, devices
-        self.keys = chain_keys(plan.options.seed, plan.options.num_chains, plan.options.rng)
-        self.seconds = {"seconds_trace": 0.0, "seconds_compile": 0.0, "seconds_run": 0.0}
-        self._ahead = ThreadPoolExecutor(1)
-        self._compiled: dict[int, Future[Programs]] = {}
-        self._worlds = Worlds()
-        self._order: list[int] = []
-
-    def expect(self, units: Sequence[Unit]) -> Sequence[Unit]:
-        """Says which units will come, in order."""
-        self._order = list(dict.fromkeys(unit.program for unit in units))
-        return units
-
-    def run(self, unit: Unit, saver: Saver | None = None) -> dict[str, np.ndarray]:
-        """``{metric: values}`` of a unit, shaped as its place in the results."""
-        made, plan = {}, self.plan
-        out = self._run(unit, self._programs(unit.program), saver)
-        for name, value in out.items():  # arrays of other programs may be larger
-            short = [(0, n - here) for n, here in zip(plan.metrics[name].shape, value.shape[2:], strict=True)]
-            whole = np.pad(value, [(0, 0), (0, 0), *short], constant_values=np.nan) if any(map(sum, short)) else value
-            made[name] = whole.reshape(*unit.shape, *whole.shape[1:])
-        return made
-
-    def _run(self, unit: Unit, compiled: Programs, saver: Saver | None) -> dict[str, np.ndarray]:
-        program, (points, chains) = self.plan.programs[unit.program], self.plan.lanes(unit)
-        upcoming, ready = self._upcoming(unit.program), 0.0
-        self._make_worlds(upcoming)  # which may take compute and memory that blocks need
-        if compiled.alone:
-            self._get_ready(upcoming)
-        clock = ticked = time.perf_counter()
-
-        def tick(generations: int) -> None:
-            nonlocal ticked
-            self.tick(generations)
-            ticked = time.perf_counter()
-
-        def meanwhile() -> None:
-            nonlocal ready
-            if not compiled.alone:
-                self._get_ready(upcoming)
-            ready = time.perf_counter()
-
-        out = run_blocks(
-            compiled,
-            self._worlds.of(program.setting, program.world),
-            points,
-            self.keys[chains],
-            num_generations=self.plan.options.num_generations,
-            progress=tick,
-            saver=saver,
-            meanwhile=meanwhile,
-        )
-        self.seconds["seconds_run"] += (ticked if ticked < ready else time.perf_counter()) - clock
-        return out
-
-    def _programs(self, number: int) -> Programs:
-        wanted = (number, *self._upcoming(number))
-        self._compiled = {n: compiled for n, compiled in self._compiled.items() if n in wanted}
-        if number not in self._compiled:
-            self._submit(number)
-        return self._compiled[number].result()
-
-    def _upcoming(self, number: int) -> list[int]:
-        return self._order[self._order.index(number) + 1 :][:1] if number in self._order else []
-
-    def _make_worlds(self, upcoming: Sequence[int]) -> None:
-        for program in (self.plan.programs[n] for n in upcoming):
-            with contextlib.suppress(Exception):  # it will be raised again when its turn comes
-                self._worlds.of(program.setting, program.world)
-
-    def _get_ready(self, upcoming: Sequence[int]) -> None:
-        """Traces the next program, and has it compiled."""
-        for n in upcoming:
-            if n not in self._compiled:
-                self._submit(n)
-
-    def _submit(self, number: int) -> None:
-        # Traced here: what JAX is told by context managers is told to one thread. (Lowering needs x64 of it.)
-        try:
-            self._compiled[number] = self._ahead.submit(self._compile, self._trace(number))
-        except Exception as error:  # raised when its turn comes; until then it is not tried again
-            self._compiled[number] = Future()
-            self._compiled[number].set_exception(error)
-
-    def _trace(self, number: int) -> Traced:
-        program, plan = self.plan.programs[number], self.plan
-        unit = next(unit for unit in plan.units if unit.program == number)
-        return trace_blocks(
-            lambda values: plan.chain_of(program, values),
-            self._worlds.of(program.setting, program.world),
-            plan.lanes(unit)[0],
-            self.keys,
-            metrics=program.metrics,
-            width=program.width,
-            stretch=stretch(plan),
-            devices=self.devices,
-            mesh=plan.options.mesh,
-        )
-
-    def _compile(self, traced: Traced) -> Programs:
-        compiled = compile_blocks(traced)
-        self.seconds["seconds_trace"] += compiled.trace_seconds
-        self.seconds["seconds_compile"] += compiled.compile_seconds
-        return compiled
-
-
-def attributes(plan: Plan) -> dict[str, Any]:
-    """What a dataset says of its run."""
-    options, device = plan.options, jax.devices()[0]
-    return {
-        "setting": plan.programs[0].setting.name,
-        "num_generations": options.num_generations,
-        "num_chains": options.num_chains,
-        "seed": options.seed,
-        "precision": options.precision,
-        "rng": options.rng,
-        "backend": " and ".join(sorted({"law" if p.law else "rows" for p in plan.programs})),
-        "device": f"{device.platform}: {device.device_kind}",
-        **({"mesh": dict(options.mesh)} if options.mesh else {}),
-    }
-
-
-def labels(grid: Grid, options: Options) -> dict[str, list[Any]]:
-    """The coordinates of the results."""
-    return {
-        "policy": list(grid.policies),
-        **{axis.dim: coordinates(axis) for axis in grid.axes},
-        "chain": list(range(options.num_chains)),
-        "generation": list(range(1, options.num_generations + 1)),
-    }
-
-
-def about(plan: Plan) -> dict[str, dict[str, Any]]:
-    """The attributes of each metric.
-
-    What points of the grid may differ by, a baseline say, is one value, or (nested) lists along the axes it varies
-    with, which ``baseline_dims`` then names, and ``baseline_labels`` tells apart, a list of labels each.
-    """
-    axes = plan.grid.axes
-    known = any(metric.baseline is not None or metric.attrs for metric in plan.metrics.values())
-    points = list(np.ndindex(*(len(axis.values) for axis in axes))) if known else []
-    made = [plan.grid.make(0, plan.grid.values(point)).setting for point in points]
-    described: dict[str, dict[str, Any]] = {}
-    for name, metric in plan.metrics.items():
-        attrs = {key: getattr(metric, key) for key in ("long_name", "units", "source", "scale")}
-        attrs |= {"role": metric.role} if metric.role else {}
-        attrs |= {"value_dims": [dim for dim, _ in metric.dims]} if metric.dims else {}
-        given = [{"baseline": m.baseline, **m.attrs} for setting in made for m in setting.metrics if m.name == name]
-        for key in given[0] if len(given) == len(made) > 0 else ():
-            values = [here[key] for here in given]
-            attrs |= {} if None in values else _along(axes, key, values)
-        described[name] = attrs
-    return described
-
-
-def _along(axes: Sequence[Axis], name: str, values: Sequence[Any]) -> dict[str, Any]:
-    """An attribute of which there is a value at each point of the grid."""
-    table = np.empty(len(values), object)
-    for i, value in enumerate(values):  # at once, lists would be taken apart
-        table[i] = value
-    table = table.reshape([len(axis.values) for axis in axes])
-    moves = [bool((table != table.take([0], i)).any()) for i in range(len(axes))]
-    part = table[tuple(slice(None) if m else 0 for m in moves)]
-    along = [axis for axis, m in zip(axes, moves, strict=True) if m]
-    if not along:
-        return {name: part}
-    dims, known = [axis.dim for axis in along], [coordinates(axis) for axis in along]
-    return {name: part.tolist(), f"{name}_dims": dims, f"{name}_labels": known}
-
-
-def dataset(plan: Plan, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, Any]) -> xr.Dataset:
-    """The results with their labels, units and origin."""
-    described = about(plan)
-    dims = {name: (*plan.grid.dims, *described[name].get("value_dims", ())) for name in arrays}
-    variables = {name: (dims[name], value, described[name]) for name, value in arrays.items()}
-    rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in attrs.items()}
-    return xr.Dataset(variables, labels(plan.grid, plan.options), attributes(plan) | rounded)
+    return make_dataset(plan, out, runner.seconds | {name: value for name, value in given.items() if value is not None})

@@ -6,8 +6,6 @@ covariances are formed at a common scale: there the smallest direction is resolv
 largest, and means down to float precision of the mean.
 """
 
-import contextlib
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -17,6 +15,7 @@ from jax.typing import ArrayLike
 
 from collapse_jax.core import batch as B
 from collapse_jax.core.random import normal, stream
+from collapse_jax.numerics.ldl import _ldl_on_host, factorise, solve_unit_lower
 from collapse_jax.numerics.log_gamma import log_gamma_of_normal, log_gamma_over_shape
 from collapse_jax.types import Array, Batch, Key
 
@@ -61,26 +60,6 @@ def from_rows(rows: ArrayLike) -> Moments:
     return from_covariance(mean, (x_nxd - mean).T @ (x_nxd - mean) / len(x_nxd), len(x_nxd) - 1)
 
 
-def _ldl_on_host(a: np.ndarray, eps: float, max_rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """Unit lower L and pivots D of L diag(D) L^T = `a`; see ``factorise``."""
-    if len(a) <= max_rank:
-        with contextlib.suppress(np.linalg.LinAlgError):
-            lower = np.linalg.cholesky(a)
-            unit, pivot = lower / np.diagonal(lower), np.diagonal(lower) ** 2
-            if (pivot > eps * np.maximum((np.linalg.inv(unit) ** 2).sum(1), 1.0)).all():
-                return unit, pivot
-    unit, inverse, pivots, rank = np.eye(len(a)), np.eye(len(a)), np.zeros(len(a)), 0
-    for j in range(len(a)):
-        pivot = a[j, j]
-        if rank == max_rank or not pivot > eps * max((inverse[j, : j + 1] ** 2).sum(), 1.0):
-            continue
-        below = a[j + 1 :, j] / pivot
-        a[j + 1 :, j + 1 :] -= pivot * below[:, None] * below
-        inverse[j + 1 :, : j + 1] -= below[:, None] * inverse[j, : j + 1]
-        unit[j + 1 :, j], pivots[j], rank = below, pivot, rank + 1
-    return unit, pivots
-
-
 def cholesky(moments: Moments, log_unit: Array | float = 0.0) -> Array:
     """The lower-triangular L / exp(log_unit) with L L^T = covariance."""
     return moments.factor * jnp.exp(moments.log_scale - log_unit)[..., None, :]
@@ -101,91 +80,6 @@ def log_unit(moments: Moments) -> Array:
     """A log scale by which the covariance may be divided: its largest, or 0 where there is no spread."""
     largest = moments.log_scale.max(-1)
     return jnp.where(jnp.isfinite(largest), largest, 0.0)
-
-
-def factorise(covariance: Array, max_rank: Array | int | None = None) -> tuple[Array, Array]:
-    """Unit lower-triangular factor and log scales of a positive semidefinite matrix ``[d, d]``.
-
-    A pivot counts as 0 where it is no larger than the rounding that reached it: where variances of 1 are off by E,
-    pivot j is off by (L^-1 E L^-T)_jj, here with E = 8 eps I. So do pivots beyond `max_rank` others. Such directions
-    carry no spread. Plain array operations (an LDL^T column by column, halved recursively above 12 columns): under vmap
-    these are faster than thousands of small LAPACK calls, and two such calls at once can lock a small CPU's thread pool
-    up (seen with jaxlib 0.10.2).
-    """
-    d = covariance.shape[-1]
-    variance = jnp.diagonal(covariance)
-    if d == 1:
-        some = True if max_rank is None else max_rank > 0
-        return jnp.ones_like(covariance), jnp.where(some, 0.5 * jnp.log(variance), -jnp.inf)
-    spread = jnp.sqrt(jnp.where(variance > 0, variance, 1.0))
-    unit, pivot, _ = _ldl(covariance / spread / spread[:, None], None)
-    alive = pivot > 0
-    if max_rank is not None:
-        alive = alive & (jnp.cumsum(alive) <= max_rank)
-        unit = jnp.where(alive, unit, 0.0)
-    log_scale = jnp.where(alive, 0.5 * jnp.log(jnp.where(alive, pivot, 1.0)) + jnp.log(spread), -jnp.inf)
-    return jnp.where(jnp.eye(d, dtype=bool), 1.0, unit * spread[:, None] / spread), log_scale
-
-
-@jax.jit  # traced once a shape, for all programs of a sweep
-def _ldl(a: Array, noise: Array | None) -> tuple[Array, Array, Array]:
-    """Unit lower L and pivots D with L diag(D) L^T = `a`, and the inverse of L.
-
-    `noise` is the rounding that reached `a` in units of 8 eps, ``[d, d]``; None where nothing was eliminated yet:
-    the identity. A pivot that its rounding reaches is 0, as is its column.
-    """
-    d = a.shape[0]
-    if d <= 12:  # below, loops over columns; above, matrix products: measured from 5 to 31
-        return _ldl_by_columns(a, noise)
-    h, product = d // 2, partial(jnp.matmul, precision=_HIGHEST)
-    top, top_pivot, top_inverse = _ldl(a[:h, :h], None if noise is None else noise[:h, :h])
-    scaled = solve_unit_lower(top, a[:h, h:])
-    alive = (top_pivot > 0)[:, None]
-    below = jnp.where(alive, scaled / jnp.where(alive, top_pivot[:, None], 1.0), 0.0).T
-    back = product(below, top_inverse)
-    if noise is None:
-        rest_noise = jnp.eye(d - h, dtype=a.dtype) + product(back, back.T)
-    else:
-        across = product(back, noise[:h, h:])
-        rest_noise = noise[h:, h:] - across - across.T + product(product(back, noise[:h, :h]), back.T)
-    rest, rest_pivot, rest_inverse = _ldl(a[h:, h:] - product(below * top_pivot, below.T), rest_noise)
-    above = jnp.zeros((h, d - h), a.dtype)
-    unit = jnp.block([[top, above], [below, rest]])
-    inverse = jnp.block([[top_inverse, above], [-product(rest_inverse, back), rest_inverse]])
-    return unit, jnp.concatenate([top_pivot, rest_pivot]), inverse
-
-
-def _ldl_by_columns(a: Array, noise: Array | None) -> tuple[Array, Array, Array]:
-    index, eps = jnp.arange(a.shape[0]), 8 * jnp.finfo(a.dtype).eps
-
-    def column(j: Array, carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        a, unit, pivots, inverse = carry
-        at = lambda x, axis=0: jax.lax.dynamic_index_in_dim(x, j, axis, keepdims=False)  # noqa: E731
-        column, row = at(a, 1), at(inverse)
-        pivot = at(column)
-        reached = (row**2).sum() if noise is None else (row * (noise * row).sum(1)).sum()
-        alive = pivot > eps * jnp.maximum(reached, 1.0)  # its own is 1: less is rounding in turn
-        below = jnp.where((index > j) & alive, column / jnp.where(alive, pivot, 1.0), 0.0)
-        a = a - jnp.where(alive, pivot, 0.0) * below[:, None] * below
-        unit = unit + below[:, None] * (index == j)
-        return a, unit, pivots + jnp.where((index == j) & alive, pivot, 0.0), inverse - below[:, None] * row
-
-    nothing = jnp.eye(a.shape[0], dtype=a.dtype)
-    _, unit, pivots, inverse = jax.lax.fori_loop(
-        0, a.shape[0], column, (a, nothing, jnp.zeros(a.shape[0], a.dtype), nothing)
-    )
-    return unit, pivots, inverse
-
-
-@jax.jit
-def solve_unit_lower(unit: Array, columns: Array) -> Array:
-    """X with `unit` X = `columns` (``[d, k]``), by forward substitution."""
-
-    def eliminate(j: Array, x: Array) -> Array:
-        below = jax.lax.dynamic_index_in_dim(unit, j, 1, keepdims=False) * (jnp.arange(unit.shape[0]) > j)
-        return x - below[:, None] * jax.lax.dynamic_index_in_dim(x, j, 0, keepdims=False)
-
-    return jax.lax.fori_loop(0, unit.shape[0], eliminate, columns)
 
 
 def compose(outer: Moments, inner: Moments) -> Moments:

@@ -7,7 +7,7 @@ columns, which published grids contain. What is kept of rows ``[x, y]`` is there
 import jax
 import jax.numpy as jnp
 
-from collapse_jax.numerics.gaussian_moments import solve_unit_lower
+from collapse_jax.numerics.ldl import solve_unit_lower
 from collapse_jax.types import Array
 
 _HIGHEST = jax.lax.Precision.HIGHEST

@@ -6,10 +6,11 @@ import numpy as np
 
 from collapse_jax.core.random import chain_keys
 from collapse_jax.core.sharding import mesh_size
-from collapse_jax.execution.blocks import functions, lanes
+from collapse_jax.planning.block_functions import functions, lanes
 from collapse_jax.planning.block_size import device_memory
 from collapse_jax.planning.cost import peak, size_of
-from collapse_jax.planning.plan import Plan, Program, stretch
+from collapse_jax.planning.plan import Plan, stretch
+from collapse_jax.planning.units import Program
 
 
 def check_fits(plan: Plan) -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,103 +10,17 @@ import numpy as np
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from collapse_jax.core.chain import make_chain
-from collapse_jax.core.chain import plan as plan_chain
+from collapse_jax.core.data_plan import plan_data as plan_chain
 from collapse_jax.core.random import chain_keys
 from collapse_jax.core.sharding import abstract, mesh_size, spread
 from collapse_jax.core.suggestions import perhaps
-from collapse_jax.core.validation import check_at_least, check_choice
 from collapse_jax.core.worlds import Outlines, same
-from collapse_jax.execution.blocks import blocks_at_once
 from collapse_jax.planning.block_size import block_width, lane_bytes, stretch_of
 from collapse_jax.planning.cost import operations, peak
 from collapse_jax.planning.grid import Grid, Point
+from collapse_jax.planning.options import Options, check_options
+from collapse_jax.planning.units import Cut, Program, Unit, block_shape, cut_units, numbers_per_generation
 from collapse_jax.types import Chain, Metric, Setting
-
-PRECISIONS = ("float32", "float64")
-RNGS = ("threefry2x32", "rbg", "unsafe_rbg")
-BACKENDS = ("auto", "each", "rows", "law")
-
-_UNIT_OPERATIONS = 2e10  # some seconds on a few CPU cores
-_UNIT_BYTES = 32 << 20  # of results, of the largest metric
-
-
-class Options(NamedTuple):
-    """What a sweep is told besides its grid; see ``sweep``."""
-
-    num_generations: int
-    num_chains: int
-    seed: int = 0
-    metrics: Sequence[str] | None = None
-    precision: str = "float32"
-    rng: str = "threefry2x32"
-    backend: str = "auto"
-    chains_per_block: int | None = None
-    checkpoint_every: int | None = None
-    mesh: Mapping[str, int] | None = None
-
-
-class Program(NamedTuple):
-    """What is compiled once: a policy at a static point.
-
-    Attributes:
-      policy: its number.
-      point: index on each axis, 0 on traced ones.
-      traced: which axes are traced here.
-      setting: at the first traced point.
-      metrics: those it observes.
-      law: whether statistics are drawn from their law.
-      world: what its chains share, or the outline of it.
-      width: chains side by side on a device.
-      work: operations a chain-generation.
-      lane: bytes a chain takes, at least.
-      block: lengths of a unit (at most) along the dimensions of the results, but for the generations.
-    """
-
-    policy: int
-    point: tuple[int, ...]
-    traced: tuple[bool, ...]
-    setting: Setting
-    metrics: tuple[str, ...]
-    law: bool
-    world: Any = None
-    width: int = 0
-    work: float = 0.0
-    lane: int = 0
-    block: tuple[int, ...] = ()
-
-
-class Unit(NamedTuple):
-    """A block of one program's results.
-
-    Attributes:
-      program: its number.
-      where: one slice a dimension of the results, but for the generations.
-    """
-
-    program: int
-    where: tuple[slice, ...]
-
-    @property
-    def name(self) -> str:
-        """Says where it lies."""
-        return "-".join(str(s.start) for s in self.where)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Lengths of its slices."""
-        return tuple(s.stop - s.start for s in self.where)
-
-
-class Cut(NamedTuple):
-    """How a program is cut; a store remembers it, since bits depend on the width and no other machine may choose anew.
-
-    Attributes:
-      width: chains side by side on a device.
-      block: lengths of a unit (at most) along the dimensions of the results, but for the generations.
-    """
-
-    width: int
-    block: tuple[int, ...]
 
 
 class Plan(NamedTuple):
@@ -180,12 +94,12 @@ def make_plan(grid: Grid, options: Options, cuts: Sequence[Cut] | None = None) -
     Raises:
       ValueError: bad input, in one line.
     """
-    _check(options)
+    check_options(options)
     programs = _programs(grid, options)
     _check_dims(programs)
     lengths = [len(axis.values) for axis in grid.axes]
     total = len(grid.policies) * math.prod(lengths) * options.num_chains * options.num_generations
-    total *= max(map(_numbers, programs))
+    total *= max(map(numbers_per_generation, programs))
     if total > 2**36:
         raise ValueError(f"the results would hold {total:.1e} numbers a metric: lower num_chains or num_generations")
     key = chain_keys(options.seed, 1, options.rng)[0]
@@ -194,7 +108,7 @@ def make_plan(grid: Grid, options: Options, cuts: Sequence[Cut] | None = None) -
     sized = [_sized(plan, program, key, worlds) for program in programs]
     return recut(
         plan._replace(programs=tuple(sized)),
-        cuts or [Cut(program.width, _block(grid, program, options)) for program in sized],
+        cuts or [Cut(program.width, block_shape(grid, program, options)) for program in sized],
     )
 
 
@@ -202,17 +116,7 @@ def recut(plan: Plan, cuts: Sequence[Cut]) -> Plan:
     """The plan with its programs' units cut as given, one cut a program."""
     programs = [p._replace(width=cut.width, block=cut.block) for p, cut in zip(plan.programs, cuts, strict=True)]
     plan = plan._replace(programs=tuple(programs))
-    return plan._replace(units=tuple(_units(plan)))
-
-
-def _check(options: Options) -> None:
-    for name in ("num_generations", "num_chains", "chains_per_block", "checkpoint_every"):
-        if getattr(options, name) is not None:
-            check_at_least(name, getattr(options, name), 1)
-    check_at_least("seed", options.seed, 0, 2**32 - 1)
-    mesh_size(options.mesh)
-    for name, choices in (("precision", PRECISIONS), ("rng", RNGS), ("backend", BACKENDS)):
-        check_choice(name, getattr(options, name), choices)
+    return plan._replace(units=tuple(cut_units(plan)))
 
 
 def _programs(grid: Grid, options: Options) -> list[Program]:
@@ -333,42 +237,6 @@ def _check_dims(programs: Sequence[Program]) -> None:
                 f"metric {metric.name!r} has the dimensions {found[metric.name]} at one point of the sweep and {dims} "
                 "at another: give each its own run, or name other metrics"
             )
-
-
-def _numbers(program: Program) -> int:
-    """In one value of its largest metric."""
-    return max(math.prod(m.shape) for m in program.setting.metrics if m.name in program.metrics)
-
-
-def _block(grid: Grid, program: Program, options: Options) -> tuple[int, ...]:
-    """A unit's lengths, filled from the last dimension. Parts of a dimension are powers of two, so that they nest."""
-    work = max(program.work, 1.0) * options.num_generations
-    most = min(_UNIT_OPERATIONS / work, _UNIT_BYTES / 4 / options.num_generations / _numbers(program))
-    places = max(len(jax.local_devices()) // mesh_size(options.mesh), 1)
-    blocks = max(most // program.width, blocks_at_once(places))
-    left = 2 ** int(math.log2(blocks)) * program.width
-    lengths = [len(axis.values) if t else 1 for axis, t in zip(grid.axes, program.traced, strict=True)]
-    block = []
-    for length in (options.num_chains, *reversed(lengths)):
-        block.append(length if length <= left else 2 ** int(math.log2(max(left, 1))))
-        left //= block[-1]
-        left = left if block[-1] == length else 0
-    return 1, *block[::-1]
-
-
-def _units(plan: Plan) -> Iterator[Unit]:
-    for number, program in enumerate(plan.programs):
-        spans = [
-            range(len(a.values)) if t else range(i, i + 1)
-            for a, t, i in zip(plan.grid.axes, program.traced, program.point, strict=True)
-        ]
-        spans = [range(program.policy, program.policy + 1), *spans, range(plan.options.num_chains)]
-        cuts = [
-            [slice(s, min(s + step, span.stop)) for s in range(span.start, span.stop, step)]
-            for span, step in zip(spans, program.block, strict=True)
-        ]
-        for where in itertools.product(*cuts):
-            yield Unit(number, where)
 
 
 def _metrics(setting: Setting, wanted: Sequence[str] | None, dims: Sequence[str]) -> tuple[str, ...]:

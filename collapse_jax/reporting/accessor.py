@@ -41,9 +41,9 @@ class Collapse:
 
     def table(self, generation: int = -1) -> "Table":
         """Centre and 95% interval over chains of each metric, at a position of the generation axis."""
-        from collapse_jax.results import io as results
+        from collapse_jax.reporting import tables
 
-        return _whole(results.table(self._ds, generation))
+        return _whole(tables.render_summary(self._ds, generation))
 
     def score(self) -> xr.Dataset:
         """Eight definitions of collapse as verdicts; see ``verdicts.score``."""
@@ -53,9 +53,9 @@ class Collapse:
 
     def verdicts(self) -> "Table":
         """`score` as a table, with median times to collapse."""
-        from collapse_jax.analysis import verdicts as definitions
+        from collapse_jax.reporting import tables
 
-        return _whole(definitions.table(self._ds))
+        return _whole(tables.render_verdicts(self._ds))
 
     def predict(self) -> xr.Dataset:
         """The exact mean over chains of each metric of which one is known.
@@ -64,10 +64,10 @@ class Collapse:
           The metrics' dims but ``chain``; NaN where no mean is known, or where so few chains cannot be held to it.
         """
         from collapse_jax.analysis.predictions import Lines
-        from collapse_jax.results.io import columns
+        from collapse_jax.results.summary import curve_positions
         from collapse_jax.results.variables import scalars
 
-        lines, positions, known = Lines(self._ds), columns(self._ds), {}
+        lines, positions, known = Lines(self._ds), curve_positions(self._ds), {}
         for name, values in scalars(self._ds).data_vars.items():
             found = {label: lines.at(str(name), position) for label, position in positions.items()}
             if all(line is None for line in found.values()):

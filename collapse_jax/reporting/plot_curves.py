@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from collapse_jax import results as results
 from collapse_jax.analysis.predictions import Lines
 from collapse_jax.numerics.confidence_intervals import median_interval
 from collapse_jax.reporting.plot_grid import THEORY, draw_grid, legend
-from collapse_jax.results import io as results
 from collapse_jax.results import store
-from collapse_jax.results.io import at, columns
+from collapse_jax.results.summary import at_position, curve_positions
 from collapse_jax.results.variables import scalars
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def draw(ds: xr.Dataset) -> "Figure":
     """The figure that `plot` saves."""
     from matplotlib.figure import Figure  # no pyplot: no window, no global state
 
-    labels, ds = columns(ds), scalars(ds)
+    labels, ds = curve_positions(ds), scalars(ds)
     names = [str(name) for name in ds.data_vars]
     if not names:
         raise ValueError("nothing to plot: no metric here is one number a generation")
@@ -103,8 +103,8 @@ def resamples(num_chains: int) -> np.ndarray:
 
 
 def curve(values: xr.DataArray, position: dict[str, int], draws: np.ndarray) -> Curve:
-    """A metric along the generations at one position of ``io.columns``; `draws` are those of ``resamples``."""
-    rows = at(values, position).transpose("chain", "generation").to_numpy().astype(float)
+    """A metric along the generations at one position of ``results.columns``; `draws` are those of ``resamples``."""
+    rows = at_position(values, position).transpose("chain", "generation").to_numpy().astype(float)
     if values.attrs.get("summary") == "median":
         centre, low, high = np.transpose([median_interval(column) for column in rows.T])
         return Curve(centre, low, high, int(np.isnan(rows).any(1).sum()))

@@ -8,7 +8,7 @@ import xarray as xr
 
 from collapse_jax.reporting import plot_images
 from collapse_jax.results import store
-from collapse_jax.results.io import at, columns
+from collapse_jax.results.summary import at_position, curve_positions
 from collapse_jax.results.variables import shaped, texts_of
 
 TEXTS = "samples.txt"
@@ -35,7 +35,9 @@ def page(ds: xr.Dataset, name: str) -> str:
     chosen = np.unique(np.geomspace(1, last, min(_GENERATIONS, last)).round().astype(int)) - 1
     texts = texts_of(ds[name].isel(chain=0, generation=chosen)).transpose(..., "generation", "sample")
     lines = [f"{name}: {ds[name].attrs['long_name']}; chain {int(ds['chain'][0])}, \u23ce ends a line"]
-    for label, position in columns(ds).items():
-        for generation, rows in zip(texts["generation"].to_numpy(), at(texts, position).to_numpy(), strict=True):
+    for label, position in curve_positions(ds).items():
+        for generation, rows in zip(
+            texts["generation"].to_numpy(), at_position(texts, position).to_numpy(), strict=True
+        ):
             lines += ["", f"{label}, generation {generation}", *("  " + row.replace("\n", "\u23ce") for row in rows)]
     return "\n".join(lines) + "\n"

@@ -1,0 +1,19 @@
+"""What a run leaves behind: labelled datasets, their stores on disk or in a bucket, and their summaries."""
+
+from collapse_jax.core.errors import StoreError
+from collapse_jax.results.io import (
+    CONFIG,
+    PAGES,
+    PICTURE,
+    TABLES,
+    check_free,
+    open,
+    provenance,
+    save,
+    store_path,
+    to_parquet,
+)
+from collapse_jax.results.summary import Summary, at_position, curve_positions, summarize
+
+__all__ = ["CONFIG", "PAGES", "PICTURE", "TABLES", "StoreError", "Summary", "at_position", "check_free",
+           "curve_positions", "open", "provenance", "save", "store_path", "summarize", "to_parquet"]  # fmt: skip

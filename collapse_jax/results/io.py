@@ -7,40 +7,22 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import xarray as xr
 
-from collapse_jax.numerics.confidence_intervals import SUMMARIES, choose_summary
+from collapse_jax.core.errors import StoreError
 from collapse_jax.results import store
-from collapse_jax.results.store import STORE, StoreError
-from collapse_jax.results.variables import grid_dims, scalars
+from collapse_jax.results.store import STORE
+from collapse_jax.results.variables import scalars
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    pass
 
 CONFIG, PICTURE, TABLES = "config.yaml", "metrics.png", "tables.txt"
 PAGES = (PICTURE, "samples.txt", "samples.png")  # what there is to see in a folder
-ResultsError = StoreError
 _PACKAGES = ("collapse-jax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray", "zarr")
-_MOST_COLUMNS, _MOST_ROWS = 8, 100  # of a table in a terminal
-
-
-class Summary(NamedTuple):
-    """One cell of the table: a metric of one policy, over chains. Low and high are NaN where there is one chain.
-
-    `kind` says what the centre is: a key of ``intervals.SUMMARIES``.
-    """
-
-    metric: str
-    column: str
-    kind: str
-    centre: float
-    low: float
-    high: float
 
 
 def provenance() -> dict[str, str]:
@@ -48,7 +30,7 @@ def provenance() -> dict[str, str]:
     jax = importlib.import_module("jax")
     device = jax.devices()[0]
     return {
-        **{f"version_{name.replace('-', '_')}": _version(name) for name in _PACKAGES},
+        **{f"version_{name.replace('-', '_')}": package_version(name) for name in _PACKAGES},
         "version_python": platform.python_version(),
         "platform": platform.platform(),
         "device": f"{len(jax.devices())} x {device.device_kind} ({device.platform})",
@@ -57,19 +39,19 @@ def provenance() -> dict[str, str]:
 
 
 def check_free(path: Path | str) -> None:
-    """Raises `ResultsError` unless results could be written at `path`: it must be absent, or an empty folder."""
+    """Raises `StoreError` unless results could be written at `path`: it must be absent, or an empty folder."""
     shown, path = path, Path(path).resolve()
     try:
         nearest = next(parent for parent in (path, *path.parents) if parent.exists())
     except OSError as error:
-        raise ResultsError(f"{shown}: cannot be a folder ({error.strerror})") from error
+        raise StoreError(f"{shown}: cannot be a folder ({error.strerror})") from error
     if not nearest.is_dir():
-        raise ResultsError(f"{nearest}: is a file, not a folder")
+        raise StoreError(f"{nearest}: is a file, not a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise ResultsError(f"{nearest}: no permission to write there")
+        raise StoreError(f"{nearest}: no permission to write there")
     if nearest == path and any(not found.name.startswith(".") for found in path.iterdir()):
         what = "already holds another run" if (path / STORE).exists() else "is not empty"
-        raise ResultsError(f"{path}: {what}; choose another folder with --out")
+        raise StoreError(f"{path}: {what}; choose another folder with --out")
 
 
 def save(ds: xr.Dataset, path: Path | str, config_text: str) -> Path:
@@ -84,7 +66,7 @@ def save(ds: xr.Dataset, path: Path | str, config_text: str) -> Path:
       The folder.
 
     Raises:
-      ResultsError: `path` holds something, or cannot be written.
+      StoreError: `path` holds something, or cannot be written.
     """
     path = Path(path)
     check_free(path)
@@ -102,7 +84,7 @@ def save(ds: xr.Dataset, path: Path | str, config_text: str) -> Path:
     try:
         partial.rename(path)  # over an empty folder too, and in one step
     except OSError as error:
-        raise ResultsError(f"{path}: was filled during the run; the results are in {partial}") from error
+        raise StoreError(f"{path}: was filled during the run; the results are in {partial}") from error
     return path
 
 
@@ -113,18 +95,18 @@ def open(path: Any) -> xr.Dataset:
     share that is.
 
     Raises:
-      ResultsError: no store, or a damaged one.
+      StoreError: no store, or a damaged one.
     """
-    return store.read(place(path))
+    return store.read(store_path(path))
 
 
-def place(path: Any) -> Any:
+def store_path(path: Any) -> Any:
     """Where the store of a results folder is."""
     if isinstance(path, str | Path) and not store.is_bucket(path):
         path = Path(path)
         found = path if path.suffix == ".zarr" else path / STORE
         if not found.is_dir():
-            raise ResultsError(f"{path}: not a results folder (there is no {STORE} in it)")
+            raise StoreError(f"{path}: not a results folder (there is no {STORE} in it)")
         return found
     return store.join(path, STORE)
 
@@ -135,87 +117,15 @@ def to_parquet(ds: xr.Dataset, path: Path | str) -> Path:
     Metrics whose values are arrays (``variables.shaped``) have no place in such a table, and are left out.
 
     Raises:
-      ResultsError: the extra is missing.
+      StoreError: the extra is missing.
     """
     try:
         importlib.import_module("pyarrow")
         frame = scalars(ds).to_dataframe().reset_index()
     except ImportError as error:
-        raise ResultsError("parquet needs optional packages: pip install 'collapse-jax[parquet]'") from error
+        raise StoreError("parquet needs optional packages: pip install 'collapse-jax[parquet]'") from error
     frame.to_parquet(path, index=False)
     return Path(path)
-
-
-def columns(ds: xr.Dataset) -> dict[str, dict[str, int]]:
-    """Label -> position of each curve: one a policy, and one a point of the grid where other axes were swept."""
-    dims, labels = grid_dims(ds), {}
-    for index in np.ndindex(*(ds.sizes[dim] for dim in dims)):
-        words = [_word(ds, dim, i) for dim, i in zip(dims, index, strict=True)]
-        labels[" ".join(words)] = dict(zip(dims, index, strict=True))
-    return labels
-
-
-def at(values: xr.DataArray, position: Mapping[str, int]) -> xr.DataArray:
-    """`values` at a position of ``columns``."""
-    return values.isel({dim: i for dim, i in position.items() if dim in values.dims})
-
-
-def summary(ds: xr.Dataset, generation: int = -1) -> list[Summary]:
-    """Centre over chains, and its 95% interval, of every metric and policy at one position of the generation axis.
-
-    A metric has one kind of centre under all policies, by the weight of its tails: see ``choose_summary``.
-    """
-    last, rows = scalars(ds).isel(generation=generation), []
-    for name in map(str, last.data_vars):
-        samples = {label: at(last[name], position).to_numpy() for label, position in columns(ds).items()}
-        kind = choose_summary(samples.values())
-        rows += [Summary(name, label, kind, *SUMMARIES[kind](values)) for label, values in samples.items()]
-    return rows
-
-
-def table(ds: xr.Dataset, generation: int = -1) -> "Table":
-    """`summary` for a terminal: one row a metric, one column a policy; the other way round where a grid was swept."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    labels = columns(ds)
-    if len(labels) > _MOST_COLUMNS:
-        return _grid_table(ds, generation)
-    rows, ds = summary(ds, generation), scalars(ds)
-    number, chains = int(ds["generation"].to_numpy()[generation]), ds.sizes["chain"]
-    over = f"centre over {chains:,} chains (which, by tail weight: below each metric), 95% interval in parentheses"
-    title = f"Generation {number:,}: {over if chains > 1 else 'one chain'}"
-    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 1, 0))
-    result.add_column("metric", no_wrap=True)
-    for label in labels:
-        result.add_column(Text(label), justify="right", overflow="fold")
-    for name in map(str, ds.data_vars):
-        found = [row for row in rows if row.metric == name]
-        kind = f"\n{found[0].kind}" if chains > 1 else ""
-        result.add_row(Text(name + _units(ds[name].attrs) + kind), *(Text(_cell(row)) for row in found))
-    return result
-
-
-def _grid_table(ds: xr.Dataset, generation: int) -> "Table":
-    """One row a point of the grid, medians only."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    points, ds = columns(ds), scalars(ds)
-    last = ds.isel(generation=generation).median("chain", skipna=True)
-    title = f"Generation {int(ds['generation'][generation]):,}: median over {ds.sizes['chain']:,} chains"
-    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    result.add_column("")
-    for name in map(str, ds.data_vars):
-        result.add_column(name + _units(ds[name].attrs), justify="right")
-    for label, position in list(points.items())[:_MOST_ROWS]:
-        cells = [at(last[n], position) for n in ds.data_vars]
-        result.add_row(Text(label), *(f"{float(cell):.3g}" for cell in cells))
-    if len(points) > _MOST_ROWS:
-        result.add_row(f"... {len(points) - _MOST_ROWS} more: collapse_jax.open", *("" for _ in ds.data_vars))
-    return result
 
 
 def _write(ds: xr.Dataset, path: Path) -> None:
@@ -224,27 +134,9 @@ def _write(ds: xr.Dataset, path: Path) -> None:
     ds.assign_coords(text).to_zarr(path, zarr_format=3, consolidated=False, mode="w-")
 
 
-def _word(ds: xr.Dataset, dim: str, index: int) -> str:
-    value = ds[dim].to_numpy()[index] if dim in ds.coords else index
-    return str(value) if dim == "policy" else f"{dim}={value}"
-
-
-def _units(attrs: Mapping[str, Any]) -> str:
-    units = str(attrs.get("units", ""))
-    return f"\n({units})" if units not in ("", "1") else ""
-
-
-def _cell(row: Summary) -> str:
-    if np.isnan(row.low) and np.isnan(row.high):
-        return f"{row.centre:.3g}"
-    return f"{row.centre:.3g}\n({row.low:.3g}, {row.high:.3g})"
-
-
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """Return the version of an installed package, or "not installed"."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-__all__ = ["ResultsError", "Summary", "at", "check_free", "columns", "open", "provenance", "save", "summary", "table"]

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,15 +12,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from collapse_jax.execution.sweep import about, attributes, dataset
-from collapse_jax.planning.plan import Cut, Plan, Unit
+from collapse_jax.core.errors import StoreError
+from collapse_jax.planning.plan import Plan
+from collapse_jax.planning.units import Cut, Unit
+from collapse_jax.results.dataset import make_dataset, metric_attributes, run_attributes
 
 STORE, DONE = "results.zarr", "done"
 _BUCKETS = ("gs://", "s3://", "az://", "http://", "https://")
-
-
-class StoreError(ValueError):
-    """A store that cannot be written, read or gone on with, told in one line."""
 
 
 def is_bucket(place: Any) -> bool:
@@ -62,7 +59,7 @@ def create(plan: Plan, place: Any, attrs: Mapping[str, Any]) -> None:
       attrs: further attributes.
     """
     record = {
-        **attributes(plan),
+        **run_attributes(plan),
         **attrs,
         "variables": list(plan.metrics),
         "plan": json.dumps([cut._asdict() for cut in plan.cuts]),
@@ -90,7 +87,7 @@ def _create(plan: Plan, store: Any, record: Mapping[str, Any]) -> None:
     from zarr.codecs import ZstdCodec
     from zarr.errors import ContainsArrayError
 
-    empty = dataset(plan, {}, {}).drop_attrs()
+    empty = make_dataset(plan, {}, {}).drop_attrs()
     as_text = {n: c.to_numpy().astype(object) for n, c in empty.coords.items() if c.dtype.kind == "U"}
     empty.assign_coords({n: (n, v) for n, v in as_text.items()}).to_zarr(
         store, zarr_format=3, consolidated=False, mode="a"
@@ -104,7 +101,7 @@ def _create(plan: Plan, store: Any, record: Mapping[str, Any]) -> None:
         with contextlib.suppress(ContainsArrayError):  # another shard made the same one
             group.create_array(name, shape=shape, chunks=chunks, **options)
 
-    for name, described in about(plan).items():
+    for name, described in metric_attributes(plan).items():
         value = plan.metrics[name].shape
         make(
             name, (*plan.shape, *value), (*plan.chunk, horizon, *value), dtype=plan.options.precision,
@@ -260,49 +257,6 @@ def read(place: Any) -> xr.Dataset:
         for variable in result.data_vars.values():
             variable.attrs.pop("_FillValue", None)
         return result.assign_attrs({k: v for k, v in attrs.items() if k not in unseen}, done=done)
-
-
-@contextlib.contextmanager
-def lock(folder: Path, name: str) -> Iterator[None]:
-    """Holds a folder's lock `name` for as long as the process lives; the system lets go of it at any death.
-
-    Raises:
-      StoreError: another process holds it.
-    """
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        yield
-        return
-    path = Path(folder) / f".{name}.lock"
-    with open(path, "ab+", buffering=0) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            who = file.read().decode().strip() or "unknown"
-            raise StoreError(f"{folder}: another run (process {who}) is writing here; wait, or end it") from error
-        file.truncate(0)
-        with contextlib.suppress(OSError):  # a full disk: nobody needs the number to hold the lock
-            file.write(str(os.getpid()).encode())
-        yield
-
-
-@contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Says that a writer is at work; the one that comes first removes what killed writers left."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with open(Path(folder) / ".writers.lock", "ab") as file:
-        with contextlib.suppress(OSError):  # another writer is at work: a temporary file may be its own
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for path in (*folder.rglob("*.partial"), *folder.glob(".*.partial")):
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-        fcntl.flock(file, fcntl.LOCK_SH)
-        yield
 
 
 def put(place: str, name: str, data: bytes) -> None:

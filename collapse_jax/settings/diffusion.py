@@ -135,7 +135,7 @@ def diffusion(
       warmup: steps in which the rate rises linearly: fewer than `steps`.
       ema: decay of the moving average (``sgd.averaged``); 0: none.
       start: each fit starts from ``"init"``: fresh parameters, or ``"previous"``: the last generation's.
-      sampler: see ``diffusion_samplers.sample``; the published ones are ancestral for ddpm (1,000 steps) and heun for edm.
+      sampler: see ``diffusion_samplers.sample``; the published ones are ancestral for ddpm (1,000 steps), heun for edm.
       sampler_steps: of `sampler`; heun and midpoint take two evaluations each. Few steps alone are
         a collapse: in 32, with the exact score of a standard normal, ancestral steps lose 21% of the variance at every
         generation (ddpm), ddim 11%, and of a flow 14% and 8%; heun adds 3% (edm). Midpoint: below 0.2% for all.

@@ -14,7 +14,7 @@ from collapse_jax.core.random import normal, stream
 from collapse_jax.core.registry import recorded
 from collapse_jax.core.validation import check_at_least, check_positive
 from collapse_jax.metrics import row_scores
-from collapse_jax.numerics import gaussian_moments
+from collapse_jax.numerics import gaussian_moments, ldl
 from collapse_jax.numerics.gaussian_moments import Moments
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
 
@@ -110,9 +110,7 @@ def gaussian(
 def _standard(world: World, rows_nxd: Array) -> Array:
     """Rows in coordinates where the real law has mean 0 and covariance I; 0 in directions without spread."""
     law = world.truth.law
-    inverse = gaussian_moments.solve_unit_lower(
-        law.factor, jnp.eye(law.mean.size)
-    )  # of all lanes: then one product does
+    inverse = ldl.solve_unit_lower(law.factor, jnp.eye(law.mean.size))  # of all lanes: then one product does
     from_mean = rows_nxd - law.mean
     if law.mean.size <= _COLUMNS:
         z_nxd = sum(from_mean[:, j, None] * inverse[:, j] for j in range(law.mean.size))
@@ -236,7 +234,7 @@ def _nll(params: Moments, test: Moments) -> Array:
     """Of rows with moments `test`: log det / 2 + d log(2 pi) / 2 + tr(S^-1 (C + e e^T)) / 2; inf for singular fits."""
     error = (test.mean - params.mean)[:, None]
     columns = jnp.concatenate([gaussian_moments.cholesky(test), error], axis=1)
-    solved = gaussian_moments.solve_unit_lower(params.factor, columns)
+    solved = ldl.solve_unit_lower(params.factor, columns)
     log_quadratic = jnp.log((solved**2).sum(1)) - 2 * params.log_scale
     quadratic = jnp.where(jnp.isneginf(params.log_scale), jnp.inf, jnp.exp(log_quadratic)).sum()
     singular = jnp.isneginf(params.log_scale).any()

@@ -12,7 +12,7 @@ from collapse_jax.core.random import normal
 from collapse_jax.core.registry import recorded
 from collapse_jax.core.validation import check_at_least, check_choice, check_positive
 from collapse_jax.metrics import row_scores
-from collapse_jax.numerics import gaussian_moments
+from collapse_jax.numerics import ldl
 from collapse_jax.training.sgd import STARTS
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, World
 
@@ -204,7 +204,7 @@ def _expect(mixture: Mixture, x_dxm: Array) -> tuple[Array, Array]:
     """Log responsibilities ``[K, m]`` and log densities ``[m]`` of rows."""
     centred = x_dxm - mixture.mean[:, :, None]
     if mixture.factor is not None:
-        inverse = jax.vmap(gaussian_moments.solve_unit_lower, (0, None))(mixture.factor, jnp.eye(x_dxm.shape[0]))
+        inverse = jax.vmap(ldl.solve_unit_lower, (0, None))(mixture.factor, jnp.eye(x_dxm.shape[0]))
         centred = jnp.matmul(inverse, centred, precision=_HIGHEST)
     squares = ((centred * jnp.exp(-mixture.log_scale)[:, :, None]) ** 2).sum(1)
     constant = mixture.log_weight - mixture.log_scale.sum(1) - 0.5 * x_dxm.shape[0] * jnp.log(2 * jnp.pi)
@@ -229,7 +229,7 @@ def _maximise(
     factor = None
     if covariance == "full":
         square = jnp.matmul(share[:, None] * centred, centred.transpose(0, 2, 1), precision=_HIGHEST)
-        factor, log_scale = jax.vmap(gaussian_moments.factorise)(square + floor * jnp.eye(x_dxm.shape[0]))
+        factor, log_scale = jax.vmap(ldl.factorise)(square + floor * jnp.eye(x_dxm.shape[0]))
         # No pivot lies below the least eigenvalue, whatever rounding says.
         log_scale = jnp.maximum(log_scale, 0.5 * jnp.log(floor))
     else:

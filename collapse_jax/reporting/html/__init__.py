@@ -15,12 +15,12 @@ from typing import Any
 
 import xarray as xr
 
+from collapse_jax import results
 from collapse_jax.analysis import collapse_times
 from collapse_jax.analysis import verdicts as definitions
+from collapse_jax.core.errors import StoreError
 from collapse_jax.reporting.html import charts, samples, tables
 from collapse_jax.reporting.html import text as words
-from collapse_jax.results import io
-from collapse_jax.results.io import ResultsError
 
 PAGE = "report.html"
 
@@ -37,7 +37,7 @@ def write(ds: xr.Dataset, path: Path | str, again: float | None = None) -> Path:
       The path.
 
     Raises:
-      ResultsError: the extra ``report`` is missing, or `path` cannot be written.
+      StoreError: the extra ``report`` is missing, or `path` cannot be written.
       ValueError: `ds` is not the dataset of a run.
     """
     text, path = render(ds, again, beside=Path(path).parent), Path(path)
@@ -51,7 +51,7 @@ def write(ds: xr.Dataset, path: Path | str, again: float | None = None) -> Path:
     except OSError as error:
         if partial is not None:
             partial.unlink(missing_ok=True)
-        raise ResultsError(f"{path}: cannot be written: {(error.strerror or str(error)).lower()}") from error
+        raise StoreError(f"{path}: cannot be written: {(error.strerror or str(error)).lower()}") from error
     return path
 
 
@@ -59,7 +59,7 @@ def watch(place: Any, path: Path | str, seconds: float) -> Iterator[str]:
     """Writes the report of a run again and again, whenever more of it is done, until all is.
 
     Args:
-      place: as of ``io.open``.
+      place: as of ``results.open``.
       path: of the page.
       seconds: between two looks.
 
@@ -68,7 +68,7 @@ def watch(place: Any, path: Path | str, seconds: float) -> Iterator[str]:
     """
     before = None
     while True:
-        ds = io.open(place)
+        ds = results.open(place)
         if (share := ds.attrs.get("done", 1.0)) != before:
             write(ds, path, again=seconds)
             yield words.done(ds)
@@ -93,7 +93,7 @@ def render(ds: xr.Dataset, again: float | None = None, beside: Path | None = Non
     config = str(ds.attrs.get("config", ""))
     again = None if words.is_done(ds) else again
     images, texts = samples.images(ds), samples.texts(ds)
-    files = [name for name in ("results.parquet", *io.PAGES) if beside is not None and (beside / name).exists()]
+    files = [name for name in ("results.parquet", *results.PAGES) if beside is not None and (beside / name).exists()]
     return template.render(
         title=f"{words.setting(ds)}: {', '.join(words.policies(ds))}",
         facts=words.facts(ds),
@@ -148,5 +148,5 @@ def _template() -> Any:
     return made.from_string(_file("page.html"))
 
 
-def _missing() -> ResultsError:
-    return ResultsError("a report needs optional packages: pip install 'collapse-jax[report]'")
+def _missing() -> StoreError:
+    return StoreError("a report needs optional packages: pip install 'collapse-jax[report]'")

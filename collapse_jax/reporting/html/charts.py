@@ -11,7 +11,7 @@ import xarray as xr
 
 from collapse_jax.analysis.predictions import Lines
 from collapse_jax.reporting import plot_curves
-from collapse_jax.results.io import at, columns
+from collapse_jax.results.summary import at_position, curve_positions
 from collapse_jax.results.variables import grid_dims, scalars
 
 MOST_CELLS = 20_000  # (metric, curve, generation): of more, some generations are left out
@@ -27,7 +27,7 @@ def charts(ds: xr.Dataset) -> dict[str, Any]:
     in the pictures of ``plots``.
     """
     whole = scalars(ds)
-    labels, names = columns(ds), list(map(str, whole.data_vars))
+    labels, names = curve_positions(ds), list(map(str, whole.data_vars))
     axes = [dim for dim in grid_dims(ds) if dim != "policy"]
     select = len(labels) > plot_curves.MOST_CURVES
     chosen = thinned(whole.sizes["generation"], MOST_CELLS // max(1, len(names) * len(labels)))
@@ -96,7 +96,7 @@ def _metric(
     for position in labels.values():
         curve = plot_curves.curve(shown, position, draws)
         theory = lines.at(str(values.name), position, in_logs=in_logs)
-        unfinished = int(at(values, position).isnull().all("generation").sum())
+        unfinished = int(at_position(values, position).isnull().all("generation").sum())
         band = {key: rounded(getattr(curve, key)) for key in ("centre", "low", "high")}
         found.append({**band, "theory": None if theory is None else rounded(theory), "lost": curve.lost - unfinished})
     return {

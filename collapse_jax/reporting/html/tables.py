@@ -11,7 +11,7 @@ import xarray as xr
 
 from collapse_jax.analysis.verdicts import DEFINITIONS, UNKNOWN
 from collapse_jax.reporting.html.text import is_done
-from collapse_jax.results import io as results
+from collapse_jax.results import summary
 from collapse_jax.results.variables import grid_dims, scalars
 
 _SHOWN = 300  # rows of the table of a grid
@@ -45,7 +45,7 @@ def _evidence(found: xr.Dataset) -> dict[str, str]:
 
 def numbers(ds: xr.Dataset) -> dict[str, Any]:
     """The last generation: a row a metric and a column a curve, or the other way round where there are many curves."""
-    found, shown = results.summary(ds), scalars(ds)
+    found, shown = summary.summarize(ds), scalars(ds)
     names = list(map(str, shown.data_vars))
     labels = list(dict.fromkeys(row.column for row in found))
     missing = "not finite" if is_done(ds) else "not yet"
@@ -67,7 +67,7 @@ def _units(values: xr.DataArray) -> list[str]:
     return [] if units in ("", "1") else [units]
 
 
-def _cell(row: results.Summary, missing: str) -> tuple[str, str]:
+def _cell(row: summary.Summary, missing: str) -> tuple[str, str]:
     if np.isnan(row.centre):
         return missing, ""
     return f"{row.centre:.3g}", "" if np.isnan(row.low) else f"({row.low:.3g}, {row.high:.3g})"
@@ -76,7 +76,7 @@ def _cell(row: results.Summary, missing: str) -> tuple[str, str]:
 def records(ds: xr.Dataset, charts: dict[str, Any]) -> list[dict[str, Any]]:
     """What the charts draw, one record a (metric, policy, point, generation)."""
     found = []
-    positions = results.columns(ds).values()
+    positions = summary.curve_positions(ds).values()
     for metric in charts["metrics"]:
         for curve, position in zip(metric["curves"], positions, strict=True):
             where = {dim: _label(ds, dim, i) for dim, i in position.items()}

@@ -9,7 +9,7 @@ import yaml
 from collapse_jax.analysis.collapse_times import with_role
 from collapse_jax.analysis.verdicts import DEFINITIONS, NO, UNKNOWN, YES
 from collapse_jax.reporting.html.charts import words
-from collapse_jax.results import io
+from collapse_jax.results import summary
 from collapse_jax.results.variables import grid_dims, scalars
 
 _RECORDS = ("precision", "rng", "backend", "mesh", "device", "platform", "time")
@@ -127,7 +127,7 @@ def _by_numbers(ds: xr.Dataset) -> list[str]:
         return []
     units = ds[name].attrs.get("units", "1")
     units = "" if units in ("", "1") else f" {units}"
-    first, last = (io.summary(ds[[name]], generation) for generation in (0, -1))
+    first, last = (summary.summarize(ds[[name]], generation) for generation in (0, -1))
     title = str(ds[name].attrs.get("long_name", name))
     begin, end = (int(ds["generation"].to_numpy()[i]) for i in (0, -1))
     head = f"From generation {begin:,} to {end:,} the {title} goes" if end > begin else f"The {title} is"

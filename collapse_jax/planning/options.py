@@ -1,0 +1,41 @@
+"""The options of a sweep besides its grid, and their checks."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from collapse_jax.core.sharding import mesh_size
+from collapse_jax.core.validation import check_at_least, check_choice
+
+PRECISIONS = ("float32", "float64")
+
+
+RNGS = ("threefry2x32", "rbg", "unsafe_rbg")
+
+
+BACKENDS = ("auto", "each", "rows", "law")
+
+
+class Options(NamedTuple):
+    """What a sweep is told besides its grid; see ``sweep``."""
+
+    num_generations: int
+    num_chains: int
+    seed: int = 0
+    metrics: Sequence[str] | None = None
+    precision: str = "float32"
+    rng: str = "threefry2x32"
+    backend: str = "auto"
+    chains_per_block: int | None = None
+    checkpoint_every: int | None = None
+    mesh: Mapping[str, int] | None = None
+
+
+def check_options(options: Options) -> None:
+    """Raise a one-line error where an option is wrong by itself."""
+    for name in ("num_generations", "num_chains", "chains_per_block", "checkpoint_every"):
+        if getattr(options, name) is not None:
+            check_at_least(name, getattr(options, name), 1)
+    check_at_least("seed", options.seed, 0, 2**32 - 1)
+    mesh_size(options.mesh)
+    for name, choices in (("precision", PRECISIONS), ("rng", RNGS), ("backend", BACKENDS)):
+        check_choice(name, getattr(options, name), choices)
