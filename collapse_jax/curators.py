@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax.core import batch
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.lineage import bare
 from collapse_jax.core.random import stream, uniform
 from collapse_jax.core.registry import recorded
-from collapse_jax.core.validation import check_at_least, check_not_negative, check_share, is_traced, number
+from collapse_jax.core.validation import is_traced, require_integer, require_number, require_share
 from collapse_jax.numerics import order_selection
 from collapse_jax.types import Array, Batch, Curator, Key, Setting, Tree, World
 
@@ -39,11 +40,11 @@ def verify(keep_right: Array | float = 0.9, keep_wrong: Array | float = 0.1, k: 
       by: score that says whether a row is right (1) or not (0).
 
     Raises:
-      ValueError: a probability outside [0, 1], or k below 1.
+      UsageError: a probability outside [0, 1], or k below 1.
     """
-    check_share("keep_right", keep_right)
-    check_share("keep_wrong", keep_wrong)
-    check_at_least("k", k, 1)
+    require_share("keep_right", keep_right)
+    require_share("keep_wrong", keep_wrong)
+    require_integer("k", k, 1)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
         right = score_of(setting, by, world, params, candidates) > 0.5
@@ -69,9 +70,9 @@ def best_of(k: int = 2, by: str | None = None) -> Curator:
       by: name of the score.
 
     Raises:
-      ValueError: k below 1.
+      UsageError: k below 1.
     """
-    check_at_least("k", k, 1)
+    require_integer("k", k, 1)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
         return _pick(candidates, num, score_of(setting, by, world, params, candidates))
@@ -96,12 +97,12 @@ def verifier(
       towards: name of the score that a biased judge likes.
 
     Raises:
-      ValueError: a noise below 0, a bias that is no number, or k below 1.
+      UsageError: a noise below 0, a bias that is no number, or k below 1.
     """
-    check_not_negative("noise", noise)
+    require_number("noise", noise, 0)
     if not is_traced(bias):
-        number("verifier", "bias", bias, "a number", lambda x: True)
-    check_at_least("k", k, 1)
+        require_number("verifier: bias", bias)
+    require_integer("k", k, 1)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
         judged = score_of(setting, by, world, params, candidates)
@@ -126,13 +127,13 @@ def curate(strength: Array | float = 1.0, k: int = 2, by: str | Sequence[str] | 
       by: name of the score, or names of several.
 
     Raises:
-      ValueError: a negative strength, k below 1, or no name in a list.
+      UsageError: a negative strength, k below 1, or no name in a list.
     """
-    check_not_negative("strength", strength)
-    check_at_least("k", k, 1)
+    require_number("strength", strength, 0)
+    require_integer("k", k, 1)
     names = [by] if by is None or isinstance(by, str) else list(by)
     if not names:
-        raise ValueError("by must name at least one score, not []")
+        raise UsageError("by must name at least one score, not []")
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
         value = jnp.stack([score_of(setting, name, world, params, candidates) for name in names])
@@ -156,9 +157,9 @@ def top_fraction(fraction: Array | float = 0.5, by: str | None = None) -> Curato
       by: name of the score.
 
     Raises:
-      ValueError: a fraction outside [0, 1].
+      UsageError: a fraction outside [0, 1].
     """
-    check_share("fraction", fraction)
+    require_share("fraction", fraction)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
         value = _of_present(candidates, score_of(setting, by, world, params, candidates))
@@ -185,11 +186,11 @@ def detect(accuracy: Array | float = 0.8, power: Array | float = 1.0) -> Curator
       power: 0 changes nothing.
 
     Raises:
-      ValueError: an accuracy or a power out of range.
+      UsageError: an accuracy or a power out of range.
     """
     if not is_traced(accuracy):
-        number("detect", "accuracy", accuracy, "a number above 0 and below 1", lambda x: 0 < x < 1)
-    check_not_negative("power", power)
+        require_number("detect: accuracy", accuracy, above=0, below=1)
+    require_number("power", power, 0)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
         found = uniform(key, (1, num)) < accuracy
@@ -211,9 +212,9 @@ def self_correct(strength: Array | float = 1.0) -> Curator:
       strength: gamma >= 0; 0 changes nothing.
 
     Raises:
-      ValueError: a negative strength.
+      UsageError: a negative strength.
     """
-    check_not_negative("strength", strength)
+    require_number("strength", strength, 0)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
         corrected = uniform(stream(key, "choice"), (num,)) * (1 + strength) < strength
@@ -236,13 +237,13 @@ def edit(fraction: Array | float = 0.5) -> Curator:
       fraction: probability that a symbol is drawn anew; 0 leaves real rows.
 
     Raises:
-      ValueError: a fraction outside [0, 1], or (when used) a setting whose rows are no sequences.
+      UsageError: a fraction outside [0, 1], or (when used) a setting whose rows are no sequences.
     """
-    check_share("fraction", fraction)
+    require_share("fraction", fraction)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
         if setting.rewrite is None:
-            raise ValueError(f"curator edit: rows of setting {setting.name} are no sequences that a fit can rewrite")
+            raise UsageError(f"curator edit: rows of setting {setting.name} are no sequences that a fit can rewrite")
         real = setting.real(stream(key, "real"), world, num)
         rows = setting.rewrite(stream(key, "rewrite"), params, real, fraction)
         return candidates._replace(items=rows.astype(candidates.items.dtype)[None])
@@ -263,9 +264,9 @@ def diverse(k: int = 2) -> Curator:
       k: candidates a row; 1 changes nothing.
 
     Raises:
-      ValueError: k below 1.
+      UsageError: k below 1.
     """
-    check_at_least("k", k, 1)
+    require_integer("k", k, 1)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
         present = _of_present(candidates, jnp.full(num * k, jnp.inf))
@@ -278,10 +279,10 @@ def then(*curators: Curator) -> Curator:
     """One curator after another: what the first keeps are the candidates of the next; factors multiply.
 
     Raises:
-      ValueError: none are given.
+      UsageError: none are given.
     """
     if not curators:
-        raise ValueError("then needs at least one curator")
+        raise UsageError("then needs at least one curator")
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
         for i, (curator, left) in enumerate(zip(curators, kept, strict=True)):
@@ -297,11 +298,11 @@ def score_of(setting: Setting, by: str | None, world: World, params: Tree, candi
     """What the setting thinks of each candidate ``[m]``.
 
     Raises:
-      ValueError: the setting has no such score, or none at all.
+      UsageError: the setting has no such score, or none at all.
     """
     if not setting.scores or (by is not None and by not in setting.scores):
         known = f"one of {', '.join(setting.scores)}" if setting.scores else "it has none"
-        raise ValueError(f"by: setting {setting.name} has no score {by or 'to judge rows by'!r}; {known}")
+        raise UsageError(f"by: setting {setting.name} has no score {by or 'to judge rows by'!r}; {known}")
     name = next(iter(setting.scores)) if by is None else by
     return setting.scores[name](world, params, batch.rows(candidates)[0])
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 
 from collapse_jax.core import batch
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.registry import recorded
-from collapse_jax.core.validation import check_at_least, check_share, is_traced
+from collapse_jax.core.validation import is_traced, require_integer, require_share
 from collapse_jax.types import Array, Batch, Policy
 
 
@@ -30,7 +31,7 @@ def accumulate() -> Policy:
 def accumulate_subsample(num: int | None = None, replacement: bool = False) -> Policy:
     """Accumulate, but each fit sees `num` rows (default n) drawn anew from the whole pool (arXiv 2410.16713)."""
     if num is not None:
-        check_at_least("num", num, 1)
+        require_integer("num", num, 1)
     return Policy("accumulate_subsample", redraw=lambda n: n if num is None else num, replacement=replacement)
 
 
@@ -57,9 +58,9 @@ def weighted_fresh(weight: float = 0.5, real: int | None = None) -> Policy:
     of both, w = 1/2 is pooling. Where the variance is known and k = real / n, the error of a fitted mean is least at
     w = (sqrt(k^2 + 4 k) - k) / 2, for k = 1 the golden ratio's 0.618.
     """
-    check_share("weight", weight)
+    require_share("weight", weight)
     if real is not None:
-        check_at_least("real", real, 1)
+        require_integer("real", real, 1)
 
         def beside(new: Batch, rows: Batch) -> Batch:
             n = (
@@ -93,13 +94,13 @@ def mix(real: int | None = None, synthetic: int | None = None, nested: bool = Tr
       nested: whether real rows are among those of the first fit.
 
     Raises:
-      ValueError: a number below 0, no rows at all, or (when used) more nested rows than there are.
+      UsageError: a number below 0, no rows at all, or (when used) more nested rows than there are.
     """
     for name, value in (("real", real), ("synthetic", synthetic)):
         if value is not None:
-            check_at_least(name, value, 0)
+            require_integer(name, value, 0)
     if real == synthetic == 0:
-        raise ValueError("real and synthetic are both 0: a fit would see no rows")
+        raise UsageError("real and synthetic are both 0: a fit would see no rows")
     rows = lambda given: lambda n: n if given is None else given  # noqa: E731
     return Policy("mix", keep=1, real="first" if nested else "fresh", real_rows=rows(real), new_rows=rows(synthetic),
                   join=lambda new, real: batch.beside(real, new))  # fmt: skip
@@ -108,14 +109,14 @@ def mix(real: int | None = None, synthetic: int | None = None, nested: bool = Tr
 @recorded
 def window(k: int = 5) -> Policy:
     """Train on the last `k` batches, the real data being batch 0."""
-    check_at_least("k", k, 1)
+    require_integer("k", k, 1)
     return Policy("window", keep=k)
 
 
 @recorded
 def decay(gamma: float = 0.5) -> Policy:
     """Accumulate with weight gamma^age."""
-    check_share("gamma", gamma)
+    require_share("gamma", gamma)
     return Policy("decay", fade=gamma)
 
 
@@ -139,17 +140,17 @@ def growing(sizes: Sequence[int] = (), policy: Policy | None = None) -> Policy:
       policy: any but those that say how many rows are generated (``mix``, ``weighted_fresh`` with `real`).
 
     Raises:
-      ValueError: a size below 1, or (when used) another such policy.
+      UsageError: a size below 1, or (when used) another such policy.
     """
     for size in sizes:
-        check_at_least("sizes", size, 1)
+        require_integer("sizes", size, 1)
     inner = replace() if policy is None else policy
     return inner._replace(name="growing" if policy is None else f"growing {inner.name}", sizes=tuple(sizes))
 
 
 def _count(share: Array | float) -> Callable[[int], Array | int]:
     """Rows that are real: rounded half up, and one row stays on each side whose share is not 0."""
-    check_share("share", share)
+    require_share("share", share)
 
     def count(n: int) -> Array | int:
         # The slack lets a share such as 0.585 of 100, which no float is exactly, round up traced or not.

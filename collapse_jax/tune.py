@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import optax
 
 from collapse_jax.core.chain import make_chain
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import chain_keys
-from collapse_jax.core.validation import check_at_least, check_positive
+from collapse_jax.core.validation import require_integer, require_positive
 from collapse_jax.types import Array, Key, Policy, Setting, Tree
 
 
@@ -61,26 +62,26 @@ def final_risk(
       ``[T]``.
 
     Raises:
-      ValueError: a setting that is not reparameterised, a policy whose float counts rows, another metric, or a number
+      UsageError: a setting that is not reparameterised, a policy whose float counts rows, another metric, or a number
         out of range; of rows: a setting whose statistics have no law for any number of them.
     """
-    check_at_least("num_generations", num_generations, 2)
-    check_at_least("num_chains", num_chains, 1)
+    require_integer("num_generations", num_generations, 2)
+    require_integer("num_chains", num_chains, 1)
     if not setting.reparameterised:
-        raise ValueError(
+        raise UsageError(
             f"setting {setting.name} chooses rows or symbols among others, so the risk has no gradient through its "
             "generations; gaussian and linear_regression have one"
         )
     if metric not in (known := [m.name for m in setting.metrics]):
-        raise ValueError(f"metric: setting {setting.name} has no {metric!r}; one of {', '.join(known)}")
+        raise UsageError(f"metric: setting {setting.name} has no {metric!r}; one of {', '.join(known)}")
     if num_samples is None and (setting.relabel is not None or setting.real_compressed is None):
-        raise ValueError(f"setting {setting.name} draws rows, of which there are whole numbers; give num_samples")
+        raise UsageError(f"setting {setting.name} draws rows, of which there are whole numbers; give num_samples")
     world, keys = setting.world(), chain_keys(seed, num_chains)
 
     def chain_at(value: Array) -> Tree:
         made = policy(value)
         if made.real_rows is not None and made.new_rows is None:
-            raise ValueError(f"policy {made.name} counts rows, in which no risk is smooth; weighted_fresh weighs them")
+            raise UsageError(f"policy {made.name} counts rows, in which no risk is smooth; weighted_fresh weighs them")
         rows: Any = value if num_samples is None else num_samples
         return make_chain(setting, made, num_samples=rows, num_generations=num_generations)
 
@@ -100,7 +101,7 @@ def final_risk(
 
     def risk(value: Array) -> Array:
         if jnp.shape(value) not in ((), (length,)):
-            raise ValueError(f"value must be a number or {length} of them, not of shape {jnp.shape(value)}")
+            raise UsageError(f"value must be a number or {length} of them, not of shape {jnp.shape(value)}")
         schedule = jnp.broadcast_to(jnp.asarray(value, jnp.result_type(float)), length)
         return jax.vmap(last, (None, 0))(schedule, keys).mean()
 
@@ -128,19 +129,19 @@ def tune(
       budget: what the values that `risk` takes must sum to (rows of all batches, say); None: nothing.
 
     Raises:
-      ValueError: a start outside (0, 1), no steps, or a rate or budget that is not above 0.
+      UsageError: a start outside (0, 1), no steps, or a rate or budget that is not above 0.
     """
-    check_at_least("steps", steps, 1)
-    check_positive("learning_rate", learning_rate)
+    require_integer("steps", steps, 1)
+    require_positive("learning_rate", learning_rate)
     first = jnp.asarray(start, jnp.result_type(float))
     if not bool(((first > 0) & (first < 1)).all()):
-        raise ValueError(f"start must lie between 0 and 1, not be {start}")
+        raise UsageError(f"start must lie between 0 and 1, not be {start}")
     if budget is None:
         odds, value_of = jnp.log(first) - jnp.log1p(-first), jax.nn.sigmoid
     else:
-        check_positive("budget", budget)
+        require_positive("budget", budget)
         if first.ndim != 1:
-            raise ValueError("start: a budget is divided by shares, one a batch, such as jnp.full(T, 1 / T)")
+            raise UsageError("start: a budget is divided by shares, one a batch, such as jnp.full(T, 1 / T)")
         odds, value_of = jnp.log(first), lambda x: budget * jax.nn.softmax(x)
     adam, gradient = optax.adam(learning_rate), jax.value_and_grad(lambda x: risk(value_of(x)))
 

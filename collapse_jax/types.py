@@ -56,7 +56,7 @@ class Source(NamedTuple):
       dim: number of columns.
       arrays: pytree of arrays that ``draw`` reads. It travels to compiled code as an argument, never closed over.
       draw: ``(key, arrays, num) -> [num, dim]``, pure, `num` static: independent rows of the real law.
-      held_out: ``(num) -> [num, dim]``, run once on the host: test rows, the same at every call; raises ``ValueError``
+      held_out: ``(num) -> [num, dim]``, run once on the host: test rows, the same at every call; raises ``UsageError``
         where fewer than `num` exist.
       mean: ``[dim]``, of the real law. For a table: of its train split, which *is* the real law.
       covariance: ``[dim, dim]``, of the real law (of a table's train split: divided by the number of rows).
@@ -110,7 +110,7 @@ class Text(NamedTuple):
       arrays: pytree of arrays that ``draw`` reads.
       draw: ``(key, arrays, num, length) -> [num, length]``, pure: independent sequences of the real law.
       held_out: ``(num, length) -> [num, length]``, on the host: test sequences that do not overlap, the same at every
-        call; raises ``ValueError`` where fewer than `num` exist.
+        call; raises ``UsageError`` where fewer than `num` exist.
       real_rows: ``(length) -> [rows, columns]``, on the host: all of the real text (of a law without end: a long
         stretch), in which n-grams count as real.
       size: symbols that ``draw`` chooses from, or None where they never end.

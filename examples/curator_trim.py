@@ -9,7 +9,7 @@ import collapse_jax as cj
 from collapse_jax import curators, policies, settings
 from collapse_jax.core import batch
 from collapse_jax.core.registry import recorded
-from collapse_jax.core.validation import is_traced, number
+from collapse_jax.core.validation import is_traced, require_number
 from collapse_jax.types import Array, Batch, Curator, Key, Setting, Tree, World
 
 
@@ -28,7 +28,7 @@ def trim(limit: Array | float = 3.0) -> Curator:
       ValueError: a limit below 1.
     """
     if not is_traced(limit):
-        number("trim", "limit", limit, "a number >= 1", lambda x: x >= 1)
+        require_number("limit", limit, 1)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
         x, weight = batch.rows(candidates)

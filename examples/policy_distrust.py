@@ -7,7 +7,7 @@ import collapse_jax as cj
 from collapse_jax import policies, settings
 from collapse_jax.core import batch
 from collapse_jax.core.registry import recorded
-from collapse_jax.core.validation import check_share
+from collapse_jax.core.validation import require_share
 from collapse_jax.types import Array, Policy
 
 
@@ -21,7 +21,7 @@ def distrust(trust: Array | float = 0.5) -> Policy:
     Raises:
       ValueError: a trust outside [0, 1].
     """
-    check_share("trust", trust)
+    require_share("trust", trust)
     return Policy("distrust", join=lambda new, real: batch.scale(new, trust))
 
 

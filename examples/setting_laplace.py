@@ -13,7 +13,7 @@ import collapse_jax as cj
 from collapse_jax import policies, settings
 from collapse_jax.core import batch as B
 from collapse_jax.core.registry import recorded
-from collapse_jax.core.validation import check_positive
+from collapse_jax.core.validation import require_positive
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
 
 
@@ -30,7 +30,7 @@ def laplace(scale: Array | float = 1.0) -> Setting:
     Raises:
       ValueError: a scale that is not above 0.
     """
-    check_positive("scale", scale)
+    require_positive("scale", scale)
 
     def observe(key: Key, world: World, fitted: Array, summary: Tree, generated: Tree) -> dict[str, Array]:
         log_ratio = jnp.log(fitted / scale)

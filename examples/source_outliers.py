@@ -13,7 +13,7 @@ import collapse_jax as cj
 from collapse_jax import data, policies, settings
 from collapse_jax.core.random import normal
 from collapse_jax.core.registry import recorded
-from collapse_jax.core.validation import fraction, integer, positive
+from collapse_jax.core.validation import require_integer, require_number, require_positive
 from collapse_jax.data.synthetic import held_out_of
 from collapse_jax.types import Array, Key, Source, Tree
 
@@ -30,9 +30,9 @@ def outliers(dim: int = 1, share: float = 0.05, scale: float = 5.0) -> Source:
     Raises:
       ValueError: a number out of range.
     """
-    dim = integer("outliers", "dim", dim, 1)
-    share = fraction("outliers", "share", share)
-    scale = positive("outliers", "scale", scale)
+    dim = require_integer("outliers: dim", dim, 1)
+    share = require_number("outliers: share", share, 0, 1, exclusive=True)
+    scale = require_positive("outliers: scale", scale)
 
     def draw(key: Key, arrays: Tree, num: int) -> Array:
         key_which, key_rows = jax.random.split(key)

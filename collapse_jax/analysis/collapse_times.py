@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import xarray as xr
 
-from collapse_jax.core.validation import fraction
+from collapse_jax.core.errors import UsageError
+from collapse_jax.core.validation import require_number
 from collapse_jax.numerics.confidence_intervals import LEVEL
 from collapse_jax.results.variables import grid_dims
 
@@ -40,10 +41,10 @@ def collapse_times(ds: xr.Dataset, threshold: float = 0.01) -> xr.Dataset:
       where no metric has such a role.
 
     Raises:
-      ValueError: a threshold out of range.
+      UsageError: a threshold out of range.
     """
     check_run("collapse_times", ds)
-    fraction("collapse_times", "threshold", threshold)
+    require_number("collapse_times: threshold", threshold, above=0, below=1)
     names = [(name, np.log(threshold)) for name in with_role(ds, "log_variance")[:1]]
     return _times(ds, names + [(name, 1.5) for name in with_role(ds, "modes")[:1]])  # under it: one alive, or none
 
@@ -105,12 +106,12 @@ def points(ds: xr.Dataset) -> xr.DataArray:
 
 
 def check_run(where: str, ds: xr.Dataset) -> None:
-    """Raises ``ValueError`` unless `ds` could be what ``sweep`` gave."""
+    """Raises ``UsageError`` unless `ds` could be what ``sweep`` gave."""
     if not isinstance(ds, xr.Dataset):
-        raise ValueError(f"{where}: ds must be a dataset of a run, not {type(ds).__name__}")
+        raise UsageError(f"{where}: ds must be a dataset of a run, not {type(ds).__name__}")
     for dim in ("chain", "generation"):
         if dim not in ds.dims:
-            raise ValueError(f"{where}: ds has no dimension {dim!r}; give what sweep or open returned")
+            raise UsageError(f"{where}: ds has no dimension {dim!r}; give what sweep or open returned")
 
 
 def _times(ds: xr.Dataset, names: list[tuple[str, float]]) -> xr.Dataset:

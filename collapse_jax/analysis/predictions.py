@@ -12,6 +12,7 @@ import yaml
 from collapse_jax import config, theory
 from collapse_jax.config import schema
 from collapse_jax.config.sweep_section import moved, parts_at
+from collapse_jax.core.errors import UsageError
 from collapse_jax.planning.describe_calls import changed
 from collapse_jax.planning.grid import coordinates
 from collapse_jax.theory import Case
@@ -68,7 +69,7 @@ def predict(
       ``statistic`` over chains (mean or variance), whether it is ``exact``, and its ``source``.
 
     Raises:
-      ValueError: no such setting, policy or argument.
+      UsageError: no such setting, policy or argument.
     """
     spec = [{"kind": part} if isinstance(part, str) else dict(part) for part in (setting, policy)]
     case = _case(*spec, num_samples=num_samples, num_generations=num_generations)
@@ -92,7 +93,7 @@ class Lines:
         try:
             self.experiment = config.from_dict(yaml.safe_load(ds.attrs["config"])) if "config" in ds.attrs else None
             self._axes = () if self.experiment is None else self.experiment.grid().axes
-        except ValueError:  # of another version, or its data are not here
+        except UsageError:  # of another version, or its data are not here
             self.experiment = None
 
     def at(self, name: str, position: dict[str, int], *, in_logs: bool = False) -> np.ndarray | None:
@@ -106,7 +107,7 @@ class Lines:
         try:
             case = self._case(position)
             column = self.ds["generation"].to_numpy().reshape(-1) - 1
-        except (KeyError, ValueError):
+        except (KeyError, UsageError):
             return None
         if case is None:
             return None

@@ -8,6 +8,7 @@ import yaml
 
 from collapse_jax import config
 from collapse_jax.analysis.verdicts import DEFINITIONS, score
+from collapse_jax.core.errors import UsageError
 from collapse_jax.numerics.confidence_intervals import Interval, median_interval
 from collapse_jax.planning.grid import Point
 from collapse_jax.results.summary import at_position, curve_positions
@@ -47,10 +48,10 @@ def strategies(ds: xr.Dataset) -> list[Strategy]:
     """One a curve of a dataset that carries its config.
 
     Raises:
-      ValueError: a dataset without a config.
+      UsageError: a dataset without a config.
     """
     if "config" not in ds.attrs:
-        raise ValueError("compare: the dataset carries no config; open the folder of a run")
+        raise UsageError("compare: the dataset carries no config; open the folder of a run")
     experiment = config.from_dict(yaml.safe_load(ds.attrs["config"]))
     grid, verdicts, found = experiment.grid(), score(ds)["verdict"], []
     for label, position in curve_positions(ds).items():

@@ -9,6 +9,7 @@ import numpy as np
 from collapse_jax import config
 from collapse_jax.analysis.predictions import case_of
 from collapse_jax.analysis.theory_check_cases import EXPERIMENTS
+from collapse_jax.core.errors import UsageError
 from collapse_jax.execution.sweep import sweep
 from collapse_jax.theory import Case, Prediction, predictions
 from collapse_jax.types import Symbols
@@ -58,12 +59,12 @@ def verify(settings: Sequence[str] | None = None, done: Callable[[str], None] = 
       done: told the setting of each experiment as it begins.
 
     Raises:
-      ValueError: a setting of which nothing is predicted.
+      UsageError: a setting of which nothing is predicted.
     """
     known = list(dict.fromkeys(raw["setting"]["kind"] for raw in EXPERIMENTS))
     for name in settings or ():
         if name not in known:
-            raise ValueError(f"setting: nothing is predicted of {name!r}; one of {', '.join(known)}")
+            raise UsageError(f"setting: nothing is predicted of {name!r}; one of {', '.join(known)}")
     rows: list[Row] = []
     for seed, raw in enumerate(EXPERIMENTS):
         if settings is None or raw["setting"]["kind"] in settings:

@@ -86,7 +86,7 @@ def score(ds: xr.Dataset) -> xr.Dataset:
       and ``rule`` along ``definition`` alone.
 
     Raises:
-      ValueError: `ds` is not the dataset of a run.
+      UsageError: `ds` is not the dataset of a run.
     """
     check_run("score", ds)
     grid, names = points(ds), [definition.name for definition in DEFINITIONS]

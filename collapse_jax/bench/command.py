@@ -10,6 +10,7 @@ import jax
 
 from collapse_jax.bench import plots, report, run
 from collapse_jax.bench.suites import suite
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.validation import one_line
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def bench(arguments: argparse.Namespace, console: "Console") -> list[str]:
       The names of cases that are slower than in the file of ``--compare``, beyond machine and noise.
 
     Raises:
-      ValueError: an unknown suite or case, a device that is not there, a file that cannot be read or written; before
+      UsageError: an unknown suite or case, a device that is not there, a file that cannot be read or written; before
         anything is measured.
     """
     if arguments.device is not None:
@@ -52,19 +53,19 @@ def _choose(device: str) -> None:
         jax.config.update("jax_platforms", device)
         found = jax.default_backend()
     except RuntimeError as error:
-        raise ValueError(f"device: JAX finds no {device!r} here ({one_line(error, 100)})") from error
+        raise UsageError(f"device: JAX finds no {device!r} here ({one_line(error, 100)})") from error
     if found != {"cuda": "gpu", "rocm": "gpu"}.get(device, device):
-        raise ValueError(f"device: JAX has already begun on {found}; start anew with JAX_PLATFORMS={device}")
+        raise UsageError(f"device: JAX has already begun on {found}; start anew with JAX_PLATFORMS={device}")
 
 
 def _check(arguments: argparse.Namespace, before: report.Report | None) -> None:
     """What would else be found after minutes of measuring."""
     names = {case.name for case in suite(arguments.suite, arguments.quick, arguments.only)}
     if before is not None and names.isdisjoint(row.name for row in before.rows):
-        raise ValueError(f"{arguments.compare}: holds none of the {len(names)} cases asked for")
+        raise UsageError(f"{arguments.compare}: holds none of the {len(names)} cases asked for")
     for path in (arguments.json, arguments.plot):
         if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-            raise ValueError(f"{path}: its folder does not exist or cannot be written to")
+            raise UsageError(f"{path}: its folder does not exist or cannot be written to")
     if arguments.plot is not None:
         plots.check_suffix(arguments.plot)
     if arguments.trace is not None:
@@ -75,4 +76,4 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{folder}: cannot be made: {(error.strerror or str(error)).lower()}") from error
+        raise UsageError(f"{folder}: cannot be made: {(error.strerror or str(error)).lower()}") from error

@@ -9,6 +9,7 @@ import numpy as np
 from collapse_jax.bench.machine import TERMS
 from collapse_jax.bench.measure import Scaling
 from collapse_jax.bench.report import Report
+from collapse_jax.core.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,20 +23,20 @@ def check_suffix(path: Path) -> None:
     """Whether matplotlib can write such a picture.
 
     Raises:
-      ValueError: it cannot.
+      UsageError: it cannot.
     """
     from matplotlib.backend_bases import FigureCanvasBase
 
     known = FigureCanvasBase.get_supported_filetypes()
     if path.suffix[1:] not in known:
-        raise ValueError(f"{path}: a picture's suffix must be one of {', '.join(sorted(known))}")
+        raise UsageError(f"{path}: a picture's suffix must be one of {', '.join(sorted(known))}")
 
 
 def draw(report: Report, path: Path) -> Path:
     """Draws the report into a picture file; its suffix chooses the format.
 
     Raises:
-      ValueError: a suffix that matplotlib cannot write.
+      UsageError: a suffix that matplotlib cannot write.
     """
     from matplotlib.figure import Figure  # no pyplot: no window, no global state
 

@@ -14,6 +14,7 @@ import jax
 from collapse_jax import __version__
 from collapse_jax.bench.machine import Rates, copied_size, floor, limit, lowest
 from collapse_jax.bench.measure import Row, Scaling
+from collapse_jax.core.errors import UsageError
 from collapse_jax.planning.roofline import Work
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def write(report: Report, path: Path) -> None:
     """As JSON.
 
     Raises:
-      ValueError: a file that cannot be written.
+      UsageError: a file that cannot be written.
     """
     rows = [row._asdict() | {"work": row.work._asdict(), "us": 1e6 * row.median, "spread": row.spread,
                              "fraction_of_floor": row.fraction} for row in report.rows]  # fmt: skip
@@ -80,14 +81,14 @@ def write(report: Report, path: Path) -> None:
     try:
         path.write_text(json.dumps(values, indent=1) + "\n")
     except OSError as error:
-        raise ValueError(f"{path}: cannot be written: {(error.strerror or str(error)).lower()}") from error
+        raise UsageError(f"{path}: cannot be written: {(error.strerror or str(error)).lower()}") from error
 
 
 def read(path: Path) -> Report:
     """What ``write`` wrote.
 
     Raises:
-      ValueError: a file that is not that.
+      UsageError: a file that is not that.
     """
     try:
         values = json.loads(path.read_text())
@@ -102,9 +103,9 @@ def read(path: Path) -> Report:
                     for s in values["scalings"]]  # fmt: skip
         return Report(values["about"], Rates(**rates), tuple(rows), tuple(scalings), values["regions"])
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from error
+        raise UsageError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not what `collapse-jax bench --json` writes") from error
+        raise UsageError(f"{path}: not what `collapse-jax bench --json` writes") from error
 
 
 class Change(NamedTuple):
@@ -133,7 +134,7 @@ def compare(now: Report, before: Report) -> list[Change]:
     """The cases that both hold.
 
     Raises:
-      ValueError: there are none.
+      UsageError: there are none.
     """
     known, changes = {row.name: row for row in before.rows}, []
     for row in now.rows:
@@ -145,7 +146,7 @@ def compare(now: Report, before: Report) -> list[Change]:
             noise = max(_LEAST, _SIGMAS * math.hypot(row.spread, old.spread))
             changes.append(Change(row.name, row.median / old.median, again, noise))
     if not changes:
-        raise ValueError("compare: the two reports have no case in common")
+        raise UsageError("compare: the two reports have no case in common")
     return changes
 
 

@@ -32,7 +32,7 @@ def bench(
       tell: is told what is being done.
 
     Raises:
-      ValueError: no such suite or case.
+      UsageError: no such suite or case.
     """
     cases = suite(name, quick, only)
     rounds, seconds = (_QUICK_ROUNDS, _QUICK_SECONDS) if quick else (_ROUNDS, _SECONDS)

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from collapse_jax import data, policies, settings
-from collapse_jax.core.validation import check_choice
+from collapse_jax.core.errors import UsageError
+from collapse_jax.core.validation import require_choice
 from collapse_jax.data import symbols
 from collapse_jax.types import Policy, Setting
 
@@ -112,10 +113,10 @@ def suite(name: str, quick: bool = False, only: str = "") -> tuple[Case, ...]:
     """The cases of a suite; `quick` takes the first two, `only` those whose names hold it.
 
     Raises:
-      ValueError: no such suite, or no such case.
+      UsageError: no such suite, or no such case.
     """
-    check_choice("suite", name, tuple(SUITES))
+    require_choice("suite", name, tuple(SUITES))
     cases = [case for case in SUITES[name]() if only in case.name]
     if not cases:
-        raise ValueError(f"only: no case of suite {name} has {only!r} in its name")
+        raise UsageError(f"only: no case of suite {name} has {only!r} in its name")
     return tuple(cases[:2] if quick else cases)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from collapse_jax.config import schema
-from collapse_jax.core.validation import MissingExtraError
+from collapse_jax.core.errors import MissingExtraError
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:

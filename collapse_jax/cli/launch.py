@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from collapse_jax import config, results
-from collapse_jax.core.errors import StoreError
+from collapse_jax.core.errors import StoreError, UsageError
 from collapse_jax.execution import resumable
 from collapse_jax.planning.block_functions import MOST_AT_ONCE
 from collapse_jax.planning.plan import Plan, make_plan
@@ -26,7 +26,7 @@ _SHARD_VARIABLES = (
 )
 
 
-class LaunchError(ValueError):
+class LaunchError(UsageError):
     """A way of running that cannot be, told in one line."""
 
 

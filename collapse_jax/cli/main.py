@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from collapse_jax import __version__
 from collapse_jax.bench import arguments as options
+from collapse_jax.core.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,10 +24,6 @@ Every key of CONFIG can be given as a flag with its dotted path; list items are 
 
 `collapse-jax run CONFIG --options` prints all flags of a config, `collapse-jax list` what it may name.
 """
-
-
-class UsageError(ValueError):
-    """A command line that cannot be obeyed."""
 
 
 class UnitsFailed(RuntimeError):
@@ -76,9 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `collapse-jax list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except ValueError as error:
-        if "\n" in str(error):  # what this package tells a user fits on a line; a bug keeps its traceback
-            raise
+    except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

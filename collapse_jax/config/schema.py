@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union
 
 from collapse_jax.config.yaml_io import ConfigError
+from collapse_jax.core.errors import UsageError
 
 if TYPE_CHECKING:  # at run time these cost the import of JAX, and `--help` must not
     from collapse_jax.types import Metric
@@ -53,7 +54,7 @@ class Spec:
         }
         try:
             return self.factory(**arguments)
-        except (ValueError, OSError, ImportError) as error:
+        except (UsageError, OSError) as error:
             raise ConfigError(f"{path or self.kind}: {error}") from error
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import yaml
 
+from collapse_jax.core.errors import UsageError
 
-class ConfigError(ValueError):
+
+class ConfigError(UsageError):
     """A mistake in a config, told in one line that begins with the dotted path of the value."""
 
 

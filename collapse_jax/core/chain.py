@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from collapse_jax.core import batch as B
 from collapse_jax.core import resampling
 from collapse_jax.core.data_plan import DataPlan, plan_data
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.pool import Memory, memory_for
 from collapse_jax.core.random import stream
-from collapse_jax.core.validation import check_at_least, is_traced
+from collapse_jax.core.validation import is_traced, require_integer
 from collapse_jax.types import Array, Batch, Chain, Curator, Key, Policy, Setting, Tree, World
 
 
@@ -59,17 +60,17 @@ def make_chain(
       fold: ``"blocks"`` keeps every generation's rows even where statistics would do (slower; a check of the others).
 
     Raises:
-      ValueError: a number below 1, or a backend that the pair does not allow.
+      UsageError: a number below 1, or a backend that the pair does not allow.
     """
     if not is_traced(num_samples):
-        check_at_least("num_samples", num_samples, max(1, setting.min_samples), 2**31 - 1)
-    check_at_least("num_generations", num_generations, 1, 2**31 - 1)
+        require_integer("num_samples", num_samples, max(1, setting.min_samples), 2**31 - 1)
+    require_integer("num_generations", num_generations, 1, 2**31 - 1)
     if policy.redraw is not None:
-        check_at_least("num", policy.redraw(num_samples), setting.min_samples)
+        require_integer("num", policy.redraw(num_samples), setting.min_samples)
     if policy.real_rows is not None and policy.join is not None and policy.new_rows is None:
-        raise ValueError(f"policy {policy.name}: give real_rows or join, not both")
+        raise UsageError(f"policy {policy.name}: give real_rows or join, not both")
     if policy.new_rows is not None and policy.real_rows is not None and policy.real == "first":
-        check_at_least(f"policy {policy.name}: real", policy.real_rows(num_samples), 0, num_samples)
+        require_integer(f"policy {policy.name}: real", policy.real_rows(num_samples), 0, num_samples)
     if policy.sizes:
         policy = _scheduled(setting, policy, num_samples)
     made = plan_data(setting, policy, curator, backend, fold)
@@ -80,12 +81,12 @@ def make_chain(
 def _scheduled(setting: Setting, policy: Policy, num_samples: int) -> Policy:
     """The policy without its schedule where that says n of every batch: a count that is traced draws other numbers."""
     if is_traced(num_samples):
-        raise ValueError(f"policy {policy.name}: num_samples is traced, and its batches need a largest size")
+        raise UsageError(f"policy {policy.name}: num_samples is traced, and its batches need a largest size")
     least = num_samples if policy.real == "first" else max(1, setting.min_samples)
     for size in policy.sizes:
-        check_at_least(f"policy {policy.name}: sizes", size, least, 2**31 - 1)
+        require_integer(f"policy {policy.name}: sizes", size, least, 2**31 - 1)
     if policy.new_rows is not None:
-        raise ValueError(f"policy {policy.name}: give new_rows or sizes, not both")
+        raise UsageError(f"policy {policy.name}: give new_rows or sizes, not both")
     return policy._replace(sizes=()) if set(policy.sizes) == {num_samples} else policy
 
 
@@ -127,7 +128,7 @@ class _Maker(NamedTuple):
         inputs, batch = self._inputs(real)
         template = jax.eval_shape(self._template, key, world, batch, first, inputs)
         if template.weight.shape[1] == 1 and B.num_rows(template) != B.num_rows(batch):
-            raise ValueError(f"policy {self.policy.name}: join must stack blocks of n rows, or weigh each row")
+            raise UsageError(f"policy {self.policy.name}: join must stack blocks of n rows, or weigh each row")
         pool = self._memory(self._compress).start(batch, template)
         summarise = self._summarise(world)
         if summarise is None:

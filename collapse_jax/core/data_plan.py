@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from collapse_jax.core.validation import check_choice
+from collapse_jax.core.errors import UsageError
+from collapse_jax.core.validation import require_choice
 from collapse_jax.types import Curator, Policy, Setting
 
 BACKENDS = ("auto", "rows", "law")
@@ -26,10 +27,10 @@ def plan_data(
     """The cheapest forms that `setting` and `policy` allow.
 
     Raises:
-      ValueError: the law of the statistics is asked for, and rows are needed or no law is known.
+      UsageError: the law of the statistics is asked for, and rows are needed or no law is known.
     """
-    check_choice("backend", backend, BACKENDS)
-    check_choice("fold", fold, FOLDS)
+    require_choice("backend", backend, BACKENDS)
+    require_choice("fold", fold, FOLDS)
     statistics = setting.sample_compressed is not None and policy.redraw is None and curator is None
     folds = statistics and fold == "auto"
     shared = folds and setting.inputs is not None and policy.real is None and not policy.sizes
@@ -44,7 +45,7 @@ def plan_data(
             if folds
             else "rows are curated or kept"
         )
-        raise ValueError(f"backend 'law' is not possible here: {why}; use 'auto' or 'rows'")
+        raise UsageError(f"backend 'law' is not possible here: {why}; use 'auto' or 'rows'")
     return DataPlan(
         law=lawful and backend != "rows",
         fold=folds,

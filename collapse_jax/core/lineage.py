@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax.core import batch as B
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import stream
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
 
@@ -47,11 +48,11 @@ def with_ancestors(setting: Setting) -> Setting:
     row, so no statistics are kept; the other metrics keep their laws.
 
     Raises:
-      ValueError: new rows of `setting` have no parents.
+      UsageError: new rows of `setting` have no parents.
     """
     mutate = setting.mutate
     if mutate is None:
-        raise ValueError(f"setting {setting.name} has no lineage: its new rows do not each come from one training row")
+        raise UsageError(f"setting {setting.name} has no lineage: its new rows do not each come from one training row")
 
     def real(key: Key, world: World, num: int) -> Descendant:
         batch = jnp.broadcast_to(jax.random.bits(stream(key, "root"), (), jnp.uint32), (num,))

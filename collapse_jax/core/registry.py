@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
+from collapse_jax.core.errors import UsageError
+
 P = ParamSpec("P")
 T = TypeVar("T")
 _MOST = 1000  # items of a list that is still worth writing down
@@ -44,13 +46,13 @@ def written(value: Any) -> Any:
     """`value` as a config would say it; a product of a recorded factory as its call.
 
     Raises:
-      ValueError: what no config can say, or what is too long for one.
+      UsageError: what no config can say, or what is too long for one.
     """
     call = getattr(value, "call", None)
     if isinstance(call, Call):
         own = {name: getattr(value, name) for name in value._fields if name not in ("name", "call")}
         if any(part is not getattr(call.made, name) for name, part in own.items()):
-            raise ValueError(f"parts of {call.kind} were replaced")
+            raise UsageError(f"parts of {call.kind} were replaced")
         return {"kind": call.kind, **{name: written(argument) for name, argument in call.arguments.items()}}
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
@@ -58,4 +60,4 @@ def written(value: Any) -> Any:
         return [written(item) for item in value]
     if value is None or type(value) in (bool, int, float, str):
         return value
-    raise ValueError(f"{type(value).__name__} cannot be written")
+    raise UsageError(f"{type(value).__name__} cannot be written")

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
+from collapse_jax.core.errors import UsageError
 from collapse_jax.types import Batch, Key, Setting, Tree
 
 DATA, MODEL = "data", "model"
@@ -28,16 +29,16 @@ def spread(setting: Setting, mesh: Mesh | AbstractMesh) -> Setting:
       mesh: of one of these axes or both, of type ``Auto``; others are left alone.
 
     Raises:
-      ValueError: a setting without parameters to cut, or a mesh without such axes. Later, when a chain is traced: a
+      UsageError: a setting without parameters to cut, or a mesh without such axes. Later, when a chain is traced: a
         minibatch whose rows do not divide.
     """
     if setting.init is None:
-        raise ValueError(f"setting {setting.name} has no parameters to spread; one trained by gradients has")
+        raise UsageError(f"setting {setting.name} has no parameters to spread; one trained by gradients has")
     if not set(AXES) & set(mesh.shape):
-        raise ValueError(f"mesh: its axes are {', '.join(mesh.shape)}; one must be called 'data' or 'model'")
+        raise UsageError(f"mesh: its axes are {', '.join(mesh.shape)}; one must be called 'data' or 'model'")
     for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True):
         if axis in AXES and kind != AxisType.Auto:
-            raise ValueError(f"axis {axis!r}: give axis_types=(AxisType.Auto,) * {len(mesh.shape)} to jax.make_mesh")
+            raise UsageError(f"axis {axis!r}: give axis_types=(AxisType.Auto,) * {len(mesh.shape)} to jax.make_mesh")
     around = mesh.abstract_mesh
 
     def within(function: Callable[..., Tree]) -> Callable[..., Tree]:
@@ -69,14 +70,14 @@ def over_data(rows: Tree) -> Tree:
     """Leaves ``[rows, ...]`` shared out over the axis ``"data"`` of the mesh that one traces within, if it has one.
 
     Raises:
-      ValueError: rows that do not divide.
+      UsageError: rows that do not divide.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if DATA not in mesh.shape:
         return rows
     number, parts = jax.tree.leaves(rows)[0].shape[0], mesh.shape[DATA]
     if number % parts:
-        raise ValueError(f"mesh: {number} rows cannot be shared out evenly over {parts} devices of the axis 'data'")
+        raise UsageError(f"mesh: {number} rows cannot be shared out evenly over {parts} devices of the axis 'data'")
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec(DATA)), rows)
 
 
@@ -84,13 +85,13 @@ def mesh_size(mesh: Mapping[str, int] | None) -> int:
     """How many devices a chain takes; `mesh` has the lengths of axes ``"data"`` and ``"model"``, None is one device.
 
     Raises:
-      ValueError: another axis, or a length below 1.
+      UsageError: another axis, or a length below 1.
     """
     for axis, length in (mesh or {}).items():
         if axis not in AXES:
-            raise ValueError(f"mesh: has no axis {axis!r}; its axes are 'data' and 'model'")
+            raise UsageError(f"mesh: has no axis {axis!r}; its axes are 'data' and 'model'")
         if not isinstance(length, int) or isinstance(length, bool) or length < 1:
-            raise ValueError(f"mesh: {axis} must be a whole number of at least 1, not {length!r}")
+            raise UsageError(f"mesh: {axis} must be a whole number of at least 1, not {length!r}")
     return math.prod((mesh or {}).values())
 
 
@@ -103,13 +104,13 @@ def places(devices: Sequence[jax.Device], mesh: Mapping[str, int] | None) -> tup
     """Where chains run: each device, or each mesh of them. What is put there is on all of its devices.
 
     Raises:
-      ValueError: devices that are not whole meshes.
+      UsageError: devices that are not whole meshes.
     """
     size = mesh_size(mesh)
     if not mesh or size == 1:
         return tuple(SingleDeviceSharding(device) for device in devices)
     if len(devices) % size:
-        raise ValueError(f"mesh: a chain takes {size} devices, and {len(devices)} are no multiple of that")
+        raise UsageError(f"mesh: a chain takes {size} devices, and {len(devices)} are no multiple of that")
     groups = np.reshape(np.asarray(devices), (-1, *mesh.values()))
     kinds = (AxisType.Auto,) * len(mesh)
     return tuple(NamedSharding(Mesh(group, tuple(mesh), axis_types=kinds), PartitionSpec()) for group in groups)

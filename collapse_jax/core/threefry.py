@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend.random import define_prng_impl, threefry_prng_impl
 
+from collapse_jax.core.errors import UsageError
+
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 _FEW = 96  # words: for so few (and for keys) JAX's loop is as fast
@@ -35,7 +37,7 @@ def _hash(key: Array, high: Array, low: Array) -> tuple[Array, Array]:
 def _bits_of_a_part(part: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
     """Words of a key ``part[:2]`` from counter ``part[2]`` on."""
     if bit_width != 32:
-        raise ValueError(f"parts draw words of 32 bits, not {bit_width}")
+        raise UsageError(f"parts draw words of 32 bits, not {bit_width}")
     low = part[2] + jnp.arange(math.prod(shape), dtype=jnp.uint32)
     a, b = _hash(part, jnp.zeros_like(low), low)
     return (a ^ b).reshape(shape)

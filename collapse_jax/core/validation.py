@@ -1,128 +1,124 @@
-"""Checks of arguments: a ValueError of one line, in words that say what would be right.
+"""Checks of arguments: each raises a ``UsageError`` of one line that says what was wrong and what would be right.
 
-``check_*`` let a tracer pass, since its value is checked outside; the others return the value as a plain Python one.
+A number that is traced passes: its value is known only where the program runs, and is checked outside.
 """
 
-from collections.abc import Callable
+from collections.abc import Collection
 from numbers import Integral, Real
 from typing import Any, NoReturn
 
 import jax
 import numpy as np
 
-SEEDS = 2**32  # what jax.random.fold_in takes
+from collapse_jax.core.errors import UsageError
+
+MAX_SEED = 2**32 - 1  # the largest number that jax.random.fold_in takes
 
 
 def is_traced(value: Any) -> bool:
-    """Whether `value` is known only inside a transformation."""
+    """Return whether `value` is known only inside a transformation."""
     return isinstance(value, jax.core.Tracer)
 
 
-def check_at_least(name: str, value: Any, least: int, most: int | None = None) -> None:
-    """`value` is a whole number >= `least` (and <= `most`)."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise ValueError(f"{name} must be a whole number >= {least}, not {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be >= {least}, not {value}")
-    if most is not None and value > most:
-        raise ValueError(f"{name} must be <= {most}, not {value}")
-
-
-def check_share(name: str, value: Any) -> None:
-    """`value` lies in [0, 1]."""
-    if is_traced(value):
-        return
-    if isinstance(value, bool) or not _is_real(value) or not 0 <= value <= 1:
-        raise ValueError(f"{name} must be a number from 0 to 1, not {value!r}")
-
-
-def check_positive(name: str, value: Any) -> None:
-    """`value` is a finite number > 0."""
-    if is_traced(value):
-        return
-    if isinstance(value, bool) or not _is_real(value) or not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be a number > 0, not {value!r}")
-
-
-def check_not_negative(name: str, value: Any) -> None:
-    """`value` is a finite number >= 0."""
-    if is_traced(value):
-        return
-    if isinstance(value, bool) or not _is_real(value) or not 0 <= value < float("inf"):
-        raise ValueError(f"{name} must be a number >= 0, not {value!r}")
-
-
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """`value` is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
-
-
-def _is_real(value: Any) -> bool:
-    return np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.number)
-
-
-class MissingExtraError(ImportError, ValueError):
-    """A file needs a package that is an optional extra of this one."""
-
-
 def one_line(value: Any, limit: int = 60) -> str:
-    """The first `limit` characters of ``str(value)`` on one line."""
+    """Return the first `limit` characters of ``str(value)`` on one line."""
     text = " ".join(str(value).split())
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def wrong(where: str, name: str, value: Any, expected: str) -> NoReturn:
-    """Raise the one-line error of a bad argument."""
-    raise ValueError(f"{where}: {name}={one_line(repr(value))} is wrong; it must be {expected}")
+def reject(name: str, value: Any, expected: str) -> NoReturn:
+    """Raise the error of a wrong argument; `expected` says in words what would be right."""
+    raise UsageError(f"{name} must be {expected}, not {one_line(repr(value))}")
 
 
-def integer(where: str, name: str, value: Any, low: int, high: int | None = None) -> int:
-    """`value` as an int of at least `low` and at most `high`."""
-    expected = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
+def require_integer(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
+    """Return `value` as an int from `low` to `high`; integers of NumPy and JAX are taken too."""
+    if high is not None:
+        expected = f"a whole number from {low} to {high}" if low is not None else f"a whole number of at most {high}"
+    else:
+        expected = "a whole number" if low is None else f"a whole number of at least {low}"
+    value = _scalar(value)
     if isinstance(value, bool) or not isinstance(value, Integral):
-        wrong(where, name, value, expected)
+        reject(name, value, expected)
     number = int(value)
-    if number < low or (high is not None and number > high):
-        wrong(where, name, value, expected)
+    if (low is not None and number < low) or (high is not None and number > high):
+        reject(name, value, expected)
     return number
 
 
-def seed_number(where: str, value: Any) -> int:
-    """`value` as a seed."""
-    return integer(where, "seed", value, 0, SEEDS - 1)
+def require_number(
+    name: str,
+    value: Any,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """Return `value` as a finite float within the bounds, or as it is where it is traced.
 
-
-def number(where: str, name: str, value: Any, expected: str, accept: Callable[[float], bool]) -> float:
-    """`value` as a finite float that `accept` takes; `expected` says in words what that is."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
-        wrong(where, name, value, expected)
+    Args:
+      name: of the argument, for the error.
+      value: a number of Python, NumPy or JAX.
+      low: the smallest number allowed.
+      high: the largest number allowed.
+      above: what the number must be greater than.
+      below: what the number must be smaller than.
+    """
+    if is_traced(value):
+        return value
+    bounds = [
+        "" if low is None or high is not None else f"of at least {low:g}",
+        "" if above is None else f"above {above:g}",
+        "" if high is None else f"at most {high:g}" if low is None else f"from {low:g} to {high:g}",
+        "" if below is None else f"below {below:g}",
+    ]
+    expected = f"a number {' and '.join(filter(None, bounds))}" if any(bounds) else "a finite number"
+    value = _scalar(value)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        reject(name, value, expected)
     try:
-        result = float(value)
+        number = float(value)
     except OverflowError:
-        wrong(where, name, value, expected)
-    if not np.isfinite(result) or not accept(result):
-        wrong(where, name, value, expected)
-    return result
+        reject(name, value, expected)
+    inside = (
+        (low is None or number >= low)
+        and (high is None or number <= high)
+        and (above is None or number > above)
+        and (below is None or number < below)
+    )
+    if not np.isfinite(number) or not inside:
+        reject(name, value, expected)
+    return number
 
 
-def positive(where: str, name: str, value: Any) -> float:
-    """`value` as a float above 0."""
-    return number(where, name, value, "a number above 0", lambda x: x > 0)
+def require_positive(name: str, value: Any) -> Any:
+    """Return `value` as a finite float above 0, or as it is where it is traced."""
+    return require_number(name, value, above=0)
 
 
-def not_negative(where: str, name: str, value: Any) -> float:
-    """`value` as a float of at least 0."""
-    return number(where, name, value, "a number of at least 0", lambda x: x >= 0)
+def require_share(name: str, value: Any) -> Any:
+    """Return `value` as a float from 0 to 1, or as it is where it is traced."""
+    return require_number(name, value, 0, 1)
 
 
-def fraction(where: str, name: str, value: Any) -> float:
-    """`value` as a float strictly between 0 and 1."""
-    return number(where, name, value, "a number above 0 and below 1", lambda x: 0 < x < 1)
+def require_choice(name: str, value: Any, choices: Collection[str]) -> str:
+    """Return `value`, which must be one of `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        reject(name, value, f"one of {', '.join(choices)}")
+    return value
 
 
-def flag(where: str, name: str, value: Any) -> bool:
-    """`value` as a bool."""
-    if not isinstance(value, (bool, np.bool_)):
-        wrong(where, name, value, "True or False")
-    return bool(value)
+def require_flag(name: str, value: Any) -> bool:
+    """Return `value` as a bool."""
+    value = _scalar(value)
+    if not isinstance(value, bool):
+        reject(name, value, "True or False")
+    return value
+
+
+def _scalar(value: Any) -> Any:
+    """Return a scalar of NumPy or JAX as a plain Python one, anything else as it is."""
+    if isinstance(value, np.generic | np.ndarray | jax.Array) and not is_traced(value) and np.ndim(value) == 0:
+        return np.asarray(value).item()
+    return value

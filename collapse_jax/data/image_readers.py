@@ -1,4 +1,4 @@
-"""Images of the user's own, and prepared datasets; every fault is a ``ValueError`` of one line."""
+"""Images of the user's own, and prepared datasets; every fault is a ``UsageError`` of one line."""
 
 import os
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from collapse_jax.core import validation as checks
-from collapse_jax.core.validation import one_line, wrong
+from collapse_jax.core.errors import UsageError
+from collapse_jax.core.validation import MAX_SEED, one_line, reject, require_flag, require_integer, require_number
 from collapse_jax.data import readers
 from collapse_jax.data.images import Images, imbalance, source_of_images
 from collapse_jax.types import Source
@@ -38,10 +38,10 @@ def image_files(
     """
     name = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(name, str) or not name:
-        wrong("image_files", "path", path, "the path of a folder or of an .npz file")
-    labels = checks.flag("image_files", "labels", labels)
-    test_fraction = checks.fraction("image_files", "test_fraction", test_fraction)
-    seed = checks.seed_number("image_files", seed)
+        reject("image_files: path", path, "the path of a folder or of an .npz file")
+    labels = require_flag("image_files: labels", labels)
+    test_fraction = require_number("image_files: test_fraction", test_fraction, above=0, below=1)
+    seed = require_integer("image_files: seed", seed, 0, MAX_SEED)
     rare = imbalance("image_files", minority, minority_classes)
     place = Path(os.path.expanduser(name))
     if place.is_dir():
@@ -49,7 +49,7 @@ def image_files(
     elif place.suffix.lower() == ".npz":
         found = _read_archive(place, labels)
     else:
-        raise ValueError(f"{place}: no such folder, and no .npz file; give the path of a folder of images or of one")
+        raise UsageError(f"{place}: no such folder, and no .npz file; give the path of a folder of images or of one")
     return source_of_images("image_files", str(place), found, None, test_fraction, seed, rare)
 
 
@@ -77,20 +77,20 @@ def tfds_images(
       minority: share of the images of each rare class that is kept (at least 4), held-out ones too.
       minority_classes: so many classes, from the last downwards, are rare.
     """
-    labels = checks.flag("tfds_images", "labels", labels)
-    test_fraction = checks.fraction("tfds_images", "test_fraction", test_fraction)
-    seed = checks.seed_number("tfds_images", seed)
+    labels = require_flag("tfds_images: labels", labels)
+    test_fraction = require_number("tfds_images: test_fraction", test_fraction, above=0, below=1)
+    seed = require_integer("tfds_images: seed", seed, 0, MAX_SEED)
     rare = imbalance("tfds_images", minority, minority_classes)
     for key, value in (("name", name), ("image", image), ("label", label)):
         if not isinstance(value, str) or not value:
-            wrong("tfds_images", key, value, "a word")
+            reject(f"tfds_images: {key}", value, "a word")
     builder = readers.prepared("tfds_images", name)
     fields = [image, label] if labels else [image]
     missing = [field for field in fields if field not in builder.info.features]
     if missing or "train" not in builder.info.splits:
         have = f"splits {', '.join(builder.info.splits)}; features {', '.join(sorted(builder.info.features))}"
         need = f"feature {missing[0]!r}" if missing else "split 'train'"
-        raise ValueError(f"tfds_images: {name!r} has no {need}; it has {have}")
+        raise UsageError(f"tfds_images: {name!r} has no {need}; it has {have}")
     train = _read_split(builder, "train", name, fields)
     test = _read_split(builder, "test", name, fields) if "test" in builder.info.splits else None
     return source_of_images("tfds_images", name, train, test, test_fraction, seed, rare)
@@ -107,7 +107,7 @@ def _read_folder(folder: Path, labels: bool) -> Images:
     """Grey where all files are grey, otherwise RGB."""
     groups = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")) if labels else [folder]
     if not groups:
-        raise ValueError(f"{folder}: no subfolders; a class is a subfolder of images, or give labels: false")
+        raise UsageError(f"{folder}: no subfolders; a class is a subfolder of images, or give labels: false")
     files = [(path, number) for number, group in enumerate(groups) for path in _image_files(group)]
     from PIL import Image
 
@@ -117,10 +117,10 @@ def _read_folder(folder: Path, labels: bool) -> Images:
             with Image.open(path) as opened:
                 pictures.append(_pixels(opened))
         except Exception as error:  # damaged files fail in many ways
-            raise ValueError(f"{path}: not a readable image ({one_line(error)}); write it again as PNG") from None
+            raise UsageError(f"{path}: not a readable image ({one_line(error)}); write it again as PNG") from None
         if pictures[-1].shape[:2] != pictures[0].shape[:2]:
             (h, w), (height, width) = pictures[-1].shape[:2], pictures[0].shape[:2]
-            raise ValueError(f"{path}: {w} x {h} pixels where {files[0][0].name} has {width} x {height}; give one size")
+            raise UsageError(f"{path}: {w} x {h} pixels where {files[0][0].name} has {width} x {height}; give one size")
     grey = all(picture.ndim == 2 for picture in pictures)
     if len({picture.dtype for picture in pictures}) > 1:
         pictures = [p / np.float32(255) if p.dtype == np.uint8 else p for p in pictures]
@@ -133,7 +133,7 @@ def _pixels(opened: Any) -> np.ndarray:
     from PIL import Image
 
     if opened.mode in ("I", "F"):
-        raise ValueError(f"its pixels, of mode {opened.mode}, have no known white")
+        raise UsageError(f"its pixels, of mode {opened.mode}, have no known white")
     if opened.mode.startswith("I;16"):
         return np.asarray(opened).astype(np.float32) / 65535
     grey = opened.mode in ("1", "L", "LA")
@@ -146,7 +146,7 @@ def _pixels(opened: Any) -> np.ndarray:
 def _image_files(folder: Path) -> list[Path]:
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not found:
-        raise ValueError(f"{folder}: no images; it needs files that end in one of {', '.join(SUFFIXES)}")
+        raise UsageError(f"{folder}: no images; it needs files that end in one of {', '.join(SUFFIXES)}")
     return found
 
 
@@ -155,14 +155,14 @@ def _read_archive(file: Path, labels: bool) -> Images:
         with np.load(file, allow_pickle=False) as arrays:
             read = {name: arrays[name] for name in ("images", "labels") if name in arrays}
     except FileNotFoundError:
-        raise ValueError(f"{file}: no such file; give the path of an .npz archive") from None
+        raise UsageError(f"{file}: no such file; give the path of an .npz archive") from None
     except Exception as error:
         reason = one_line(error) or type(error).__name__
-        raise ValueError(f"{file}: not a readable .npz archive ({reason}); write it with numpy.savez") from None
+        raise UsageError(f"{file}: not a readable .npz archive ({reason}); write it with numpy.savez") from None
     for name in ("images", "labels") if labels else ("images",):
         if name not in read:
             cure = ", or labels: false" if name == "labels" else ""
-            raise ValueError(
+            raise UsageError(
                 f"{file}: no array {name!r}; write it with numpy.savez(path, images=..., labels=...){cure}"
             )
     return checked(str(file), read["images"], read["labels"] if labels else None)
@@ -172,16 +172,16 @@ def checked(where: str, pictures: Any, label: np.ndarray | None) -> Images:
     """Images and labels of the forms that ``image_files`` names, as ``Images``.
 
     Raises:
-      ValueError: of several sizes, other channels, values outside the range of their type, labels that are no classes
+      UsageError: of several sizes, other channels, values outside the range of their type, labels that are no classes
         or not one for each image.
     """
     sizes = {np.shape(picture)[:2] for picture in pictures}
     if len(sizes) > 1:
-        raise ValueError(f"{where}: images of several sizes, {one_line(sorted(sizes))}; give one size")
+        raise UsageError(f"{where}: images of several sizes, {one_line(sorted(sizes))}; give one size")
     array = np.asarray(pictures)
     array = array[..., None] if array.ndim == 3 else array
     if array.ndim != 4 or array.shape[3] not in (1, 3) or 0 in array.shape:
-        raise ValueError(
+        raise UsageError(
             f"{where}: shape {array.shape}; images are [num, height, width], or with 1 or 3 channels after these"
         )
     return Images(_unit_range(where, array), None if label is None else _classes(where, label, len(array)))
@@ -191,22 +191,22 @@ def _unit_range(where: str, array: np.ndarray) -> np.ndarray:
     if array.dtype == np.uint8:
         return array / np.float32(255)
     if array.dtype.kind not in "bf":
-        raise ValueError(f"{where}: dtype {array.dtype}; images are bytes (uint8, 0..255) or floats of 0..1")
+        raise UsageError(f"{where}: dtype {array.dtype}; images are bytes (uint8, 0..255) or floats of 0..1")
     outside = ~((array >= 0) & (array <= 1))  # NaN too
     if outside.any():
         place = np.unravel_index(int(outside.argmax()), array.shape)
         found = f"image {place[0] + 1} holds {array[place]:g}"
-        raise ValueError(f"{where}: {found}; floats lie in 0..1 (divide by the largest value, or save bytes of 0..255)")
+        raise UsageError(f"{where}: {found}; floats lie in 0..1 (divide by the largest value, or save bytes of 0..255)")
     return array.astype(np.float32)
 
 
 def _classes(where: str, label: np.ndarray, num: int) -> np.ndarray:
     if label.shape != (num,):
-        raise ValueError(f"{where}: labels of shape {label.shape} for {num} images; give one label an image, [{num}]")
+        raise UsageError(f"{where}: labels of shape {label.shape} for {num} images; give one label an image, [{num}]")
     number = label.astype(np.float64) if label.dtype.kind in "biuf" else np.full(num, np.nan)
     bad = ~((number == np.floor(number)) & (number >= 0) & (number < _MOST_CLASSES))
     if bad.any():
         at = int(bad.argmax())
         message = f"image {at + 1} has the label {one_line(label[at])}"
-        raise ValueError(f"{where}: {message}; labels are whole numbers from 0, below {_MOST_CLASSES}")
+        raise UsageError(f"{where}: {message}; labels are whole numbers from 0, below {_MOST_CLASSES}")
     return number.astype(np.int64)

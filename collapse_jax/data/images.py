@@ -5,8 +5,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from collapse_jax.core import validation as checks
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.registry import recorded
+from collapse_jax.core.validation import MAX_SEED, reject, require_flag, require_integer, require_number
 from collapse_jax.data import bundled
 from collapse_jax.data.tables import Split, empirical, split_rows, standardized
 from collapse_jax.types import Source
@@ -52,11 +53,11 @@ def digits(
       minority: share of the images of each rare digit that is kept (at least 4), held-out ones too.
       minority_classes: so many digits, from 9 downwards, are rare.
     """
-    pca = None if pca is None else checks.integer("digits", "pca", pca, 1, PIXELS)
-    standardize = checks.flag("digits", "standardize", standardize)
-    test_fraction = checks.fraction("digits", "test_fraction", test_fraction)
-    seed = checks.seed_number("digits", seed)
-    labels = checks.flag("digits", "labels", labels)
+    pca = None if pca is None else require_integer("digits: pca", pca, 1, PIXELS)
+    standardize = require_flag("digits: standardize", standardize)
+    test_fraction = require_number("digits: test_fraction", test_fraction, above=0, below=1)
+    seed = require_integer("digits: seed", seed, 0, MAX_SEED)
+    labels = require_flag("digits: labels", labels)
     rare = imbalance("digits", minority, minority_classes)
     images, digit = load_digits()
     kept = thinned("digits", digit, 10, rare, seed)
@@ -92,10 +93,10 @@ def glyphs(
       minority_classes: so many classes, from the last downwards, are rare.
     """
     if labels not in ("letter", "font", "none"):
-        checks.wrong("glyphs", "labels", labels, "letter, font or none")
-    letters = checks.integer("glyphs", "letters", letters, 1, LETTERS)
-    test_fraction = checks.fraction("glyphs", "test_fraction", test_fraction)
-    seed = checks.seed_number("glyphs", seed)
+        reject("glyphs: labels", labels, "letter, font or none")
+    letters = require_integer("glyphs: letters", letters, 1, LETTERS)
+    test_fraction = require_number("glyphs: test_fraction", test_fraction, above=0, below=1)
+    seed = require_integer("glyphs: seed", seed, 0, MAX_SEED)
     rare = imbalance("glyphs", minority, minority_classes)
     glyph = bundled.read_glyphs()
     chosen = glyph.letter < letters
@@ -119,20 +120,20 @@ def source_of_images(
       rare: an imbalance.
 
     Raises:
-      ValueError: too few images, or fewer of them than classes.
+      UsageError: too few images, or fewer of them than classes.
     """
     shape = train.image.shape[1:]
     found = [part for part in (train, test) if part is not None]
     classes = None
     if train.label is None:
         if rare.share < 1:
-            raise ValueError(
+            raise UsageError(
                 f"{where}: minority={rare.share:g} where images have no labels; give labels, or minority=1"
             )
     else:
         classes = max(int(part.label.max(initial=0)) for part in found if part.label is not None) + 1
         if classes > len(train.label):
-            raise ValueError(f"{where}: {classes} classes and {len(train.label)} images; give more images than classes")
+            raise UsageError(f"{where}: {classes} classes and {len(train.label)} images; give more images than classes")
     rows = [_rows(where, part, classes, rare, seed) for part in found]
     split = Split(*rows) if len(rows) == 2 else split_rows(rows[0], test_fraction, seed, where)
     return empirical(name, split, classes=classes, shape=shape)
@@ -149,15 +150,15 @@ def _rows(where: str, images: Images, classes: int | None, rare: Rare, seed: int
 
 def imbalance(where: str, minority: float, minority_classes: int) -> Rare:
     """The checked arguments of an imbalance."""
-    share = checks.number(where, "minority", minority, "a number above 0, at most 1", lambda x: 0 < x <= 1)
-    return Rare(share, checks.integer(where, "minority_classes", minority_classes, 1))
+    share = require_number(f"{where}: minority", minority, above=0, high=1)
+    return Rare(share, require_integer(f"{where}: minority_classes", minority_classes, 1))
 
 
 def thinned(where: str, label: np.ndarray, classes: int, rare: Rare, seed: int) -> np.ndarray:
     """Numbers of the rows that are kept, in order: of each rare class its share (rounded up), and at least 4."""
     if rare.share < 1 and rare.classes >= classes:
         message = f"{rare.classes} of {classes} classes are to be rare; at most {classes - 1} can be"
-        raise ValueError(f"{where}: minority_classes={rare.classes}: {message}")
+        raise UsageError(f"{where}: minority_classes={rare.classes}: {message}")
     kept = np.ones(len(label), bool)
     rng = np.random.default_rng(seed)
     for number in range(classes - rare.classes, classes) if rare.share < 1 else ():
@@ -183,7 +184,7 @@ def principal_components(split: Split, num: int) -> Split:
     mean = split.train.mean(0)
     _, singular, axes = np.linalg.svd(split.train - mean, full_matrices=False)
     if num > len(axes):
-        raise ValueError(f"digits: {len(split.train)} train rows have {len(axes)} components at most, not pca={num}")
+        raise UsageError(f"digits: {len(split.train)} train rows have {len(axes)} components at most, not pca={num}")
     axes, singular = axes[:num], singular[:num]
     signs = np.sign(axes[np.arange(num), np.abs(axes).argmax(1)])
     # a null axis is arbitrary, and standardising its rounding noise would make it look like data

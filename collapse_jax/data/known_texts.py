@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.core import validation as checks
+from collapse_jax.core.errors import UsageError
+from collapse_jax.core.validation import MAX_SEED, require_integer, require_number
 from collapse_jax.data import markov_texts
 from collapse_jax.data.tokens import smallest
 from collapse_jax.types import Array, Key, Text, Tree
@@ -46,9 +47,9 @@ def hidden_markov(num_states: int = 6, num_symbols: int = 12, seed: int = 0) -> 
       num_symbols: V.
       seed: draws the two tables.
     """
-    num_states = checks.integer("hidden_markov", "num_states", num_states, 2, 256)
-    num_symbols = checks.integer("hidden_markov", "num_symbols", num_symbols, 2, 256)
-    rng = np.random.default_rng(checks.seed_number("hidden_markov", seed))
+    num_states = require_integer("hidden_markov: num_states", num_states, 2, 256)
+    num_symbols = require_integer("hidden_markov: num_symbols", num_symbols, 2, 256)
+    rng = np.random.default_rng(require_integer("hidden_markov: seed", seed, 0, MAX_SEED))
     table = 0.8 * np.eye(num_states) + 0.2 * rng.dirichlet(np.ones(num_states), num_states)
     emit = rng.dirichlet(np.full(num_symbols, 0.3), num_states)
     hidden = markov_texts.chain(table)
@@ -84,9 +85,9 @@ def brackets(kinds: int = 3, depth: int = 6, close: float = 0.5) -> Text:
       depth: at most so many are open.
       close: probability, strictly between 0 and 1.
     """
-    kinds = checks.integer("brackets", "kinds", kinds, 1, len(OPEN))
-    depth = checks.integer("brackets", "depth", depth, 1)
-    close = checks.fraction("brackets", "close", close)
+    kinds = require_integer("brackets: kinds", kinds, 1, len(OPEN))
+    depth = require_integer("brackets: depth", depth, 1)
+    close = require_number("brackets: close", close, above=0, below=1)
 
     def draw(key: Key, arrays: Tree, num: int, length: int) -> Array:
         key_close, key_kind = jax.random.split(key)
@@ -134,13 +135,13 @@ def entropy_rate(text: Text, num: int = 64, length: int = 4096, burn: int = 256,
     symbol is predicted from at least `burn` earlier ones, so what is left of the start vanishes as the law forgets.
 
     Raises:
-      ValueError: a text of unknown probabilities, fewer than two sequences, or none of which is left after `burn`.
+      UsageError: a text of unknown probabilities, fewer than two sequences, or none of which is left after `burn`.
     """
-    checks.check_at_least("num", num, 2)
-    checks.check_at_least("length", length, 2)
-    checks.check_at_least("burn", burn, 1, length - 1)
+    require_integer("num", num, 2)
+    require_integer("length", length, 2)
+    require_integer("burn", burn, 1, length - 1)
     if text.log_prob is None:
-        raise ValueError(f"{text.name}: nobody knows its probabilities; give markov_chain, hidden_markov or brackets")
+        raise UsageError(f"{text.name}: nobody knows its probabilities; give markov_chain, hidden_markov or brackets")
     rows = np.asarray(jax.jit(text.draw, static_argnums=(2, 3))(jax.random.key(seed), text.arrays, num, length))
     rates = (text.log_prob(rows[:, :burn]) - text.log_prob(rows)) / (length - burn)
     return float(rates.mean()), float(rates.std(ddof=1) / np.sqrt(num))

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.core import batch
-from collapse_jax.core import validation as checks
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import below, uniform
+from collapse_jax.core.validation import MAX_SEED, require_integer
 from collapse_jax.data import bundled
 from collapse_jax.metrics.text import codes
 from collapse_jax.types import Array, Batch, Key, Tree
@@ -74,11 +75,11 @@ def sparse(num_symbols: int = 8, branching: int = 3, seed: int = 0) -> Language:
     The next symbol in order is always among them, so that every symbol is reached from every other.
 
     Raises:
-      ValueError: numbers out of range.
+      UsageError: numbers out of range.
     """
-    num_symbols = checks.integer("sparse", "num_symbols", num_symbols, 2, 256)
-    branching = checks.integer("sparse", "branching", branching, 1, num_symbols)
-    rng = np.random.default_rng(checks.seed_number("sparse", seed))
+    num_symbols = require_integer("sparse: num_symbols", num_symbols, 2, 256)
+    branching = require_integer("sparse: branching", branching, 1, num_symbols)
+    rng = np.random.default_rng(require_integer("sparse: seed", seed, 0, MAX_SEED))
     table = np.zeros((num_symbols, num_symbols))
     for row in range(num_symbols):
         others = np.delete(np.arange(num_symbols), (row + 1) % num_symbols)
@@ -91,19 +92,19 @@ def chain(table: Any) -> Language:
     """The stationary Markov chain of a table ``[V, V]``: the probability of each next symbol (column) after a symbol.
 
     Raises:
-      ValueError: no such table, or one where some symbol is not reached from some other.
+      UsageError: no such table, or one where some symbol is not reached from some other.
     """
     table = np.asarray(table, np.float64)
     size = len(table) if table.ndim else 0
     if table.shape != (size, size) or not 2 <= size <= 256:
-        raise ValueError(f"table must be square, of 2 to 256 symbols, not of shape {table.shape}")
+        raise UsageError(f"table must be square, of 2 to 256 symbols, not of shape {table.shape}")
     if not (table >= 0).all() or not np.allclose(table.sum(1), 1.0, atol=1e-6):
-        raise ValueError("table: every row must be numbers >= 0 that sum to 1")
+        raise UsageError("table: every row must be numbers >= 0 that sum to 1")
     table = table / table.sum(1, keepdims=True)
     reached = np.linalg.matrix_power(np.eye(size) + (table > 0), size) > 0
     if not reached.all():
         a, b = np.argwhere(~reached)[0]
-        raise ValueError(f"table: symbol {b} is not reached from symbol {a}; leave one of them out")
+        raise UsageError(f"table: symbol {b} is not reached from symbol {a}; leave one of them out")
     balance = np.vstack([table.T - np.eye(size), np.ones(size)])
     stationary = np.linalg.lstsq(balance, np.append(np.zeros(size), 1.0), rcond=None)[0].clip(0)
 

@@ -1,6 +1,6 @@
 """Files to numbers, and prepared datasets.
 
-Every fault is a ``ValueError`` of one line that says what, where, and what would be right.
+Every fault is a ``UsageError`` of one line that says what, where, and what would be right.
 """
 
 import contextlib
@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from collapse_jax.core.validation import MissingExtraError, one_line, wrong
+from collapse_jax.core.errors import MissingExtraError, UsageError
+from collapse_jax.core.validation import one_line, reject
 
 LARGEST = 1e18  # its square still fits in float32, which chains compute in by default
 
@@ -28,25 +29,25 @@ def read(path: str) -> Table:
     """The checked numbers of a ``.npy``, ``.csv`` or ``.parquet`` file."""
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(name, str) or not name:
-        wrong("table", "path", path, "the path of a .npy, .csv or .parquet file")
+        reject("table: path", path, "the path of a .npy, .csv or .parquet file")
     file = Path(os.path.expanduser(name))  # Path.expanduser raises where there is no such user
     readers = {".npy": _read_npy, ".csv": _read_csv, ".parquet": _read_parquet}
     reader = readers.get(file.suffix.lower())
     if reader is None:
         known = ", ".join(readers)
-        raise ValueError(f"{file}: unknown extension {file.suffix!r}; a table is a file that ends in one of {known}")
+        raise UsageError(f"{file}: unknown extension {file.suffix!r}; a table is a file that ends in one of {known}")
     try:
         if not file.exists():
             raise FileNotFoundError(f"{file}: no such file; give the path of a .npy, .csv or .parquet file")
         if not file.is_file():
-            raise ValueError(f"{file}: not a file; give the path of one table")
+            raise UsageError(f"{file}: not a file; give the path of one table")
         if file.stat().st_size == 0:
-            raise ValueError(f"{file}: the file is empty; a table needs at least 4 rows of numbers")
+            raise UsageError(f"{file}: the file is empty; a table needs at least 4 rows of numbers")
         table = reader(file)
     except (FileNotFoundError, ValueError):
         raise
     except OSError as error:
-        raise ValueError(
+        raise UsageError(
             f"{file}: cannot be read ({one_line(error.strerror or error)}); check it and its rights"
         ) from None
     return checked(table, str(file))
@@ -57,7 +58,7 @@ def from_values(values: Any, where: str) -> Table:
     try:
         rows = np.asarray(values)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{where}: not an array ({one_line(error)}); give rows of equal length") from None
+        raise UsageError(f"{where}: not an array ({one_line(error)}); give rows of equal length") from None
     return checked(_numeric(rows, where), where)
 
 
@@ -65,14 +66,14 @@ def checked(table: Table, where: str) -> Table:
     """`table`, if all its numbers are finite and small enough to be squared in float32."""
     values = table.values
     if values.shape[1] == 0:
-        raise ValueError(f"{where}: no columns; a table needs at least one column of numbers")
+        raise UsageError(f"{where}: no columns; a table needs at least one column of numbers")
     if values.size and not (values.min() >= -LARGEST and values.max() <= LARGEST):  # false for NaN too
         row, column = np.argwhere(~(np.abs(values) <= LARGEST))[0]
         value = values[row, column]
         cure = (
             "drop or fill such cells" if not np.isfinite(value) else f"rescale it below {LARGEST:g} in absolute value"
         )
-        raise ValueError(f"{where}: {_cell(row + 1, column + 1, table.names)} holds {value:g}; {cure}")
+        raise UsageError(f"{where}: {_cell(row + 1, column + 1, table.names)} holds {value:g}; {cure}")
     return table
 
 
@@ -81,7 +82,7 @@ def prepared(where: str, name: str) -> Any:
     root = Path(os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
     found = sorted((root / name).glob("*/dataset_info.json"), key=_version) if isinstance(name, str) and name else []
     if not found:
-        raise ValueError(
+        raise UsageError(
             f'{where}: {name!r} is not prepared under {root}; run once: python -c "import tensorflow_datasets as t; '
             f"t.load({name!r}, builder_kwargs={{'file_format': 'array_record'}})\" (it needs tensorflow-cpu)"
         )
@@ -101,9 +102,9 @@ def _cell(row: int, column: int, names: Sequence[str] | None) -> str:
     return f"row {row}, column {column}{name}"
 
 
-def _corrupt(file: Path, kind: str, error: Exception) -> ValueError:
+def _corrupt(file: Path, kind: str, error: Exception) -> UsageError:
     reason = one_line(error, 120) or type(error).__name__
-    return ValueError(f"{file}: not a readable {kind} file ({reason}); write it again with {_WRITERS[kind]}")
+    return UsageError(f"{file}: not a readable {kind} file ({reason}); write it again with {_WRITERS[kind]}")
 
 
 _WRITERS = {
@@ -115,13 +116,13 @@ _WRITERS = {
 
 def _numeric(values: np.ndarray, where: str) -> Table:
     if values.ndim == 1 and values.dtype.names is None:
-        raise ValueError(f"{where}: shape {values.shape} is 1-D; a table is 2-D, for one column say reshape(-1, 1)")
+        raise UsageError(f"{where}: shape {values.shape} is 1-D; a table is 2-D, for one column say reshape(-1, 1)")
     if values.dtype.kind == "O" and values.ndim == 2:
         return Table(np.stack([_floats(column, i, None, where) for i, column in enumerate(values.T, 1)], axis=1))
     if values.dtype.kind not in "biuf":
-        raise ValueError(f"{where}: dtype {one_line(values.dtype)} is not numeric; integers or floats are needed")
+        raise UsageError(f"{where}: dtype {one_line(values.dtype)} is not numeric; integers or floats are needed")
     if values.ndim != 2:
-        raise ValueError(f"{where}: shape {values.shape} is {values.ndim}-D; a table is 2-D, [rows, columns]")
+        raise UsageError(f"{where}: shape {values.shape} is {values.ndim}-D; a table is 2-D, [rows, columns]")
     return Table(values.astype(np.float64))
 
 
@@ -136,7 +137,7 @@ def _floats(column: Iterable[Any], number: int, names: Sequence[str] | None, whe
         except (TypeError, ValueError, OverflowError):
             held = one_line(repr(value))
             message = f"{where}: {_cell(row, number, names)} holds {held}; every cell must be a number"
-            raise ValueError(message) from None
+            raise UsageError(message) from None
     return np.array(result, dtype=np.float64)
 
 
@@ -145,7 +146,7 @@ def _read_npy(file: Path) -> Table:
         values = np.load(file, allow_pickle=False)
         if not isinstance(values, np.ndarray):
             values.close()
-            raise ValueError("it is an .npz archive")
+            raise UsageError("it is an .npz archive")
     except Exception as error:  # a damaged header fails in many ways
         raise _corrupt(file, ".npy", error) from None
     return _numeric(values, str(file))
@@ -170,7 +171,7 @@ def _read_csv(file: Path) -> Table:
         raise _corrupt(file, ".csv", error) from None
     if head.names is not None and len(head.names) != table.values.shape[1]:
         found = f"the header has {len(head.names)} names, the rows have {table.values.shape[1]} cells"
-        raise ValueError(f"{file}: {found}; give every column one name")
+        raise UsageError(f"{file}: {found}; give every column one name")
     return table
 
 
@@ -204,16 +205,16 @@ def _read_head(file: Path) -> _Head:
                 names = [cell.strip() for cell in row]
             skip = rows.line_num
         else:
-            raise ValueError(f"{file}: no rows of numbers; a table needs at least 4, separated by commas")
+            raise UsageError(f"{file}: no rows of numbers; a table needs at least 4, separated by commas")
     if names is None and not all(numeric):
         at = numeric.index(False)
-        raise ValueError(
+        raise UsageError(
             f"{file}: the first line mixes numbers and text: column {at + 1} holds {one_line(repr(row[at]))}; "
             "a header has names only, a row has numbers only"
         )
     if names is not None and "" in names:
         at = names.index("") + 1
-        raise ValueError(
+        raise UsageError(
             f"{file}: column {at} has no name in the header, as an index that pandas wrote; "
             "name it, or write the file with index=False"
         )
@@ -230,7 +231,7 @@ def _read_csv_slowly(file: Path, head: _Head) -> Table:
             number = len(values) + 1
             if values and len(row) != len(values[0]):
                 found = f"row {number} has {len(row)} cells, the rows above have {len(values[0])}"
-                raise ValueError(f"{file}: {found}; every row needs as many")
+                raise UsageError(f"{file}: {found}; every row needs as many")
             values.append([_csv_cell(cell, number, at, head.names, file) for at, cell in enumerate(row, 1)])
     return Table(np.array(values, dtype=np.float64), head.names)
 
@@ -240,7 +241,7 @@ def _csv_cell(cell: str, row: int, column: int, names: list[str] | None, file: P
     if result is None:
         held = one_line(repr(cell)) if cell.strip() else "nothing"
         cure = "separate cells by commas" if ";" in cell or "\t" in cell else "every cell must be a number"
-        raise ValueError(f"{file}: {_cell(row, column, names)} holds {held}; {cure}")
+        raise UsageError(f"{file}: {_cell(row, column, names)} holds {held}; {cure}")
     return result
 
 
@@ -267,5 +268,5 @@ def _read_parquet(file: Path) -> Table:
             columns.append(_floats(series, at, names, str(file)))
         else:
             held = f"column {at} ({one_line(repr(name))}) holds {one_line(series.dtype)}"
-            raise ValueError(f"{file}: {held}, not numbers; write it as integers or floats")
+            raise UsageError(f"{file}: {held}, not numbers; write it as integers or floats")
     return Table(np.stack(columns, axis=1), names)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from collapse_jax.core import validation as checks
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.registry import recorded
-from collapse_jax.core.validation import one_line, wrong
+from collapse_jax.core.validation import one_line, reject, require_integer, require_number
 from collapse_jax.data import bundled
 from collapse_jax.types import Symbols
 
@@ -25,7 +25,7 @@ def uniform(num: int = 10) -> Symbols:
     Args:
       num: of symbols, K.
     """
-    num = checks.integer("uniform", "num", num, 1, MOST)
+    num = require_integer("uniform: num", num, 1, MOST)
     return Symbols("uniform", np.full(num, 1 / num))
 
 
@@ -38,9 +38,9 @@ def zipf(num: int = 1000, exponent: float = 1.0, shift: float = 0.0) -> Symbols:
       exponent: 1 is Zipf's law, 0 the uniform one.
       shift: flattens the head (Mandelbrot's).
     """
-    num = checks.integer("zipf", "num", num, 1, MOST)
-    exponent = checks.number("zipf", "exponent", exponent, "a finite number", lambda _: True)
-    shift = checks.number("zipf", "shift", shift, "a number above -1", lambda x: x > -1)
+    num = require_integer("zipf: num", num, 1, MOST)
+    exponent = require_number("zipf: exponent", exponent)
+    shift = require_number("zipf: shift", shift, above=-1)
     log_weight = -exponent * np.log(np.arange(1, num + 1) + shift)
     weight = np.exp(log_weight - log_weight.max())
     return Symbols("zipf", weight / weight.sum())
@@ -55,20 +55,20 @@ def symbol_file(path: str) -> Symbols:
     """
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(name, str) or not name:
-        wrong("symbol_file", "path", path, "the path of a text file, one symbol a line")
+        reject("symbol_file: path", path, "the path of a text file, one symbol a line")
     file = Path(os.path.expanduser(name))
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
-        raise ValueError(f"{file}: no such file; give the path of a text file, one symbol a line") from None
+        raise UsageError(f"{file}: no such file; give the path of a text file, one symbol a line") from None
     except UnicodeDecodeError:
-        raise ValueError(f"{file}: not text in UTF-8; write one symbol a line") from None
+        raise UsageError(f"{file}: not text in UTF-8; write one symbol a line") from None
     except OSError as error:
         message = f"{file}: cannot be read ({one_line(error.strerror or error)}); check it and its rights"
-        raise ValueError(message) from None
+        raise UsageError(message) from None
     symbols = [line.strip() for line in lines if line.strip()]
     if not symbols:
-        raise ValueError(f"{file}: no symbols; write at least one, one a line")
+        raise UsageError(f"{file}: no symbols; write at least one, one a line")
     return Symbols("symbol_file", _frequencies(symbols))
 
 
@@ -81,7 +81,7 @@ def words(num: int | None = None) -> Symbols:
     """
     found = _frequencies(re.findall(r"[a-z]+(?:'[a-z]+)*", bundled.read_shakespeare().lower()))
     if num is not None:
-        found = found[: checks.integer("words", "num", num, 1, len(found))]
+        found = found[: require_integer("words: num", num, 1, len(found))]
     return Symbols("words", found / found.sum())
 
 
@@ -89,19 +89,19 @@ def given(where: str, probabilities: Any) -> Symbols:
     """Probabilities that a user wrote down.
 
     Raises:
-      ValueError: they are not numbers >= 0 whose sum is 1 (up to 1e-4; what is left is divided out).
+      UsageError: they are not numbers >= 0 whose sum is 1 (up to 1e-4; what is left is divided out).
     """
     try:
         values = np.asarray(probabilities, np.float64)
     except (TypeError, ValueError):
-        wrong(where, "probabilities", probabilities, "a list of numbers")
+        reject(f"{where}: probabilities", probabilities, "a list of numbers")
     if values.ndim != 1 or not values.size:
-        wrong(where, "probabilities", probabilities, "a list of one or more numbers")
+        reject(f"{where}: probabilities", probabilities, "a list of one or more numbers")
     if not (values >= 0).all() or not np.isfinite(values).all():
         at = int(np.argmin((values >= 0) & np.isfinite(values)))
-        raise ValueError(f"{where}: probabilities[{at}] is {values[at]:g}; each must be a number from 0 to 1")
+        raise UsageError(f"{where}: probabilities[{at}] is {values[at]:g}; each must be a number from 0 to 1")
     if abs(values.sum() - 1) > 1e-4:
-        raise ValueError(f"{where}: probabilities sum to {values.sum():.6g}, not to 1; divide counts by their sum")
+        raise UsageError(f"{where}: probabilities sum to {values.sum():.6g}, not to 1; divide counts by their sum")
     return Symbols("given", values / values.sum())
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.core import random
-from collapse_jax.core import validation as checks
 from collapse_jax.core.registry import recorded
+from collapse_jax.core.validation import MAX_SEED, require_flag, require_integer, require_number, require_positive
 from collapse_jax.types import Array, Key, Source, Tree
 
 HELD_OUT_SEED = 0x5EED_7E57  # far from the small seeds that chains are given
@@ -20,7 +20,7 @@ def held_out_of(where: str, draw: Callable[[Key, Tree, int], Array], arrays: Tre
     """``held_out`` of a law: its draws at a fixed key that no chain uses."""
 
     def held_out(num: int) -> np.ndarray:
-        num = checks.integer(f"{where}.held_out", "num", num, 0)
+        num = require_integer(f"{where}.held_out: num", num, 0)
         # the generator is named, so that jax_default_prng_impl does not change the test rows
         key = jax.random.fold_in(jax.random.key(HELD_OUT_SEED, impl="threefry2x32"), seed)
         return np.asarray(draw(key, arrays, num))
@@ -42,9 +42,9 @@ def normal(dim: int = 2, mean: float = 0.0, scale: float = 1.0) -> Source:
       mean: mean of every column.
       scale: standard deviation of every column.
     """
-    dim = checks.integer("normal", "dim", dim, 1)
-    mean = checks.number("normal", "mean", mean, "a finite number", lambda _: True)
-    scale = checks.positive("normal", "scale", scale)
+    dim = require_integer("normal: dim", dim, 1)
+    mean = require_number("normal: mean", mean)
+    scale = require_positive("normal: scale", scale)
 
     def draw(key: Key, arrays: Tree, num: int) -> Array:
         del arrays
@@ -90,12 +90,12 @@ def blobs(
       shared_centers: False gives the held-out rows other random centres, as in the code published with
         arXiv 2410.16713; True gives them those of the training rows.
     """
-    num_centers = checks.integer("blobs", "num_centers", num_centers, 1)
-    dim = checks.integer("blobs", "dim", dim, 1)
-    std = checks.positive("blobs", "std", std)
-    box = checks.positive("blobs", "box", box)
-    seed = checks.seed_number("blobs", seed)
-    shared_centers = checks.flag("blobs", "shared_centers", shared_centers)
+    num_centers = require_integer("blobs: num_centers", num_centers, 1)
+    dim = require_integer("blobs: dim", dim, 1)
+    std = require_positive("blobs: std", std)
+    box = require_positive("blobs: box", box)
+    seed = require_integer("blobs: seed", seed, 0, MAX_SEED)
+    shared_centers = require_flag("blobs: shared_centers", shared_centers)
 
     def centers_of(stream: int) -> np.ndarray:
         return np.random.default_rng([seed, stream]).uniform(-box, box, (num_centers, dim))
@@ -137,8 +137,8 @@ def circles(noise: float = 0.05, factor: float = 0.8) -> Source:
       noise: standard deviation of the noise on each column.
       factor: radius of the inner circle; the outer radius is 1.
     """
-    noise = checks.not_negative("circles", "noise", noise)
-    factor = checks.number("circles", "factor", factor, "a number of at least 0 and below 1", lambda x: 0 <= x < 1)
+    noise = require_number("circles: noise", noise, 0)
+    factor = require_number("circles: factor", factor, 0, below=1)
 
     def draw(key: Key, arrays: Tree, num: int) -> Array:
         del arrays
@@ -177,7 +177,7 @@ def moons(noise: float = 0.05) -> Source:
     Args:
       noise: standard deviation of the noise on each column.
     """
-    noise = checks.not_negative("moons", "noise", noise)
+    noise = require_number("moons: noise", noise, 0)
 
     def draw(key: Key, arrays: Tree, num: int) -> Array:
         del arrays
@@ -222,7 +222,7 @@ def swiss_roll(noise: float = 0.05) -> Source:
     Args:
       noise: standard deviation of the noise on each column.
     """
-    noise = checks.not_negative("swiss_roll", "noise", noise)
+    noise = require_number("swiss_roll: noise", noise, 0)
 
     def draw(key: Key, arrays: Tree, num: int) -> Array:
         del arrays

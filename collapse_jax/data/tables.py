@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.core import random
-from collapse_jax.core import validation as checks
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.registry import recorded
+from collapse_jax.core.validation import MAX_SEED, require_flag, require_integer, require_number
 from collapse_jax.data import readers
 from collapse_jax.types import Array, Key, Source, Tree
 
@@ -79,7 +80,7 @@ def split_rows(rows: np.ndarray, test_fraction: float, seed: int, where: str) ->
         found = (
             f"{len(rows)} rows leave {num_train} to train on and {num_test} held out at test_fraction={test_fraction:g}"
         )
-        raise ValueError(f"{where}: {found}; at least 2 of each are needed: give more rows or another test_fraction")
+        raise UsageError(f"{where}: {found}; at least 2 of each are needed: give more rows or another test_fraction")
     order = np.random.default_rng(seed).permutation(len(rows))
     return Split(train=rows[order[num_test:]], test=rows[order[:num_test]])
 
@@ -108,9 +109,9 @@ def empirical(name: str, split: Split, classes: int | None = None, shape: tuple[
         return rows[random.below(key, num, rows.shape[0])]
 
     def held_out(num: int) -> np.ndarray:
-        num = checks.integer(f"{name}.held_out", "num", num, 0)
+        num = require_integer(f"{name}.held_out: num", num, 0)
         if num > len(test):
-            raise ValueError(f"{name}: {num} held-out rows asked for, {len(test)} exist; ask for at most {len(test)}")
+            raise UsageError(f"{name}: {num} held-out rows asked for, {len(test)} exist; ask for at most {len(test)}")
         return test[:num].copy()
 
     mean = train.mean(0, dtype=np.float64)
@@ -122,11 +123,11 @@ def empirical(name: str, split: Split, classes: int | None = None, shape: tuple[
 def _options(where: str, standardize: bool, test_fraction: float, seed: int, columns: int | None, labels: bool):
     """The checked arguments, before a large file is read for nothing."""
     return (
-        checks.flag(where, "standardize", standardize),
-        checks.fraction(where, "test_fraction", test_fraction),
-        checks.seed_number(where, seed),
-        None if columns is None else checks.integer(where, "columns", columns, 1),
-        checks.flag(where, "labels", labels),
+        require_flag(f"{where}: standardize", standardize),
+        require_number(f"{where}: test_fraction", test_fraction, above=0, below=1),
+        require_integer(f"{where}: seed", seed, 0, MAX_SEED),
+        None if columns is None else require_integer(f"{where}: columns", columns, 1),
+        require_flag(f"{where}: labels", labels),
     )
 
 
@@ -142,7 +143,7 @@ def _source(
 ) -> Source:
     found = rows.values.shape[1]
     if columns is not None and found != columns:
-        raise ValueError(
+        raise UsageError(
             f"{where}: {found} columns where columns={columns}; give a table of {columns}, or columns={found}"
         )
     classes = _classes(rows.values, where) if labels else None
@@ -156,15 +157,15 @@ def _source(
 def _classes(rows: np.ndarray, where: str) -> int:
     """The number of classes that the last column holds."""
     if rows.shape[1] < 2:
-        raise ValueError(f"{where}: one column where labels are asked for; a table of labels has features before them")
+        raise UsageError(f"{where}: one column where labels are asked for; a table of labels has features before them")
     label = rows[:, -1]
     wrong = (label != np.floor(label)) | (label < 0) | (label >= _MOST_CLASSES)
     if wrong.any():
         row = int(wrong.argmax())
         found = f"row {row + 1} has {label[row]:g} in the last column"
-        raise ValueError(f"{where}: {found}; labels are whole numbers from 0, below {_MOST_CLASSES}")
+        raise UsageError(f"{where}: {found}; labels are whole numbers from 0, below {_MOST_CLASSES}")
     if label.max() < 1:
-        raise ValueError(f"{where}: all labels are 0; two classes or more are needed")
+        raise UsageError(f"{where}: all labels are 0; two classes or more are needed")
     return int(label.max()) + 1
 
 
@@ -176,4 +177,4 @@ def _refuse_lost_digits(train: np.ndarray, where: str) -> None:
         column = int(far.argmax())
         low, high = train[:, column].min(), train[:, column].max()
         found = f"column {column + 1} runs from {low:.9g} to {high:.9g}, too narrow for its distance from 0"
-        raise ValueError(f"{where}: {found} in float32; give standardize: true, or subtract its mean")
+        raise UsageError(f"{where}: {found} in float32; give standardize: true, or subtract its mean")

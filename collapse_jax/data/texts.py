@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from collapse_jax.core import validation as checks
-from collapse_jax.core.validation import one_line, wrong
+from collapse_jax.core.errors import UsageError
+from collapse_jax.core.validation import one_line, reject, require_integer
 from collapse_jax.data import bundled, readers
 from collapse_jax.data.known_texts import brackets, hidden_markov, markov_chain
 from collapse_jax.data.markov_texts import HELD_OUT, held_out_from, windows
@@ -48,18 +48,18 @@ def text_file(
     """
     name = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(name, str) or not name:
-        wrong("text_file", "path", path, "the path of a text file")
+        reject("text_file: path", path, "the path of a text file")
     file = Path(os.path.expanduser(name))
     try:
         text = file.read_bytes().decode().removeprefix("\ufeff")  # a byte order mark is no character
     except FileNotFoundError:
-        raise ValueError(f"{file}: no such file; give the path of a text file") from None
+        raise UsageError(f"{file}: no such file; give the path of a text file") from None
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
-        raise ValueError(f"{file}: byte {error.start + 1} ({byte:#04x}) is not UTF-8; convert the file") from None
+        raise UsageError(f"{file}: byte {error.start + 1} ({byte:#04x}) is not UTF-8; convert the file") from None
     except OSError as error:
         message = f"{file}: cannot be read ({one_line(error.strerror or error)}); check it and its rights"
-        raise ValueError(message) from None
+        raise UsageError(message) from None
     return given(str(file), text, tokenizer, vocabulary, characters)
 
 
@@ -83,11 +83,11 @@ def tfds_text(
       tokenizer: characters, bytes, or pieces learned by byte-pair encoding (extra ``text``).
       vocabulary: pieces of byte-pair encoding; default 512.
     """
-    documents = checks.integer("tfds_text", "documents", documents, 1)
+    documents = require_integer("tfds_text: documents", documents, 1)
     builder = readers.prepared("tfds_text", name)
     if split not in builder.info.splits or field not in builder.info.features:
         have = f"splits {', '.join(builder.info.splits)}; features {', '.join(builder.info.features)}"
-        raise ValueError(f"tfds_text: {name!r} has no split {split!r} with a feature {field!r}; it has {have}")
+        raise UsageError(f"tfds_text: {name!r} has no split {split!r} with a feature {field!r}; it has {have}")
     source = builder.as_data_source(split)
     texts = (source[i][field] for i in range(min(documents, len(source))))
     joined = "\n\n".join(t.decode(errors="replace") if isinstance(t, bytes) else str(t) for t in texts)
@@ -104,11 +104,11 @@ def given(
     """A text in memory. The law is a window of its first nine tenths, uniform over places; the rest is held out.
 
     Raises:
-      ValueError: a text of fewer than 20 characters, or one outside the alphabet; an argument that another tokenizer
+      UsageError: a text of fewer than 20 characters, or one outside the alphabet; an argument that another tokenizer
         needs.
     """
     if len(text) < 2 * HELD_OUT:
-        raise ValueError(f"{name}: {len(text)} characters; a text needs at least {2 * HELD_OUT}")
+        raise UsageError(f"{name}: {len(text)} characters; a text needs at least {2 * HELD_OUT}")
     cut = held_out_from(len(text))
     learned_from = text[:cut] if tokenizer == "bpe" else text
     alphabet = alphabet_of(name, learned_from, tokenizer, vocabulary, characters)
@@ -119,7 +119,7 @@ def given(
 
     def held_out(num: int, length: int) -> np.ndarray:
         if num * length > len(test):
-            raise ValueError(
+            raise UsageError(
                 f"{name}: {num} test rows of {length} symbols asked for, {len(test)} symbols are held out; "
                 f"ask for at most {len(test) // length} (num_test)"
             )

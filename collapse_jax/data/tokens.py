@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from collapse_jax.core.validation import MissingExtraError, check_at_least, check_choice, wrong
+from collapse_jax.core.errors import MissingExtraError, UsageError
+from collapse_jax.core.validation import reject, require_choice, require_integer
 
 Tokenizer = Literal["characters", "bytes", "bpe"]
 
@@ -40,21 +41,21 @@ def alphabet_of(
       characters: of tokenizer characters: those that may occur; default: those of `text`.
 
     Raises:
-      ValueError: too small a vocabulary; an argument that this tokenizer does not take; ``tokenizers`` is not
+      UsageError: too small a vocabulary; an argument that this tokenizer does not take; ``tokenizers`` is not
         installed; and, when encoding, a character that is not in the alphabet, with its position.
     """
-    check_choice("tokenizer", tokenizer, ("characters", "bytes", "bpe"))
+    require_choice("tokenizer", tokenizer, ("characters", "bytes", "bpe"))
     for name, value, of in (("characters", characters, "characters"), ("vocabulary", vocabulary, "bpe")):
         if value is not None and tokenizer != of:
-            raise ValueError(f"{where}: {name} is for tokenizer {of}, not for {tokenizer}; leave it out")
+            raise UsageError(f"{where}: {name} is for tokenizer {of}, not for {tokenizer}; leave it out")
     if tokenizer == "bpe":
         vocabulary = 512 if vocabulary is None else vocabulary
-        check_at_least("vocabulary", vocabulary, 257, 2**16)
+        require_integer("vocabulary", vocabulary, 257, 2**16)
         return _pieces(text, vocabulary)
     if tokenizer == "bytes":
         return Alphabet(tuple(bytes([i]) for i in range(256)), lambda text: np.frombuffer(text.encode(), np.uint8))
     if characters is not None and (not isinstance(characters, str) or not characters):
-        wrong(where, "characters", characters, "the characters that may occur, one or more")
+        reject(f"{where}: characters", characters, "the characters that may occur, one or more")
     return _characters(where, "".join(sorted(set(text if characters is None else characters))))
 
 
@@ -70,7 +71,7 @@ def _characters(where: str, letters: str) -> Alphabet:
             if (unknown := codes[place] != points).any():
                 at = begin + int(unknown.argmax())
                 line = text.count("\n", 0, at) + 1
-                raise ValueError(
+                raise UsageError(
                     f"{where}: character {at + 1} (line {line}), {text[at]!r}, is not one of the {len(letters)} of the "
                     "alphabet; add it, or use tokenizer: bytes"
                 )

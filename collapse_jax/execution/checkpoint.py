@@ -6,12 +6,13 @@ from typing import Any
 
 import jax
 
+from collapse_jax.core.errors import UsageError
 from collapse_jax.execution.blocks import Saver
 
 FOLDER = "checkpoints"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UsageError):
     """A checkpoint that cannot be read, told in one line."""
 
 

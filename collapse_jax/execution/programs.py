@@ -100,7 +100,7 @@ def trace_blocks(
       mesh: devices a chain (see ``sweep.sweep``); the chain must be of a setting that is spread likewise.
 
     Raises:
-      ValueError: devices that are not whole meshes.
+      UsageError: devices that are not whole meshes.
     """
     clock = time.perf_counter()
     start, advance = functions(chain_of, metrics, stretch)

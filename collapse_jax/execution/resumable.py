@@ -88,7 +88,7 @@ def run(
 
     Raises:
       StoreError: the place holds something else, is being written by another run, or cannot be written.
-      ValueError: bad input, in one line, before anything is computed.
+      UsageError: bad input, in one line, before anything is computed.
     """
     place = join(out, STORE)
     if engine is None:

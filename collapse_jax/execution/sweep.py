@@ -32,7 +32,7 @@ def run(setting: Setting, policy: Policy, **options: Any) -> xr.Dataset:
       and source as attributes.
 
     Raises:
-      ValueError: bad input, in one line, before anything is computed.
+      UsageError: bad input, in one line, before anything is computed.
     """
     return sweep(setting, policy, **options).isel(policy=0)
 
@@ -95,7 +95,7 @@ def sweep(
       ``calls`` says how registered factories were called, by which pictures find what theory says.
 
     Raises:
-      ValueError: bad input, in one line, before anything is computed.
+      UsageError: bad input, in one line, before anything is computed.
     """
     options = Options(num_generations, num_chains, seed, metrics, precision, rng, backend, chains_per_block, mesh=mesh)
     places(jax.local_devices() if devices is None else devices, mesh)

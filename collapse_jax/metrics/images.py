@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.core.batching import each
-from collapse_jax.core.validation import check_at_least, one_line
+from collapse_jax.core.errors import UsageError
+from collapse_jax.core.validation import one_line, require_integer
 from collapse_jax.numerics import nearest_neighbors
 from collapse_jax.numerics.frechet import frechet_distance, moments_of
 from collapse_jax.training.nets import classifier
@@ -188,13 +189,13 @@ def judge(
       rows_at_once: rows whose features, classes and densities are computed together: bounds memory.
 
     Raises:
-      ValueError: a count below 1, or features that are no function.
+      UsageError: a count below 1, or features that are no function.
     """
     counts = {"num_test": num_test, "num_rows": num_rows, "num_shown": num_shown, "k": k, "rows_at_once": rows_at_once}
     for name, count in counts.items():
-        check_at_least(name, count, 1)
+        require_integer(name, count, 1)
     if features is not None and not callable(features):
-        raise ValueError(f"features must be a function of rows, not {one_line(repr(features))}")
+        raise UsageError(f"features must be a function of rows, not {one_line(repr(features))}")
     share = _real_share(source)
     has_minority = share is not None and bool(_is_minority(share).any())
     dim = source.dim - (source.classes is not None)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.core import batch as B
+from collapse_jax.core.errors import UsageError
 from collapse_jax.metrics.row_scores import mean_symbol
 from collapse_jax.types import Array, Batch, Metric, Text, Tree, World
 
@@ -57,10 +58,10 @@ def _place(grams: Grams, i: Array, bits: int) -> Array:
 
 
 def check_room(grams: int, bits: int) -> None:
-    """Raises ``ValueError`` if so many n-grams, were they all different, would overfill a set of so many bits."""
+    """Raises ``UsageError`` if so many n-grams, were they all different, would overfill a set of so many bits."""
     if ROOM * grams > bits:
         least = 1 << (ROOM * grams - 1).bit_length()
-        raise ValueError(f"gram_bits must be at least {least} ({ROOM} for each n-gram of a batch), or 0 for no set, "
+        raise UsageError(f"gram_bits must be at least {least} ({ROOM} for each n-gram of a batch), or 0 for no set, "
                          f"not {bits}")  # fmt: skip
 
 

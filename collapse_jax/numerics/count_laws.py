@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax.core import random
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.validation import is_traced
 from collapse_jax.types import Array, Key
 
@@ -86,7 +87,7 @@ def _one_by_one(key: Key, p_K: Array, size: Array) -> Array:
 def of_part(key: Key, whole_K: Array, num: Array | int, size: Array | int) -> Array:
     """Counts of the first `size` (may be traced) of `num` rows in random order, whose counts are `whole_K`."""
     if is_traced(num):
-        raise ValueError("num_samples must be a plain number where some of the first real rows are used again")
+        raise UsageError("num_samples must be a plain number where some of the first real rows are used again")
     rows = jnp.repeat(jnp.arange(whole_K.shape[0]), whole_K.astype(jnp.int32), total_repeat_length=int(num))
     return count(jax.random.permutation(key, rows), (jnp.arange(num) < size).astype(whole_K.dtype), whole_K.shape[0])
 

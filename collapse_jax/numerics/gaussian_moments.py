@@ -14,6 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from collapse_jax.core import batch as B
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import normal, stream
 from collapse_jax.numerics.ldl import _ldl_on_host, factorise, solve_unit_lower
 from collapse_jax.numerics.log_gamma import log_gamma_of_normal, log_gamma_over_shape
@@ -40,12 +41,12 @@ def from_covariance(mean: ArrayLike, covariance: ArrayLike, max_rank: int | None
     precision of runs all the same: covariances may come from rows of it. Tracers go through ``factorise`` itself.
 
     Raises:
-      ValueError: numbers that are not finite.
+      UsageError: numbers that are not finite.
     """
     if isinstance(mean, jax.core.Tracer) or isinstance(covariance, jax.core.Tracer):
         return Moments(jnp.asarray(mean), *factorise(jnp.asarray(covariance), max_rank))
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise ValueError("mean and covariance must be finite")
+        raise UsageError("mean and covariance must be finite")
     a, eps = np.array(covariance, np.float64), 8 * float(jnp.finfo(jnp.result_type(float)).eps)
     spread = np.sqrt(np.where(np.diagonal(a) > 0, np.diagonal(a), 1.0))
     unit, pivot = _ldl_on_host(a / spread / spread[:, None], eps, len(a) if max_rank is None else max_rank)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import normal, of_its_lane, stream, uniform
 from collapse_jax.types import Array, Key
 
@@ -90,7 +91,7 @@ def _quantile_coefficients(shapes: tuple[float, ...], limit: float) -> np.ndarra
         fit = np.polynomial.chebyshev.chebfit(nodes, values, degree)
         if np.abs(np.polynomial.chebyshev.chebval(check, fit).T - truth).max() < _TOLERANCE:
             return fit
-    raise ValueError(f"no gamma interpolant for shapes {min(shapes):g} to {max(shapes):g}: take another num_samples")
+    raise UsageError(f"no gamma interpolant for shapes {min(shapes):g} to {max(shapes):g}: take another num_samples")
 
 
 def _log_quantile(shape: float, z: np.ndarray) -> np.ndarray:

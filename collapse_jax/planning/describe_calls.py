@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.registry import written
 from collapse_jax.planning.grid import Grid, coordinates
 
@@ -31,7 +32,7 @@ def describe(grid: Grid) -> str | None:
         moves = [[_change(base, at(one_moved(i, value))) for value in place] for i, place in enumerate(places)]
         if changed(base, [move[-1] for move in moves]) != at([len(place) - 1 for place in places]):
             return None  # axes that do not act on their own
-    except ValueError:
+    except UsageError:
         return None
     dims = [axis.dim for axis in grid.axes]
     labels = {"policy": grid.policies, **{axis.dim: coordinates(axis) for axis in grid.axes}}

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.suggestions import perhaps
 from collapse_jax.types import Curator, Policy, Setting
 
@@ -70,14 +71,14 @@ def grid_of(
     """The grid of ``sweep``'s arguments.
 
     Raises:
-      ValueError: an axis that is empty, or no parameter of a factory.
+      UsageError: an axis that is empty, or no parameter of a factory.
     """
     policies = list(policy) if isinstance(policy, Sequence) and not isinstance(policy, Policy) else [policy]
     if not policies:
-        raise ValueError("policy: an empty list; give at least one")
+        raise UsageError("policy: an empty list; give at least one")
     several = isinstance(curator, Sequence) and not isinstance(curator, Curator)
     if several and not curator:
-        raise ValueError("curator: an empty list; give at least one, or None")
+        raise UsageError("curator: an empty list; give at least one, or None")
     single = {"policy": policies[0] if len(policies) == 1 else None, "curator": None if several else curator}
     factories = {"setting": setting, **single}
     made: list[Axis] = []
@@ -85,14 +86,14 @@ def grid_of(
     for key, values in axes.items():
         names = key if isinstance(key, tuple) else (key,)
         if isinstance(values, str) or len(values) == 0:
-            raise ValueError(f"axis {key!r} must be a list of one or more values")
+            raise UsageError(f"axis {key!r} must be a list of one or more values")
         points = tuple(tuple(map(_plain, v)) if isinstance(key, tuple) else (_plain(v),) for v in values)
         if any(len(point) != len(names) for point in points):
-            raise ValueError(f"axis {key!r}: each of its values must be {len(names)} values")
+            raise UsageError(f"axis {key!r}: each of its values must be {len(names)} values")
         for name in names:
             home = _home(name, factories, num_samples)
             if home in homes.values():
-                raise ValueError(f"axis {name!r} moves what another axis moves; keep one")
+                raise UsageError(f"axis {name!r} moves what another axis moves; keep one")
             homes[name] = home
         columns = zip(names, zip(*points, strict=True), strict=True)
         traced = all(_is_float(factories.get(homes[n][0]), homes[n][1], v) for n, v in columns)
@@ -104,7 +105,7 @@ def grid_of(
         made.append(Axis("curator", ("curator",), tuple((c,) for c in values), False))
         homes["curator"] = "curator", ""
     if num_samples is None and ("num_samples", "") not in homes.values():
-        raise ValueError("num_samples is needed, as an argument or as an axis")
+        raise UsageError("num_samples is needed, as an argument or as an axis")
 
     settings = Once(lambda **values: _build("setting", setting, Setting, values))
 
@@ -171,7 +172,7 @@ def _home(name: str, factories: dict[str, Any], num_samples: int | None) -> tupl
     """Which part an axis belongs to, and which of its parameters it is."""
     if name == "num_samples":
         if num_samples is not None:
-            raise ValueError("num_samples is given both as an argument and as an axis; keep one")
+            raise UsageError("num_samples is given both as an argument and as an axis; keep one")
         return "num_samples", ""
     part, _, parameter = name.rpartition(".")
     known = {p: _parameters(f) for p, f in factories.items()}
@@ -180,9 +181,9 @@ def _home(name: str, factories: dict[str, Any], num_samples: int | None) -> tupl
         return found[0], parameter
     if found:
         words = " or ".join(f"'{p}.{parameter}'" for p in found)
-        raise ValueError(f"axis {name!r} is a parameter of both; write {words}")
+        raise UsageError(f"axis {name!r} is a parameter of both; write {words}")
     names = ["num_samples", *(n for names in known.values() for n in names)]
-    raise ValueError(f"axis {name!r} is no parameter of a factory here; {perhaps(parameter, names)}")
+    raise UsageError(f"axis {name!r} is no parameter of a factory here; {perhaps(parameter, names)}")
 
 
 def _parameters(factory: Any) -> list[str]:
@@ -195,7 +196,7 @@ def _build(part: str, made: Any, kind: type, arguments: dict[str, Any]) -> Any:
         return made
     built = made(**arguments) if callable(made) else made
     if not isinstance(built, kind):
-        raise ValueError(f"{part} must be a {kind.__name__} or a factory of one, not {type(built).__name__}")
+        raise UsageError(f"{part} must be a {kind.__name__} or a factory of one, not {type(built).__name__}")
     return built
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import chain_keys
 from collapse_jax.core.sharding import mesh_size
 from collapse_jax.planning.block_functions import functions, lanes
@@ -17,7 +18,7 @@ def check_fits(plan: Plan) -> None:
     """Refuses what cannot run.
 
     Raises:
-      ValueError: a block of some program does not fit into a device's memory; it says how many chains would.
+      UsageError: a block of some program does not fit into a device's memory; it says how many chains would.
     """
     memory = device_memory()
     if memory is None:
@@ -31,7 +32,7 @@ def check_fits(plan: Plan) -> None:
         if needed > memory:
             at_most = program.width * memory // needed
             name = plan.grid.policies[program.policy]
-            raise ValueError(
+            raise UsageError(
                 f"{name}: {program.width} chains side by side need {needed / 2**30:.1f} GiB, the device has "
                 f"{memory / 2**30:.1f}: "
                 + (f"set chains_per_block to {at_most} or less" if at_most else "lower num_samples or num_generations")

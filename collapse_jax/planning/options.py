@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from collapse_jax.core.sharding import mesh_size
-from collapse_jax.core.validation import check_at_least, check_choice
+from collapse_jax.core.validation import require_choice, require_integer
 
 PRECISIONS = ("float32", "float64")
 
@@ -34,8 +34,8 @@ def check_options(options: Options) -> None:
     """Raise a one-line error where an option is wrong by itself."""
     for name in ("num_generations", "num_chains", "chains_per_block", "checkpoint_every"):
         if getattr(options, name) is not None:
-            check_at_least(name, getattr(options, name), 1)
-    check_at_least("seed", options.seed, 0, 2**32 - 1)
+            require_integer(name, getattr(options, name), 1)
+    require_integer("seed", options.seed, 0, 2**32 - 1)
     mesh_size(options.mesh)
     for name, choices in (("precision", PRECISIONS), ("rng", RNGS), ("backend", BACKENDS)):
-        check_choice(name, getattr(options, name), choices)
+        require_choice(name, getattr(options, name), choices)

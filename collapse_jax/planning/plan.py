@@ -11,6 +11,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 from collapse_jax.core.chain import make_chain
 from collapse_jax.core.data_plan import plan_data as plan_chain
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import chain_keys
 from collapse_jax.core.sharding import abstract, mesh_size, spread
 from collapse_jax.core.suggestions import perhaps
@@ -92,7 +93,7 @@ def make_plan(grid: Grid, options: Options, cuts: Sequence[Cut] | None = None) -
       cuts: one a program, where a store was already cut by them.
 
     Raises:
-      ValueError: bad input, in one line.
+      UsageError: bad input, in one line.
     """
     check_options(options)
     programs = _programs(grid, options)
@@ -101,7 +102,7 @@ def make_plan(grid: Grid, options: Options, cuts: Sequence[Cut] | None = None) -
     total = len(grid.policies) * math.prod(lengths) * options.num_chains * options.num_generations
     total *= max(map(numbers_per_generation, programs))
     if total > 2**36:
-        raise ValueError(f"the results would hold {total:.1e} numbers a metric: lower num_chains or num_generations")
+        raise UsageError(f"the results would hold {total:.1e} numbers a metric: lower num_chains or num_generations")
     key = chain_keys(options.seed, 1, options.rng)[0]
     plan = Plan(grid, options, tuple(programs))
     worlds = Outlines()
@@ -180,7 +181,7 @@ def _sized(plan: Plan, program: Program, key: jax.Array, made: Outlines) -> Prog
         worlds.append(made.of(setting))
     world = worlds[0]
     if any(other is not world and not same(world, other) for other in worlds[1:]):
-        raise ValueError(
+        raise UsageError(
             f"axes: values that change the real law of setting {program.setting.name} need runs of their own"
         )
     values = {k: v for axis in moving for k, v in axis.point(0).items()}
@@ -221,7 +222,7 @@ def _step(chain: Chain, world: Any, state: Any, metrics: Sequence[str]) -> tuple
 def _check_shapes(setting: Setting, seen: dict[str, Any]) -> None:
     for metric in setting.metrics:
         if metric.name in seen and seen[metric.name].shape != metric.shape:
-            raise ValueError(
+            raise UsageError(
                 f"setting {setting.name}: metric {metric.name!r} has the shape {seen[metric.name].shape}, and its dims "
                 f"say {metric.shape}"
             )
@@ -233,7 +234,7 @@ def _check_dims(programs: Sequence[Program]) -> None:
     for metric in (m for p in programs for m in p.setting.metrics if m.name in p.metrics):
         dims = [name for name, _ in metric.dims]
         if found.setdefault(metric.name, dims) != dims:
-            raise ValueError(
+            raise UsageError(
                 f"metric {metric.name!r} has the dimensions {found[metric.name]} at one point of the sweep and {dims} "
                 "at another: give each its own run, or name other metrics"
             )
@@ -244,16 +245,16 @@ def _metrics(setting: Setting, wanted: Sequence[str] | None, dims: Sequence[str]
     lengths = {dim for m in setting.metrics for dim in m.dims}
     own = [dim for dim, _ in lengths]
     if len(own) > len(set(own)):
-        raise ValueError(f"setting {setting.name}: its metrics give one dimension two lengths: {sorted(lengths)}")
+        raise UsageError(f"setting {setting.name}: its metrics give one dimension two lengths: {sorted(lengths)}")
     for name in dims:
         if name in known or name in own:
-            raise ValueError(
+            raise UsageError(
                 f"axis {name!r} has the name of a metric or of its dimension; call it 'setting.{name}' or "
                 f"'policy.{name}'"
             )
     for name in wanted or ():
         if name not in known:
-            raise ValueError(f"metrics: setting {setting.name} has no {name!r}; {perhaps(name, known)}")
+            raise UsageError(f"metrics: setting {setting.name} has no {name!r}; {perhaps(name, known)}")
     return tuple(wanted or known)
 
 

@@ -29,7 +29,7 @@ class Collapse:
           path: of a picture file to write, too; its suffix chooses the format.
 
         Raises:
-          ValueError: a suffix that matplotlib cannot write, or no metric that is one number a generation.
+          UsageError: a suffix that matplotlib cannot write, or no metric that is one number a generation.
         """
         from collapse_jax.reporting import plot_curves
 

@@ -11,6 +11,7 @@ import xarray as xr
 
 from collapse_jax import results as results
 from collapse_jax.analysis.predictions import Lines
+from collapse_jax.core.errors import UsageError
 from collapse_jax.numerics.confidence_intervals import median_interval
 from collapse_jax.reporting.plot_grid import THEORY, draw_grid, legend
 from collapse_jax.results import store
@@ -49,7 +50,7 @@ def plot(ds: xr.Dataset, path: Path | str) -> Path:
       The path.
 
     Raises:
-      ValueError: a suffix that matplotlib cannot write, or a dataset without a metric that is one number a generation.
+      UsageError: a suffix that matplotlib cannot write, or a dataset without a metric that is one number a generation.
     """
     figure = draw(ds)
     figure.savefig(path, dpi=150)
@@ -73,7 +74,7 @@ def draw(ds: xr.Dataset) -> "Figure":
     labels, ds = curve_positions(ds), scalars(ds)
     names = [str(name) for name in ds.data_vars]
     if not names:
-        raise ValueError("nothing to plot: no metric here is one number a generation")
+        raise UsageError("nothing to plot: no metric here is one number a generation")
     if len(labels) > MOST_CURVES:
         return draw_grid(ds)
     width = min(len(names), min((3, 4), key=lambda columns: -len(names) % columns))  # fewest empty panels

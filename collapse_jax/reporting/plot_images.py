@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from collapse_jax.core.errors import UsageError
 from collapse_jax.results import store
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def plot_samples(ds: xr.Dataset, path: Path | str) -> Path:
       The path.
 
     Raises:
-      ValueError: `ds` holds no images, or a suffix that matplotlib cannot write.
+      UsageError: `ds` holds no images, or a suffix that matplotlib cannot write.
     """
     draw_samples(ds).savefig(path, dpi=150)
     return Path(path)
@@ -60,7 +61,7 @@ def draw_samples(ds: xr.Dataset) -> "Figure":
     from matplotlib.figure import Figure  # no pyplot: no window, no global state
 
     if not has_images(ds):
-        raise ValueError(f"{VARIABLE}: the run kept no images; its setting makes none, or `metrics` leaves them out")
+        raise UsageError(f"{VARIABLE}: the run kept no images; its setting makes none, or `metrics` leaves them out")
     images = ds[VARIABLE].isel({str(d): 0 for d in ds[VARIABLE].dims if d not in ("policy", "generation", *_OF_IMAGE)})
     images = images.expand_dims("policy") if "policy" not in images.dims else images
     images = images.isel(policy=slice(_MOST_COLUMNS), sample=slice(_MOST_SAMPLES))

@@ -25,7 +25,7 @@ def plot(datasets: Sequence[xr.Dataset], path: Path | str) -> Path:
     One column of panels a setting. A line joins the strategies of which no other has a lower risk for as few real rows.
 
     Raises:
-      ValueError: a suffix that matplotlib cannot write.
+      UsageError: a suffix that matplotlib cannot write.
     """
     draw([strategies(ds) for ds in datasets]).savefig(path, dpi=150)
     return Path(path)

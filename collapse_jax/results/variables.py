@@ -6,6 +6,8 @@ The latter say so by their attribute ``value_dims``, the dimensions of one value
 import numpy as np
 import xarray as xr
 
+from collapse_jax.core.errors import UsageError
+
 
 def scalars(ds: xr.Dataset) -> xr.Dataset:
     """The dataset with those variables alone that are one number a generation."""
@@ -38,11 +40,11 @@ def texts_of(values: xr.DataArray) -> xr.DataArray:
       are not finished have "".
 
     Raises:
-      ValueError: a variable of something else, or one without the labels, or with other ones, of a dimension that its
+      UsageError: a variable of something else, or one without the labels, or with other ones, of a dimension that its
         symbols differ along.
     """
     if not isinstance(values, xr.DataArray) or "symbols" not in values.attrs or "symbol" not in values.dims:
-        raise ValueError("texts_of: give a variable of sample texts with its attributes, such as ds.sample_text")
+        raise UsageError("texts_of: give a variable of sample texts with its attributes, such as ds.sample_text")
     whole = values.transpose(..., "symbol")
     rows, texts = whole.to_numpy(), np.empty(whole.shape[:-1], object)
     places = [_places(whole[..., 0], i) for i in range(len(values.attrs.get("symbols_dims", [])))]
@@ -62,6 +64,6 @@ def _places(texts: xr.DataArray, number: int) -> np.ndarray:
     known, here = texts.attrs.get("symbols_labels"), texts.coords.get(dim)
     labels = known[number] if known else []
     if here is None or not set(found := here.to_numpy().reshape(-1).tolist()) <= set(labels):
-        raise ValueError(f"texts_of: symbols differ along {dim!r}, whose labels are not the run's: decode first")
+        raise UsageError(f"texts_of: symbols differ along {dim!r}, whose labels are not the run's: decode first")
     places = np.reshape([labels.index(label) for label in found], here.shape)
     return xr.Variable(here.dims, places).set_dims(texts.sizes).to_numpy()

@@ -9,14 +9,15 @@ import jax.numpy as jnp
 
 from collapse_jax import data
 from collapse_jax.core import batching
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import normal
 from collapse_jax.core.validation import (
-    check_at_least,
-    check_choice,
-    check_not_negative,
-    check_positive,
-    check_share,
     is_traced,
+    require_choice,
+    require_integer,
+    require_number,
+    require_positive,
+    require_share,
 )
 from collapse_jax.metrics import images, row_scores
 from collapse_jax.training import diffusion_objectives, row_transform
@@ -152,7 +153,7 @@ def diffusion(
         take a fifth longer), 512 for other nets.
 
     Raises:
-      ValueError: a number out of range; a conditional model of rows without labels; guidance without conditions;
+      UsageError: a number out of range; a conditional model of rows without labels; guidance without conditions;
         arguments that would be ignored.
     """
     source = data.moons() if source is None else source
@@ -161,18 +162,18 @@ def diffusion(
         ("net", net, NETS), ("schedule", schedule, RATES), ("dtype", dtype, tuple(DTYPES)),
         ("sampler", sampler, SAMPLERS),
     ):  # fmt: skip
-        check_choice(name, value, choices)
+        require_choice(name, value, choices)
     rows_at_once = {"mlp": 2048}.get(net, 512) if rows_at_once is None else rows_at_once
     for name, number in (("sampler_steps", sampler_steps), ("num_test", num_test), ("rows_at_once", rows_at_once)):
-        check_at_least(name, number, 1)
+        require_integer(name, number, 1)
     check_warmup(warmup, steps=steps)
-    check_positive("learning_rate", learning_rate)
-    check_share("ema", ema)
+    require_positive("learning_rate", learning_rate)
+    require_share("ema", ema)
     levels_by, hidden = _defaults(objective, noise_schedule, conditional, drop_label)
     for name, size in (("stop", stop), ("temperature", temperature), ("guidance", guidance)):
-        check_not_negative(name, size)
+        require_number(name, size, 0)
     if not conditional and (is_traced(guidance) or guidance != 1):
-        raise ValueError("guidance needs conditional=True: there is nothing to guide by")
+        raise UsageError("guidance needs conditional=True: there is nothing to guide by")
     seen = row_transform.frame_of(source, conditional, frame)
     how = diffusion_objectives.objective(objective, levels_by, seen.spread)
     sizes = {"width": width, "depth": depth, "heads": heads, "patch": patch}
@@ -211,13 +212,13 @@ def _defaults(
 ) -> tuple[str, Array | float]:
     """Of what some models alone have: refused where it would be ignored."""
     if noise_schedule is not None:
-        check_choice("noise_schedule", noise_schedule, diffusion_objectives.SCHEDULES)
+        require_choice("noise_schedule", noise_schedule, diffusion_objectives.SCHEDULES)
         if objective != "ddpm":
-            raise ValueError(f"noise_schedule is for objective: ddpm, not for {objective}; leave it out")
+            raise UsageError(f"noise_schedule is for objective: ddpm, not for {objective}; leave it out")
     if drop_label is not None:
-        check_share("drop_label", drop_label)
+        require_share("drop_label", drop_label)
         if not conditional:
-            raise ValueError("drop_label needs conditional=True: there is no label to hide")
+            raise UsageError("drop_label needs conditional=True: there is no label to hide")
     return noise_schedule or "linear", 0.1 if drop_label is None else drop_label
 
 

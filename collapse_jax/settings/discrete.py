@@ -12,7 +12,7 @@ from collapse_jax.core import batch as B
 from collapse_jax.core.lineage import with_ancestors
 from collapse_jax.core.random import stream
 from collapse_jax.core.registry import recorded
-from collapse_jax.core.validation import check_positive, is_traced
+from collapse_jax.core.validation import is_traced, require_positive
 from collapse_jax.data import symbols
 from collapse_jax.metrics import row_scores
 from collapse_jax.numerics import count_laws
@@ -54,13 +54,13 @@ def discrete(
         power 1 / temperature^t. May be a tracer.
 
     Raises:
-      ValueError: numbers that are no probabilities, a temperature that is not above 0, or (with `lineage`) not 1.
+      UsageError: numbers that are no probabilities, a temperature that is not above 0, or (with `lineage`) not 1.
     """
     if probabilities is None:
         probabilities = symbols.uniform()
     elif not isinstance(probabilities, Symbols):
         probabilities = symbols.given("discrete", probabilities)
-    check_positive("temperature", temperature)
+    require_positive("temperature", temperature)
     as_fitted = not is_traced(temperature) and temperature == 1
     heated = (lambda params: params) if as_fitted else partial(_heated, temperature)
     law, num = probabilities.probabilities, len(probabilities.probabilities)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.core import batch as B
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import stream
 from collapse_jax.core.registry import recorded
-from collapse_jax.core.validation import check_at_least, check_share, one_line
+from collapse_jax.core.validation import one_line, require_integer, require_share
 from collapse_jax.settings.gaussian import gaussian
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
 
@@ -62,14 +63,14 @@ def ecosystem(
         m rows of m shares, whose sums are 1.
 
     Raises:
-      ValueError: a share or a matrix out of range, m below 1, or a generator that is no setting.
+      UsageError: a share or a matrix out of range, m below 1, or a generator that is no setting.
     """
     generator = gaussian() if generator is None else generator
     if not isinstance(generator, Setting):
-        raise ValueError(f"generator must be a Setting, such as settings.gaussian(), not {one_line(repr(generator))}")
+        raise UsageError(f"generator must be a Setting, such as settings.gaussian(), not {one_line(repr(generator))}")
     if any(metric.name.endswith(("_by_model", "_together")) for metric in generator.metrics):
-        raise ValueError(f"generator {generator.name}: an ecosystem is made of models, not of ecosystems")
-    check_at_least("models", models, 1)
+        raise UsageError(f"generator {generator.name}: an ecosystem is made of models, not of ecosystems")
+    require_integer("models", models, 1)
     coupled = Coupled(generator, models, _edges(models, mixing))
     hint = generator.block_hint
     return Setting(
@@ -96,13 +97,13 @@ def ecosystem(
 def _edges(models: int, mixing: Any) -> Array | np.ndarray:
     """Cumulative shares, counted from each model on; exactly 1 where nothing is left."""
     if np.ndim(mixing) == 0:
-        check_share("mixing", mixing)
+        require_share("mixing", mixing)
         rest = jnp.arange(models - 1, -1, -1) * (mixing / models)
         return jnp.broadcast_to(1 - rest, (models, models))
     matrix = np.asarray(mixing, float)
     right = matrix.shape == (models, models) and (matrix >= 0).all() and np.allclose(matrix.sum(1), 1, atol=1e-6)
     if not right:
-        raise ValueError(
+        raise UsageError(
             f"mixing must be a share or {models} rows of {models} shares that sum to 1, not {one_line(repr(mixing))}"
         )
     place = (np.arange(models)[:, None] + np.arange(models)) % models

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from collapse_jax.core import batch as B
 from collapse_jax.core.random import stream
 from collapse_jax.core.registry import recorded
-from collapse_jax.core.validation import check_positive, fraction, is_traced
+from collapse_jax.core.validation import is_traced, require_number, require_positive
 from collapse_jax.metrics import row_scores
 from collapse_jax.numerics import count_laws
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
@@ -63,9 +63,9 @@ def poisson(rate: Array | float = 1.0) -> Setting:
       rate: of the real law; may be a tracer.
 
     Raises:
-      ValueError: a rate that is not above 0.
+      UsageError: a rate that is not above 0.
     """
-    check_positive("rate", rate)
+    require_positive("rate", rate)
     ratio = Metric("log_rate_ratio", "logarithm of the fitted rate (the variance, too) over the truth's; -inf: dead",
                    "nats", "definition", role="log_variance")  # fmt: skip
     return _setting("poisson", POISSON, rate, ratio)
@@ -81,10 +81,10 @@ def bernoulli(p: Array | float = 0.5) -> Setting:
       p: probability of a 1 in the real law; may be a tracer.
 
     Raises:
-      ValueError: a probability that is not above 0 and below 1.
+      UsageError: a probability that is not above 0 and below 1.
     """
     if not is_traced(p):
-        fraction("bernoulli", "p", p)
+        require_number("bernoulli: p", p, above=0, below=1)
     ratio = Metric("log_probability_ratio", "logarithm of the fitted p over the truth's; -inf: p is 0", "nats",
                    "definition")  # fmt: skip
     return _setting("bernoulli", BERNOULLI, p, ratio)

@@ -15,7 +15,7 @@ import optax
 from collapse_jax import data
 from collapse_jax.core.random import normal
 from collapse_jax.core.sharding import over_data
-from collapse_jax.core.validation import check_at_least, check_positive
+from collapse_jax.core.validation import require_integer, require_positive
 from collapse_jax.metrics import row_scores
 from collapse_jax.training.diffusion_objectives import PROBES, probes
 from collapse_jax.training.nets.mlp import TimedMLP
@@ -95,12 +95,12 @@ def flow_matching(
       start: ``"init"`` trains a fresh network each generation, ``"previous"`` goes on from the last one.
 
     Raises:
-      ValueError: a count below 1, or a learning rate that is not above 0.
+      UsageError: a count below 1, or a learning rate that is not above 0.
     """
     counts = {"width": width, "depth": depth, "sampler_steps": sampler_steps, "num_test": num_test}
     for name, value in counts.items():
-        check_at_least(name, value, 1)
-    check_positive("learning_rate", learning_rate)
+        require_integer(name, value, 1)
+    require_positive("learning_rate", learning_rate)
     source = data.moons() if source is None else source
     init, velocity = functional(lambda rngs: TimedMLP(source.dim, width, depth, rngs=rngs))
     loss, adam = partial(_loss, velocity), optax.adam(optax.cosine_decay_schedule(learning_rate, steps))

@@ -10,9 +10,10 @@ import numpy as np
 from jax.scipy.special import ndtr
 
 from collapse_jax import data
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import normal, stream
 from collapse_jax.core.registry import recorded
-from collapse_jax.core.validation import check_at_least, check_positive
+from collapse_jax.core.validation import require_integer, require_positive
 from collapse_jax.metrics import row_scores
 from collapse_jax.numerics import gaussian_moments, ldl
 from collapse_jax.numerics.gaussian_moments import Moments
@@ -79,16 +80,16 @@ def gaussian(
         below 1 the variance dies geometrically. May be a tracer.
 
     Raises:
-      ValueError: a number out of range, or a source of another dimension.
+      UsageError: a number out of range, or a source of another dimension.
     """
-    check_at_least("ddof", ddof, 0)
-    check_at_least("num_test", num_test, 2)
-    check_positive("temperature", temperature)
+    require_integer("ddof", ddof, 0)
+    require_integer("num_test", num_test, 2)
+    require_positive("temperature", temperature)
     if dim is not None:
-        check_at_least("dim", dim, 1)
+        require_integer("dim", dim, 1)
     source = data.normal(dim or 1) if source is None else source
     if dim is not None and dim != source.dim:
-        raise ValueError(f"dim is {dim}, but source {source.name} has {source.dim} columns")
+        raise UsageError(f"dim is {dim}, but source {source.name} has {source.dim} columns")
     return Setting(
         name="gaussian",
         world=partial(_world, source, num_test),

@@ -10,7 +10,7 @@ from collapse_jax import data
 from collapse_jax.core import batch
 from collapse_jax.core.random import normal
 from collapse_jax.core.registry import recorded
-from collapse_jax.core.validation import check_at_least, check_choice, check_positive
+from collapse_jax.core.validation import require_choice, require_integer, require_positive
 from collapse_jax.metrics import row_scores
 from collapse_jax.numerics import ldl
 from collapse_jax.training.sgd import STARTS
@@ -101,14 +101,14 @@ def gaussian_mixture(
       source: the real law; default blobs. ``modes_alive`` exists where it knows its modes.
 
     Raises:
-      ValueError: a number out of range, or another word than those above.
+      UsageError: a number out of range, or another word than those above.
     """
-    check_at_least("components", components, 2)
-    check_at_least("steps", steps, 1)
-    check_choice("covariance", covariance, COVARIANCES)
-    check_positive("floor", floor)
-    check_choice("start", start, STARTS)
-    check_at_least("num_test", num_test, 1)
+    require_integer("components", components, 2)
+    require_integer("steps", steps, 1)
+    require_choice("covariance", covariance, COVARIANCES)
+    require_positive("floor", floor)
+    require_choice("start", start, STARTS)
+    require_integer("num_test", num_test, 1)
     source = data.blobs() if source is None else source
     empty = _empty(components, source.dim, covariance)
     return Setting(

@@ -15,7 +15,7 @@ from collapse_jax.core import batch
 from collapse_jax.core.lineage import with_ancestors
 from collapse_jax.core.random import normal
 from collapse_jax.core.registry import recorded
-from collapse_jax.core.validation import check_at_least, check_positive
+from collapse_jax.core.validation import require_integer, require_positive
 from collapse_jax.metrics import row_scores
 from collapse_jax.settings.kde import log_mean_kernel
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
@@ -62,12 +62,12 @@ def ideal_diffusion(
         exact samples (`solver_steps` = 0) each come from one training row.
 
     Raises:
-      ValueError: a number out of range, or `lineage` of rows that an ODE makes.
+      UsageError: a number out of range, or `lineage` of rows that an ODE makes.
     """
-    check_positive("delta", delta)
-    check_at_least("degree", degree, 1)
-    check_at_least("solver_steps", solver_steps, 0)
-    check_at_least("num_test", num_test, 1)
+    require_positive("delta", delta)
+    require_integer("degree", degree, 1)
+    require_integer("solver_steps", solver_steps, 0)
+    require_integer("num_test", num_test, 1)
     source = data.blobs(num_centers=2, dim=1, std=0.5, box=1.5) if source is None else source
     setting = Setting(
         name="ideal_diffusion",

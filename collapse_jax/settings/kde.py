@@ -10,10 +10,11 @@ import numpy as np
 
 from collapse_jax import data
 from collapse_jax.core import batch as B
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.lineage import with_ancestors
 from collapse_jax.core.random import normal
 from collapse_jax.core.registry import recorded
-from collapse_jax.core.validation import check_at_least, check_choice, check_positive
+from collapse_jax.core.validation import require_choice, require_integer, require_positive
 from collapse_jax.metrics import row_scores
 from collapse_jax.numerics.kernel_interpolation import between, nodes_for
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
@@ -84,14 +85,14 @@ def kde(
         *accumulate* n and n T. Pools that do not grow are cheaper without it.
 
     Raises:
-      ValueError: a bandwidth that is neither a number > 0 nor a rule, too few held-out rows, or `pool_rows` that are
+      UsageError: a bandwidth that is neither a number > 0 nor a rule, too few held-out rows, or `pool_rows` that are
         not two such numbers or that go with another bandwidth.
     """
     if isinstance(bandwidth, str):
-        check_choice("bandwidth", bandwidth, RULES)
+        require_choice("bandwidth", bandwidth, RULES)
     else:
-        check_positive("bandwidth", bandwidth)
-    check_at_least("num_test", num_test, 1)
+        require_positive("bandwidth", bandwidth)
+    require_integer("num_test", num_test, 1)
     source = data.moons() if source is None else source
     nodes = None if pool_rows is None else _nodes(bandwidth, pool_rows, source.dim)
     setting = Setting(
@@ -121,11 +122,11 @@ def _world(source: Source, num_test: int) -> World:
 def _nodes(bandwidth: Array | float | str, pool_rows: Sequence[int], dim: int) -> np.ndarray:
     """Values of 1 / 2 h^2 for pools of so many rows."""
     if not isinstance(bandwidth, str) or bandwidth.endswith("_scaled"):
-        raise ValueError(f"pool_rows: bandwidth must be scott or silverman, not {bandwidth!r}")
+        raise UsageError(f"pool_rows: bandwidth must be scott or silverman, not {bandwidth!r}")
     if isinstance(pool_rows, str) or not isinstance(pool_rows, Iterable) or len(tuple(pool_rows)) != 2:
-        raise ValueError(f"pool_rows must be two numbers, the least and the largest, not {pool_rows!r}")
-    check_at_least("pool_rows[0]", pool_rows[0], 1)
-    check_at_least("pool_rows[1]", pool_rows[1], pool_rows[0])
+        raise UsageError(f"pool_rows must be two numbers, the least and the largest, not {pool_rows!r}")
+    require_integer("pool_rows[0]", pool_rows[0], 1)
+    require_integer("pool_rows[1]", pool_rows[1], pool_rows[0])
     least, most = (float(_rule(bandwidth, rows, dim)) ** -2 / 2 for rows in pool_rows)
     return nodes_for(least, most)
 

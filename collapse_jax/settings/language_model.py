@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.core import batch as B
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import stream
-from collapse_jax.core.validation import check_at_least, check_choice, check_not_negative, check_positive, flag
+from collapse_jax.core.validation import require_choice, require_flag, require_integer, require_number, require_positive
 from collapse_jax.data import texts
 from collapse_jax.data.tokens import smallest
 from collapse_jax.metrics import text as T
@@ -213,22 +214,22 @@ def language_model(
       tied: whether symbols are read and written by one matrix.
 
     Raises:
-      ValueError: a number out of range; sizes that do not divide; a text shorter than a row or than a minibatch, or
+      UsageError: a number out of range; sizes that do not divide; a text shorter than a row or than a minibatch, or
         with too little held out; arguments of which one would be ignored; a set that a batch would overfill.
     """
     text = texts.shakespeare() if text is None else text
     if not isinstance(text, Text):
-        raise ValueError(f"text must be a Text, such as data.texts.shakespeare(), not {text!r}")
+        raise UsageError(f"text must be a Text, such as data.texts.shakespeare(), not {text!r}")
     given = {"width": width, "depth": depth, "heads": heads, "kv_heads": kv_heads, "hidden": hidden,
              "activation": activation, "tied": tied}  # fmt: skip
     size = sized(model, {k: v for k, v in given.items() if v is not None})
     how = Decoding(temperature, top_k, top_p, min_p)
     how.check()
-    check_choice("dtype", dtype, tuple(DTYPES))
-    flag("language_model", "remat", remat)
+    require_choice("dtype", dtype, tuple(DTYPES))
+    require_flag("language_model: remat", remat)
     _check_rows(text, length, batch_size, prompt, ngram, gram_bits)
     for name, number in (("num_test", num_test), ("rows_at_once", rows_at_once), ("num_shown", num_shown)):
-        check_at_least(name, number, 1)
+        require_integer(name, number, 1)
     steps = 800 if steps is None and epochs is None else steps
     base_steps = _check_training(start, base_steps, steps, warmup)
     by_nnx, apply = functional(lambda rngs: Transformer(text.num_symbols, size, DTYPES[dtype], remat, rngs=rngs))
@@ -236,10 +237,10 @@ def language_model(
     net_init = lambda key: initial(key, shapes, size.depth)  # noqa: E731
     network = Network(apply, text.num_symbols, size, DTYPES[dtype], length, rows_at_once)
     task = Task(text, network, prompt, how, num_test, ngram, gram_bits, num_shown)
-    check_not_negative("weight_decay", weight_decay)
-    check_positive("learning_rate", learning_rate)
-    check_positive("clip", clip)
-    check_choice("schedule", schedule, SCHEDULES)
+    require_number("weight_decay", weight_decay, 0)
+    require_positive("learning_rate", learning_rate)
+    require_positive("clip", clip)
+    require_choice("schedule", schedule, SCHEDULES)
     optimizer = partial(adamw, learning_rate, schedule, warmup, weight_decay, clip)
     train = partial(fit_sgd, partial(loss, network), optimizer, init=net_init, batch_size=batch_size)
     fit = train(steps=steps, epochs=epochs, start="init" if start == "init" else "previous")
@@ -266,27 +267,27 @@ def language_model(
 
 def _check_training(start: str, base_steps: int | None, steps: int | None, warmup: int) -> int:
     """How many steps a base model takes."""
-    check_choice("start", start, STARTS)
+    require_choice("start", start, STARTS)
     if base_steps is not None and start != "base":
-        raise ValueError(f"base_steps is for start: base, not for {start}; leave it out")
+        raise UsageError(f"base_steps is for start: base, not for {start}; leave it out")
     base_steps = 2000 if base_steps is None else base_steps
-    check_at_least("base_steps", base_steps, 1)
+    require_integer("base_steps", base_steps, 1)
     check_warmup(warmup, steps=steps, base_steps=base_steps if start == "base" else None)
     return base_steps
 
 
 def _check_rows(text: Text, length: int, batch_size: int, prompt: int, ngram: int, gram_bits: int) -> None:
-    check_at_least("length", length, 2)
-    check_at_least("batch_size", batch_size, 1)
-    check_at_least("ngram", ngram, 1, length)
-    check_at_least("prompt", prompt, 0, length - ngram)
-    check_at_least("gram_bits", gram_bits, T.WORD if gram_bits else 0, 2**30)
+    require_integer("length", length, 2)
+    require_integer("batch_size", batch_size, 1)
+    require_integer("ngram", ngram, 1, length)
+    require_integer("prompt", prompt, 0, length - ngram)
+    require_integer("gram_bits", gram_bits, T.WORD if gram_bits else 0, 2**30)
     if gram_bits & (gram_bits - 1):
-        raise ValueError(f"gram_bits must be a power of two, not {gram_bits}")
+        raise UsageError(f"gram_bits must be a power of two, not {gram_bits}")
     if text.size is not None and text.size < length:
-        raise ValueError(f"length must be at most the {text.size} symbols of {text.name} to train on, not {length}")
+        raise UsageError(f"length must be at most the {text.size} symbols of {text.name} to train on, not {length}")
     if text.size is not None and text.size < batch_size * length:
-        raise ValueError(
+        raise UsageError(
             f"{text.name}: {text.size} symbols to train on are less than one minibatch of {batch_size} rows of "
             f"{length}; lower batch_size or length, or give more text"
         )

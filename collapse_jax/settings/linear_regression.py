@@ -11,7 +11,7 @@ import numpy as np
 from collapse_jax.core import batch as B
 from collapse_jax.core.random import normal, stream
 from collapse_jax.core.registry import recorded
-from collapse_jax.core.validation import check_at_least, check_not_negative, check_positive, is_traced
+from collapse_jax.core.validation import is_traced, require_integer, require_number, require_positive
 from collapse_jax.data.synthetic import HELD_OUT_SEED
 from collapse_jax.numerics import gaussian_moments, least_squares
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
@@ -86,12 +86,12 @@ def linear_regression(
       num_test: held-out inputs that ``test_error`` averages over.
 
     Raises:
-      ValueError: a number out of range.
+      UsageError: a number out of range.
     """
-    check_at_least("dim", dim, 1)
-    check_at_least("num_test", num_test, 1)
-    check_positive("noise_variance", noise_variance)
-    check_not_negative("ridge", ridge)
+    require_integer("dim", dim, 1)
+    require_integer("num_test", num_test, 1)
+    require_positive("noise_variance", noise_variance)
+    require_number("ridge", ridge, 0)
     penalty = ridge if is_traced(ridge) or ridge > 0 else None
     noise = jnp.sqrt(jnp.asarray(noise_variance, jnp.result_type(float)))
     rows, statistics = partial(_rows, dim, noise), partial(_statistics, noise)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.core import batch
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import normal, stream, uniform
 from collapse_jax.core.registry import recorded
-from collapse_jax.core.validation import check_at_least, check_positive
+from collapse_jax.core.validation import require_integer, require_positive
 from collapse_jax.data.synthetic import HELD_OUT_SEED
 from collapse_jax.numerics import logistic_newton
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
@@ -69,14 +70,14 @@ def logistic_regression(
       source: labelled rows.
 
     Raises:
-      ValueError: a number out of range, or a source without labels, or of other columns or classes.
+      UsageError: a number out of range, or a source without labels, or of other columns or classes.
     """
     dim, classes = _size(source, dim, classes)
-    check_at_least("dim", dim, 1)
-    check_at_least("classes", classes, 2)
-    check_at_least("steps", steps, 1)
-    check_at_least("num_test", num_test, 1)
-    check_positive("ridge", ridge)
+    require_integer("dim", dim, 1)
+    require_integer("classes", classes, 2)
+    require_integer("steps", steps, 1)
+    require_integer("num_test", num_test, 1)
+    require_positive("ridge", ridge)
     fit, logits = partial(_fit, classes, ridge, steps), 1 if classes == 2 else classes
 
     def rows(key: Key, params: Array, num: int) -> Rows:
@@ -106,11 +107,11 @@ def _size(source: Source | None, dim: int | None, classes: int | None) -> tuple[
     if source is None:
         return 2 if dim is None else dim, 2 if classes is None else classes
     if source.classes is None:
-        raise ValueError(f"source {source.name} has no labels: give labels: true, its last column being the class")
+        raise UsageError(f"source {source.name} has no labels: give labels: true, its last column being the class")
     columns, known = source.dim - 1, source.classes
     if dim not in (None, columns) or classes not in (None, known):
         found = f"{columns} features and {known} classes"
-        raise ValueError(f"source {source.name} has {found}, not dim {dim} and classes {classes}; leave both out")
+        raise UsageError(f"source {source.name} has {found}, not dim {dim} and classes {classes}; leave both out")
     return columns, known
 
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.core import batch as B
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.registry import recorded
-from collapse_jax.core.validation import check_at_least, check_choice, check_not_negative
+from collapse_jax.core.validation import require_choice, require_integer, require_number
 from collapse_jax.data import markov_texts
 from collapse_jax.data.markov_texts import Language
 from collapse_jax.metrics import row_scores, text
@@ -97,19 +98,19 @@ def markov(
         for texts (an upper bound of what is copied word for word: n-grams may come from different places).
 
     Raises:
-      ValueError: a number out of range, another language, or a table of counts above 2^24 entries.
+      UsageError: a number out of range, another language, or a table of counts above 2^24 entries.
     """
-    check_at_least("order", order, 0)
-    check_at_least("length", length, order + 1)
-    check_not_negative("smoothing", smoothing)
+    require_integer("order", order, 0)
+    require_integer("length", length, order + 1)
+    require_number("smoothing", smoothing, 0)
     if isinstance(language, str):
-        check_choice("language", language, tuple(LANGUAGES))
+        require_choice("language", language, tuple(LANGUAGES))
         language = LANGUAGES[language]()
     elif not isinstance(language, Language):
-        raise ValueError(f"language must be one of {', '.join(LANGUAGES)} or a Language, not {language!r}")
+        raise UsageError(f"language must be one of {', '.join(LANGUAGES)} or a Language, not {language!r}")
     size = language.num_symbols
     if size ** (order + 1) > _LARGEST:
-        raise ValueError(f"order must be lower: {size}^{order + 1} counts are more than {_LARGEST}")
+        raise UsageError(f"order must be lower: {size}^{order + 1} counts are more than {_LARGEST}")
     compress, sample = partial(_compress, order, size), partial(_sample, order, length)
     gram = min(max(_GRAM, order + 2), length)
     # Rows of a single gram are symbols of a larger alphabet, whose law a table tells.

@@ -10,8 +10,9 @@ import numpy as np
 
 from collapse_jax import data
 from collapse_jax.core import batching
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import stream
-from collapse_jax.core.validation import check_at_least, check_choice, check_positive, one_line
+from collapse_jax.core.validation import one_line, require_choice, require_integer, require_positive
 from collapse_jax.metrics import representations
 from collapse_jax.settings.diffusion import diffusion
 from collapse_jax.training import augmentation, ssl_objectives
@@ -175,21 +176,21 @@ def self_supervised(
       rows_at_once: images that are encoded together: bounds memory.
 
     Raises:
-      ValueError: a number out of range, sizes that do not divide, arguments that would be ignored, or a generator of
+      UsageError: a number out of range, sizes that do not divide, arguments that would be ignored, or a generator of
         other rows than labelled images.
     """
     generator = diffusion(data.digits(pca=None, labels=True), num_test=300) if generator is None else generator
     source, shape = _source(generator)
     pretext = ssl_objectives.vicreg() if objective is None else objective
     if not isinstance(pretext, Pretext):
-        raise ValueError(f"objective must be a Pretext, such as objectives.vicreg(), not {one_line(repr(pretext))}")
+        raise UsageError(f"objective must be a Pretext, such as objectives.vicreg(), not {one_line(repr(pretext))}")
     for name, number in (("batch_size", batch_size), ("num_probe", num_probe), ("num_test", num_test)):
-        check_at_least(name, number, 2)
-    check_at_least("k", k, 1)
-    check_at_least("rows_at_once", rows_at_once, 1)
+        require_integer(name, number, 2)
+    require_integer("k", k, 1)
+    require_integer("rows_at_once", rows_at_once, 1)
     check_warmup(warmup, steps=steps)
-    check_positive("learning_rate", learning_rate)
-    check_choice("schedule", schedule, SCHEDULES)
+    require_positive("learning_rate", learning_rate)
+    require_choice("schedule", schedule, SCHEDULES)
     strength = augmentation.Strength(crop, shift, turn, contrast, noise, mask)
     augmentation.check(strength)
     sizes = {"width": width, "depth": depth, "heads": heads, "patch": patch}
@@ -220,14 +221,14 @@ def self_supervised(
 def _source(generator: Setting) -> tuple[Source, tuple[int, int, int]]:
     """Of a generator that will do, and the shape of its images."""
     if not isinstance(generator, Setting):
-        raise ValueError(f"generator must be a Setting, such as settings.diffusion(), not {one_line(repr(generator))}")
+        raise UsageError(f"generator must be a Setting, such as settings.diffusion(), not {one_line(repr(generator))}")
     source = generator.source
     if not isinstance(source, Source) or source.shape is None:
-        raise ValueError(f"generator {generator.name} has no source of images; give it one, such as digits(pca: null)")
+        raise UsageError(f"generator {generator.name} has no source of images; give it one, such as digits(pca: null)")
     if source.classes is None:
-        raise ValueError(f"source {source.name} has no labels, which probes read; give labels: true")
+        raise UsageError(f"source {source.name} has no labels, which probes read; give labels: true")
     if generator.init is None:
-        raise ValueError(f"generator {generator.name} is not trained by gradients; give one that is, such as diffusion")
+        raise UsageError(f"generator {generator.name} is not trained by gradients; give one that is, such as diffusion")
     return source, source.shape
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from collapse_jax import data
 from collapse_jax.core import batching
 from collapse_jax.core.random import normal
-from collapse_jax.core.validation import check_at_least, check_choice, check_not_negative, check_positive
+from collapse_jax.core.validation import require_choice, require_integer, require_number, require_positive
 from collapse_jax.metrics import images, row_scores
 from collapse_jax.training import row_transform
 from collapse_jax.training.diffusion_objectives import PROBES, probes
@@ -140,18 +140,18 @@ def vae(
       rows_at_once: rows that are sampled or judged together: bounds memory.
 
     Raises:
-      ValueError: a number out of range; a conditional model of rows without labels.
+      UsageError: a number out of range; a conditional model of rows without labels.
     """
     source = data.moons() if source is None else source
     seen = row_transform.frame_of(source, conditional, frame)
-    check_choice("schedule", schedule, SCHEDULES)
+    require_choice("schedule", schedule, SCHEDULES)
     for name, number in (("num_test", num_test), ("rows_at_once", rows_at_once)):
-        check_at_least(name, number, 1)
+        require_integer(name, number, 1)
     check_warmup(warmup, steps=steps)
     for name, size in (("learning_rate", learning_rate), ("deviation", 1.0 if deviation is None else deviation)):
-        check_positive(name, size)
+        require_positive(name, size)
     for name, size in (("beta", beta), ("temperature", temperature), ("noise", noise)):
-        check_not_negative(name, size)
+        require_number(name, size, 0)
     init, apply = autoencoder(seen.dim, latent, width, depth, seen.classes)
     judge = images.judge(source, num_test, num_shown=num_shown, features=features, labelled=conditional,
                                 rows_at_once=rows_at_once)  # fmt: skip

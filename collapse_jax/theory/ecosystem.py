@@ -70,7 +70,7 @@ def fits(
       spread: how rows become fits and fits rows; default a maximum-likelihood Gaussian of unit variance.
 
     Raises:
-      ValueError: a policy whose moments are not known here.
+      UsageError: a policy whose moments are not known here.
     """
     spread = spread or Spread()
     fade, joined = pool_of(policy, n)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from collapse_jax import policies
+from collapse_jax.core.errors import UsageError
 from collapse_jax.theory.prediction import Condition
 
 
@@ -66,11 +67,11 @@ def fits(policy: Mapping[str, Any], n: int, num_generations: int, spread: Spread
       spread: how rows become fits and fits rows; default a maximum-likelihood Gaussian of unit variance.
 
     Raises:
-      ValueError: a policy whose moments are not known here.
+      UsageError: a policy whose moments are not known here.
     """
     options = {name: value for name, value in policy.items() if name != "kind"}
     if policy["kind"] not in _STEPS:
-        raise ValueError(f"policy: no moments are known of {policy['kind']!r}; one of {', '.join(_STEPS)}")
+        raise UsageError(f"policy: no moments are known of {policy['kind']!r}; one of {', '.join(_STEPS)}")
     steps = _STEPS[policy["kind"]](n, spread or Spread(), **options)
     return Fits(*np.array([next(steps) for _ in range(num_generations)]).T)
 
@@ -104,14 +105,14 @@ def pool_of(policy: Mapping[str, Any], n: int) -> tuple[float, Iterator[tuple[Pa
     """What a pool fades by, and what joins it after fits 1, 2, ...: synthetic rows and new real ones.
 
     Raises:
-      ValueError: a policy whose pool is more than that.
+      UsageError: a policy whose pool is more than that.
     """
     grows = policy["kind"] == "growing"
     inner = (policy.get("policy") or {"kind": "replace"}) if grows else policy
     kind, sizes = inner["kind"], sizes_of(n, policy.get("sizes", ()) if grows else ())
     if kind not in GROWING:
         what = f"growing {kind!r}" if grows else repr(kind)
-        raise ValueError(f"policy: no moments are known of {what}; one of {', '.join(GROWING)}")
+        raise UsageError(f"policy: no moments are known of {what}; one of {', '.join(GROWING)}")
     fade = {"accumulate": 1.0, "contaminated": 1.0, "decay": inner.get("gamma", 0.5)}.get(kind, 0.0)
     share = inner.get("share", 0.5) if kind in ("fresh_real", "contaminated") else 0.0
     return fade, _rows(sizes, share)
@@ -204,11 +205,11 @@ def batch_weights(policy: Mapping[str, Any], n: int, num_generations: int) -> np
     A draw from the pool sees, in expectation, what the pool holds. Rows of ``[T, T]`` sum to 1.
 
     Raises:
-      ValueError: a policy that is not known here.
+      UsageError: a policy that is not known here.
     """
     kind = policy["kind"]
     if kind not in _STEPS:
-        raise ValueError(f"policy: no weights are known of {kind!r}; one of {', '.join(_STEPS)}")
+        raise UsageError(f"policy: no weights are known of {kind!r}; one of {', '.join(_STEPS)}")
     age = np.subtract.outer(np.arange(num_generations), np.arange(num_generations))
     mass = (age >= 0) * 1.0
     if kind == "window":

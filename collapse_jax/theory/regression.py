@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from scipy.special import digamma, polygamma
 
+from collapse_jax.core.errors import UsageError
 from collapse_jax.theory.moment_recursions import Spread, fits
 from collapse_jax.theory.prediction import Case, Condition, Prediction, over_first
 
@@ -18,10 +19,10 @@ def first_risk(n: int, dim: int, noise: float) -> float:
     The trace of an inverse Wishart matrix's mean.
 
     Raises:
-      ValueError: no more than d + 1 rows, where the mean is infinite.
+      UsageError: no more than d + 1 rows, where the mean is infinite.
     """
     if n <= dim + 1:
-        raise ValueError(f"n must be > dim + 1 = {dim + 1} for a mean to exist, not {n}")
+        raise UsageError(f"n must be > dim + 1 = {dim + 1} for a mean to exist, not {n}")
     return noise * dim / (n - dim - 1)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
 from collapse_jax.core.random import normal
-from collapse_jax.core.validation import check_not_negative, check_share
+from collapse_jax.core.validation import require_number, require_share
 from collapse_jax.types import Array, Key
 
 
@@ -49,11 +49,11 @@ def view(strength: Strength, shape: tuple[int, int, int], key: Key, x_BxD: Array
 
 
 def check(strength: Strength) -> None:
-    """Raises ``ValueError`` at a number out of range."""
+    """Raises ``UsageError`` at a number out of range."""
     for name, value in strength._asdict().items():
-        check_not_negative(name, value)
+        require_number(name, value, 0)
     for name in ("crop", "contrast", "mask"):
-        check_share(name, getattr(strength, name))
+        require_share(name, getattr(strength, name))
 
 
 def moved(x_BxHxWxC: Array, scale_B: Array, angle_B: Array, shift_Bx2: Array) -> Array:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax.core.errors import UsageError
 from collapse_jax.types import Array
 
 Path = Callable[[Array], tuple[Array, Array]]
@@ -57,7 +58,7 @@ def ddpm(schedule: str = "linear") -> Objective:
 
     def grid(steps: int) -> np.ndarray:
         if steps > DDPM_STEPS:
-            raise ValueError(f"sampler_steps must be <= {DDPM_STEPS}, the levels of ddpm, not {steps}")
+            raise UsageError(f"sampler_steps must be <= {DDPM_STEPS}, the levels of ddpm, not {steps}")
         chosen = np.round(np.linspace(DDPM_STEPS, 1, steps)).astype(int) - 1
         return np.append(table[chosen], 0.0)
 

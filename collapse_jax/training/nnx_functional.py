@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import normal
 from collapse_jax.types import Key, Tree
 
@@ -26,13 +27,13 @@ def functional(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Callable[[Key],
       module, or another method of it.
 
     Raises:
-      ValueError: the module holds state that is no parameter.
+      UsageError: the module holds state that is no parameter.
     """
     graphdef, abstract = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     for path, leaf in nnx.to_flat_state(abstract):
         if not isinstance(leaf, nnx.Param):
             name = ".".join(map(str, path))
-            raise ValueError(
+            raise UsageError(
                 f"functional() takes modules whose state is all nnx.Param; {name} is {type(leaf).__name__}"
             )
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.core import batch, batching
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import stream
-from collapse_jax.core.validation import check_choice, one_line
+from collapse_jax.core.validation import one_line, require_choice
 from collapse_jax.types import Array, Batch, Key, Source, Tree, World
 
 FRAMES = ("unit", "pixels", "raw")
@@ -56,15 +57,15 @@ def frame_of(source: Source, conditional: bool, frame: str) -> Frame:
         variance 1; ``"pixels"``: images from [0, 1] in [-1, 1]; ``"raw"``: as they are.
 
     Raises:
-      ValueError: what is no source or no frame, labels or images that the source does not have.
+      UsageError: what is no source or no frame, labels or images that the source does not have.
     """
     if not isinstance(source, Source):
-        raise ValueError(f"source must be a Source, such as data.moons(), not {one_line(repr(source))}")
-    check_choice("frame", frame, FRAMES)
+        raise UsageError(f"source must be a Source, such as data.moons(), not {one_line(repr(source))}")
+    require_choice("frame", frame, FRAMES)
     if conditional and source.classes is None:
-        raise ValueError(f"conditional=True needs labels, and source {source.name} has none (perhaps labels=True?)")
+        raise UsageError(f"conditional=True needs labels, and source {source.name} has none (perhaps labels=True?)")
     if frame == "pixels" and source.shape is None:
-        raise ValueError(f"frame pixels needs images, and the rows of source {source.name} are none; use unit or raw")
+        raise UsageError(f"frame pixels needs images, and the rows of source {source.name} are none; use unit or raw")
     dim, classes = source.dim - (source.classes is not None), source.classes if conditional else None
     mean_D, variance_D = np.asarray(source.mean)[:dim], np.diagonal(source.covariance)[:dim]
     center, scale = {"unit": (float(mean_D.mean()), None), "pixels": (0.5, 0.5), "raw": (0.0, 1.0)}[frame]

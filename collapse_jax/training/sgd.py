@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from collapse_jax.core import batch
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import stream
 from collapse_jax.core.sharding import over_data, over_model
-from collapse_jax.core.validation import check_at_least, check_choice
+from collapse_jax.core.validation import require_choice, require_integer
 from collapse_jax.types import Array, Batch, Key, Tree
 
 STARTS = ("init", "previous")
@@ -50,14 +51,14 @@ def fit_sgd(
       start: ``"init"`` fits fresh parameters each generation; ``"previous"`` goes on from the last fit's.
 
     Raises:
-      ValueError: `steps`, `batch_size` or `epochs` below 1, both or neither of steps and epochs, or another `start`.
+      UsageError: `steps`, `batch_size` or `epochs` below 1, both or neither of steps and epochs, or another `start`.
     """
     if (steps is None) == (epochs is None):
-        raise ValueError("give either steps or epochs" + (", not both" if epochs is not None else ""))
+        raise UsageError("give either steps or epochs" + (", not both" if epochs is not None else ""))
     for name, number in (("steps", steps), ("epochs", epochs), ("batch_size", batch_size)):
         if number is not None:
-            check_at_least(name, number, 1)
-    check_choice("start", start, STARTS)
+            require_integer(name, number, 1)
+    require_choice("start", start, STARTS)
 
     def fit(key: Key, train: Batch, previous: Tree) -> Tree:
         items, _ = batch.rows(train)
@@ -111,14 +112,14 @@ def check_warmup(warmup: int, **steps: int | None) -> None:
     """A fit of each of these numbers of `steps` (None: not known) reaches its rate.
 
     Raises:
-      ValueError: a number of steps below 1, or a warm-up that is below 0 or as long as the fit.
+      UsageError: a number of steps below 1, or a warm-up that is below 0 or as long as the fit.
     """
-    check_at_least("warmup", warmup, 0)
+    require_integer("warmup", warmup, 0)
     for name, number in steps.items():
         if number is not None:
-            check_at_least(name, number, 1)
+            require_integer(name, number, 1)
             if warmup >= number:
-                raise ValueError(f"warmup must be below {name} ({number}), not {warmup}: no fit would reach its rate")
+                raise UsageError(f"warmup must be below {name} ({number}), not {warmup}: no fit would reach its rate")
 
 
 class Averaged(NamedTuple):

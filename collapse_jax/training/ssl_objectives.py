@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from collapse_jax.core.random import stream
 from collapse_jax.core.registry import recorded
-from collapse_jax.core.validation import check_at_least, check_not_negative, check_positive, check_share
+from collapse_jax.core.validation import require_integer, require_number, require_positive, require_share
 from collapse_jax.numerics.nearest_neighbors import normalised
 from collapse_jax.types import Array, Key, Pretext, Tree
 
@@ -34,9 +34,9 @@ def simclr(temperature: float = 0.2, width: int = 128) -> Pretext:
       width: of the head and of the embedding that is compared.
 
     Raises:
-      ValueError: a number out of range.
+      UsageError: a number out of range.
     """
-    check_positive("temperature", temperature)
+    require_positive("temperature", temperature)
     compare = lambda a_BxE, b_BxE: nt_xent(a_BxE, b_BxE, temperature)  # noqa: E731
     return _of_two_views("simclr", width, compare)
 
@@ -54,11 +54,11 @@ def vicreg(invariance: float = 25.0, variance: float = 25.0, covariance: float =
       width: of the head and of the embedding that is compared.
 
     Raises:
-      ValueError: a number out of range.
+      UsageError: a number out of range.
     """
     weights = {"invariance": invariance, "variance": variance, "covariance": covariance}
     for name, weight in weights.items():
-        check_not_negative(name, weight)
+        require_number(name, weight, 0)
     compare = lambda a_BxE, b_BxE: vicreg_loss(a_BxE, b_BxE, **weights)  # noqa: E731
     return _of_two_views("vicreg", width, compare)
 
@@ -74,9 +74,9 @@ def barlow_twins(redundancy: float = 0.005, width: int = 128) -> Pretext:
       width: of the head and of the embedding that is compared.
 
     Raises:
-      ValueError: a number out of range.
+      UsageError: a number out of range.
     """
-    check_not_negative("redundancy", redundancy)
+    require_number("redundancy", redundancy, 0)
     compare = lambda a_BxE, b_BxE: barlow_loss(a_BxE, b_BxE, redundancy)  # noqa: E731
     return _of_two_views("barlow_twins", width, compare)
 
@@ -93,10 +93,10 @@ def byol(momentum: float = 0.99, width: int = 128) -> Pretext:
       width: of the heads and of what is predicted.
 
     Raises:
-      ValueError: a number out of range.
+      UsageError: a number out of range.
     """
-    check_at_least("width", width, 1)
-    check_share("momentum", momentum)
+    require_integer("width", width, 1)
+    require_share("momentum", momentum)
 
     def loss(nets: Any, params: Tree, target: Tree, key: Key, x_BxD: Array, view: View) -> Array:
         both = _two_views(key, x_BxD, view)
@@ -123,11 +123,11 @@ def masked(share: float = 0.5, cells: int = 4, width: int = 128) -> Pretext:
       width: of the decoder's hidden layer.
 
     Raises:
-      ValueError: a number out of range.
+      UsageError: a number out of range.
     """
-    check_at_least("width", width, 1)
-    check_at_least("cells", cells, 2)
-    check_share("share", share)
+    require_integer("width", width, 1)
+    require_integer("cells", cells, 2)
+    require_share("share", share)
 
     def loss(nets: Any, params: Tree, target: Tree, key: Key, x_BxD: Array, view: View) -> Array:
         shown_BxD = view(stream(key, "view"), x_BxD)
@@ -140,7 +140,7 @@ def masked(share: float = 0.5, cells: int = 4, width: int = 128) -> Pretext:
 
 def _of_two_views(name: str, width: int, compare: Callable[[Array, Array], Array]) -> Pretext:
     """Embeddings of two views, by one head, are compared."""
-    check_at_least("width", width, 1)
+    require_integer("width", width, 1)
 
     def loss(nets: Any, params: Tree, target: Tree, key: Key, x_BxD: Array, view: View) -> Array:
         both = _two_views(key, x_BxD, view)

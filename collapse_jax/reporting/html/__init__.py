@@ -38,7 +38,7 @@ def write(ds: xr.Dataset, path: Path | str, again: float | None = None) -> Path:
 
     Raises:
       StoreError: the extra ``report`` is missing, or `path` cannot be written.
-      ValueError: `ds` is not the dataset of a run.
+      UsageError: `ds` is not the dataset of a run.
     """
     text, path = render(ds, again, beside=Path(path).parent), Path(path)
     partial = None

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from collapse_jax.core.validation import check_at_least
+from collapse_jax.core.errors import UsageError
+from collapse_jax.core.validation import require_integer
 from collapse_jax.training.nets import dit, unet
 from collapse_jax.training.nets.mlp import TimedMLP
 from collapse_jax.training.nnx_functional import drawn, functional
@@ -43,18 +44,18 @@ def timed_net(
       dtype: of the arithmetic.
 
     Raises:
-      ValueError: a size below 1, rows that are no images, sizes that do not divide, or one that the net has not.
+      UsageError: a size below 1, rows that are no images, sizes that do not divide, or one that the net has not.
     """
     for name in ("heads", "patch"):
         if net != "dit" and given.get(name) is not None:
-            raise ValueError(f"{name} is for net: dit, not for {net}; leave it out")
+            raise UsageError(f"{name} is for net: dit, not for {net}; leave it out")
     size = DEFAULTS[net]._replace(**{name: value for name, value in given.items() if value is not None})
     for name, value in size._asdict().items():
-        check_at_least(name, value, 1)
+        require_integer(name, value, 1)
     if net == "mlp":
         return functional(partial(_mlp, dim, size, classes, dtype))
     if shape is None:
-        raise ValueError(f"net {net} needs images, and the source's rows are none; use net mlp")
+        raise UsageError(f"net {net} needs images, and the source's rows are none; use net mlp")
     check = {"dit": _check_dit, "unet": _check_unet}[net]
     check(shape, size)
     by_nnx, apply = functional(partial({"dit": _dit, "unet": _unet}[net], shape, size, classes, dtype))
@@ -82,15 +83,15 @@ def _unet(shape: tuple[int, int, int], size: Size, classes: int, dtype: jnp.dtyp
 
 def _check_dit(shape: tuple[int, int, int], size: Size) -> None:
     if shape[0] % size.patch or shape[1] % size.patch:
-        raise ValueError(f"patch must divide the {shape[0]} x {shape[1]} pixels of an image, not {size.patch}")
+        raise UsageError(f"patch must divide the {shape[0]} x {shape[1]} pixels of an image, not {size.patch}")
     if size.width % size.heads:
-        raise ValueError(f"width must be a multiple of the {size.heads} heads, not {size.width}")
+        raise UsageError(f"width must be a multiple of the {size.heads} heads, not {size.width}")
 
 
 def _check_unet(shape: tuple[int, int, int], size: Size) -> None:
     if size.width % unet.GROUPS:
-        raise ValueError(f"width must be a multiple of {unet.GROUPS} for a unet, not {size.width}")
+        raise UsageError(f"width must be a multiple of {unet.GROUPS} for a unet, not {size.width}")
     halvings = 2 ** (size.depth - 1)
     if shape[0] % halvings or shape[1] % halvings:
-        raise ValueError(f"depth must be so small that {shape[0]} x {shape[1]} pixels can be halved before each level "
+        raise UsageError(f"depth must be so small that {shape[0]} x {shape[1]} pixels can be halved before each level "
                          f"but the first, not {size.depth}")  # fmt: skip

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import stream
-from collapse_jax.core.validation import check_at_least, check_choice
+from collapse_jax.core.validation import require_choice, require_integer
 from collapse_jax.training.nets import dit
 from collapse_jax.training.nets.unet import Convolution, folded
 from collapse_jax.training.nnx_functional import drawn, functional
@@ -122,16 +123,16 @@ def networks(
       heads: by name, the sizes of a perceptron's layers.
 
     Raises:
-      ValueError: another encoder, a size below 1, sizes that do not divide, or one that the encoder has not.
+      UsageError: another encoder, a size below 1, sizes that do not divide, or one that the encoder has not.
     """
-    check_choice("encoder", encoder, ENCODERS)
-    check_at_least("features", features, 1)
+    require_choice("encoder", encoder, ENCODERS)
+    require_integer("features", features, 1)
     for name in ("heads", "patch"):
         if encoder != "vit" and given.get(name) is not None:
-            raise ValueError(f"{name} is for encoder: vit, not for {encoder}; leave it out")
+            raise UsageError(f"{name} is for encoder: vit, not for {encoder}; leave it out")
     size = DEFAULTS[encoder]._replace(**{name: value for name, value in given.items() if value is not None})
     for name, value in size._asdict().items():
-        check_at_least(name, value, 1)
+        require_integer(name, value, 1)
     _check_sizes(encoder, shape, size)
     made = {"encoder": functional(partial(_encoder, encoder, shape, size, features))}
     made |= {name: functional(partial(_head, sizes)) for name, sizes in heads.items()}
@@ -171,10 +172,10 @@ def _check_sizes(encoder: str, shape: Shape, size: Size) -> None:
     if encoder == "conv":
         halvings = 2 ** (size.depth - 1)
         if shape[0] % halvings or shape[1] % halvings:
-            raise ValueError(f"depth must be so small that {pixels} can be halved {size.depth - 1} times, "
+            raise UsageError(f"depth must be so small that {pixels} can be halved {size.depth - 1} times, "
                              f"not {size.depth}")  # fmt: skip
     if encoder == "vit":
         if shape[0] % size.patch or shape[1] % size.patch:
-            raise ValueError(f"patch must divide the {pixels} of an image, not {size.patch}")
+            raise UsageError(f"patch must divide the {pixels} of an image, not {size.patch}")
         if size.width % size.heads:
-            raise ValueError(f"width must be a multiple of the {size.heads} heads, not {size.width}")
+            raise UsageError(f"width must be a multiple of the {size.heads} heads, not {size.width}")

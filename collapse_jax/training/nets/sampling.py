@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from collapse_jax.core.random import uniform
 from collapse_jax.core.sharding import over_data
-from collapse_jax.core.validation import check_at_least, check_not_negative, check_positive, check_share, is_traced
+from collapse_jax.core.validation import is_traced, require_integer, require_number, require_positive, require_share
 from collapse_jax.training.nets.transformer import Cache
 from collapse_jax.types import Array, Key, Tree
 
@@ -31,12 +31,12 @@ class Decoding(NamedTuple):
     min_p: Array | float = 0.0
 
     def check(self) -> None:
-        """Raises ``ValueError`` at a number out of range."""
-        check_not_negative("temperature", self.temperature)
-        check_at_least("top_k", self.top_k, 0)
-        check_share("top_p", self.top_p)
-        check_positive("top_p", self.top_p)
-        check_share("min_p", self.min_p)
+        """Raises ``UsageError`` at a number out of range."""
+        require_number("temperature", self.temperature, 0)
+        require_integer("top_k", self.top_k, 0)
+        require_share("top_p", self.top_p)
+        require_positive("top_p", self.top_p)
+        require_share("min_p", self.min_p)
 
 
 def weights(logits_BxV: Array, how: Decoding) -> Array:

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from collapse_jax.core.validation import check_at_least, check_choice, flag
+from collapse_jax.core.errors import UsageError
+from collapse_jax.core.validation import require_choice, require_flag, require_integer
 from collapse_jax.training.nets.linear import Linear
 from collapse_jax.training.nnx_functional import drawn
 from collapse_jax.types import Array, Key, Tree
@@ -50,25 +51,25 @@ def sized(model: str, given: dict[str, Any]) -> Size:
     """A preset with other sizes put over it; hidden layer and kv heads follow width and heads where not given.
 
     Raises:
-      ValueError: no such preset, a number below 1, or sizes that do not divide.
+      UsageError: no such preset, a number below 1, or sizes that do not divide.
     """
-    check_choice("model", model, tuple(PRESETS))
+    require_choice("model", model, tuple(PRESETS))
     preset = PRESETS[model]
     for name in ("width", "depth", "heads", "kv_heads", "hidden"):
         if name in given:
-            check_at_least(name, given[name], 1)
+            require_integer(name, given[name], 1)
     if "width" in given:
         given = {"hidden": preset.hidden * given["width"] // preset.width, **given}
     if "heads" in given:
         given = {"kv_heads": given["heads"], **given}
     size = preset._replace(**given)
-    check_choice("activation", size.activation, ("swiglu", "gelu"))
-    flag(model, "tied", size.tied)
+    require_choice("activation", size.activation, ("swiglu", "gelu"))
+    require_flag(f"{model}: tied", size.tied)
     if size.width % (2 * size.heads):
-        raise ValueError(f"width must be a multiple of twice the {size.heads} heads (positions turn pairs of columns), "
+        raise UsageError(f"width must be a multiple of twice the {size.heads} heads (positions turn pairs of columns), "
                          f"not {size.width}")  # fmt: skip
     if size.heads % size.kv_heads:
-        raise ValueError(f"heads must be a multiple of kv_heads ({size.kv_heads}), not {size.heads}")
+        raise UsageError(f"heads must be a multiple of kv_heads ({size.kv_heads}), not {size.heads}")
     return size
 
 

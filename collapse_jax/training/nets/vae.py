@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from collapse_jax.core.validation import check_at_least
+from collapse_jax.core.validation import require_integer
 from collapse_jax.training.nnx_functional import drawn, functional
 from collapse_jax.types import Array, Key, Tree
 
@@ -47,11 +47,11 @@ def autoencoder(
     """``(init, apply)`` of an ``Autoencoder``; ``apply(params, x, label, method="encode")``, or ``"decode"``.
 
     Raises:
-      ValueError: a size below 1, or a depth below 0.
+      UsageError: a size below 1, or a depth below 0.
     """
     for name, size in (("latent", latent), ("width", width)):
-        check_at_least(name, size, 1)
-    check_at_least("depth", depth, 0)
+        require_integer(name, size, 1)
+    require_integer("depth", depth, 0)
     by_nnx, apply = functional(lambda rngs: Autoencoder(dim, latent, width, depth, classes, rngs=rngs))
     shapes = jax.eval_shape(by_nnx, jax.random.key(0))
     spread = lambda names, shape: 0.0 if names[-1] == "bias" else shape[0] ** -0.5  # noqa: E731
