@@ -1,12 +1,13 @@
-"""Many chains over a grid, in memory; see ``stream`` for grids that outlive a process."""
+"""Sweeps in memory: many chains over a grid. Module ``resumable`` runs grids that outlive a process."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 import numpy as np
 import xarray as xr
 
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.sharding import places
 from collapse_jax.execution.progress import told
 from collapse_jax.execution.runner import Runner
@@ -18,86 +19,169 @@ from collapse_jax.planning.plan import make_plan
 from collapse_jax.results.dataset import make_dataset
 from collapse_jax.types import Curator, Policy, Setting
 
-
-def run(setting: Setting, policy: Policy, **options: Any) -> xr.Dataset:
-    """Many chains of one setting under one policy.
-
-    Args:
-      setting: what is fitted.
-      policy: which data are kept.
-      **options: as for ``sweep``: `num_samples`, `num_generations` and `num_chains` are needed.
-
-    Returns:
-      Dims ``("chain", "generation")``, generation from 1 (the fit to real data), one variable a metric with its units
-      and source as attributes.
-
-    Raises:
-      UsageError: bad input, in one line, before anything is computed.
-    """
-    return sweep(setting, policy, **options).isel(policy=0)
+SettingLike = Setting | str | Callable[..., Setting]
+PolicyLike = Policy | str | Callable[..., Policy]
+CuratorLike = Curator | str | Callable[..., Curator]
+Axes = Mapping[str | tuple[str, ...], Any]
+Progress = Callable[[int, int], None] | bool
+Precision = Literal["float32", "float64"]
+Rng = Literal["threefry2x32", "rbg", "unsafe_rbg"]
+Backend = Literal["auto", "each", "rows", "law"]
 
 
-def sweep(
-    setting: Setting | Callable[..., Setting],
-    policy: Policy | Sequence[Policy] | Callable[..., Policy],
+def run(
+    setting: SettingLike,
+    policy: PolicyLike,
     *,
     num_samples: int | None = None,
     num_generations: int,
     num_chains: int,
     seed: int = 0,
-    axes: Mapping[str | tuple[str, ...], Sequence] | None = None,
-    curator: Curator | Sequence[Curator | None] | Callable[..., Curator] | None = None,
-    metrics: Sequence[str] | None = None,
-    precision: str = "float32",
-    rng: str = "threefry2x32",
-    backend: str = "auto",
+    axes: Axes | None = None,
+    curator: CuratorLike | None = None,
+    metrics: str | Iterable[str] | None = None,
+    precision: Precision = "float32",
+    rng: Rng = "threefry2x32",
+    backend: Backend = "auto",
     chains_per_block: int | None = None,
     mesh: Mapping[str, int] | None = None,
     devices: Sequence[jax.Device] | None = None,
-    progress: Callable[[int, int], None] | bool | None = None,
+    progress: Progress | None = None,
 ) -> xr.Dataset:
-    """Many chains over a product of policies and axes, on common random numbers.
+    """Run many chains of one setting under one policy.
+
+    Example:
+      >>> import collapse_jax as cj
+      >>> runs = cj.run("gaussian", "replace", num_samples=100, num_generations=5, num_chains=20)
+      >>> dict(runs.sizes)
+      {'chain': 20, 'generation': 5}
+
+    Args:
+      setting: a setting, the name of one, or its factory, called with its defaults.
+      policy: a policy, the name of one, or its factory; for several policies call ``sweep``.
+      num_samples: n, the rows of the first real batch and of every synthetic one; it may be an axis instead.
+      num_generations: T, the number of fits in a chain; the first one sees real data only.
+      num_chains: the number of independent chains.
+      seed: chain c's key depends on (`seed`, c) alone.
+      axes: parameters to vary, as in ``sweep``.
+      curator: what is done to each synthetic batch at its birth.
+      metrics: one name or several; default all metrics of the setting. What is not asked for is not computed.
+      precision: the floating-point type of all arrays.
+      rng: JAX's random-number implementation.
+      backend: ``"law"``, ``"rows"``, ``"auto"`` or ``"each"``, as in ``sweep``.
+      chains_per_block: the number of chains that run side by side on a device.
+      mesh: the devices of one chain, as in ``sweep``.
+      devices: the devices to use; default all local ones.
+      progress: True draws a progress bar; a function is called as ``progress(done, total)``.
+
+    Returns:
+      A dataset with the dimensions ``("chain", "generation")`` and one variable a metric, whose attributes hold its
+      units and its source. Generation 1 is the fit to real data.
+
+    Raises:
+      UsageError: an argument is wrong; it says so in one line, before anything is computed.
+    """
+    if isinstance(policy, Sequence) and not isinstance(policy, str | Policy):
+        raise UsageError(f"policy: run takes one policy, not a list of {len(policy)}; call sweep for several")
+    if isinstance(curator, Sequence) and not isinstance(curator, str | Curator):
+        raise UsageError(f"curator: run takes one curator, not a list of {len(curator)}; call sweep for several")
+    runs = sweep(
+        setting,
+        policy,
+        num_samples=num_samples,
+        num_generations=num_generations,
+        num_chains=num_chains,
+        seed=seed,
+        axes=axes,
+        curator=curator,
+        metrics=metrics,
+        precision=precision,
+        rng=rng,
+        backend=backend,
+        chains_per_block=chains_per_block,
+        mesh=mesh,
+        devices=devices,
+        progress=progress,
+    )
+    return runs.isel(policy=0)
+
+
+def sweep(
+    setting: SettingLike,
+    policy: PolicyLike | Sequence[PolicyLike],
+    *,
+    num_samples: int | None = None,
+    num_generations: int,
+    num_chains: int,
+    seed: int = 0,
+    axes: Axes | None = None,
+    curator: CuratorLike | Sequence[CuratorLike | None] | None = None,
+    metrics: str | Iterable[str] | None = None,
+    precision: Precision = "float32",
+    rng: Rng = "threefry2x32",
+    backend: Backend = "auto",
+    chains_per_block: int | None = None,
+    mesh: Mapping[str, int] | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    progress: Progress | None = None,
+) -> xr.Dataset:
+    """Run many chains over a product of policies and axes, on common random numbers.
 
     Chain c's key depends on (`seed`, c) alone: policies and grid points see the same random numbers, and a run of 100
     chains is the first tenth of a run of 1,000.
 
+    Example:
+      >>> import collapse_jax as cj
+      >>> from collapse_jax import policies, settings
+      >>> runs = cj.sweep(
+      ...     settings.gaussian(dim=2),
+      ...     [policies.replace(), policies.window(k=2)],
+      ...     axes={"num_samples": [10, 100]},
+      ...     num_generations=3,
+      ...     num_chains=8,
+      ...     metrics="trace_ratio",
+      ... )
+      >>> dict(runs.sizes)
+      {'policy': 2, 'num_samples': 2, 'chain': 8, 'generation': 3}
+
     Args:
-      setting: a setting, or a factory whose parameters may be axes.
-      policy: a policy, several of them, or a factory whose parameters may be axes.
-      num_samples: n, rows of the first real batch and of every synthetic one (unless it is an axis).
-      num_generations: fits a chain.
-      num_chains: independent chains a point.
-      seed: of the whole run.
-      axes: ``{name: values}``; a name is ``num_samples`` or a parameter of a factory (``setting.x``, ``policy.x`` or
-        ``curator.x`` where several have it), and a tuple of names moves them together. Whole numbers and strings are
-        static, floats are traced: a grid of them is one program.
-      curator: what is done to each batch at its birth: a curator, several (None among them: nothing), which are then an
-        axis, or a factory whose parameters may be axes.
-      metrics: which of the setting's metrics to compute; default all. What is not asked for costs nothing.
+      setting: a setting, the name of one, or a factory whose parameters may be axes.
+      policy: one policy or several, each a policy, the name of one, or a factory whose parameters may be axes.
+      num_samples: n, the rows of the first real batch and of every synthetic one; it may be an axis instead.
+      num_generations: T, the number of fits in a chain; the first one sees real data only.
+      num_chains: the number of independent chains at each point of the grid.
+      seed: the seed of the whole sweep.
+      axes: ``{name: values}``. A name is ``num_samples`` or a parameter of a part (``setting.dim``, ``policies.share``,
+        ``curator.k``; the last word alone where it is unambiguous), and a tuple of names moves them together. Whole
+        numbers and strings are static, floats are traced: all points of a float axis share one compiled program.
+      curator: what is done to each synthetic batch at its birth: one curator, or several (None among them: nothing),
+        which are then an axis.
+      metrics: one name or several; default all metrics of the setting. What is not asked for is not computed.
       precision: ``"float32"`` or ``"float64"``.
       rng: JAX's random-number implementation; ``"threefry2x32"`` gives the same bits on all platforms.
-      backend: ``"law"``, ``"rows"`` or ``"auto"`` (see ``make_chain``). One sweep uses one backend: with ``"auto"``
-        the law, if every policy of the sweep allows it. ``"each"`` takes what is cheapest for each policy, which then
-        see different random numbers.
-      chains_per_block: lanes side by side on a device. Bits may depend on it, so its default depends on sizes alone;
-        they do not depend on the number of devices.
-      mesh: devices a chain, for models too large or too slow for one: ``{"data": 2, "model": 2}`` shares the rows of
-        its minibatches (and new rows) out over two and cuts its parameters in two (see ``sharding.spread``). Other
-        devices take other blocks. Results agree with those of one device to rounding, not bit for bit; sampled
-        symbols may differ from the first that rounding decides.
-      devices: default all local ones; blocks of chains are dealt out to them.
-      progress: True draws a bar, in a terminal or a notebook; a function is called as ``progress(done, total)``, in
-        chain-generations, from other threads, one call at a time.
+      backend: ``"law"`` draws the exact law of the sufficient statistics, ``"rows"`` draws rows (see ``make_chain``).
+        One sweep uses one backend: ``"auto"`` takes the law if every policy of the sweep allows it. ``"each"`` takes
+        what is cheapest for each policy, which then see different random numbers.
+      chains_per_block: the number of chains side by side on a device. Bits may depend on it, so its default depends on
+        sizes alone; they do not depend on the number of devices.
+      mesh: the devices of one chain, for models too large or too slow for one device: ``{"data": 2, "model": 2}``
+        shares the rows of its minibatches (and new rows) out over two and cuts its parameters in two (see
+        ``sharding.spread``). Other devices take other blocks. Results agree with those of one device to rounding, not
+        bit for bit; sampled symbols may differ from the first that rounding decides.
+      devices: the devices to use; default all local ones. Blocks of chains are dealt out to them.
+      progress: True draws a progress bar, in a terminal or a notebook; a function is called as
+        ``progress(done, total)``, in chain-generations, from other threads, one call at a time.
 
     Returns:
-      Dims ``("policy", *axes, "chain", "generation")``, one variable a metric; those of metrics whose values are arrays
-      (sample texts, pictures) follow, and are named in the variable's attribute ``value_dims`` too. The attribute
-      ``calls`` says how registered factories were called, by which pictures find what theory says.
+      A dataset with the dimensions ``("policy", *axes, "chain", "generation")`` and one variable a metric. The
+      dimensions of metrics whose values are arrays (sample texts, pictures) follow, and are named in the variable's
+      attribute ``value_dims`` too.
 
     Raises:
-      UsageError: bad input, in one line, before anything is computed.
+      UsageError: an argument is wrong; it says so in one line, before anything is computed.
     """
-    options = Options(num_generations, num_chains, seed, metrics, precision, rng, backend, chains_per_block, mesh=mesh)
+    wanted = None if metrics is None else (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    options = Options(num_generations, num_chains, seed, wanted, precision, rng, backend, chains_per_block, mesh=mesh)
     places(jax.local_devices() if devices is None else devices, mesh)
     with jax.enable_x64(precision == "float64"), told(progress) as tell:
         plan = make_plan(grid_of(setting, policy, num_samples, axes or {}, curator), options)

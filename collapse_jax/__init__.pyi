@@ -1,0 +1,28 @@
+"""The public names of the package: functions, types, errors and the modules of parts."""
+
+from . import curators as curators
+from . import data as data
+from . import policies as policies
+from . import settings as settings
+from . import theory as theory
+from . import types as types
+from .analysis.predictions import predict as predict
+from .analysis.verdicts import score as score
+from .core.chain import make_chain as make_chain
+from .core.chain import simulate as simulate
+from .core.errors import UsageError as UsageError
+from .core.random import chain_keys as chain_keys
+from .execution.sweep import run as run
+from .execution.sweep import sweep as sweep
+from .results.io import open as open
+from .results.variables import texts_of as texts_of
+from .types import Batch as Batch
+from .types import Chain as Chain
+from .types import Curator as Curator
+from .types import Metric as Metric
+from .types import Policy as Policy
+from .types import Setting as Setting
+from .types import Source as Source
+from .types import World as World
+
+__version__: str
