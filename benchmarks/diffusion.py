@@ -17,7 +17,7 @@ import optax
 from side_by_side import in_turn, options, run, told_of
 
 from collapse_jax.core import batching
-from collapse_jax.core.random import normal
+from collapse_jax.core.random import draw_normals
 from collapse_jax.training import diffusion_objectives, diffusion_samplers
 from collapse_jax.training.nets.denoiser import DEFAULTS, timed_net
 from collapse_jax.training.sgd import Averaged, averaged
@@ -136,7 +136,7 @@ def made(net: str, shape: tuple[int, int, int], width: int | None = None) -> tup
 def loss(apply: Any, params: Any, key: jax.Array, rows: jax.Array) -> jax.Array:
     key_time, key_noise = jax.random.split(key)
     sigma = FLOW.levels(jax.random.uniform(key_time, rows.shape[:1]))
-    x, target = diffusion_objectives.noised(FLOW, rows, normal(key_noise, rows.shape), sigma)
+    x, target = diffusion_objectives.noised(FLOW, rows, draw_normals(key_noise, rows.shape), sigma)
     return jnp.mean((apply(params, x, FLOW.path(sigma)[0]) - target) ** 2)
 
 
@@ -228,7 +228,7 @@ def sampling(
             return diffusion_objectives.row_and_noise(FLOW, x, apply(params, x, FLOW.path(sigma)[0]), sigma)
 
         some = lambda key, rows: diffusion_samplers.sample(estimate, FLOW.path, key, (rows, dim), sigma, "ddim")  # noqa: E731
-        return batching.draw(some, key, num, at_once)
+        return batching.draw_in_batches(some, key, num, at_once)
 
     compiled = jax.jit(draw).lower(params, jax.random.key(0)).compile()
     ours = lambda: jax.block_until_ready(compiled(params, jax.random.key(1)))  # noqa: E731

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from collapse_jax.core import batch
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.lineage import bare
-from collapse_jax.core.random import stream, uniform
+from collapse_jax.core.random import draw_uniforms, stream
 from collapse_jax.core.registry import recorded
 from collapse_jax.core.validation import is_traced, require_integer, require_number, require_share
 from collapse_jax.numerics import order_selection
@@ -48,7 +48,7 @@ def verify(keep_right: Array | float = 0.9, keep_wrong: Array | float = 0.1, k: 
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
         right = score_of(setting, by, world, params, candidates) > 0.5
-        passes = uniform(key, right.shape) < jnp.where(right, keep_right, keep_wrong)
+        passes = draw_uniforms(key, right.shape) < jnp.where(right, keep_right, keep_wrong)
         passes = passes & (_weight(candidates) > 0)
         chosen = _pick(candidates, num, passes * 1.0)
         there = passes.reshape(num, k).any(1)[None]
@@ -165,7 +165,7 @@ def top_fraction(fraction: Array | float = 0.5, by: str | None = None) -> Curato
         value = _of_present(candidates, score_of(setting, by, world, params, candidates))
         present = (_weight(candidates) > 0).sum()
         kept = jnp.maximum(jnp.ceil(fraction * present - 1e-4), 1)  # slack: no float is 0.7 exactly
-        return candidates._replace(weight=batch.full_weight(candidates) * order_selection.largest(value, kept))
+        return candidates._replace(weight=batch.full_weight(candidates) * order_selection.select_largest(value, kept))
 
     return Curator("top_fraction", 1, apply)
 
@@ -193,7 +193,7 @@ def detect(accuracy: Array | float = 0.8, power: Array | float = 1.0) -> Curator
     require_number("power", power, 0)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
-        found = uniform(key, (1, num)) < accuracy
+        found = draw_uniforms(key, (1, num)) < accuracy
         passed, flagged = jnp.asarray(accuracy, float) ** power, jnp.asarray(1 - accuracy, float) ** power
         of_real = accuracy * passed + (1 - accuracy) * flagged
         return candidates._replace(weight=batch.full_weight(candidates) * jnp.where(found, flagged, passed) / of_real)
@@ -217,7 +217,7 @@ def self_correct(strength: Array | float = 1.0) -> Curator:
     require_number("strength", strength, 0)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
-        corrected = uniform(stream(key, "choice"), (num,)) * (1 + strength) < strength
+        corrected = draw_uniforms(stream(key, "choice"), (num,)) * (1 + strength) < strength
         return _with_real(setting, key, world, candidates, corrected)
 
     return Curator("self_correct", 1, apply, strength / (1 + strength))
@@ -270,7 +270,7 @@ def diverse(k: int = 2) -> Curator:
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
         present = _of_present(candidates, jnp.full(num * k, jnp.inf))
-        return _pick(candidates, num, order_selection.farthest(batch.rows(bare(candidates))[0], present, k))
+        return _pick(candidates, num, order_selection.select_farthest(batch.rows(bare(candidates))[0], present, k))
 
     return Curator("diverse", k, apply)
 

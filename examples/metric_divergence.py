@@ -28,7 +28,7 @@ def with_divergence(setting: Setting) -> Setting:
 def divergence(truth: gaussian_moments.Moments, fitted: gaussian_moments.Moments) -> Array:
     """KL of two normal laws: (tr(F^-1 S) + e^T F^-1 e - d + log det F - log det S) / 2, by triangular factors."""
     error = (truth.mean - fitted.mean)[:, None]
-    columns = jnp.concatenate([gaussian_moments.cholesky(truth), error], axis=1)
+    columns = jnp.concatenate([gaussian_moments.cholesky_factor(truth), error], axis=1)
     solved = ldl.solve_unit_lower(fitted.factor, columns)
     quadratic = jnp.exp(jnp.log((solved**2).sum(1)) - 2 * fitted.log_scale).sum()  # in logs: variances die
     finite = 0.5 * (quadratic - len(truth.mean) + gaussian_moments.log_det(fitted) - gaussian_moments.log_det(truth))

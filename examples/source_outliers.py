@@ -11,7 +11,7 @@ import numpy as np
 
 import collapse_jax as cj
 from collapse_jax import data, policies, settings
-from collapse_jax.core.random import normal
+from collapse_jax.core.random import draw_normals
 from collapse_jax.core.registry import recorded
 from collapse_jax.core.validation import require_integer, require_number, require_positive
 from collapse_jax.data.synthetic import held_out_of
@@ -37,7 +37,7 @@ def outliers(dim: int = 1, share: float = 0.05, scale: float = 5.0) -> Source:
     def draw(key: Key, arrays: Tree, num: int) -> Array:
         key_which, key_rows = jax.random.split(key)
         is_outlier = jax.random.bernoulli(key_which, share, (num, 1))
-        return jnp.where(is_outlier, scale, 1.0) * normal(key_rows, (num, dim))
+        return jnp.where(is_outlier, scale, 1.0) * draw_normals(key_rows, (num, dim))
 
     def log_density(arrays: Tree, rows: Array) -> Array:
         squared, constant = (rows**2).sum(1), 0.5 * dim * math.log(2 * math.pi)

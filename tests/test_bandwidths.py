@@ -8,11 +8,11 @@ import scipy.special
 
 import collapse_jax
 from collapse_jax import data, policies
-from collapse_jax.numerics.kernel_interpolation import between, nodes_for
+from collapse_jax.numerics.kernel_interpolation import interpolate_log_kernel, interpolation_nodes
 from collapse_jax.settings import kde
 
 LEAST, MOST = 2.0, 50.0
-NODES = nodes_for(LEAST, MOST)
+NODES = interpolation_nodes(LEAST, MOST)
 RNG = np.random.default_rng(0)
 FAR = np.array([[0.3, 0.0], [3.0, -2.0], [40.0, 0.0], [1000.0, 1000.0]])
 # Rows, their weights and test rows: what people have, and what is meant to break a bound.
@@ -40,7 +40,7 @@ def certified():
     def go(rows, weight, test, s):
         with jax.enable_x64(True):
             kernels = jnp.asarray(np.stack([exact(rows, weight, test, node) for node in NODES]))
-            found = jax.jit(jax.vmap(lambda s: between(kernels, NODES, s)))(jnp.asarray(s))
+            found = jax.jit(jax.vmap(lambda s: interpolate_log_kernel(kernels, NODES, s)))(jnp.asarray(s))
             return tuple(np.asarray(x) for x in found)
 
     return go
@@ -66,7 +66,7 @@ def test_the_certificate_holds(certified, name):
 @pytest.mark.fast
 def test_nodes_serve_their_range():
     for least, most in ((1.0, 1.0), (0.3, 0.31), (LEAST, MOST), (1e-3, 1e4)):
-        nodes = nodes_for(least, most)
+        nodes = interpolation_nodes(least, most)
         assert nodes[3] == pytest.approx(least)
         assert nodes[-4] >= most * (1 - 1e-6)
         assert len(nodes) <= 9 + 3 * np.log2(most / least)

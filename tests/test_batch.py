@@ -170,12 +170,12 @@ def test_a_ring_keeps_the_last_batches(blocks):
 
 def test_a_fold_keeps_what_a_ring_keeps():
     batches = [B.unit(jax.random.normal(k, (4, 2)) * s, 1.0) for s, k in enumerate(jax.random.split(KEY, 5), 1)]
-    fold, ring = fold_memory(gaussian_moments.compress), block_memory(5)
+    fold, ring = fold_memory(gaussian_moments.compress_rows), block_memory(5)
     folded, kept = jax.jit(fold.start)(batches[0], batches[0]), ring.start(batches[0], batches[0])
     add = jax.jit(fold.add)
     for g, new in enumerate(batches[1:], 1):
         folded, kept = add(folded, new, 0.7, jnp.int32(g)), ring.add(kept, new, 0.7, jnp.int32(g))
-    whole = jax.jit(gaussian_moments.compress)(kept)
+    whole = jax.jit(gaussian_moments.compress_rows)(kept)
     for a, b in zip(jax.tree.leaves(folded), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     assert folded.items.mean.shape == (1, 1, 2)

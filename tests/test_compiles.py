@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from collapse_jax import policies
-from collapse_jax.core.random import normal
+from collapse_jax.core.random import draw_normals
 from collapse_jax.execution import runner
 from collapse_jax.execution import sweep as sweeps
 from collapse_jax.execution.sweep import run, sweep
@@ -119,7 +119,7 @@ def test_a_sweep_compiles_two_programs_a_static_point():
 
 @pytest.mark.fast
 def test_numbers_drawn_outside_of_a_program_are_compiled_once():
-    draw = lambda seed: normal(jax.random.key(seed, impl="threefry2x32"), (200,))  # noqa: E731
+    draw = lambda seed: draw_normals(jax.random.key(seed, impl="threefry2x32"), (200,))  # noqa: E731
     draw(0)
     assert compiled(lambda: draw(1)) == 0
 

@@ -349,16 +349,19 @@ def test_the_mass_of_a_fit_beyond_the_truth(dim):
     root = rng.normal(size=(dim, dim))
     fit, mean = root @ root.T, 0.5 * rng.normal(size=dim)
     truth = np.diag(rng.uniform(0.5, 2, dim))
-    one = gaussian_moments.from_covariance(jnp.zeros(dim), jnp.eye(dim))
+    one = gaussian_moments.moments_from_covariance(jnp.zeros(dim), jnp.eye(dim))
     laws = stats.norm(mean, np.sqrt(np.diag(fit)))
     for z, share in ((_TAIL, 0.01), (_UNLIKELY, 0.001)):
         assert 2 * stats.norm.sf(z) == pytest.approx(share, rel=1e-6)
         edge = z * np.sqrt(np.diag(truth))
         for both, expected in ((jnp.add, np.add), (jnp.minimum, np.minimum)):
             got = _mass_beyond(
-                z, gaussian_moments.from_covariance(mean, fit), gaussian_moments.from_covariance(0 * mean, truth), both
+                z,
+                gaussian_moments.moments_from_covariance(mean, fit),
+                gaussian_moments.moments_from_covariance(0 * mean, truth),
+                both,
             )
             assert float(got) == pytest.approx(expected(laws.sf(edge), laws.cdf(-edge)).mean(), rel=1e-4)
         assert float(_mass_beyond(z, one, one, jnp.add)) == pytest.approx(share, rel=1e-4)
-    point = gaussian_moments.from_covariance(jnp.zeros(dim), jnp.zeros((dim, dim)))
+    point = gaussian_moments.moments_from_covariance(jnp.zeros(dim), jnp.zeros((dim, dim)))
     assert float(_mass_beyond(_TAIL, point, one, jnp.add)) == 0.0

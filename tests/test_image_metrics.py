@@ -12,7 +12,7 @@ from oracle_helpers import z_score
 import collapse_jax.data as data
 from collapse_jax.metrics import images
 from collapse_jax.numerics import nearest_neighbors
-from collapse_jax.numerics.frechet import frechet_distance, moments_of, nuclear_norm
+from collapse_jax.numerics.frechet import compute_moments, frechet_distance, nuclear_norm
 from collapse_jax.training.nets import classifier
 from collapse_jax.types import Metric
 
@@ -50,7 +50,7 @@ def test_frechet_distance_is_scipys(num, dim, decay):
     """Wide, narrow and singular covariances; fewer rows than features."""
     scale = np.exp(-decay * np.arange(dim))
     real, x = rows(400, dim) * scale + 1, rows(num, dim) * scale[::-1]
-    mean, root = moments_of([real[:150], real[150:]])
+    mean, root = compute_moments([real[:150], real[150:]])
     np.testing.assert_allclose(root @ root, np.cov(real.T.astype(float), ddof=0).reshape(dim, dim), atol=1e-6)
     ours = jax.jit(frechet_distance)(x, jnp.asarray(mean, jnp.float32), jnp.asarray(root, jnp.float32))
     theirs = frechet_by_scipy(x, mean, np.atleast_2d(root @ root)) if dim > 1 else _frechet_of_one(x, mean, root)
@@ -101,14 +101,16 @@ def overlap_by_numpy(real, generated, k):
 @pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (0.3, 0.5), (2.0, 0.0), (0.0, 0.1)])
 def test_overlap_is_numpys(scale, shift):
     real, generated = rows(60, 4), rows(45, 4, scale, shift)
-    ours = nearest_neighbors.overlap(nearest_neighbors.manifold(real, 3), generated, 3)
+    ours = nearest_neighbors.measure_overlap(nearest_neighbors.build_manifold(real, 3), generated, 3)
     np.testing.assert_allclose(ours, overlap_by_numpy(real, generated, 3), rtol=1e-5)
 
 
 def test_overlap_of_what_is_known():
     """The real law itself against a collapsed and a far one."""
-    real = nearest_neighbors.manifold(rows(300, 3), 5)
-    same, narrow, far = (nearest_neighbors.overlap(real, rows(300, 3, s, m), 5) for s, m in ((1, 0), (0.1, 0), (1, 20)))
+    real = nearest_neighbors.build_manifold(rows(300, 3), 5)
+    same, narrow, far = (
+        nearest_neighbors.measure_overlap(real, rows(300, 3, s, m), 5) for s, m in ((1, 0), (0.1, 0), (1, 20))
+    )
     assert min(same.precision, same.recall, same.coverage) > 0.9
     assert 0.8 < same.density < 1.2
     assert narrow.precision == 1
@@ -119,16 +121,18 @@ def test_overlap_of_what_is_known():
 
 def test_nearest_and_copied():
     x, y = rows(300, 5), rows(40, 5)
-    np.testing.assert_allclose(nearest_neighbors.nearest(x, y), distances(x, y).min(1) ** 2, rtol=1e-4)
+    np.testing.assert_allclose(
+        nearest_neighbors.nearest_squared_distances(x, y), distances(x, y).min(1) ** 2, rtol=1e-4
+    )
     train, held_out = rows(80, 5), rows(20, 5)
-    assert nearest_neighbors.copied(train[:30], train, held_out) == 1
-    assert nearest_neighbors.copied(held_out, train, held_out) == -4  # all nearer to held-out rows: 1 - 100 / 20
-    assert nearest_neighbors.copied(rows(10, 5), train, train) == 0  # ties count half
+    assert nearest_neighbors.copied_share(train[:30], train, held_out) == 1
+    assert nearest_neighbors.copied_share(held_out, train, held_out) == -4  # all nearer to held-out rows: 1 - 100 / 20
+    assert nearest_neighbors.copied_share(rows(10, 5), train, train) == 0  # ties count half
 
 
 def test_rows_that_owe_nothing_to_the_training_rows_are_not_copies():
     """0 in expectation: also where a law is much narrower, and where it is another."""
-    copied, many = jax.jit(jax.vmap(nearest_neighbors.copied)), (300, 60, 3)
+    copied, many = jax.jit(jax.vmap(nearest_neighbors.copied_share)), (300, 60, 3)
     train, held_out = RNG.normal(size=many), RNG.normal(size=(300, 20, 3))
     for scale, shift in ((1.0, 0.0), (0.1, 0.0), (1.0, 2.0)):
         seen = copied(scale * RNG.normal(size=(300, 20, 3)) + shift, train, held_out)
@@ -141,9 +145,9 @@ def test_entropy_of_normal_rows():
     for dim, scale, k, bias in ((1, 2.0, 3, 0.0), (2, 1e-6, 5, 0.02)):
         exact = dim * (0.5 * np.log(2 * np.pi * np.e) + np.log(scale))
         x = (scale * RNG.normal(size=(50, 400, dim))).astype(np.float32)
-        seen = np.asarray(jax.jit(jax.vmap(lambda x, k=k: nearest_neighbors.entropy(x, k)))(x))
+        seen = np.asarray(jax.jit(jax.vmap(lambda x, k=k: nearest_neighbors.differential_entropy(x, k)))(x))
         assert abs(seen.mean() - exact) < 4 * seen.std() / np.sqrt(50) + bias, (dim, seen.mean(), exact)
-    assert nearest_neighbors.entropy(np.zeros((8, 2), np.float32), 3) == -np.inf
+    assert nearest_neighbors.differential_entropy(np.zeros((8, 2), np.float32), 3) == -np.inf
 
 
 # Known densities

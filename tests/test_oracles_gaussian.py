@@ -44,7 +44,7 @@ def observing(setting, **observables):
 def raw_moments(d):
     """The correlated Gaussian, observed by its fit's mean and covariance themselves."""
     means = {f"m{i}": lambda p, i=i: p.mean[i] for i in range(d)}
-    entry = lambda p, i, j: (gaussian_moments.cholesky(p)[i] * gaussian_moments.cholesky(p)[j]).sum()  # noqa: E731
+    entry = lambda p, i, j: (gaussian_moments.cholesky_factor(p)[i] * gaussian_moments.cholesky_factor(p)[j]).sum()  # noqa: E731
     covariances = {f"s{i}{j}": lambda p, i=i, j=j: entry(p, i, j) for i in range(d) for j in range(i, d)}
     return observing(gaussian(source=correlated(d)), **means, **covariances)
 
@@ -201,7 +201,7 @@ def test_rank_is_min_of_d_and_n_minus_1(n):
     setting = gaussian(d)
     of_rows = lambda key: setting.fit(key, batch.unit(jax.random.normal(key, (n, d))), None)  # noqa: E731
     seen = lambda fit: (fit.log_scale, gaussian_moments.log_trace(fit), gaussian_moments.log_det(fit))  # noqa: E731
-    for make in (lambda key: seen(of_rows(key)), lambda key: seen(gaussian_moments.of_normal_law(key, d, n))):
+    for make in (lambda key: seen(of_rows(key)), lambda key: seen(gaussian_moments.draw_normal_moments(key, d, n))):
         scale, trace, det = jax.device_get(jax.jit(jax.vmap(make))(keys))
         np.testing.assert_array_equal(np.isfinite(scale).sum(1), min(d, n - 1))
         assert np.isneginf(trace).all() == (n == 1)
@@ -216,7 +216,7 @@ def test_a_constant_column_changes_nothing_for_the_others(backend, power):
     draw = lambda key, arrays, num: jax.random.normal(key, (num, 3)) * spread  # noqa: E731
     held_out = lambda num: np.random.default_rng(0).normal(size=(num, 3)) * spread  # noqa: E731
     source = Source("constant", 3, (), draw, held_out, np.zeros(3), np.diag(spread**2))
-    variance = lambda i: lambda p: (gaussian_moments.cholesky(p)[i] ** 2).sum()  # noqa: E731
+    variance = lambda i: lambda p: (gaussian_moments.cholesky_factor(p)[i] ** 2).sum()  # noqa: E731
     setting = observing(gaussian(source=source), v0=variance(0), v1=variance(1), v2=variance(2))
     options = {"num_samples": n, "num_generations": 5, "num_chains": 20_000 * power, "seed": 43, "backend": backend}
     data = collapse_jax.run(setting, policies.replace(), **options).astype(float)

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from collapse_jax.core.random import normal
-from collapse_jax.core.threefry import written_out
+from collapse_jax.core.random import draw_normals
+from collapse_jax.core.threefry import unroll_rounds
 from collapse_jax.planning.block_functions import blocks_at_once
 from collapse_jax.planning.roofline import Work
 from collapse_jax.types import Array
@@ -70,12 +70,12 @@ class Machine:
         side, elements = _SIDE.get(platform, 512), _ELEMENTS.get(platform, 1 << 16)
         key, array, matrix = jax.random.key(0), jnp.full(elements, 0.5), jnp.full((side, side), 1 / side)
         drawn = lambda draw: lambda i, x: x + draw(jax.random.fold_in(key, i), (elements,))  # noqa: E731
-        bits = lambda key, shape: jax.random.bits(written_out(key), shape)  # noqa: E731
+        bits = lambda key, shape: jax.random.bits(unroll_rounds(key), shape)  # noqa: E731
         self.probes = {
             "products": _probe(lambda i, x: x @ matrix, matrix, 2.0 * side**3),
             "exponentials": _probe(lambda i, x: jnp.exp(-x), array, elements),
             "words": _probe(drawn(bits), jnp.zeros(elements, jnp.uint32), elements),
-            "normals": _probe(drawn(normal), array, elements),
+            "normals": _probe(drawn(draw_normals), array, elements),
         }
         self.copies = {
             size: _probe(lambda i, x: 1.0 - x, jnp.full(size // 4, 0.25), 2.0 * size)

@@ -18,7 +18,7 @@ from collapse_jax.config.parse import parse_fields
 from collapse_jax.config.schema import Mesh, Spec, either, union_of
 from collapse_jax.config.sweep_section import ConfigAxis, build_curator, grid_of, read_section, targets
 from collapse_jax.config.yaml_io import ConfigError, apply_overrides, put, read_yaml
-from collapse_jax.core.suggestions import perhaps
+from collapse_jax.core.suggestions import describe_choices
 
 if TYPE_CHECKING:  # at run time these cost the import of JAX, and `--help` must not
     from collapse_jax.planning.grid import Grid
@@ -94,7 +94,9 @@ class Experiment:
         names = [metric.name for metric in setting.metrics]
         for i, name in enumerate(self.metrics or ()):
             if name not in names:
-                raise ConfigError(f"metrics.{i}: {setting.name} has no metric {name!r}; {perhaps(name, names)}")
+                raise ConfigError(
+                    f"metrics.{i}: {setting.name} has no metric {name!r}; {describe_choices(name, names)}"
+                )
         policies = [
             spec.build(f"policies.{i}")._replace(name=label)
             for i, (spec, label) in enumerate(zip(self.policies, self.policy_labels, strict=True))

@@ -10,7 +10,7 @@ from typing import Any, Literal, Union
 
 from collapse_jax.config.schema import WORDS, Mesh, Spec
 from collapse_jax.config.yaml_io import ConfigError
-from collapse_jax.core.suggestions import closest, perhaps
+from collapse_jax.core.suggestions import describe_choices, suggest_word
 
 
 def parse_value(value: Any, hint: Any, path: str) -> Any:
@@ -27,7 +27,7 @@ def parse_value(value: Any, hint: Any, path: str) -> Any:
         if _fits(value, member):
             return float(value) if member is float else value
     choices = [choice for member in members for choice in typing.get_args(member) if isinstance(choice, str)]
-    close = closest(value, choices)
+    close = suggest_word(value, choices)
     suffix = f"; {close}" if close else ""
     raise ConfigError(f"{path}: expected {describe(hint)}, got {reprlib.repr(value)}{suffix}")
 
@@ -51,7 +51,7 @@ def _parse_spec(value: Mapping[str, Any] | str, specs: dict[str, type[Spec]], pa
         raise ConfigError(f"{path}.kind: missing; one of {', '.join(specs)}")
     kind = raw.pop("kind")
     if kind not in specs:
-        raise ConfigError(f"{path}.kind: unknown {reprlib.repr(kind)}; {perhaps(kind, specs)}")
+        raise ConfigError(f"{path}.kind: unknown {reprlib.repr(kind)}; {describe_choices(kind, specs)}")
     return parse_fields(raw, specs[kind], typing.get_type_hints(specs[kind]), path)
 
 
@@ -63,7 +63,7 @@ def parse_fields(raw: Any, cls: type, hints: dict[str, Any], path: str) -> Any:
     for key in raw:
         if key not in fields:
             owner = f" of {cls.kind}" if issubclass(cls, Spec) else ""
-            raise ConfigError(f"{_join(path, key)}: unknown key{owner}; {perhaps(key, fields)}")
+            raise ConfigError(f"{_join(path, key)}: unknown key{owner}; {describe_choices(key, fields)}")
     for name, field in fields.items():
         if name not in raw and field.default is dataclasses.MISSING:
             raise ConfigError(f"{_join(path, name)}: missing; expected {describe(hints[name])}")

@@ -17,7 +17,7 @@ from collapse_jax.config import parse, schema
 from collapse_jax.config.experiment import Experiment
 from collapse_jax.config.schema import Spec
 from collapse_jax.config.yaml_io import ConfigError
-from collapse_jax.core.suggestions import perhaps
+from collapse_jax.core.suggestions import describe_choices
 
 _WIDTH = 100  # of comments
 _CLOSED = {"num_samples": 100, "num_generations": 20, "num_chains": 100}
@@ -51,7 +51,7 @@ def text(kind: str, path: str = "FILE") -> str:
     """
     specs = {spec.kind: spec for spec in schema.spec_types("setting")}
     if kind not in specs:
-        raise ConfigError(f"{kind}: no such setting; {perhaps(kind, specs)}")
+        raise ConfigError(f"{kind}: no such setting; {describe_choices(kind, specs)}")
     return "\n".join(_lines(specs[kind], path)) + "\n"
 
 

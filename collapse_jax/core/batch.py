@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from collapse_jax.core.random import below, uniform
+from collapse_jax.core.random import draw_integers, draw_uniforms
 from collapse_jax.types import Array, Batch, Key, Tree
 
 
@@ -83,15 +83,15 @@ def row_numbers(batch: Batch) -> Callable[[Key, int], Array]:
     """
     if batch.weight.shape[1] > 1:
         row_at = _inverse_cdf(batch.weight.reshape(-1))
-        return lambda key, num: row_at(uniform(key, (num,)))
+        return lambda key, num: row_at(draw_uniforms(key, (num,)))
     block_rows = num_rows(batch)
     block_at = None if batch.weight.shape[0] == 1 else _inverse_cdf(batch.weight[:, 0])
 
     def draw(key: Key, num: int) -> Array:
         # Split first, so that one block and the first of several give the same rows.
         key_block, key_row = jax.random.split(key)
-        row = below(key_row, num, block_rows)
-        return row if block_at is None else block_at(uniform(key_block, (num,))) * block_rows + row
+        row = draw_integers(key_row, num, block_rows)
+        return row if block_at is None else block_at(draw_uniforms(key_block, (num,))) * block_rows + row
 
     return draw
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax.core import threefry
-from collapse_jax.core.threefry import written_out
+from collapse_jax.core.threefry import unroll_rounds
 from collapse_jax.types import Array, Key
 
 
@@ -25,7 +25,7 @@ def chain_keys(seed: int, num_chains: int, rng: str = "threefry2x32") -> Key:
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed, impl=rng), jnp.arange(num_chains))
 
 
-def of_its_lane(key: Key) -> Key:
+def key_per_chain(key: Key) -> Key:
     """A Threefry key drawn by `key`, for loops that lanes leave one after another.
 
     Under a vmap, rbg draws for all lanes by the first one's key, which stands still once that lane is done.
@@ -33,23 +33,23 @@ def of_its_lane(key: Key) -> Key:
     return jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl="threefry2x32")
 
 
-def normal(key: Key, shape: tuple[int, ...]) -> Array:
+def draw_normals(key: Key, shape: tuple[int, ...]) -> Array:
     """Standard normals. Drawn flat: JAX's counters of a shape like ``[n, 3]`` cost several times those of ``[3 n]``."""
-    return threefry.normal(key, math.prod(shape)).reshape(shape)
+    return threefry.draw_normals(key, math.prod(shape)).reshape(shape)
 
 
-def uniform(key: Key, shape: tuple[int, ...] = (), dtype: Any = float) -> Array:
+def draw_uniforms(key: Key, shape: tuple[int, ...] = (), dtype: Any = float) -> Array:
     """Uniform numbers of [0, 1), those of ``jax.random.uniform``."""
-    return jax.random.uniform(written_out(key), (math.prod(shape),), dtype).reshape(shape)
+    return jax.random.uniform(unroll_rounds(key), (math.prod(shape),), dtype).reshape(shape)
 
 
-def below(key: Key, num: int, count: Array | int) -> Array:
+def draw_integers(key: Key, num: int, count: Array | int) -> Array:
     """`num` whole numbers from 0 to `count` - 1 (may be traced, below 2^31), int32; 0 where `count` is 0.
 
     The high word of a product of 32 random bits with `count`: no value's probability is off by more than 2^-32. A
     quarter of the cost of ``jax.random.randint``, which takes remainders.
     """
-    bits, count = jax.random.bits(written_out(key), (num,), jnp.uint32), jnp.asarray(count, jnp.uint32)
+    bits, count = jax.random.bits(unroll_rounds(key), (num,), jnp.uint32), jnp.asarray(count, jnp.uint32)
     (high, low), (count_high, count_low) = ((x >> 16, x & 0xFFFF) for x in (bits, count))
     middle = high * count_low + (low * count_low >> 16)
     return (high * count_high + (middle >> 16) + (low * count_high + (middle & 0xFFFF) >> 16)).astype(jnp.int32)

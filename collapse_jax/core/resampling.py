@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from collapse_jax.core.batch import num_rows, rows, take, unit
-from collapse_jax.core.random import below
+from collapse_jax.core.random import draw_integers
 from collapse_jax.types import Array, Batch, Key
 
 
@@ -18,7 +18,7 @@ def redraw(key: Key, batch: Batch, num: int, replacement: bool) -> Batch:
     per_block = alive.sum(1) if width > 1 else alive[:, 0] * block_rows
     count = per_block.sum()
     if replacement:
-        number, present = below(key, num, count), jnp.ones(num, bool)
+        number, present = draw_integers(key, num, count), jnp.ones(num, bool)
     else:
         # Whole blocks come in multiples of their rows: then counts between num and 2 num may be ruled out.
         counts = range(block_rows, (blocks + 1) * block_rows, block_rows) if width == 1 else range(2 * num)
@@ -48,7 +48,7 @@ def distinct(key: Key, num: int, count: Array, capacity: int, crowded: bool = Tr
     few = count < 2 * num
     wanted = jnp.clip(jnp.where(few, count - num, num), 0, num)
     length = (8 * num) // 5 + 64
-    drawn = below(key, length, count)
+    drawn = draw_integers(key, length, count)
     sequence = jnp.arange(length)
     is_first = jnp.full(capacity, length).at[drawn].min(sequence)[drawn] == sequence
     rank = jnp.cumsum(is_first) - 1

@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from typing import Any
 
 
-def closest(word: Any, known: Iterable[str]) -> str | None:
+def suggest_word(word: Any, known: Iterable[str]) -> str | None:
     """The word that may have been meant, if any is close."""
     close = difflib.get_close_matches(str(word), list(known), n=1)
     return f"perhaps you meant {close[0]!r}" if close else None
 
 
-def perhaps(word: Any, known: Iterable[str]) -> str:
+def describe_choices(word: Any, known: Iterable[str]) -> str:
     """What to say of a word that is not among the `known` ones."""
-    return closest(word, known) or (f"one of {', '.join(known)}" if known else "it has none")
+    return suggest_word(word, known) or (f"one of {', '.join(known)}" if known else "it has none")

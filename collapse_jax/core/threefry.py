@@ -92,13 +92,13 @@ def _can_be(key: Array) -> bool:
     return is_threefry and jax.default_backend() == "cpu" and getattr(jax.config, "jax_threefry_partitionable", True)
 
 
-def written_out(key: Array) -> Array:
+def unroll_rounds(key: Array) -> Array:
     """A key that gives the same bits, faster where the rounds are best written out; other keys as they are."""
     return jax.random.wrap_key_data(jax.random.key_data(key), impl=_SPEC) if _can_be(key) else key
 
 
-def normal(key: Array, num: int) -> Array:
+def draw_normals(key: Array, num: int) -> Array:
     """``jax.random.normal(key, (num,))``, its bits too; no normal is worked out twice where rounds are written out."""
     if _can_be(key) and _is_long(num) and jnp.result_type(float) == jnp.float32:
         return _in_halves(jax.random.normal, jax.random.key_data(key), num, jnp.float32)
-    return jax.random.normal(written_out(key), (num,))
+    return jax.random.normal(unroll_rounds(key), (num,))

@@ -9,7 +9,7 @@ import numpy as np
 
 from collapse_jax.core import batch
 from collapse_jax.core.errors import UsageError
-from collapse_jax.core.random import below, uniform
+from collapse_jax.core.random import draw_integers, draw_uniforms
 from collapse_jax.core.validation import MAX_SEED, require_integer
 from collapse_jax.data import bundled
 from collapse_jax.metrics.text import codes
@@ -66,7 +66,7 @@ def held_out_from(length: int) -> int:
 
 def windows(key: Key, arrays: Array, num: int, length: int) -> Array:
     """Stretches of a text, uniform over places: ``[num, length]``."""
-    return arrays[below(key, num, arrays.shape[0] - length + 1)[:, None] + jnp.arange(length)]
+    return arrays[draw_integers(key, num, arrays.shape[0] - length + 1)[:, None] + jnp.arange(length)]
 
 
 def sparse(num_symbols: int = 8, branching: int = 3, seed: int = 0) -> Language:
@@ -156,7 +156,7 @@ def walk(key: Key, cumulative_cxv: Array, context: Array, num_steps: int) -> Arr
     """
     contexts, num_symbols = cumulative_cxv.shape
     sums = _in_registers(cumulative_cxv)
-    u = uniform(key, (num_steps * context.size,)).reshape(num_steps, -1)
+    u = draw_uniforms(key, (num_steps * context.size,)).reshape(num_steps, -1)
 
     def step(context: Array, u: Array) -> tuple[Array, Array]:
         symbol = (sums[context] <= u[:, None]).sum(1, dtype=jnp.int32)
@@ -172,7 +172,7 @@ def rewalk(key: Key, cumulative_cxv: Array, context: Array, rows_nxl: Array, fra
     """
     contexts, num_symbols = cumulative_cxv.shape
     sums = _in_registers(fraction * cumulative_cxv)  # ends in `fraction`, exactly
-    u = uniform(key, (rows_nxl.size,)).reshape(rows_nxl.shape[::-1])
+    u = draw_uniforms(key, (rows_nxl.size,)).reshape(rows_nxl.shape[::-1])
 
     def step(context: Array, here: tuple[Array, Array]) -> tuple[Array, Array]:
         stood, u = here

@@ -48,7 +48,7 @@ def normal(dim: int = 2, mean: float = 0.0, scale: float = 1.0) -> Source:
 
     def draw(key: Key, arrays: Tree, num: int) -> Array:
         del arrays
-        return mean + scale * random.normal(key, (num, dim))
+        return mean + scale * random.draw_normals(key, (num, dim))
 
     def log_density(arrays: Tree, rows: Array) -> Array:
         del arrays
@@ -103,8 +103,8 @@ def blobs(
     def draw(key: Key, arrays: Tree, num: int) -> Array:
         key_center, key_noise = jax.random.split(key)
         centers = jnp.asarray(arrays, dtype=float)
-        which = random.below(key_center, num, centers.shape[0])
-        return centers[which] + std * random.normal(key_noise, (num, dim))
+        which = random.draw_integers(key_center, num, centers.shape[0])
+        return centers[which] + std * random.draw_normals(key_noise, (num, dim))
 
     def log_density(arrays: Tree, rows: Array) -> Array:
         centers = jnp.asarray(arrays, dtype=float)
@@ -144,9 +144,9 @@ def circles(noise: float = 0.05, factor: float = 0.8) -> Source:
         del arrays
         key_half, key_angle, key_noise = jax.random.split(key, 3)
         radius = jnp.where(jax.random.bernoulli(key_half, shape=(num,)), 1.0, factor)
-        angle = 2 * math.pi * random.uniform(key_angle, (num,))
+        angle = 2 * math.pi * random.draw_uniforms(key_angle, (num,))
         rows = jnp.stack([radius * jnp.cos(angle), radius * jnp.sin(angle)], axis=-1)
-        return rows + noise * random.normal(key_noise, (num, 2))
+        return rows + noise * random.draw_normals(key_noise, (num, 2))
 
     def log_density(arrays: Tree, rows: Array) -> Array:
         del arrays
@@ -183,10 +183,10 @@ def moons(noise: float = 0.05) -> Source:
         del arrays
         key_half, key_angle, key_noise = jax.random.split(key, 3)
         upper = jax.random.bernoulli(key_half, shape=(num,))
-        angle = math.pi * random.uniform(key_angle, (num,))
+        angle = math.pi * random.draw_uniforms(key_angle, (num,))
         x, y = jnp.cos(angle), jnp.sin(angle)
         rows = jnp.stack([jnp.where(upper, x, 1 - x), jnp.where(upper, y, 0.5 - y)], axis=-1)
-        return rows + noise * random.normal(key_noise, (num, 2))
+        return rows + noise * random.draw_normals(key_noise, (num, 2))
 
     def log_density(arrays: Tree, rows: Array) -> Array:
         del arrays
@@ -227,10 +227,10 @@ def swiss_roll(noise: float = 0.05) -> Source:
     def draw(key: Key, arrays: Tree, num: int) -> Array:
         del arrays
         key_angle, key_height, key_noise = jax.random.split(key, 3)
-        angle = 1.5 * math.pi * (1 + 2 * random.uniform(key_angle, (num,)))
-        height = 21 * random.uniform(key_height, (num,))
+        angle = 1.5 * math.pi * (1 + 2 * random.draw_uniforms(key_angle, (num,)))
+        height = 21 * random.draw_uniforms(key_height, (num,))
         rows = jnp.stack([angle * jnp.cos(angle), height, angle * jnp.sin(angle)], axis=-1)
-        return rows + noise * random.normal(key_noise, (num, 3))
+        return rows + noise * random.draw_normals(key_noise, (num, 3))
 
     mean = np.array([2, 21 / 2, 2 / (3 * math.pi)])
     square = 87.75 * math.pi**2 / 18

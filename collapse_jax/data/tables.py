@@ -106,7 +106,7 @@ def empirical(name: str, split: Split, classes: int | None = None, shape: tuple[
 
     def draw(key: Key, arrays: Tree, num: int) -> Array:
         rows = jnp.asarray(arrays, dtype=float)
-        return rows[random.below(key, num, rows.shape[0])]
+        return rows[random.draw_integers(key, num, rows.shape[0])]
 
     def held_out(num: int) -> np.ndarray:
         num = require_integer(f"{name}.held_out: num", num, 0)

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.core.batching import each
+from collapse_jax.core.batching import map_in_batches
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.validation import one_line, require_integer
 from collapse_jax.numerics import nearest_neighbors
-from collapse_jax.numerics.frechet import frechet_distance, moments_of
+from collapse_jax.numerics.frechet import compute_moments, frechet_distance
 from collapse_jax.training.nets import classifier
 from collapse_jax.types import Array, Metric, Source, Tree
 
@@ -250,13 +250,13 @@ def _truth(task: Task) -> Truth:
     rows = np.asarray(source.arrays if is_table else source.draw(key, source.arrays, _DRAWS))
     train, test = rows[:, :dim], jnp.asarray(np.asarray(source.held_out(task.num_test))[:, :dim], float)
     net, to_features = _net(source, train, rows[:, -1]), jax.jit(partial(_features, task.features))
-    mean, root = moments_of([np.asarray(to_features(net, jnp.asarray(part, float))) for part in _parts(train)])
+    mean, root = compute_moments([np.asarray(to_features(net, jnp.asarray(part, float))) for part in _parts(train)])
     share, variance = _real_share(source), np.diagonal(np.asarray(source.covariance))[:dim]
     return Truth(
         net,
         jnp.asarray(mean, float),
         jnp.asarray(root, float),
-        jax.jit(nearest_neighbors.manifold, static_argnums=1)(to_features(net, test), task.k),
+        jax.jit(nearest_neighbors.build_manifold, static_argnums=1)(to_features(net, test), task.k),
         jnp.asarray(np.log(variance.sum()), float),
         None if share is None else Classes(jnp.asarray(share, float), _modes(source)),
         None if source.shape is None else Pictures(jnp.asarray(train, float), test, jnp.asarray(variance, float)),
@@ -325,8 +325,10 @@ def _features(given: Callable[[Array], Array] | None, net: classifier.Trained | 
 
 def _observe(task: Task, truth: Truth, rows_NxD: Array, label_N: Array | None = None) -> dict[str, Array]:
     some_NxD = rows_NxD[: task.num_rows]
-    features_NxF, is_of_NxC, log_density_N = each(partial(_looked_at, task, truth), task.rows_at_once, rows_NxD)
-    seen = nearest_neighbors.overlap(truth.real, features_NxF[: task.num_rows], task.k)._asdict()
+    features_NxF, is_of_NxC, log_density_N = map_in_batches(
+        partial(_looked_at, task, truth), task.rows_at_once, rows_NxD
+    )
+    seen = nearest_neighbors.measure_overlap(truth.real, features_NxF[: task.num_rows], task.k)._asdict()
     seen["frechet_distance"] = frechet_distance(features_NxF, truth.mean, truth.root)
     # Over n - 1: it judges the model, not the number of rows it was asked for.
     variance_D = jnp.sum((rows_NxD - rows_NxD.mean(0)) ** 2, 0) / max(rows_NxD.shape[0] - 1, 1)
@@ -335,7 +337,7 @@ def _observe(task: Task, truth: Truth, rows_NxD: Array, label_N: Array | None = 
     if truth.classes is not None:
         seen |= _of_classes(task, truth.classes, is_of_NxC, label_N)
     if truth.pictures is not None:
-        seen["copied"] = nearest_neighbors.copied(some_NxD, truth.pictures.train, truth.pictures.held_out)
+        seen["copied"] = nearest_neighbors.copied_share(some_NxD, truth.pictures.train, truth.pictures.held_out)
     if truth.pictures is not None and task.source.shape is not None:
         shape = [length for _, length in _dims_of_images(task.source.shape, task.num_shown)]
         real_D = truth.pictures.variance
@@ -344,7 +346,7 @@ def _observe(task: Task, truth: Truth, rows_NxD: Array, label_N: Array | None = 
         seen["sample_image"] = shown_KxD.reshape(shape)
     if truth.law is not None:
         seen["tail_mass"], seen["hallucinated"] = ((log_density_N < q).mean() for q in truth.law.log_quantile)
-        seen["kl"] = -nearest_neighbors.entropy(some_NxD, task.k) - log_density_N[: task.num_rows].mean()
+        seen["kl"] = -nearest_neighbors.differential_entropy(some_NxD, task.k) - log_density_N[: task.num_rows].mean()
     return seen
 
 

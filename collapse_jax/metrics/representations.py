@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax.numerics import logistic_newton, nearest_neighbors
-from collapse_jax.numerics.nearest_neighbors import normalised
+from collapse_jax.numerics.nearest_neighbors import normalise_rows
 from collapse_jax.types import Array, Metric
 
 RIDGE = 1e-3  # of both linear probes, beside the mean loss over rows
@@ -96,25 +96,27 @@ def ridge_probe(train_NxF: Array, label_N: Array, test_MxF: Array, classes: int)
     mean_C = hot_NxC.mean(0)
     product = lambda a, b: jnp.matmul(a, b, precision=_HIGHEST)  # noqa: E731
     gram, across = (product(train_NxF.T, x) / train_NxF.shape[0] for x in (train_NxF, hot_NxC - mean_C))
-    return mean_C + product(test_MxF, logistic_newton.solve(gram, RIDGE, across))
+    return mean_C + product(test_MxF, logistic_newton.solve_ridge(gram, RIDGE, across))
 
 
 def logistic_probe(train_NxF: Array, label_N: Array, test_MxF: Array, classes: int) -> Array:
-    """Logits ``[M, classes]`` by ``logistic_newton.fit``."""
-    params = logistic_newton.fit(train_NxF, label_N, jnp.ones_like(train_NxF[:, 0]), classes, RIDGE, _NEWTON_STEPS)
-    return logistic_newton.with_first(logistic_newton.logits(params, test_MxF)).T
+    """Logits ``[M, classes]`` by ``logistic_newton.fit_coefficients``."""
+    params = logistic_newton.fit_coefficients(
+        train_NxF, label_N, jnp.ones_like(train_NxF[:, 0]), classes, RIDGE, _NEWTON_STEPS
+    )
+    return logistic_newton.add_reference_logit(logistic_newton.compute_logits(params, test_MxF)).T
 
 
 def knn(train_NxF: Array, label_N: Array, test_MxF: Array, classes: int, k: int) -> Array:
     """Class ``[M]`` of most of the `k` training rows of largest cosine; of several such the first class."""
-    squared_MxN = nearest_neighbors.squared_distances(normalised(test_MxF), normalised(train_NxF))
+    squared_MxN = nearest_neighbors.squared_distances(normalise_rows(test_MxF), normalise_rows(train_NxF))
     nearest_Mxk = jax.lax.top_k(-squared_MxN, min(k, train_NxF.shape[0]))[1]
     return jax.nn.one_hot(label_N[nearest_Mxk], classes).sum(1).argmax(1)
 
 
 def alignment(a_MxF: Array, b_MxF: Array) -> Array:
     """Mean squared distance of two views' features at length 1 (arXiv 2005.10242, eq. 3; alpha = 2)."""
-    return jnp.sum((normalised(a_MxF) - normalised(b_MxF)) ** 2, 1).mean()
+    return jnp.sum((normalise_rows(a_MxF) - normalise_rows(b_MxF)) ** 2, 1).mean()
 
 
 def uniformity(x_MxF: Array) -> Array:
@@ -122,7 +124,7 @@ def uniformity(x_MxF: Array) -> Array:
 
     From 0, where all are alike, to near -4 where they are spread over a sphere of many dimensions.
     """
-    unit_MxF, rows = normalised(x_MxF), x_MxF.shape[0]
+    unit_MxF, rows = normalise_rows(x_MxF), x_MxF.shape[0]
     log_MxM = -2 * nearest_neighbors.squared_distances(unit_MxF, unit_MxF)
     others = jnp.where(jnp.eye(rows, dtype=bool), -jnp.inf, log_MxM)
     return jax.nn.logsumexp(others) - jnp.log(rows * (rows - 1.0))

@@ -13,7 +13,7 @@ _COLUMNS = 16  # up to which differences are taken one by one
 def nearest(world: World, params: Tree, rows_nxd: Array) -> Array:
     """Minus the distance to the nearest held-out real row."""
     if rows_nxd.shape[1] > _COLUMNS:  # images
-        return -jnp.sqrt(nearest_neighbors.nearest(rows_nxd, world.test))
+        return -jnp.sqrt(nearest_neighbors.nearest_squared_distances(rows_nxd, world.test))
     squares = jnp.zeros((rows_nxd.shape[0], world.test.shape[0]), rows_nxd.dtype)
     for j in range(rows_nxd.shape[1]):  # column by column: XLA fuses this, and nothing of this size is stored
         squares = squares + (rows_nxd[:, None, j] - world.test[None, :, j]) ** 2

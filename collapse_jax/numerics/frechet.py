@@ -13,7 +13,7 @@ _POLAR_STEPS = 24
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def moments_of(parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def compute_moments(parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Mean ``[F]``, and the symmetric root ``[F, F]`` of the covariance, of rows in parts; in float64, on the host."""
     num = sum(map(len, parts))
     mean = np.sum([part.sum(0, dtype=np.float64) for part in parts], 0) / num

@@ -15,9 +15,9 @@ from jax.typing import ArrayLike
 
 from collapse_jax.core import batch as B
 from collapse_jax.core.errors import UsageError
-from collapse_jax.core.random import normal, stream
-from collapse_jax.numerics.ldl import _ldl_on_host, factorise, solve_unit_lower
-from collapse_jax.numerics.log_gamma import log_gamma_of_normal, log_gamma_over_shape
+from collapse_jax.core.random import draw_normals, stream
+from collapse_jax.numerics.ldl import factorise_covariance, ldl_on_host, solve_unit_lower
+from collapse_jax.numerics.log_gamma import draw_log_gamma_ratio, log_gamma_ratio_at_normal
 from collapse_jax.types import Array, Batch, Key
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -34,7 +34,7 @@ class Moments(NamedTuple):
     log_scale: Array
 
 
-def from_covariance(mean: ArrayLike, covariance: ArrayLike, max_rank: int | None = None) -> Moments:
+def moments_from_covariance(mean: ArrayLike, covariance: ArrayLike, max_rank: int | None = None) -> Moments:
     """Moments of a mean ``[d]`` and covariance ``[d, d]``: by NumPy, in float64, where they are known before a run.
 
     As of ``factorise``, which takes seconds to compile where d is 100. Which directions carry spread is judged by the
@@ -44,24 +44,24 @@ def from_covariance(mean: ArrayLike, covariance: ArrayLike, max_rank: int | None
       UsageError: numbers that are not finite.
     """
     if isinstance(mean, jax.core.Tracer) or isinstance(covariance, jax.core.Tracer):
-        return Moments(jnp.asarray(mean), *factorise(jnp.asarray(covariance), max_rank))
+        return Moments(jnp.asarray(mean), *factorise_covariance(jnp.asarray(covariance), max_rank))
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise UsageError("mean and covariance must be finite")
     a, eps = np.array(covariance, np.float64), 8 * float(jnp.finfo(jnp.result_type(float)).eps)
     spread = np.sqrt(np.where(np.diagonal(a) > 0, np.diagonal(a), 1.0))
-    unit, pivot = _ldl_on_host(a / spread / spread[:, None], eps, len(a) if max_rank is None else max_rank)
+    unit, pivot = ldl_on_host(a / spread / spread[:, None], eps, len(a) if max_rank is None else max_rank)
     log_scale = np.where(pivot > 0, 0.5 * np.log(np.where(pivot > 0, pivot, 1.0)) + np.log(spread), -np.inf)
     return Moments(*(jnp.asarray(x, float) for x in (mean, unit * spread[:, None] / spread, log_scale)))
 
 
-def from_rows(rows: ArrayLike) -> Moments:
+def moments_from_rows(rows: ArrayLike) -> Moments:
     """Those of rows ``[n, d]`` (MLE: divided by n), likewise."""
     xp, x_nxd = (jnp, rows) if isinstance(rows, jax.core.Tracer) else (np, np.asarray(rows, np.float64))
     mean = xp.where(x_nxd.min(0) == x_nxd.max(0), x_nxd[0], x_nxd.mean(0))  # rounding gives constant columns no spread
-    return from_covariance(mean, (x_nxd - mean).T @ (x_nxd - mean) / len(x_nxd), len(x_nxd) - 1)
+    return moments_from_covariance(mean, (x_nxd - mean).T @ (x_nxd - mean) / len(x_nxd), len(x_nxd) - 1)
 
 
-def cholesky(moments: Moments, log_unit: Array | float = 0.0) -> Array:
+def cholesky_factor(moments: Moments, log_unit: Array | float = 0.0) -> Array:
     """The lower-triangular L / exp(log_unit) with L L^T = covariance."""
     return moments.factor * jnp.exp(moments.log_scale - log_unit)[..., None, :]
 
@@ -69,7 +69,7 @@ def cholesky(moments: Moments, log_unit: Array | float = 0.0) -> Array:
 def log_trace(moments: Moments) -> Array:
     """Logarithm of the covariance's trace; -inf where there is no spread."""
     unit = log_unit(moments)
-    return 2 * unit + jnp.log((cholesky(moments, unit[..., None]) ** 2).sum((-2, -1)))
+    return 2 * unit + jnp.log((cholesky_factor(moments, unit[..., None]) ** 2).sum((-2, -1)))
 
 
 def log_det(moments: Moments) -> Array:
@@ -83,7 +83,7 @@ def log_unit(moments: Moments) -> Array:
     return jnp.where(jnp.isfinite(largest), largest, 0.0)
 
 
-def compose(outer: Moments, inner: Moments) -> Moments:
+def compose_moments(outer: Moments, inner: Moments) -> Moments:
     """Moments of mean + L x, where L is the Cholesky factor of `outer` and x has the moments `inner`.
 
     x must be exchangeable (moments of standard normal rows): where directions of `outer` carry no spread, the first
@@ -99,12 +99,12 @@ def compose(outer: Moments, inner: Moments) -> Moments:
     graded = jnp.where(alive[:, None] & alive, inner_factor * jnp.exp(jnp.tril(s[:, None] - s)), 0.0)
     graded = jnp.where(jnp.eye(d, dtype=bool), 1.0, graded)
     shift = jnp.where(alive, inner.mean[place], 0.0)
-    mean = outer.mean + jnp.matmul(cholesky(outer), shift, precision=_HIGHEST)
+    mean = outer.mean + jnp.matmul(cholesky_factor(outer), shift, precision=_HIGHEST)
     factor = outer.factor if d == 1 else jnp.matmul(outer.factor, graded, precision=_HIGHEST)
     return Moments(mean, factor, outer.log_scale + inner_scale)
 
 
-def compress(batch: Batch) -> Batch:
+def compress_rows(batch: Batch) -> Batch:
     """One row of moments (MLE: divided by the total weight) for rows ``[..., d]``, rows of moments, or both merged."""
     items, weight = B.rows(batch)
     if isinstance(items, Moments) and weight.shape[0] == 1:
@@ -112,12 +112,12 @@ def compress(batch: Batch) -> Batch:
     mass = weight.sum()
     share = weight / jnp.where(mass > 0, mass, 1.0)
     is_rows = not isinstance(items, Moments)
-    mean, covariance, unit = _of_rows(items, share) if is_rows else _pooled(items, share)
-    factor, log_scale = factorise(covariance, (weight > 0).sum() - 1 if is_rows else None)
+    mean, covariance, unit = _row_moments(items, share) if is_rows else _pool_moments(items, share)
+    factor, log_scale = factorise_covariance(covariance, (weight > 0).sum() - 1 if is_rows else None)
     return B.unit(jax.tree.map(lambda x: x[None], Moments(mean, factor, log_scale + unit)), mass)
 
 
-def _of_rows(x_mxd: Array, share: Array) -> tuple[Array, Array, Array]:
+def _row_moments(x_mxd: Array, share: Array) -> tuple[Array, Array, Array]:
     """Mean, covariance / exp(2 unit), and unit, of weighted rows."""
     column = share[:, None]
     present = column > 0
@@ -131,12 +131,12 @@ def _of_rows(x_mxd: Array, share: Array) -> tuple[Array, Array, Array]:
     largest = jax.lax.stop_gradient(jnp.maximum((high - correction).max(), (correction - low).max()))
     some = jnp.isfinite(largest) & (largest > 0)  # a unit: the result does not depend on it
     scale = jnp.where(high == low, 0.0, 1.0 / jnp.where(some, largest, 1.0))
-    scaled = jnp.where(present, near - correction, 0.0) * scale * _sqrt(column)
+    scaled = jnp.where(present, near - correction, 0.0) * scale * _safe_sqrt(column)
     covariance = jnp.matmul(scaled.T, scaled, precision=_HIGHEST)
     return mean + correction, covariance, jnp.where(some, jnp.log(jnp.where(some, largest, 1.0)), 0.0)
 
 
-def _pooled(parts: Moments, share: Array) -> tuple[Array, Array, Array]:
+def _pool_moments(parts: Moments, share: Array) -> tuple[Array, Array, Array]:
     """The same of weighted parts, by the law of total covariance."""
     present = share > 0
     means = jnp.where(present[:, None], parts.mean, 0.0)
@@ -148,20 +148,20 @@ def _pooled(parts: Moments, share: Array) -> tuple[Array, Array, Array]:
     )
     unit = jnp.where(jnp.isfinite(largest), largest, 0.0)  # a unit: the result does not depend on it
     scaled = between * jnp.exp(-unit)
-    lower = jnp.where(present[:, None, None], cholesky(parts._replace(log_scale=log_scale), unit), 0.0)
-    rows = jnp.concatenate([lower.mT, scaled[:, None]], axis=1) * _sqrt(share)[:, None, None]
+    lower = jnp.where(present[:, None, None], cholesky_factor(parts._replace(log_scale=log_scale), unit), 0.0)
+    rows = jnp.concatenate([lower.mT, scaled[:, None]], axis=1) * _safe_sqrt(share)[:, None, None]
     rows = rows.reshape(-1, rows.shape[-1])
     return mean, jnp.matmul(rows.T, rows, precision=_HIGHEST), unit
 
 
-def of_normal_rows(key: Key, dim: int, num: int, count: Array | int) -> Moments:
+def moments_of_normal_rows(key: Key, dim: int, num: int, count: Array | int) -> Moments:
     """Moments (MLE) of the first `count` of `num` standard normal rows, which are drawn."""
-    z = normal(key, (num, dim))
+    z = draw_normals(key, (num, dim))
     weight = (jnp.arange(num) < count).astype(z.dtype)
-    return jax.tree.map(lambda x: x[0, 0], compress(B.unit(z, weight)).items)
+    return jax.tree.map(lambda x: x[0, 0], compress_rows(B.unit(z, weight)).items)
 
 
-def of_normal_law(key: Key, dim: int, count: Array | int) -> Moments:
+def draw_normal_moments(key: Key, dim: int, count: Array | int) -> Moments:
     """The same, drawn from their law: mean N(0, I / count) and, independent of it, a scatter by Bartlett's theorem.
 
     The scatter's factor is lower triangular with independent entries: standard normal below the diagonal, chi with
@@ -174,9 +174,13 @@ def of_normal_law(key: Key, dim: int, count: Array | int) -> Moments:
     alive = freedom > 0.7  # whole numbers from 1 on; gamma variates of shapes below 1/3 are not drawn
     shape = 0.5 * xp.where(alive, freedom, 2.0)  # chi^2_k / 2 is gamma with shape k / 2
     half = 0 if dim == 1 else (dim + 1) // 2
-    z_mean, z_scale, z_below = jnp.split(normal(key, (dim * (2 + half),)), [dim, 2 * dim])  # one draw: keys cost too
+    z_mean, z_scale, z_below = jnp.split(
+        draw_normals(key, (dim * (2 + half),)), [dim, 2 * dim]
+    )  # one draw: keys cost too
     log_unit_chi = 0.5 * (
-        log_gamma_of_normal(z_scale, shape) if static else log_gamma_over_shape(stream(key, "chi"), z_scale, shape)
+        log_gamma_ratio_at_normal(z_scale, shape)
+        if static
+        else draw_log_gamma_ratio(stream(key, "chi"), z_scale, shape)
     )
     log_scale = jnp.where(alive, log_unit_chi + 0.5 * jnp.asarray(xp.log(2 * shape / count), z_mean.dtype), -jnp.inf)
     mean = z_mean / jnp.sqrt(jnp.asarray(count, z_mean.dtype))
@@ -190,23 +194,23 @@ def of_normal_law(key: Key, dim: int, count: Array | int) -> Moments:
     return Moments(mean, jnp.where(row > column, square, np.eye(dim, dtype=square.dtype)), log_scale)
 
 
-def of_part(key: Key, dim: int, num: Array | int, count: Array | int) -> Moments:
+def draw_part_moments(key: Key, dim: int, num: Array | int, count: Array | int) -> Moments:
     """Moments of the first `count` of `num` > dim normal rows, in coordinates where those of all are 0 and I.
 
-    Independent of the moments of all rows (Basu's theorem), so that ``compose(whole, part)`` is the law of the part
-    given the whole.
+    Independent of the moments of all rows (Basu's theorem), so ``compose_moments(whole, part)``
+    follows the law of the part given the whole.
     """
-    head = of_normal_law(stream(key, "head"), dim, count)
-    tail = of_normal_law(stream(key, "tail"), dim, num - count)
+    head = draw_normal_moments(stream(key, "head"), dim, count)
+    tail = draw_normal_moments(stream(key, "tail"), dim, num - count)
     weight = jnp.stack([jnp.asarray(w, head.mean.dtype) for w in (count, num - count)])[None]
     both = Batch(jax.tree.map(lambda a, b: jnp.stack([a, b])[None], head, tail), weight)
-    whole = jax.tree.map(lambda x: x[0, 0], compress(both).items)
+    whole = jax.tree.map(lambda x: x[0, 0], compress_rows(both).items)
     columns = jnp.concatenate([head.factor, (head.mean - whole.mean)[:, None]], axis=1)
     solved = solve_unit_lower(whole.factor, columns)
     s = whole.log_scale
     return Moments(jnp.exp(-s) * solved[:, -1], jnp.exp(s - s[:, None]) * solved[:, :-1], head.log_scale - s)
 
 
-def _sqrt(x: Array) -> Array:
+def _safe_sqrt(x: Array) -> Array:
     """Square root whose derivative at 0 is 0: what is absent has no influence."""
     return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)

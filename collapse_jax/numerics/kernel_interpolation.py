@@ -20,13 +20,13 @@ _STEEP = 8.0  # nats that a window may lie above its chord: rounding grows by th
 _SLACK = 2e-6  # relative, of a range's ends: powers round
 
 
-def nodes_for(least: float, most: float) -> np.ndarray:
+def interpolation_nodes(least: float, most: float) -> np.ndarray:
     """``[K]`` values of s, in float64, that serve any s from `least` to `most`."""
     intervals = max(int(np.ceil(np.log(most / least) / np.log(_RATIO) - 1e-6)), 1)
     return least * _RATIO ** np.arange(-_BESIDE, intervals + _BESIDE + 1)
 
 
-def between(log_kernels: Array, nodes: np.ndarray, s: Array) -> tuple[Array, Array]:
+def interpolate_log_kernel(log_kernels: Array, nodes: np.ndarray, s: Array) -> tuple[Array, Array]:
     """Log of the mean kernel at `s`, ``[num_test]``, and how far above it the true one may lie (nats; never below).
 
     Rounding is not in that bound. It is infinite where `s` lies outside the range that `nodes` are for.
@@ -44,15 +44,15 @@ def between(log_kernels: Array, nodes: np.ndarray, s: Array) -> tuple[Array, Arr
     above = (value - chord).at[jnp.array([low, high])].set(0.0)
     smooth = above.max(0) < _STEEP
     kernel = jnp.exp(jnp.minimum(above, _STEEP))
-    most = jnp.where(smooth, jnp.minimum(_through(kernel[1:-1], x[1:-1], place), 1.0), 1.0)
-    least = jnp.where(smooth, _through(kernel, x, place), 0.0)
+    most = jnp.where(smooth, jnp.minimum(_evaluate_polynomial(kernel[1:-1], x[1:-1], place), 1.0), 1.0)
+    least = jnp.where(smooth, _evaluate_polynomial(kernel, x, place), 0.0)
     beside = jnp.maximum(above[low - 1] * place / x[low - 1], above[high + 1] * (1 - place) / (1 - x[high + 1]))
     log_least = jnp.maximum(jnp.log(jnp.maximum(least, jnp.finfo(at.dtype).tiny)), beside)
     gap = jnp.maximum(jnp.log(most) - log_least, 0.0)
     return value[low] + place * (value[high] - value[low]) + log_least, jnp.where(inside, gap, jnp.inf)
 
 
-def _through(values: Array, x: Array, place: Array) -> Array:
+def _evaluate_polynomial(values: Array, x: Array, place: Array) -> Array:
     """At `place`, the polynomial through `values` ``[nodes, num_test]`` at `x`."""
     apart = x[:, None] - x + jnp.eye(len(x))
     ahead = jnp.where(jnp.eye(len(x), dtype=bool), 1.0, place - x)

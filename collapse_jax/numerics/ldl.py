@@ -12,8 +12,8 @@ from collapse_jax.types import Array
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def _ldl_on_host(a: np.ndarray, eps: float, max_rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """Unit lower L and pivots D of L diag(D) L^T = `a`; see ``factorise``."""
+def ldl_on_host(a: np.ndarray, eps: float, max_rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unit lower L and pivots D of L diag(D) L^T = `a`; see ``factorise_covariance``."""
     if len(a) <= max_rank:
         with contextlib.suppress(np.linalg.LinAlgError):
             lower = np.linalg.cholesky(a)
@@ -32,7 +32,7 @@ def _ldl_on_host(a: np.ndarray, eps: float, max_rank: int) -> tuple[np.ndarray, 
     return unit, pivots
 
 
-def factorise(covariance: Array, max_rank: Array | int | None = None) -> tuple[Array, Array]:
+def factorise_covariance(covariance: Array, max_rank: Array | int | None = None) -> tuple[Array, Array]:
     """Unit lower-triangular factor and log scales of a positive semidefinite matrix ``[d, d]``.
 
     A pivot counts as 0 where it is no larger than the rounding that reached it: where variances of 1 are off by E,

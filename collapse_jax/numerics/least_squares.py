@@ -14,7 +14,7 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 _PANEL = 8  # columns reduced one by one between two matrix products, as in ``moments``
 
 
-def triangle(rows: Array, num: int) -> Array:
+def reduce_to_triangle(rows: Array, num: int) -> Array:
     """The first `num` rows of Q' `rows` ``[m, k]``, where Q' makes the first `num` columns upper triangular.
 
     ``[num, k]``, with rows of 0 beyond m. A pivot is 0 where it is no larger than the rounding that reached it (8 eps
@@ -27,7 +27,7 @@ def triangle(rows: Array, num: int) -> Array:
     done: list[Array] = []
     for begin in range(0, depth, _PANEL):
         width = min(_PANEL, depth - begin)
-        panel, mirrors, passed = _reflected(rows[:, :width], noise[:width])
+        panel, mirrors, passed = _reflect_panel(rows[:, :width], noise[:width])
         rest = rows[:, width:]
         products = jnp.matmul(mirrors.T, jnp.concatenate([mirrors, rest], 1), precision=_HIGHEST)
         steps = solve_unit_lower(products[:, :width], products[:, width:])
@@ -39,7 +39,7 @@ def triangle(rows: Array, num: int) -> Array:
     return jnp.where((jnp.diagonal(reduced) != 0)[:, None] | (jnp.arange(k) >= num), reduced, 0.0)
 
 
-def _reflected(panel: Array, noise: Array) -> tuple[Array, Array, Array]:
+def _reflect_panel(panel: Array, noise: Array) -> tuple[Array, Array, Array]:
     """`panel` ``[m, w]`` made upper triangular by mirrors I - v v', and the v as columns (0 where a pivot is 0).
 
     Also each pivot's noise over its square: what entries beside it pass on by their own squares.
@@ -72,33 +72,33 @@ def _reflected(panel: Array, noise: Array) -> tuple[Array, Array, Array]:
     return panel, mirrors, passed
 
 
-def solve(root: Array, target: Array) -> Array:
+def solve_triangle(root: Array, target: Array) -> Array:
     """The least X ``[d, k]`` with `root` X = `target` ``[d, k]`` in the rows whose pivot is not 0.
 
-    `root` ``[d, d]`` is upper triangular, as ``triangle`` makes it. Where a pivot is 0, the solution of least norm is
-    root' (root root')^-1 target, with a triangle of root' and two steps of refinement, which win back what the
-    product of two triangles loses.
+    `root` ``[d, d]`` is upper triangular, as ``reduce_to_triangle`` makes it. Where a pivot is 0, the solution of
+    least norm is root' (root root')^-1 target, with a triangle of root' and two steps of refinement, which win back
+    what the product of two triangles loses.
     """
     target = jnp.where(jnp.diagonal(root)[:, None] != 0, target, 0.0)
-    square = triangle(root.T, root.shape[0])
+    square = reduce_to_triangle(root.T, root.shape[0])
 
     def refine(_: Array, x: Array) -> Array:
         residual = target - jnp.matmul(root, x, precision=_HIGHEST)
-        step = _back(square, _forward(square, residual))
+        step = _solve_upper(square, _solve_transposed(square, residual))
         return x + jnp.matmul(root.T, step, precision=_HIGHEST)
 
     least = jax.lax.fori_loop(0, 3, refine, jnp.zeros_like(target))
-    return jnp.where((jnp.diagonal(root) != 0).all(), _back(root, target), least)
+    return jnp.where((jnp.diagonal(root) != 0).all(), _solve_upper(root, target), least)
 
 
-def _forward(root: Array, columns: Array) -> Array:
+def _solve_transposed(root: Array, columns: Array) -> Array:
     """X with root' X = `columns`, 0 where a pivot is 0."""
     pivot = jnp.diagonal(root)[:, None]
     unit = jnp.where(pivot != 0, root / jnp.where(pivot != 0, pivot, 1.0), 0.0)
     return jnp.where(pivot != 0, solve_unit_lower(unit.T, columns) / jnp.where(pivot != 0, pivot, 1.0), 0.0)
 
 
-def _back(root: Array, columns: Array) -> Array:
+def _solve_upper(root: Array, columns: Array) -> Array:
     """X with root X = `columns`, 0 where a pivot is 0."""
     pivot = jnp.diagonal(root)[:, None]
     over = jnp.where(pivot != 0, 1.0 / jnp.where(pivot != 0, pivot, 1.0), 0.0)

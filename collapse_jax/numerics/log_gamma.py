@@ -8,7 +8,7 @@ import numpy as np
 from scipy import special
 
 from collapse_jax.core.errors import UsageError
-from collapse_jax.core.random import normal, of_its_lane, stream, uniform
+from collapse_jax.core.random import draw_normals, draw_uniforms, key_per_chain, stream
 from collapse_jax.types import Array, Key
 
 # Error allowed in log X: far below the Monte Carlo error of any run that could finish.
@@ -16,7 +16,7 @@ _TOLERANCE = 1e-7
 _DEGREES = (6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
 
 
-def log_gamma_over_shape(key: Key, z: Array, shape: Array) -> Array:
+def draw_log_gamma_ratio(key: Key, z: Array, shape: Array) -> Array:
     """Draws log(X / shape), X ~ Gamma(`shape`, 1), one for each entry of `shape` (``[d]``, > 1/3; may be traced).
 
     The logarithm of a large X alone would round away how far X lies from its mean. By the rejection of Marsaglia and
@@ -30,19 +30,19 @@ def log_gamma_over_shape(key: Key, z: Array, shape: Array) -> Array:
     """
     fixed = jax.lax.stop_gradient(shape)
     rate = fixed - 1 / 3
-    key = of_its_lane(key)
+    key = key_per_chain(key)
 
     def judge(key: Key, z: Array) -> tuple[Array, Array]:
         w = z / jnp.sqrt(9 * rate)
         inside, log_v = w > -1, jnp.log1p(jnp.where(w > -1, w, 0.0))
         log_ratio = rate * (3 * log_v - w * (3 - w * (1.5 - w)))  # of densities: of order w ** 4
-        is_done = inside & (jnp.log(uniform(stream(key, "accept"), z.shape, z.dtype)) < log_ratio)
+        is_done = inside & (jnp.log(draw_uniforms(stream(key, "accept"), z.shape, z.dtype)) < log_ratio)
         return 3 * log_v, is_done | ~(rate > 0)
 
     def again(state: tuple[Key, Array, Array]) -> tuple[Key, Array, Array]:
         key, log_v, is_done = state
         key = stream(key, "again")
-        new, is_new = judge(key, normal(stream(key, "z"), fixed.shape))
+        new, is_new = judge(key, draw_normals(stream(key, "z"), fixed.shape))
         return key, jnp.where(is_done, log_v, new), is_done | is_new
 
     _, log_v, _ = jax.lax.while_loop(lambda state: ~state[2].all(), again, (key, *judge(key, z)))
@@ -61,7 +61,7 @@ def _at_its_probability_jvp(primals: tuple[Array, Array], tangents: tuple[Array,
     return log_over_shape, (jax.lax.random_gamma_grad(shape, drawn) / drawn - 1 / shape) * tangents[0]
 
 
-def log_gamma_of_normal(z: Array, shape: np.ndarray) -> Array:
+def log_gamma_ratio_at_normal(z: Array, shape: np.ndarray) -> Array:
     """The same as a function of standard normals `z` ``[d]``, for shapes known before compilation.
 
     The quantile goes through a Chebyshev interpolant that is exact to 1e-7 over all values that `z` can take: no
@@ -69,10 +69,10 @@ def log_gamma_of_normal(z: Array, shape: np.ndarray) -> Array:
     """
     limit = 5.6 if z.dtype == jnp.float32 else 8.4  # the largest |z| that uniforms of this precision give
     coefficients = _quantile_coefficients(tuple(shape.tolist()), limit)
-    return _clenshaw(jnp.asarray(coefficients, z.dtype), jnp.clip(z / limit, -1.0, 1.0))
+    return _evaluate_chebyshev(jnp.asarray(coefficients, z.dtype), jnp.clip(z / limit, -1.0, 1.0))
 
 
-def _clenshaw(coefficients: Array, x: Array) -> Array:
+def _evaluate_chebyshev(coefficients: Array, x: Array) -> Array:
     """Chebyshev series ``[degree + 1, d]`` at `x` ``[d]``, stable in float32."""
     ahead, behind = jnp.zeros_like(x), jnp.zeros_like(x)
     for c in coefficients[:0:-1]:

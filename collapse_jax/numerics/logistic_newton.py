@@ -24,7 +24,7 @@ class _Problem(NamedTuple):
     ridge: Array | float
 
 
-def fit(x: Array, label: Array, weight: Array, classes: int, ridge: Array | float, steps: int) -> Array:
+def fit_coefficients(x: Array, label: Array, weight: Array, classes: int, ridge: Array | float, steps: int) -> Array:
     """Coefficients ``[d + 1, logits]``, the intercept last; two classes share one logit and more have one each.
 
     They minimise the weighted mean of the negative log likelihood plus ``ridge |w|^2 / 2``, the intercept included.
@@ -52,7 +52,7 @@ def fit(x: Array, label: Array, weight: Array, classes: int, ridge: Array | floa
         gradient, step = newton_step(w, z)
         too_far = (gradient * doubtful).sum() > 0
         step = jnp.where(too_far, -doubtful, step)
-        change = _times(step.T, x)
+        change = _multiply(step.T, x)
         # Along a step the third derivative is at most `reach` times the second. So a whole one goes downhill up to the
         # root 1.79 of e^r - 1 - r = r^2, and log1p(r) / r of one always. What is beyond that stays in doubt until the
         # next gradient: a convex function that still falls there has fallen all the way.
@@ -67,26 +67,26 @@ def fit(x: Array, label: Array, weight: Array, classes: int, ridge: Array | floa
     return w - doubtful
 
 
-def logits(params: Array, x: Array) -> Array:
+def compute_logits(params: Array, x: Array) -> Array:
     """``[logits, m]``, for coefficients ``[d + 1, logits]`` and inputs ``[m, d]``."""
     return jnp.matmul(params[:-1].T, x.T, precision=_HIGHEST) + params[-1][:, None]
 
 
-def with_first(z: Array) -> Array:
+def add_reference_logit(z: Array) -> Array:
     """Logits ``[classes, m]``: of two classes the first has log odds 0."""
     return jnp.pad(z, ((1, 0), (0, 0))) if z.shape[0] == 1 else z
 
 
-def odds(z: Array) -> Array:
+def class_probabilities(z: Array) -> Array:
     """Probabilities of the classes, ``[logits, m]``: of two classes the second's."""
     return jax.nn.sigmoid(z) if len(z) == 1 else jax.nn.softmax(z, axis=0)
 
 
-def _times(a: Array, b: Array) -> Array:
+def _multiply(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision=_HIGHEST)
 
 
-def solve(gram: Array, ridge: Array | float, columns: Array) -> Array:
+def solve_ridge(gram: Array, ridge: Array | float, columns: Array) -> Array:
     """X with (`gram` + `ridge` I) X = `columns` ``[d, k]``, for `gram` ``[d, d]`` positive semidefinite.
 
     Gauss-Jordan elimination, one loop of few operations: of thousands of small systems side by side the time is what
@@ -115,10 +115,10 @@ def _one_logit(problem: _Problem) -> Callable[[Array, Array], tuple[Array, Array
     x, hot, share, ridge = problem
 
     def step(w: Array, z: Array) -> tuple[Array, Array]:
-        p = odds(z)
-        both = _times(x, jnp.concatenate([x * (share * p * (1 - p)), share * (p - hot)]).T)
+        p = class_probabilities(z)
+        both = _multiply(x, jnp.concatenate([x * (share * p * (1 - p)), share * (p - hot)]).T)
         gradient = both[:, -1:] + ridge * w
-        return gradient, solve(both[:, :-1], ridge, -gradient)
+        return gradient, solve_ridge(both[:, :-1], ridge, -gradient)
 
     return step
 
@@ -126,16 +126,16 @@ def _one_logit(problem: _Problem) -> Callable[[Array, Array], tuple[Array, Array
 def _many_logits(problem: _Problem) -> Callable[[Array, Array], tuple[Array, Array]]:
     """The same by conjugate gradients."""
     x, hot, share, ridge = problem
-    inverse = solve(0.5 * _times(x * share, x.T), ridge, jnp.eye(len(x), dtype=x.dtype))
-    solve_bound = partial(_times, inverse)
+    inverse = solve_ridge(0.5 * _multiply(x * share, x.T), ridge, jnp.eye(len(x), dtype=x.dtype))
+    solve_bound = partial(_multiply, inverse)
 
     def step(w: Array, z: Array) -> tuple[Array, Array]:
-        p = odds(z)
-        gradient = _times(x, (share * (p - hot)).T) + ridge * w
+        p = class_probabilities(z)
+        gradient = _multiply(x, (share * (p - hot)).T) + ridge * w
 
         def hessian(v: Array) -> Array:
-            z = _times(v.T, x)
-            return _times(x, (share * p * (z - (p * z).sum(0))).T) + ridge * v
+            z = _multiply(v.T, x)
+            return _multiply(x, (share * p * (z - (p * z).sum(0))).T) + ridge * v
 
         return gradient, _conjugate_gradients(hessian, solve_bound, -gradient)
 

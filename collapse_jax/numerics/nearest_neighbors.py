@@ -46,26 +46,26 @@ def squared_distances(x_NxF: Array, y_MxF: Array) -> Array:
     return jnp.maximum(jnp.sum(x_NxF**2, 1)[:, None] - 2 * products_NxM + jnp.sum(y_MxF**2, 1), 0.0)
 
 
-def normalised(x_NxF: Array) -> Array:
+def normalise_rows(x_NxF: Array) -> Array:
     """Rows of length 1; a row of 0 stays 0."""
     square_Nx1 = jnp.sum(x_NxF**2, 1, keepdims=True)
     return x_NxF * jnp.where(square_Nx1 > 0, jax.lax.rsqrt(jnp.where(square_Nx1 > 0, square_Nx1, 1.0)), 0.0)
 
 
-def kth_smallest(squared_NxM: Array, k: int) -> Array:
+def find_kth_smallest(squared_NxM: Array, k: int) -> Array:
     """The k-th smallest of each row, ``[N]``."""
     return -jax.lax.top_k(-squared_NxM, k)[0][:, -1]
 
 
-def manifold(rows_MxF: Array, k: int) -> Manifold:
+def build_manifold(rows_MxF: Array, k: int) -> Manifold:
     """The balls around rows that reach to the k-th nearest other row; of k rows or fewer, to the farthest."""
     squared_MxM = squared_distances(rows_MxF, rows_MxF)
-    return Manifold(rows_MxF, kth_smallest(squared_MxM, min(k + 1, rows_MxF.shape[0])))  # the nearest is itself
+    return Manifold(rows_MxF, find_kth_smallest(squared_MxM, min(k + 1, rows_MxF.shape[0])))  # the nearest is itself
 
 
-def overlap(real: Manifold, generated_NxF: Array, k: int) -> Overlap:
+def measure_overlap(real: Manifold, generated_NxF: Array, k: int) -> Overlap:
     """Precision and recall, density and coverage of generated rows. Time and memory O(N (N + M))."""
-    generated = manifold(generated_NxF, k)
+    generated = build_manifold(generated_NxF, k)
     squared_NxM = squared_distances(generated_NxF, real.rows)
     in_real_NxM = squared_NxM <= real.squared_radius
     in_generated_NxM = squared_NxM <= generated.squared_radius[:, None]
@@ -77,13 +77,13 @@ def overlap(real: Manifold, generated_NxF: Array, k: int) -> Overlap:
     )
 
 
-def nearest(x_NxF: Array, y_MxF: Array) -> Array:
+def nearest_squared_distances(x_NxF: Array, y_MxF: Array) -> Array:
     """Squared distance of each row of x to the nearest one of y, ``[N]``; memory O(N + M)."""
     batch = min(_ROWS, x_NxF.shape[0])
     return jax.lax.map(lambda x_F: squared_distances(x_F[None], y_MxF)[0].min(), x_NxF, batch_size=batch)
 
 
-def copied(generated_NxF: Array, train_RxF: Array, held_out_MxF: Array) -> Array:
+def copied_share(generated_NxF: Array, train_RxF: Array, held_out_MxF: Array) -> Array:
     """How much more often the row nearest to a generated one is a training row than of a model that copies none.
 
     Training and held-out rows are of one law, so that of R + M rows the nearest is a held-out one with probability
@@ -92,12 +92,15 @@ def copied(generated_NxF: Array, train_RxF: Array, held_out_MxF: Array) -> Array
     copies. It may be below 0. A row equally near to both counts half. After arXiv 2004.05675, which compares distances
     to the training rows alone; rows that shrink towards the middle would seem to be copies there.
     """
-    to_train_N, to_held_out_N = nearest(generated_NxF, train_RxF), nearest(generated_NxF, held_out_MxF)
+    to_train_N, to_held_out_N = (
+        nearest_squared_distances(generated_NxF, train_RxF),
+        nearest_squared_distances(generated_NxF, held_out_MxF),
+    )
     is_held_out_N = jnp.where(to_train_N == to_held_out_N, 0.5, to_held_out_N < to_train_N)
     return 1 - is_held_out_N.mean() * (train_RxF.shape[0] + held_out_MxF.shape[0]) / held_out_MxF.shape[0]
 
 
-def entropy(x_NxD: Array, k: int) -> Array:
+def differential_entropy(x_NxD: Array, k: int) -> Array:
     """Differential entropy of the law that rows come from, in nats (Kozachenko and Leonenko).
 
     psi(N) - psi(k) + log(volume of the unit ball) + D mean log(distance to the k-th nearest other row); its error is of
@@ -108,7 +111,7 @@ def entropy(x_NxD: Array, k: int) -> Array:
     k = max(min(k, num - 1), 1)
 
     def to_kth(x_D: Array) -> Array:
-        return kth_smallest(jnp.sum((x_D - x_NxD) ** 2, axis=1)[None], min(k + 1, num))[0]
+        return find_kth_smallest(jnp.sum((x_D - x_NxD) ** 2, axis=1)[None], min(k + 1, num))[0]
 
     squared_N = jax.lax.map(to_kth, x_NxD, batch_size=min(_ROWS, num))
     digamma, log_gamma = jax.scipy.special.digamma, jax.scipy.special.gammaln

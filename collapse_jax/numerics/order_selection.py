@@ -10,7 +10,7 @@ from collapse_jax.types import Array, Tree
 _STRETCHES, _TILE, _NARROW, _FEW_COLUMNS, _FEW_SYMBOLS = 3, 4, 16, 32, 64
 
 
-def largest(value: Array, num: Array) -> Array:
+def select_largest(value: Array, num: Array) -> Array:
     """Which of ``[m]`` are the `num` (may be traced, at most m) largest; of equals, the first.
 
     Not NaN. XLA's sort takes some ten times as long on a CPU.
@@ -19,13 +19,13 @@ def largest(value: Array, num: Array) -> Array:
     kind = jnp.uint32 if bits == 32 else jnp.uint64
     word, sign = jax.lax.bitcast_convert_type(value, kind), jnp.asarray(1, kind) << (bits - 1)
     order = jnp.where(word >= sign, ~word, word | sign)  # whole numbers in the order of the floats
-    least = _border(order, order.min(), order.max(), num)
+    least = _find_border(order, order.min(), order.max(), num)
     place = jnp.where(order == least, size - jnp.arange(size), 0).astype(kind)
     turn = jnp.where(order > least, jnp.asarray(size + 1, kind), place)
-    return turn >= _border(turn, jnp.ones((), kind), jnp.asarray(size, kind), num)
+    return turn >= _find_border(turn, jnp.ones((), kind), jnp.asarray(size, kind), num)
 
 
-def _border(order: Array, low: Array, high: Array, num: Array) -> Array:
+def _find_border(order: Array, low: Array, high: Array, num: Array) -> Array:
     """A number that just `num` of the whole numbers `order` reach: where there is none, the greatest that more reach.
 
     By bisection in [low, high]; at least `num` must reach `low`.
@@ -42,7 +42,7 @@ def _border(order: Array, low: Array, high: Array, num: Array) -> Array:
     return jax.lax.while_loop(goes_on, halve, (low, high, (order >= low).sum()))[0]
 
 
-def farthest(rows: Tree, present: Array, k: int) -> Array:
+def select_farthest(rows: Tree, present: Array, k: int) -> Array:
     """Of each `k` rows the one farthest from all that were chosen before it: 1 where a row is chosen, 0 elsewhere.
 
     Args:
@@ -59,13 +59,13 @@ def farthest(rows: Tree, present: Array, k: int) -> Array:
     chosen, step = [], -(-num // (_STRETCHES * tile)) * tile * k
     for begin in range(0, num * k, step):  # rows that have had their turn are left out
         here = min(step, nearest.size)
-        nearest, best = _in_turn(k, tile, here, [x[:, begin:] for x in leaves], nearest)
+        nearest, best = _choose_in_turn(k, tile, here, [x[:, begin:] for x in leaves], nearest)
         nearest = nearest[here:]
         chosen.append(best.reshape(-1))
     return jnp.concatenate(chosen)[: present.size]
 
 
-def _in_turn(k: int, tile: int, num: int, leaves: list[Array], nearest: Array) -> tuple[Array, Array]:
+def _choose_in_turn(k: int, tile: int, num: int, leaves: list[Array], nearest: Array) -> tuple[Array, Array]:
     """Chooses among the first `num` rows, `tile` times before memory is passed over.
 
     Returns 1 for those chosen, and what they make of the squared distances from the nearest row chosen ``[m]``.
@@ -80,7 +80,10 @@ def _in_turn(k: int, tile: int, num: int, leaves: list[Array], nearest: Array) -
             nothing = jnp.where(mine[i : i + k].max() > -jnp.inf, 0.0, jnp.inf)  # all are absent: none is chosen
             # Gathers are slow.
             chosen = [jnp.where(is_best, x[:, i : i + k], 0).sum(1, keepdims=True).astype(x.dtype) for x in rows]
-            mine, nearest = _nearer(mine, rows, chosen, nothing), _nearer(nearest, leaves, chosen, nothing)
+            mine, nearest = (
+                _update_nearest(mine, rows, chosen, nothing),
+                _update_nearest(nearest, leaves, chosen, nothing),
+            )
             best.append(is_best * 1.0)
         return nearest, jnp.stack(best)
 
@@ -88,13 +91,13 @@ def _in_turn(k: int, tile: int, num: int, leaves: list[Array], nearest: Array) -
     return jax.lax.scan(choose, nearest, (jnp.arange(0, num, size), tiles))
 
 
-def _nearer(nearest: Array, leaves: list[Array], row: list[Array], nothing: Array) -> Array:
+def _update_nearest(nearest: Array, leaves: list[Array], row: list[Array], nothing: Array) -> Array:
     """Squared distances from the nearest row chosen, once `row` is, too. Absent rows may be NaN: no `minimum`."""
-    apart = sum(map(_squares, leaves, row), nothing)
+    apart = sum(map(_squared_differences, leaves, row), nothing)
     return jnp.where(apart < nearest, apart, nearest)
 
 
-def _squares(x: Array, row: Array) -> Array:
+def _squared_differences(x: Array, row: Array) -> Array:
     """Squared distances of all rows ``[columns, m]`` from one: symbols and labels differ by 1 or not at all."""
     # Sums are written out, for a reduction is not vectorised; those of symbols in bytes, 32 at a time.
     if jnp.issubdtype(x.dtype, jnp.floating):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.core.batching import side_by_side
+from collapse_jax.core.batching import vmap_unless_single
 from collapse_jax.types import Array, Chain, Key, Tree, World
 
 MOST_AT_ONCE = 8
@@ -25,7 +25,7 @@ def functions(chain_of: Callable[..., Chain], metrics: tuple[str, ...], stretch:
     """What is compiled: a block's first state, and its next `stretch` generations."""
 
     def start(world: World, values: dict[str, Array], keys: Key) -> Tree:
-        return side_by_side(lambda v, k: chain_of(v).init(k, world), values, keys)
+        return vmap_unless_single(lambda v, k: chain_of(v).init(k, world), values, keys)
 
     def advance(
         world: World, values: dict[str, Array], state: Tree, generation: Array
@@ -36,7 +36,7 @@ def functions(chain_of: Callable[..., Chain], metrics: tuple[str, ...], stretch:
             return chain.absorb(world, s, new, g), {name: observations[name] for name in metrics}
 
         # The generation stays outside the vmap, so that pools are written in place rather than scattered into.
-        step = lambda s, g: side_by_side(lambda v, s: lane(v, s, g), values, s)  # noqa: E731
+        step = lambda s, g: vmap_unless_single(lambda v, s: lane(v, s, g), values, s)  # noqa: E731
         return jax.lax.scan(step, state, generation + jnp.arange(stretch))
 
     return start, advance

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from collapse_jax.core.errors import UsageError
-from collapse_jax.core.suggestions import perhaps
+from collapse_jax.core.suggestions import describe_choices
 from collapse_jax.types import Curator, Policy, Setting
 
 
@@ -183,7 +183,7 @@ def _home(name: str, factories: dict[str, Any], num_samples: int | None) -> tupl
         words = " or ".join(f"'{p}.{parameter}'" for p in found)
         raise UsageError(f"axis {name!r} is a parameter of both; write {words}")
     names = ["num_samples", *(n for names in known.values() for n in names)]
-    raise UsageError(f"axis {name!r} is no parameter of a factory here; {perhaps(parameter, names)}")
+    raise UsageError(f"axis {name!r} is no parameter of a factory here; {describe_choices(parameter, names)}")
 
 
 def _parameters(factory: Any) -> list[str]:

@@ -14,7 +14,7 @@ from collapse_jax.core.data_plan import plan_data as plan_chain
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import chain_keys
 from collapse_jax.core.sharding import abstract, mesh_size, spread
-from collapse_jax.core.suggestions import perhaps
+from collapse_jax.core.suggestions import describe_choices
 from collapse_jax.core.worlds import Outlines, same
 from collapse_jax.planning.block_size import block_width, lane_bytes, stretch_of
 from collapse_jax.planning.cost import operations, peak
@@ -254,7 +254,7 @@ def _metrics(setting: Setting, wanted: Sequence[str] | None, dims: Sequence[str]
             )
     for name in wanted or ():
         if name not in known:
-            raise UsageError(f"metrics: setting {setting.name} has no {name!r}; {perhaps(name, known)}")
+            raise UsageError(f"metrics: setting {setting.name} has no {name!r}; {describe_choices(name, known)}")
     return tuple(wanted or known)
 
 

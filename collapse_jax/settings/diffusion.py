@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from collapse_jax import data
 from collapse_jax.core import batching
 from collapse_jax.core.errors import UsageError
-from collapse_jax.core.random import normal
+from collapse_jax.core.random import draw_normals
 from collapse_jax.core.validation import (
     is_traced,
     require_choice,
@@ -252,7 +252,7 @@ def _loss(task: Task, params: Averaged, key: Key, rows_BxC: Array) -> Array:
     key_level, key_noise, key_label = jax.random.split(key, 3)
     inside_BxD, label_B = row_transform.inside(task.frame, rows_BxC)
     u_B = jax.random.uniform(key_level, inside_BxD.shape[:1])
-    noise_BxD = normal(key_noise, inside_BxD.shape)
+    noise_BxD = draw_normals(key_noise, inside_BxD.shape)
     if label_B is not None:
         hidden_B = jax.random.uniform(key_label, label_B.shape) < task.drop_label
         label_B = jnp.where(hidden_B, task.frame.classes, label_B)
@@ -299,4 +299,4 @@ def _test_loss(task: Task, net: Tree, world: World) -> Array:
     inside_NxD, label_N = row_transform.inside(task.frame, world.test)
     repeated = jax.tree.map(lambda x: jnp.tile(x, (PROBES, *[1] * (x.ndim - 1))), (inside_NxD, label_N))
     errors = lambda row, noise, sigma: _errors(task, net, row[0], noise, sigma, row[1])  # noqa: E731
-    return batching.each(errors, task.rows_at_once, repeated, world.truth.noise, world.truth.sigma).mean()
+    return batching.map_in_batches(errors, task.rows_at_once, repeated, world.truth.noise, world.truth.sigma).mean()

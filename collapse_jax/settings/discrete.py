@@ -67,9 +67,9 @@ def discrete(
     setting = Setting(
         name="discrete",
         world=lambda: World(real=jnp.asarray(law, float), truth=jnp.asarray(law, float), test=None),
-        real=lambda key, world, n: count_laws.categorical(key, world.real, n),
+        real=lambda key, world, n: count_laws.draw_categorical(key, world.real, n),
         fit=lambda key, train, start: jax.tree.map(lambda x: x[0, 0], _compress(num, train).items),
-        sample=lambda key, params, n: count_laws.categorical(key, heated(params).share, n),
+        sample=lambda key, params, n: count_laws.draw_categorical(key, heated(params).share, n),
         observe=_observe,
         metrics=_metrics(law),
         compress=partial(_compress, num),
@@ -95,7 +95,7 @@ def _compress(num: int, batch: Batch) -> Batch:
         part = (weight / mass)[:, None]
         share = jnp.where(part > 0, part * items.share, 0.0).sum(0)
     else:
-        share = count_laws.count(items, weight, num) / mass
+        share = count_laws.count_symbols(items, weight, num) / mass
     return B.unit(Frequencies(share[None]), mass)
 
 
@@ -105,15 +105,15 @@ def _heated(temperature: Array | float, params: Frequencies) -> Frequencies:
 
 
 def _sample_compressed(key: Key, params: Frequencies, num: int, count: Array | int, exact: bool) -> Frequencies:
-    draw = count_laws.multinomial if exact else count_laws.tally
+    draw = count_laws.draw_multinomial if exact else count_laws.draw_counts
     return Frequencies(draw(key, params.share, num, count)[None] / count)
 
 
 def _real_compressed(key: Key, world: World, num: Array | int, count: Array | int | None = None) -> Frequencies:
-    whole = count_laws.multinomial(key, world.real, num, num)
+    whole = count_laws.draw_multinomial(key, world.real, num, num)
     if count is None:
         return Frequencies(whole[None] / num)
-    return Frequencies(count_laws.of_part(stream(key, "part"), whole, num, count)[None] / count)
+    return Frequencies(count_laws.draw_part_counts(stream(key, "part"), whole, num, count)[None] / count)
 
 
 def _observe(key: Key, world: World, params: Frequencies, summary: None, generated: Tree) -> dict[str, Array]:

@@ -36,16 +36,18 @@ class Family(NamedTuple):
 
 
 POISSON = Family(
-    draw=count_laws.poisson_rows,
-    total=lambda key, rate, num, count: count_laws.poisson(key, rate * count),
-    part=lambda key, total, num, count: count_laws.binomial(key, total, count / num),
+    draw=count_laws.draw_poisson_rows,
+    total=lambda key, rate, num, count: count_laws.draw_poisson(key, rate * count),
+    part=lambda key, total, num, count: count_laws.draw_binomial(key, total, count / num),
     divergence=lambda rate, truth: _relative(rate, truth) - rate + truth,
     dead=lambda rate: rate == 0,
 )
 BERNOULLI = Family(
-    draw=lambda key, p, num: count_laws.bernoulli(key, p, num),
-    total=lambda key, p, num, count: count_laws.multinomial(key, jnp.stack([p, 1 - p]), num, count)[0],
-    part=lambda key, total, num, count: count_laws.of_part(key, jnp.stack([total, num - total]), num, count)[0],
+    draw=lambda key, p, num: count_laws.draw_bernoulli(key, p, num),
+    total=lambda key, p, num, count: count_laws.draw_multinomial(key, jnp.stack([p, 1 - p]), num, count)[0],
+    part=lambda key, total, num, count: count_laws.draw_part_counts(key, jnp.stack([total, num - total]), num, count)[
+        0
+    ],
     divergence=lambda p, truth: _relative(p, truth) + _relative(1 - p, 1 - truth),
     dead=lambda p: (p == 0) | (p == 1),
     values=2,

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from collapse_jax import data
-from collapse_jax.core.random import normal
+from collapse_jax.core.random import draw_normals
 from collapse_jax.core.sharding import over_data
 from collapse_jax.core.validation import require_integer, require_positive
 from collapse_jax.metrics import row_scores
@@ -138,7 +138,7 @@ def _loss(velocity: Velocity, params: Tree, key: Key, x1_BxD: Array) -> Array:
 
 
 def _sample(velocity: Velocity, dim: int, steps: int, key: Key, params: Tree, num: int) -> Array:
-    return integrate(partial(velocity, params), over_data(normal(key, (num, dim))), steps)
+    return integrate(partial(velocity, params), over_data(draw_normals(key, (num, dim))), steps)
 
 
 def _observe(

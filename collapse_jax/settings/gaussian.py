@@ -11,7 +11,7 @@ from jax.scipy.special import ndtr
 
 from collapse_jax import data
 from collapse_jax.core.errors import UsageError
-from collapse_jax.core.random import normal, stream
+from collapse_jax.core.random import draw_normals, stream
 from collapse_jax.core.registry import recorded
 from collapse_jax.core.validation import require_integer, require_positive
 from collapse_jax.metrics import row_scores
@@ -98,7 +98,7 @@ def gaussian(
         sample=lambda key, params, num: _sample(key, _heated(temperature, params), num),
         observe=_observe,
         metrics=_metrics(source),
-        compress=gaussian_moments.compress,
+        compress=gaussian_moments.compress_rows,
         sample_compressed=lambda key, params, *given: _sample_compressed(key, _heated(temperature, params), *given),
         real_compressed=_real_compressed if source.is_normal else None,
         scores=SCORES,
@@ -140,13 +140,13 @@ def _metrics(source: Source) -> tuple[Metric, ...]:
 
 
 def _world(source: Source, num_test: int) -> World:
-    law = gaussian_moments.from_covariance(source.mean, source.covariance)
-    held_out = gaussian_moments.from_rows(source.held_out(num_test))
+    law = gaussian_moments.moments_from_covariance(source.mean, source.covariance)
+    held_out = gaussian_moments.moments_from_rows(source.held_out(num_test))
     return World(Real(jax.tree.map(jnp.asarray, source.arrays), law), Truth(law, held_out), None)
 
 
 def _fit(ddof: int, key: Key, train: Batch, start: Tree) -> Moments:
-    merged = gaussian_moments.compress(train)
+    merged = gaussian_moments.compress_rows(train)
     mass = merged.weight[0, 0]
     fit = jax.tree.map(lambda x: x[0, 0], merged.items)
     if ddof == 0:
@@ -161,29 +161,33 @@ def _heated(temperature: Array | float, params: Moments) -> Moments:
 
 
 def _sample(key: Key, params: Moments, num: int) -> Array:
-    z_nxd = normal(key, (num, params.mean.shape[0]))
-    return params.mean + jnp.matmul(z_nxd, gaussian_moments.cholesky(params).T, precision=jax.lax.Precision.HIGHEST)
+    z_nxd = draw_normals(key, (num, params.mean.shape[0]))
+    return params.mean + jnp.matmul(
+        z_nxd, gaussian_moments.cholesky_factor(params).T, precision=jax.lax.Precision.HIGHEST
+    )
 
 
 def _sample_compressed(key: Key, params: Moments, num: int, count: Array | int, exact: bool) -> Moments:
     dim = params.mean.shape[0]
     white = (
-        gaussian_moments.of_normal_law(key, dim, count)
+        gaussian_moments.draw_normal_moments(key, dim, count)
         if exact
-        else gaussian_moments.of_normal_rows(key, dim, num, count)
+        else gaussian_moments.moments_of_normal_rows(key, dim, num, count)
     )
-    return jax.tree.map(lambda x: x[None], gaussian_moments.compose(params, white))
+    return jax.tree.map(lambda x: x[None], gaussian_moments.compose_moments(params, white))
 
 
 def _real_compressed(key: Key, world: World, num: Array | int, count: Array | int | None = None) -> Moments:
     dim = world.real.law.mean.shape[0]
     if isinstance(num, int) and num <= dim:  # so few rows are singular, and cheap to draw
-        white = gaussian_moments.of_normal_rows(key, dim, max(num, 1), num if count is None else count)
+        white = gaussian_moments.moments_of_normal_rows(key, dim, max(num, 1), num if count is None else count)
     else:
-        white = gaussian_moments.of_normal_law(key, dim, num)
+        white = gaussian_moments.draw_normal_moments(key, dim, num)
         if count is not None:
-            white = gaussian_moments.compose(white, gaussian_moments.of_part(stream(key, "part"), dim, num, count))
-    return jax.tree.map(lambda x: x[None], gaussian_moments.compose(world.real.law, white))
+            white = gaussian_moments.compose_moments(
+                white, gaussian_moments.draw_part_moments(stream(key, "part"), dim, num, count)
+            )
+    return jax.tree.map(lambda x: x[None], gaussian_moments.compose_moments(world.real.law, white))
 
 
 def _observe(key: Key, world: World, params: Moments, summary: Tree, generated: Tree) -> dict[str, Array]:
@@ -207,7 +211,7 @@ def _observe(key: Key, world: World, params: Moments, summary: Tree, generated: 
 def _bures(a: Moments, b: Moments) -> Array:
     """Tr A + tr B - 2 tr (B^1/2 A B^1/2)^1/2; the last is the nuclear norm of L_b^T L_a."""
     product = jnp.matmul(
-        gaussian_moments.cholesky(b).T, gaussian_moments.cholesky(a), precision=jax.lax.Precision.HIGHEST
+        gaussian_moments.cholesky_factor(b).T, gaussian_moments.cholesky_factor(a), precision=jax.lax.Precision.HIGHEST
     )
     nuclear = jnp.abs(product).sum() if product.shape[0] == 1 else jnp.linalg.svd(product, compute_uv=False).sum()
     return jnp.maximum(
@@ -217,7 +221,7 @@ def _bures(a: Moments, b: Moments) -> Array:
 
 def _mass_beyond(z: float, params: Moments, truth: Moments, both: Callable[[Array, Array], Array]) -> Array:
     """Fitted mass over `z` true standard deviations from the true mean, to `both` sides; mean over coordinates."""
-    scale_d, fitted_d = (jnp.sqrt((gaussian_moments.cholesky(m) ** 2).sum(1)) for m in (truth, params))
+    scale_d, fitted_d = (jnp.sqrt((gaussian_moments.cholesky_factor(m) ** 2).sum(1)) for m in (truth, params))
     fitted_d = jnp.maximum(fitted_d, jnp.finfo(fitted_d.dtype).tiny)
     error_d, edge_d = params.mean - truth.mean, z * scale_d
     mass_d = both(ndtr((error_d - edge_d) / fitted_d), ndtr((-error_d - edge_d) / fitted_d))
@@ -225,7 +229,7 @@ def _mass_beyond(z: float, params: Moments, truth: Moments, both: Callable[[Arra
 
 
 def _effective_rank(params: Moments) -> Array:
-    lower = gaussian_moments.cholesky(params, gaussian_moments.log_unit(params))
+    lower = gaussian_moments.cholesky_factor(params, gaussian_moments.log_unit(params))
     gram = jnp.matmul(lower.T, lower, precision=jax.lax.Precision.HIGHEST)
     squares = (gram**2).sum()
     return jnp.where(squares > 0, jnp.trace(gram) ** 2 / jnp.where(squares > 0, squares, 1.0), 0.0)
@@ -234,7 +238,7 @@ def _effective_rank(params: Moments) -> Array:
 def _nll(params: Moments, test: Moments) -> Array:
     """Of rows with moments `test`: log det / 2 + d log(2 pi) / 2 + tr(S^-1 (C + e e^T)) / 2; inf for singular fits."""
     error = (test.mean - params.mean)[:, None]
-    columns = jnp.concatenate([gaussian_moments.cholesky(test), error], axis=1)
+    columns = jnp.concatenate([gaussian_moments.cholesky_factor(test), error], axis=1)
     solved = ldl.solve_unit_lower(params.factor, columns)
     log_quadratic = jnp.log((solved**2).sum(1)) - 2 * params.log_scale
     quadratic = jnp.where(jnp.isneginf(params.log_scale), jnp.inf, jnp.exp(log_quadratic)).sum()

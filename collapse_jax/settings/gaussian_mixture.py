@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from collapse_jax import data
 from collapse_jax.core import batch
-from collapse_jax.core.random import normal
+from collapse_jax.core.random import draw_normals
 from collapse_jax.core.registry import recorded
 from collapse_jax.core.validation import require_choice, require_integer, require_positive
 from collapse_jax.metrics import row_scores
@@ -229,7 +229,7 @@ def _maximise(
     factor = None
     if covariance == "full":
         square = jnp.matmul(share[:, None] * centred, centred.transpose(0, 2, 1), precision=_HIGHEST)
-        factor, log_scale = jax.vmap(ldl.factorise)(square + floor * jnp.eye(x_dxm.shape[0]))
+        factor, log_scale = jax.vmap(ldl.factorise_covariance)(square + floor * jnp.eye(x_dxm.shape[0]))
         # No pivot lies below the least eigenvalue, whatever rounding says.
         log_scale = jnp.maximum(log_scale, 0.5 * jnp.log(floor))
     else:
@@ -246,7 +246,7 @@ def _sample(key: Key, params: Mixture, num: int) -> Array:
     key_component, key_noise = jax.random.split(key)
     parts = Batch((params.mean, params.log_scale, params.factor), jnp.exp(params.log_weight))
     mean, log_scale, factor = batch.choose(key_component, jax.tree.map(lambda x: x[None], parts), num)
-    noise = jnp.exp(log_scale) * normal(key_noise, mean.shape)
+    noise = jnp.exp(log_scale) * draw_normals(key_noise, mean.shape)
     return mean + (noise if factor is None else (factor * noise[:, None]).sum(2))
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from collapse_jax import data
 from collapse_jax.core import batch
 from collapse_jax.core.lineage import with_ancestors
-from collapse_jax.core.random import normal
+from collapse_jax.core.random import draw_normals
 from collapse_jax.core.registry import recorded
 from collapse_jax.core.validation import require_integer, require_positive
 from collapse_jax.metrics import row_scores
@@ -101,7 +101,7 @@ def _sample(key: Key, params: Ideal, num: int) -> Array:
 
 
 def _mutate(key: Key, params: Ideal, rows_nxd: Array) -> Array:
-    return jnp.exp(-params.delta) * rows_nxd + _noise(params.delta) * normal(key, rows_nxd.shape)
+    return jnp.exp(-params.delta) * rows_nxd + _noise(params.delta) * draw_normals(key, rows_nxd.shape)
 
 
 def _noise(time: Array | float) -> Array:
@@ -126,7 +126,7 @@ def _integrate(steps: int, key: Key, params: Ideal, num: int) -> Array:
         middle = move(y, _expected_row(x_mxd, weight, y, now), 0.5 * (then - now))
         return move(y, _expected_row(x_mxd, weight, middle, 0.5 * (now + then)), then - now), None
 
-    y = jnp.exp(first) * normal(key, (num, x_mxd.shape[1]))
+    y = jnp.exp(first) * draw_normals(key, (num, x_mxd.shape[1]))
     return jnp.exp(-params.delta) * jax.lax.scan(step, y, (log_s[:-1], log_s[1:]))[0]
 
 

@@ -12,11 +12,11 @@ from collapse_jax import data
 from collapse_jax.core import batch as B
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.lineage import with_ancestors
-from collapse_jax.core.random import normal
+from collapse_jax.core.random import draw_normals
 from collapse_jax.core.registry import recorded
 from collapse_jax.core.validation import require_choice, require_integer, require_positive
 from collapse_jax.metrics import row_scores
-from collapse_jax.numerics.kernel_interpolation import between, nodes_for
+from collapse_jax.numerics.kernel_interpolation import interpolate_log_kernel, interpolation_nodes
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
 
 METRICS = (
@@ -128,7 +128,7 @@ def _nodes(bandwidth: Array | float | str, pool_rows: Sequence[int], dim: int) -
     require_integer("pool_rows[0]", pool_rows[0], 1)
     require_integer("pool_rows[1]", pool_rows[1], pool_rows[0])
     least, most = (float(_rule(bandwidth, rows, dim)) ** -2 / 2 for rows in pool_rows)
-    return nodes_for(least, most)
+    return interpolation_nodes(least, most)
 
 
 def _rule(bandwidth: str, num: Array | int, dim: int) -> Array | float:
@@ -166,7 +166,7 @@ def _sample(key: Key, params: Estimate, num: int) -> Array:
 
 
 def _mutate(key: Key, params: Estimate, rows_nxd: Array) -> Array:
-    return rows_nxd + params.bandwidth * normal(key, rows_nxd.shape)
+    return rows_nxd + params.bandwidth * draw_normals(key, rows_nxd.shape)
 
 
 def _observe(
@@ -177,7 +177,7 @@ def _observe(
     if log_kernel is None:
         log_kernel = log_mean_kernel(params.train, world.test, params.bandwidth)
     elif nodes is not None:
-        log_kernel, error = between(log_kernel, nodes, 0.5 / params.bandwidth**2)
+        log_kernel, error = interpolate_log_kernel(log_kernel, nodes, 0.5 / params.bandwidth**2)
         certified = {_ERROR.name: error.mean()}
     log_norm = dim * (jnp.log(params.bandwidth) + 0.5 * jnp.log(2 * jnp.pi))
     variance = summary.variance.mean()

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.core import batch as B
-from collapse_jax.core.random import normal, stream
+from collapse_jax.core.random import draw_normals, stream
 from collapse_jax.core.registry import recorded
 from collapse_jax.core.validation import is_traced, require_integer, require_number, require_positive
 from collapse_jax.data.synthetic import HELD_OUT_SEED
@@ -132,21 +132,21 @@ def _world(dim: int, num_test: int) -> World:
 
 
 def _rows(dim: int, noise: Array, key: Key, coefficients: Array, num: int) -> Rows:
-    x = normal(stream(key, "inputs"), (num, dim))
+    x = draw_normals(stream(key, "inputs"), (num, dim))
     return _relabel(noise, key, coefficients, Rows(x, x[:, 0]))
 
 
 def _relabel(noise: Array, key: Key, params: Array, items: Rows) -> Rows:
     clean = jnp.matmul(items.x, params, precision=_HIGHEST)
-    return Rows(items.x, clean + noise * normal(key, clean.shape))
+    return Rows(items.x, clean + noise * draw_normals(key, clean.shape))
 
 
 def _statistics(noise: Array, key: Key, coefficients: Array, count: Array | int) -> Statistics:
     """Of `count` rows, by their law, leaves ``[1, ...]``: Q'noise is normal, whatever the triangle (Bartlett's)."""
     # Of count + 1 rows the scatter about the mean is that of count rows about 0, and the mean is independent of it.
-    white = gaussian_moments.of_normal_law(key, coefficients.shape[0], count + 1)
+    white = gaussian_moments.draw_normal_moments(key, coefficients.shape[0], count + 1)
     size = jnp.sqrt((count + 1) / jnp.maximum(jnp.asarray(count, noise.dtype), 1))
-    root = size * gaussian_moments.cholesky(white).T
+    root = size * gaussian_moments.cholesky_factor(white).T
     target = jnp.matmul(root, coefficients, precision=_HIGHEST) + noise * size * white.mean
     return Statistics(root[None], jnp.where(jnp.diagonal(root) != 0, target, 0.0)[None])
 
@@ -182,7 +182,7 @@ def _compress(batch: Batch) -> Batch:
     by_row = share.reshape(-1, *[1] * (lines.ndim - 1))
     lines = jnp.where(by_row > 0, jnp.sqrt(by_row) * lines, 0.0)  # a row of weight 0 may hold anything, NaN too
     dim = lines.shape[-1] - 1
-    reduced = least_squares.triangle(lines.reshape(-1, dim + 1), dim)
+    reduced = least_squares.reduce_to_triangle(lines.reshape(-1, dim + 1), dim)
     return B.unit(Statistics(reduced[None, :, :dim], reduced[None, :, dim]), mass)
 
 
@@ -196,11 +196,11 @@ def _fit(ridge: Array | float | None, key: Key, train: Batch, start: Tree) -> Ar
 def _solved(ridge: Array | float | None, root: Array, targets: Array) -> Array:
     """The coefficients ``[d, k]`` of least squares for each column of `targets` ``[d, k]``."""
     if ridge is None:
-        return least_squares.solve(root, targets)
+        return least_squares.solve_triangle(root, targets)
     dim = root.shape[0]
     lines = jnp.block([[root, targets], [jnp.sqrt(ridge) * jnp.eye(dim), jnp.zeros_like(targets)]])
-    reduced = least_squares.triangle(lines, dim)
-    return least_squares.solve(reduced[:, :dim], reduced[:, dim:])
+    reduced = least_squares.reduce_to_triangle(lines, dim)
+    return least_squares.solve_triangle(reduced[:, :dim], reduced[:, dim:])
 
 
 def _inputs(ridge: Array | float | None, first: Batch) -> tuple[Inputs, Batch]:
@@ -211,7 +211,7 @@ def _inputs(ridge: Array | float | None, first: Batch) -> tuple[Inputs, Batch]:
     shrinkage = None if ridge is None else eye - jnp.matmul(gain, root, precision=_HIGHEST)
     coefficients = jnp.matmul(gain, target, precision=_HIGHEST)
     if isinstance(first.items, Rows):
-        inverse = gain if ridge is None else least_squares.solve(root, eye)
+        inverse = gain if ridge is None else least_squares.solve_triangle(root, eye)
         orthogonal = jnp.matmul(first.items.x[0], inverse, precision=_HIGHEST) / jnp.sqrt(count)
         gain = jnp.matmul(gain, orthogonal.T, precision=_HIGHEST)
     return Inputs(gain / jnp.sqrt(count), shrinkage), B.unit(coefficients[None], count)
@@ -219,7 +219,7 @@ def _inputs(ridge: Array | float | None, first: Batch) -> tuple[Inputs, Batch]:
 
 def _relabel_compressed(noise: Array, key: Key, params: Array, inputs: Inputs) -> Array:
     """The coefficients of labels drawn from a fit that lies in the span of the inputs."""
-    new = params + noise * jnp.matmul(inputs.gain, normal(key, inputs.gain.shape[1:]), precision=_HIGHEST)
+    new = params + noise * jnp.matmul(inputs.gain, draw_normals(key, inputs.gain.shape[1:]), precision=_HIGHEST)
     if inputs.shrinkage is not None:
         new = new - jnp.matmul(inputs.shrinkage, params, precision=_HIGHEST)
     return new[None]

@@ -10,7 +10,7 @@ import numpy as np
 
 from collapse_jax.core import batch
 from collapse_jax.core.errors import UsageError
-from collapse_jax.core.random import normal, stream, uniform
+from collapse_jax.core.random import draw_normals, draw_uniforms, stream
 from collapse_jax.core.registry import recorded
 from collapse_jax.core.validation import require_integer, require_positive
 from collapse_jax.data.synthetic import HELD_OUT_SEED
@@ -83,7 +83,7 @@ def logistic_regression(
     def rows(key: Key, params: Array, num: int) -> Rows:
         """New inputs, with labels of a fit."""
         key_x = stream(key, "inputs")
-        x = normal(key_x, (num, dim)) if source is None else source.draw(key_x, source.arrays, num)[:, :dim]
+        x = draw_normals(key_x, (num, dim)) if source is None else source.draw(key_x, source.arrays, num)[:, :dim]
         return _relabel(key, params, Rows(x, jnp.zeros(num, jnp.int32)))
 
     def real(key: Key, world: World, num: int) -> Rows:
@@ -136,26 +136,34 @@ def _labelled(table: Array) -> Rows:
 
 
 def _relabel(key: Key, params: Array, items: Rows) -> Rows:
-    z = logistic_newton.logits(params, items.x)
-    below = logistic_newton.odds(-z) if len(z) == 1 else jnp.cumsum(logistic_newton.odds(z), axis=0)[:-1]
-    u = uniform(key, items.label.shape, z.dtype)
+    z = logistic_newton.compute_logits(params, items.x)
+    below = (
+        logistic_newton.class_probabilities(-z)
+        if len(z) == 1
+        else jnp.cumsum(logistic_newton.class_probabilities(z), axis=0)[:-1]
+    )
+    u = draw_uniforms(key, items.label.shape, z.dtype)
     return Rows(items.x, (u > below).sum(0).astype(jnp.int32))
 
 
 def _log_probability(params: Array, rows: Rows) -> Array:
     """Of each row's label."""
-    log_p = jax.nn.log_softmax(logistic_newton.with_first(logistic_newton.logits(params, rows.x)), axis=0)
+    log_p = jax.nn.log_softmax(
+        logistic_newton.add_reference_logit(logistic_newton.compute_logits(params, rows.x)), axis=0
+    )
     return jnp.take_along_axis(log_p, rows.label[None], 0)[0]
 
 
 def _is_right(world: World, params: Array, rows: Rows) -> Array:
     """Whether a label is the truth's likeliest."""
-    return (logistic_newton.with_first(logistic_newton.logits(world.truth, rows.x)).argmax(0) == rows.label) * 1.0
+    return (
+        logistic_newton.add_reference_logit(logistic_newton.compute_logits(world.truth, rows.x)).argmax(0) == rows.label
+    ) * 1.0
 
 
 def _fit(classes: int, ridge: Array | float, steps: int, key: Key, train: Batch, start: Tree) -> Array:
     items, weight = batch.rows(train)
-    return logistic_newton.fit(items.x, items.label, weight, classes, ridge, steps)
+    return logistic_newton.fit_coefficients(items.x, items.label, weight, classes, ridge, steps)
 
 
 SCORES = {
@@ -169,7 +177,7 @@ SCORES = {
 def _observe(key: Key, world: World, params: Array, summary: Tree, generated: Tree) -> dict[str, Array]:
     x, label = world.test
     log_p, log_q = (
-        jax.nn.log_softmax(logistic_newton.with_first(logistic_newton.logits(w, x)), axis=0)
+        jax.nn.log_softmax(logistic_newton.add_reference_logit(logistic_newton.compute_logits(w, x)), axis=0)
         for w in (world.truth, params)
     )
     divergence = (jnp.exp(log_p) * (log_p - log_q)).sum(0).mean()

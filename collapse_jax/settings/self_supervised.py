@@ -286,7 +286,7 @@ def _controls(task: Task, images: Images) -> tuple[Array, dict[str, Array]]:
 
 def _seen(task: Task, encode: Callable[[Array], Array], images: Images, views: Array) -> representations.Seen:
     """Features of images, a few at a time."""
-    of = lambda x_NxD: batching.each(encode, task.rows_at_once, x_NxD)  # noqa: E731
+    of = lambda x_NxD: batching.map_in_batches(encode, task.rows_at_once, x_NxD)  # noqa: E731
     train, test, view, other = of(images.train), of(images.test), of(views[0]), of(views[1])
     return representations.Seen(train, images.train_label, test, images.test_label, view, other)
 
@@ -327,7 +327,7 @@ def _observe(
     truth, encoder = world.truth, _now(params.learner)["encoder"]
     images, (controls,) = truth.images, truth.controls.values()
     seen = _seen(task, partial(task.nets.encode, encoder), images, truth.views)
-    first = batching.each(partial(task.nets.encode, params.first), task.rows_at_once, images.test)
+    first = batching.map_in_batches(partial(task.nets.encode, params.first), task.rows_at_once, images.test)
     told, by_class = representations.accuracies(seen, task.classes, task.k)
     theirs = task.generator.observe(key, _of_generator(world), params.generator, summary, generated_NxC)
     return {

@@ -10,7 +10,7 @@ import numpy as np
 
 from collapse_jax import data
 from collapse_jax.core import batching
-from collapse_jax.core.random import normal
+from collapse_jax.core.random import draw_normals
 from collapse_jax.core.validation import require_choice, require_integer, require_number, require_positive
 from collapse_jax.metrics import images, row_scores
 from collapse_jax.training import row_transform
@@ -212,17 +212,17 @@ def _terms(task: Task, net: Net, x_BxD: Array, label_B: Array | None, noise_BxL:
 def _loss(task: Task, params: Net, key: Key, rows_BxC: Array) -> Array:
     """Nats a column, so that the rate of learning does not depend on their number."""
     inside_BxD, label_B = row_transform.inside(task.frame, rows_BxC)
-    terms, _ = _terms(task, params, inside_BxD, label_B, normal(key, (len(rows_BxC), task.latent)))
+    terms, _ = _terms(task, params, inside_BxD, label_B, draw_normals(key, (len(rows_BxC), task.latent)))
     return (terms.distortion + task.beta * terms.rate.sum(1)).mean() / task.frame.dim
 
 
 def _sample(task: Task, key: Key, params: Model, num: int) -> Array:
     def some(key: Key, label_N: Array | None, rows: int) -> Array:
         key_latent, key_noise = jax.random.split(key)
-        z_NxL = task.temperature * normal(key_latent, (rows, task.latent))
+        z_NxL = task.temperature * draw_normals(key_latent, (rows, task.latent))
         mean_NxD = task.apply(params.net.layers, z_NxL, label_N, method="decode")
         deviation = task.noise * jnp.exp(_log_deviation(task, params.net))
-        return mean_NxD + deviation * normal(key_noise, mean_NxD.shape)
+        return mean_NxD + deviation * draw_normals(key_noise, mean_NxD.shape)
 
     return row_transform.draw(task.frame, some, key, params.classes, num, task.rows_at_once)
 
@@ -240,7 +240,7 @@ def _of_held_out(task: Task, net: Net, world: World) -> dict[str, Array]:
     inside = row_transform.inside(task.frame, world.test)
     repeated = jax.tree.map(lambda x: jnp.tile(x, (PROBES, *[1] * (x.ndim - 1))), inside)
     some = lambda row, noise: _terms(task, net, row[0], row[1], noise)  # noqa: E731
-    terms, mean_RxL = batching.each(some, task.rows_at_once, repeated, world.truth.noise)
+    terms, mean_RxL = batching.map_in_batches(some, task.rows_at_once, repeated, world.truth.noise)
     rate_L = terms.rate.mean(0)
     outside = task.frame.dim * np.log(task.frame.scale)  # nats that the frame's scale takes
     return {

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
-from collapse_jax.core.random import normal
+from collapse_jax.core.random import draw_normals
 from collapse_jax.core.validation import require_number, require_share
 from collapse_jax.types import Array, Key
 
@@ -44,7 +44,7 @@ def view(strength: Strength, shape: tuple[int, int, int], key: Key, x_BxD: Array
     shift_Bx2 = strength.shift * either[1:3].T * jnp.asarray(shape[:2])
     image = moved(image, scale_B, strength.turn * either[3], shift_Bx2)
     image = contrasted(image, 1 + strength.contrast * either[4])
-    image = image + strength.noise * normal(key_noise, image.shape)
+    image = image + strength.noise * draw_normals(key_noise, image.shape)
     return masked(image, 0.5 + 0.5 * either[5:7].T, strength.mask).reshape(x_BxD.shape)
 
 

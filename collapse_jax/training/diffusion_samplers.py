@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from collapse_jax.core.random import normal
+from collapse_jax.core.random import draw_normals
 from collapse_jax.core.sharding import over_data
 from collapse_jax.training.diffusion_objectives import Path
 from collapse_jax.types import Array, Key
@@ -47,7 +47,7 @@ def sample(
     sigma_S = jnp.maximum(sigma_S, jnp.sqrt(jnp.expm1(2 * jnp.asarray(stop, sigma_S.dtype))))
     key_first, key_steps = jax.random.split(key)
     rule = {"ancestral": _ancestral, "ddim": _ddim, "heun": _heun, "midpoint": _midpoint}[sampler]
-    draw = lambda key: temperature * normal(key, shape)  # noqa: E731
+    draw = lambda key: temperature * draw_normals(key, shape)  # noqa: E731
 
     def step(x_NxD: Array, scanned: tuple[Array, Array, Key]) -> tuple[Array, None]:
         now, then, key = scanned

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from collapse_jax.core.errors import UsageError
-from collapse_jax.core.random import normal
+from collapse_jax.core.random import draw_normals
 from collapse_jax.types import Key, Tree
 
 
@@ -52,7 +52,7 @@ def drawn(key: Key, shapes: Tree, spread: Callable[[tuple, tuple[int, ...]], flo
     `spread` is ``(names on the way to a leaf, its shape) -> standard deviation``; leaves called ``scale`` are 1.
     """
     leaves, tree = jax.tree.flatten_with_path(shapes)
-    numbers = normal(key, (sum(leaf.size for _, leaf in leaves),))
+    numbers = draw_normals(key, (sum(leaf.size for _, leaf in leaves),))
     made, begin = [], 0
     for path, leaf in leaves:
         names = tuple(part.key for part in path)

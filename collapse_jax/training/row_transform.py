@@ -128,4 +128,4 @@ def draw(
         rows_NxD = frame.center + frame.scale * some(stream(key, "rows"), label_N, rows)
         return rows_NxD if label_N is None else jnp.hstack([rows_NxD, label_N[:, None].astype(rows_NxD.dtype)])
 
-    return batching.draw(part, key, num, at_once)
+    return batching.draw_in_batches(part, key, num, at_once)

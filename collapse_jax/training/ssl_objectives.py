@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from collapse_jax.core.random import stream
 from collapse_jax.core.registry import recorded
 from collapse_jax.core.validation import require_integer, require_number, require_positive, require_share
-from collapse_jax.numerics.nearest_neighbors import normalised
+from collapse_jax.numerics.nearest_neighbors import normalise_rows
 from collapse_jax.types import Array, Key, Pretext, Tree
 
 View = Callable[[Key, Array], Array]
@@ -157,7 +157,7 @@ def _two_views(key: Key, x_BxD: Array, view: View) -> Array:
 
 def nt_xent(a_BxE: Array, b_BxE: Array, temperature: Array | float) -> Array:
     """Cross-entropy of each view's partner among all 2 B - 1 other views, by cosine; mean over views."""
-    z_VxE = normalised(jnp.concatenate([a_BxE, b_BxE]))
+    z_VxE = normalise_rows(jnp.concatenate([a_BxE, b_BxE]))
     logit_VxV = jnp.matmul(z_VxE, z_VxE.T, precision=_HIGHEST) / temperature
     views = z_VxE.shape[0]
     others_VxV = jnp.where(jnp.eye(views, dtype=bool), -jnp.inf, logit_VxV)
@@ -193,7 +193,7 @@ def standardised(z_BxE: Array) -> Array:
 
 def byol_loss(said_BxE: Array, seen_BxE: Array) -> Array:
     """Squared distance of rows at length 1, 2 - 2 cos: mean over rows."""
-    return jnp.mean(2 - 2 * jnp.sum(normalised(said_BxE) * normalised(seen_BxE), 1))
+    return jnp.mean(2 - 2 * jnp.sum(normalise_rows(said_BxE) * normalise_rows(seen_BxE), 1))
 
 
 def masked_loss(said_BxD: Array, shown_BxD: Array, hidden_BxD: Array) -> Array:

@@ -60,7 +60,7 @@ def trained(x_NxD: np.ndarray, label_N: np.ndarray, classes: int) -> Trained:
         fit = fit_sgd(_loss, optimizer, init=init, steps=STEPS, batch_size=BATCH)
         rows = jnp.asarray(x_NxD, float), jnp.asarray(label_N, jnp.int32)
         params = jax.jit(fit)(jax.random.key(0, impl="threefry2x32"), batch.unit(rows), None)
-        variance = jax.jit(lambda p, x: batching.each(lambda some: _call(p, some)[0], 256, x).var(0).sum())
+        variance = jax.jit(lambda p, x: batching.map_in_batches(lambda some: _call(p, some)[0], 256, x).var(0).sum())
         _trained[name] = Trained(params, jnp.sqrt(variance(params, rows[0])))
     return _trained[name]
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from collapse_jax.core.random import uniform
+from collapse_jax.core.random import draw_uniforms
 from collapse_jax.core.sharding import over_data
 from collapse_jax.core.validation import is_traced, require_integer, require_number, require_positive, require_share
 from collapse_jax.training.nets.transformer import Cache
@@ -90,7 +90,7 @@ def decode(
     first_Bx1 = jnp.full((rows, 1), start)
     begun_BxL = over_data(jnp.concatenate([first_Bx1, prompt_BxP], 1))
     logits_BxLxV, cache = apply(params, begun_BxL, over_data(cache), 0)
-    uniform_SxB = uniform(key, ((length - given) * rows,)).reshape(length - given, rows)
+    uniform_SxB = draw_uniforms(key, ((length - given) * rows,)).reshape(length - given, rows)
     symbol_B = pick(weights(logits_BxLxV[:, -1], how), uniform_SxB[0])
 
     def step(carry: tuple[Array, Cache], scanned: tuple[Array, Array]) -> tuple[tuple[Array, Cache], Array]:

@@ -73,7 +73,7 @@ def _each(
     """``_judge``, of as many rows at a time as memory has room for."""
     most = max(MOST_LOGITS // (network.length * network.num_symbols), 1)
     some = lambda rows, beside: _judge(network, params, rows, beside, of)  # noqa: E731
-    return batching.each(some, min(network.at_once, most), rows_NxL, beside_NxL)
+    return batching.map_in_batches(some, min(network.at_once, most), rows_NxL, beside_NxL)
 
 
 def _judge(
@@ -96,4 +96,4 @@ def draw(network: Network, params: Tree, key: Key, num: int, how: Decoding, prom
             prompt = prompts[jax.random.randint(stream(key, "prompt"), (rows,), 0, len(prompts))].astype(jnp.int32)
         return go_on(key=stream(key, "symbols"), prompt_BxP=prompt, cache=cache)
 
-    return batching.draw(some, key, num, network.at_once)
+    return batching.draw_in_batches(some, key, num, network.at_once)
