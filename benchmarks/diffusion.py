@@ -19,8 +19,8 @@ from side_by_side import in_turn, options, run, told_of
 from collapse_jax.core import batching
 from collapse_jax.core.random import draw_normals
 from collapse_jax.training import diffusion_objectives, diffusion_samplers
-from collapse_jax.training.nets.denoiser import DEFAULTS, timed_net
-from collapse_jax.training.sgd import Averaged, averaged
+from collapse_jax.training.nets.denoiser import DEFAULTS, make_denoiser
+from collapse_jax.training.sgd import AveragedParams, average_params
 
 try:
     import torch
@@ -28,7 +28,7 @@ try:
 except ImportError:
     torch = None  # type: ignore[assignment]
 
-FLOW = diffusion_objectives.flow()
+FLOW = diffusion_objectives.flow_objective()
 FREQUENCIES = np.geomspace(1.0, 1000.0, 32)
 
 
@@ -52,13 +52,13 @@ def told(p: Any, t: Any) -> Any:
 
 def dit(p: Any, x: Any, t: Any, shape: Any) -> Any:
     """With PyTorch's fused norms and attention."""
-    from collapse_jax.training.nets.dit import places
+    from collapse_jax.training.nets.dit import position_waves
 
     size, (height, width, channels) = DEFAULTS["dit"], shape
     side, rows = size.patch, len(x)
     down, across = height // side, width // side
     grid = x.view(rows, down, side, across, side, channels).transpose(2, 3).reshape(rows, down * across, -1)
-    stream = linear(p["read"], grid) + torch.tensor(places(down, across, size.width), dtype=torch.float32)
+    stream = linear(p["read"], grid) + torch.tensor(position_waves(down, across, size.width), dtype=torch.float32)
     say = linear(p["modulate"], F.silu(told(p["told"], t))).view(rows, -1, 1, size.width).unbind(1)
     norm = lambda x, scale, shift: F.layer_norm(x, (size.width,), eps=1e-6) * (1 + scale) + shift  # noqa: E731
     for i, block in p["blocks"].items():
@@ -127,7 +127,7 @@ PEERS = {"mlp": mlp, "dit": dit, "unet": unet}
 
 def made(net: str, shape: tuple[int, int, int], width: int | None = None) -> tuple[Any, Callable[..., Any]]:
     """Parameters of ours, none of them 0, and the network."""
-    init, apply = timed_net(net, int(np.prod(shape)), shape, {"width": width}, 0, jnp.float32)
+    init, apply = make_denoiser(net, int(np.prod(shape)), shape, {"width": width}, 0, jnp.float32)
     leaves, tree = jax.tree.flatten(init(jax.random.key(0)))
     keys = jax.random.split(jax.random.key(1), len(leaves))
     return tree.unflatten([x + 0.02 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]), apply
@@ -136,7 +136,7 @@ def made(net: str, shape: tuple[int, int, int], width: int | None = None) -> tup
 def loss(apply: Any, params: Any, key: jax.Array, rows: jax.Array) -> jax.Array:
     key_time, key_noise = jax.random.split(key)
     sigma = FLOW.levels(jax.random.uniform(key_time, rows.shape[:1]))
-    x, target = diffusion_objectives.noised(FLOW, rows, draw_normals(key_noise, rows.shape), sigma)
+    x, target = diffusion_objectives.noise_rows(FLOW, rows, draw_normals(key_noise, rows.shape), sigma)
     return jnp.mean((apply(params, x, FLOW.path(sigma)[0]) - target) ** 2)
 
 
@@ -153,16 +153,16 @@ def training(
     params, apply = made(net, shape, width)
     rows = np.random.default_rng(0).normal(size=(batch, int(np.prod(shape)))).astype(np.float32)
     inner = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3, b2=0.99, weight_decay=0.0))
-    optimizer = averaged(inner, 0.99)
+    optimizer = average_params(inner, 0.99)
 
     def fit(params: Any, key: jax.Array) -> Any:
         def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
             params, state = carry
             grads = jax.grad(lambda now: loss(apply, now, key, rows))(params.now)
-            updates, state = optimizer.update(Averaged(grads, None), state, params)
+            updates, state = optimizer.update(AveragedParams(grads, None), state, params)
             return (optax.apply_updates(params, updates), state), None
 
-        both = Averaged(params, params)
+        both = AveragedParams(params, params)
         return jax.lax.scan(step, (both, optimizer.init(both)), jax.random.split(key, steps))[0][0]
 
     many = params if chains == 1 else jax.tree.map(lambda x: jnp.stack([x] * chains), params)
@@ -225,9 +225,9 @@ def sampling(
     def draw(params: Any, key: jax.Array) -> jax.Array:
         def estimate(x: jax.Array, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
             sigma = jnp.full(x.shape[:1], sigma)
-            return diffusion_objectives.row_and_noise(FLOW, x, apply(params, x, FLOW.path(sigma)[0]), sigma)
+            return diffusion_objectives.estimate_row_and_noise(FLOW, x, apply(params, x, FLOW.path(sigma)[0]), sigma)
 
-        some = lambda key, rows: diffusion_samplers.sample(estimate, FLOW.path, key, (rows, dim), sigma, "ddim")  # noqa: E731
+        some = lambda key, rows: diffusion_samplers.sample_rows(estimate, FLOW.path, key, (rows, dim), sigma, "ddim")  # noqa: E731
         return batching.draw_in_batches(some, key, num, at_once)
 
     compiled = jax.jit(draw).lower(params, jax.random.key(0)).compile()

@@ -26,10 +26,10 @@ from collapse_jax.planning.grid import grid_of
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
 from collapse_jax.training.nets.sampling import Decoding
-from collapse_jax.training.nets.sequence_model import Network, draw, loss
-from collapse_jax.training.nets.transformer import BASE, PRESETS, Size, Transformer, initial
-from collapse_jax.training.nnx_functional import functional
-from collapse_jax.training.sgd import adamw, fit_sgd
+from collapse_jax.training.nets.sequence_model import SequenceModel, draw_rows, sequence_loss
+from collapse_jax.training.nets.transformer import BASE, PRESETS, Transformer, TransformerSize, draw_initial_parameters
+from collapse_jax.training.nnx_functional import make_functional
+from collapse_jax.training.sgd import fit_sgd, make_adamw
 from collapse_jax.types import Policy, Setting
 
 V = 69
@@ -38,7 +38,7 @@ V = 69
 class Peer(torch.nn.Module):
     """The same network in PyTorch."""
 
-    def __init__(self, size: Size, params: Any, longest: int):
+    def __init__(self, size: TransformerSize, params: Any, longest: int):
         super().__init__()
         take = lambda x: torch.nn.Parameter(torch.tensor(np.asarray(x)))  # noqa: E731
         self.size = size
@@ -83,28 +83,30 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
 
-def ours(size: Size, length: int, at_once: int = 64) -> tuple[Any, Network]:
-    by_nnx, apply = functional(lambda rngs: Transformer(V, size, rngs=rngs))
+def ours(size: TransformerSize, length: int, at_once: int = 64) -> tuple[Any, SequenceModel]:
+    by_nnx, apply = make_functional(lambda rngs: Transformer(V, size, rngs=rngs))
     key = jax.random.key(0)
-    params = initial(key, jax.eval_shape(by_nnx, key), size.depth)
-    return params, Network(apply, V, size, jnp.float32, length, at_once)
+    params = draw_initial_parameters(key, jax.eval_shape(by_nnx, key), size.depth)
+    return params, SequenceModel(apply, V, size, jnp.float32, length, at_once)
 
 
 def shifted(rows: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.full((len(rows), 1), V), rows[:, :-1]], 1)
 
 
-def training(size: Size, batch: int, length: int, steps: int, rounds: int) -> dict[str, Any]:
+def training(size: TransformerSize, batch: int, length: int, steps: int, rounds: int) -> dict[str, Any]:
     """Seconds a step."""
     params, network = ours(size, length)
     rows = np.random.default_rng(0).integers(0, V, (1024, length))
-    optimizer = partial(adamw, 1e-3, "constant", 0, 0.1, 1.0)
-    fit = fit_sgd(partial(loss, network), optimizer, init=lambda _: params, steps=steps, batch_size=batch)
+    optimizer = partial(make_adamw, 1e-3, "constant", 0, 0.1, 1.0)
+    fit = fit_sgd(partial(sequence_loss, network), optimizer, init=lambda _: params, steps=steps, batch_size=batch)
     train = B.unit(jnp.asarray(rows, jnp.uint8))
     compiled = jax.jit(fit).lower(jax.random.key(1), train, None).compile()
     peer, held = Peer(size, params, length), torch.tensor(rows)
     theirs = F.cross_entropy(peer(shifted(held)).reshape(-1, V), held.reshape(-1)).item()
-    np.testing.assert_allclose(theirs, float(loss(network, params, jax.random.key(0), jnp.asarray(rows))), rtol=1e-4)
+    np.testing.assert_allclose(
+        theirs, float(sequence_loss(network, params, jax.random.key(0), jnp.asarray(rows))), rtol=1e-4
+    )
     adam = torch.optim.AdamW(peer.parameters(), 1e-3, (0.9, 0.99), weight_decay=0.1)
 
     def peer_steps(model: Callable[..., torch.Tensor]) -> None:
@@ -133,10 +135,10 @@ def torch_compiled(peer: Peer, tokens: torch.Tensor) -> Callable[..., torch.Tens
     return built
 
 
-def sampling(size: Size, rows: int, length: int, rounds: int) -> dict[str, Any]:
+def sampling(size: TransformerSize, rows: int, length: int, rounds: int) -> dict[str, Any]:
     """Seconds for all rows."""
     params, network = ours(size, length)
-    sample = jax.jit(lambda params, key: draw(network, params, key, rows, Decoding()))
+    sample = jax.jit(lambda params, key: draw_rows(network, params, key, rows, Decoding()))
     compiled = sample.lower(params, jax.random.key(0)).compile()
     peer = Peer(size, params, length)
 
@@ -227,7 +229,7 @@ def told(name: str, calls: list[Callable[[], Any]], rounds: int, units: int, flo
 def main() -> None:
     arguments = options(__doc__).parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    tiny, larger, rounds = PRESETS["tiny"], Size(256, 4, 4, 4, 704), arguments.rounds
+    tiny, larger, rounds = PRESETS["tiny"], TransformerSize(256, 4, 4, 4, 704), arguments.rounds
     jobs = {
         "tiny": partial(training, tiny, 32, 64, 20, rounds),
         "larger": partial(training, larger, 32, 64, 3, rounds),

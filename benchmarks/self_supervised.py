@@ -23,8 +23,8 @@ from collapse_jax import data, settings
 from collapse_jax.core import batch as B
 from collapse_jax.core.random import stream
 from collapse_jax.training import augmentation, ssl_objectives
-from collapse_jax.training.nets.encoders import networks
-from collapse_jax.training.sgd import adamw
+from collapse_jax.training.nets.encoders import make_encoder
+from collapse_jax.training.sgd import make_adamw
 
 try:
     import torch
@@ -33,7 +33,7 @@ except ImportError:
     torch = None  # type: ignore[assignment]
 
 SHAPE, FEATURES = (8, 8, 1), 64
-STRENGTH, PRETEXT = augmentation.Strength(), ssl_objectives.vicreg()
+STRENGTH, PRETEXT = augmentation.AugmentationStrength(), ssl_objectives.vicreg()
 
 
 def perceptron(p: Any, x: Any) -> Any:
@@ -83,10 +83,10 @@ def view(x: Any) -> Any:
 
 def training(batch: int, steps: int, rounds: int, chains: int = 1) -> dict[str, Any]:
     """Milliseconds a step a chain, of ours and of PyTorch's."""
-    nets = networks("mlp", SHAPE, FEATURES, {}, PRETEXT.heads(FEATURES, int(np.prod(SHAPE))))
+    nets = make_encoder("mlp", SHAPE, FEATURES, {}, PRETEXT.heads(FEATURES, int(np.prod(SHAPE))))
     params = nets.init(jax.random.key(0))
     rows = np.random.default_rng(0).uniform(size=(batch, int(np.prod(SHAPE)))).astype(np.float32)
-    optimizer, see = adamw(1e-3, "constant", 0, 0.0, 1.0, steps), partial(augmentation.view, STRENGTH, SHAPE)
+    optimizer, see = make_adamw(1e-3, "constant", 0, 0.0, 1.0, steps), partial(augmentation.draw_view, STRENGTH, SHAPE)
 
     def fit(params: Any, key: jax.Array) -> Any:
         def step(carry: Any, key: jax.Array) -> tuple[Any, None]:

@@ -264,7 +264,7 @@ class Pretext(NamedTuple):
       name: as in the registry of ``objectives``.
       heads: ``(features, pixels) -> {name: (in, ..., out)}``: widths of the perceptrons that training alone needs.
       loss: ``(nets, params, target, key, rows [B, D], view) -> scalar``, a mean over images: `nets` apply the encoder
-        and its heads (``nets.encoders.Networks``), ``view(key, rows)`` is a random view of each, `target` what
+        and its heads (``nets.encoders.EncoderNetworks``), ``view(key, rows)`` is a random view of each, `target` what
         `momentum` says.
       momentum: decay of a moving average of the parameters, which the loss sees as `target`; None: `target` is None.
       call: as in ``Source``.

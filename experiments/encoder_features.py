@@ -32,8 +32,8 @@ from collapse_jax import data, policies, settings
 from collapse_jax.core import batch
 from collapse_jax.data.tables import Split, empirical, standardized
 from collapse_jax.training import augmentation, ssl_objectives
-from collapse_jax.training.nets.encoders import networks
-from collapse_jax.training.sgd import adamw, fit_sgd
+from collapse_jax.training.nets.encoders import make_encoder
+from collapse_jax.training.sgd import fit_sgd, make_adamw
 from collapse_jax.types import Source
 
 FEATURES, HELD_OUT = 64, 359
@@ -45,11 +45,11 @@ def sources(steps: int) -> dict[str, Source]:
     assert digits.shape is not None
     pixels = Split(np.asarray(digits.arrays), np.asarray(digits.held_out(HELD_OUT)))
     pretext = ssl_objectives.vicreg()
-    nets = networks("mlp", digits.shape, FEATURES, {}, pretext.heads(FEATURES, digits.dim - 1))
-    view = partial(augmentation.view, augmentation.Strength(), digits.shape)
+    nets = make_encoder("mlp", digits.shape, FEATURES, {}, pretext.heads(FEATURES, digits.dim - 1))
+    view = partial(augmentation.draw_view, augmentation.AugmentationStrength(), digits.shape)
     fit = fit_sgd(
         lambda params, key, rows: pretext.loss(nets, params, None, key, rows[:, :-1], view),
-        partial(adamw, 2e-3, "cosine", 50, 0.0, 1.0),
+        partial(make_adamw, 2e-3, "cosine", 50, 0.0, 1.0),
         init=nets.init,
         steps=steps,
         batch_size=128,

@@ -7,14 +7,14 @@ import pytest
 import scipy.stats
 
 from collapse_jax.training import diffusion_objectives, diffusion_samplers
-from collapse_jax.training.diffusion_objectives import noised, row_and_noise
+from collapse_jax.training.diffusion_objectives import estimate_row_and_noise, noise_rows
 
 CENTRES, SHARE, SPREAD = np.array([-1.2, 0.3, 1.5]), np.array([0.5, 0.2, 0.3]), 0.3
 OBJECTIVES = {
-    "ddpm": diffusion_objectives.ddpm(),
-    "ddpm-cosine": diffusion_objectives.ddpm("cosine"),
-    "edm": diffusion_objectives.edm(0.8),
-    "flow": diffusion_objectives.flow(),
+    "ddpm": diffusion_objectives.ddpm_objective(),
+    "ddpm-cosine": diffusion_objectives.ddpm_objective("cosine"),
+    "edm": diffusion_objectives.edm_objective(0.8),
+    "flow": diffusion_objectives.flow_objective(),
 }
 NIGHT = pytest.param("ddpm-cosine", marks=pytest.mark.nightly)
 EVERY = pytest.mark.parametrize("name", ["ddpm", "edm", "flow", NIGHT])
@@ -59,11 +59,11 @@ def test_what_is_said_gives_row_and_noise_back(name):
     how, rng = OBJECTIVES[name], np.random.default_rng(0)
     row, noise = rng.normal(size=(2, 50, 3)).astype(np.float32)
     sigma = jnp.asarray(np.append(np.geomspace(0.01, 80, 49), 150), jnp.float32)
-    x, said = noised(how, row, noise, sigma)
+    x, said = noise_rows(how, row, noise, sigma)
     a, b = (np.asarray(part, float)[:, None] for part in how.path(sigma))
     np.testing.assert_allclose(x, a * row + b * noise, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(b / a, np.asarray(sigma)[:, None], rtol=1e-4)
-    found_row, found_noise = row_and_noise(how, x, said, sigma)
+    found_row, found_noise = estimate_row_and_noise(how, x, said, sigma)
     np.testing.assert_allclose(a * found_row, a * row, atol=2e-5)  # as well as x tells it
     np.testing.assert_allclose(b * found_noise, b * noise, atol=2e-5 * (1 + b.max()))
 
@@ -74,7 +74,7 @@ def test_the_best_answer_is_the_exact_score(name):
     how, rng = OBJECTIVES[name], np.random.default_rng(1)
     num = 40_000
     row, noise, sigma = draw_rows(rng, num)[:, None], rng.normal(size=(num, 1)), levels_of(how, rng, num)
-    x, target = noised(how, jnp.asarray(row), jnp.asarray(noise), sigma)
+    x, target = noise_rows(how, jnp.asarray(row), jnp.asarray(noise), sigma)
     a, b = (np.asarray(part, float) for part in how.path(sigma))
     p, q = (np.asarray(part, float) for part in how.target(sigma))
     # E[row | x] once more, by NumPy and from the density alone.
@@ -108,7 +108,7 @@ def test_ddpm_is_as_published():
         row, x = 0.7, -0.4
         a, b = (np.asarray(part, float) for part in path(now))
         estimate = lambda x, s: (jnp.asarray(row), (x - a * row) / b)  # noqa: B023, E731
-        step = lambda fresh: float(diffusion_samplers._ancestral(estimate, path, x, now, then, lambda: fresh))  # noqa: B023, E731
+        step = lambda fresh: float(diffusion_samplers._ancestral_step(estimate, path, x, now, then, lambda: fresh))  # noqa: B023, E731
         before = kept[t - 1]
         mean = np.sqrt(before) * beta[t] / (1 - kept[t]) * row + np.sqrt(1 - beta[t]) * (1 - before) / (1 - kept[t]) * x
         np.testing.assert_allclose(step(0.0), mean, rtol=1e-3)
@@ -118,11 +118,11 @@ def test_ddpm_is_as_published():
 
 def test_edm_is_as_published():
     """Preconditioning and levels of arXiv 2206.00364, table 1, at a spread of 0.5; another spread is another unit."""
-    how, sigma = diffusion_objectives.edm(), np.geomspace(0.002, 80, 7)
+    how, sigma = diffusion_objectives.edm_objective(), np.geomspace(0.002, 80, 7)
     x, said = np.random.default_rng(0).normal(size=(2, 7, 1))
     total = sigma**2 + 0.25
     denoised = 0.25 / total[:, None] * x + (sigma * 0.5 / np.sqrt(total))[:, None] * said
-    found = row_and_noise(how, jnp.asarray(x), jnp.asarray(said), jnp.asarray(sigma))[0]
+    found = estimate_row_and_noise(how, jnp.asarray(x), jnp.asarray(said), jnp.asarray(sigma))[0]
     np.testing.assert_allclose(found, denoised, rtol=1e-4, atol=1e-5)
     into, time = how.scalings(jnp.asarray(sigma))
     np.testing.assert_allclose(into, total**-0.5, rtol=1e-5)
@@ -134,8 +134,10 @@ def test_edm_is_as_published():
     log_level = np.log(how.levels(jnp.linspace(0.005, 0.995, 100)))
     np.testing.assert_allclose(log_level.mean(), -1.2, atol=0.01)
     np.testing.assert_allclose((log_level[84] - log_level[15]) / 2, 1.2, rtol=0.02)
-    np.testing.assert_allclose(diffusion_objectives.edm(2.0).grid(5), 4 * how.grid(5))
-    np.testing.assert_allclose(diffusion_objectives.edm(2.0).scalings(jnp.asarray(4 * sigma))[1], time, rtol=1e-4)
+    np.testing.assert_allclose(diffusion_objectives.edm_objective(2.0).grid(5), 4 * how.grid(5))
+    np.testing.assert_allclose(
+        diffusion_objectives.edm_objective(2.0).scalings(jnp.asarray(4 * sigma))[1], time, rtol=1e-4
+    )
 
 
 NUM = 3000
@@ -145,7 +147,7 @@ def ends(how, sampler, steps, **options):
     """End points from the same noises; `steps` may be levels."""
     sigma = jnp.asarray(how.grid(steps) if isinstance(steps, int) else steps, jnp.float32)
     go = jax.jit(
-        lambda key: diffusion_samplers.sample(exact(how.path), how.path, key, (NUM, 1), sigma, sampler, **options)
+        lambda key: diffusion_samplers.sample_rows(exact(how.path), how.path, key, (NUM, 1), sigma, sampler, **options)
     )
     return np.asarray(go(jax.random.key(3)), float)[:, 0]
 
@@ -207,14 +209,16 @@ def test_a_stopped_sampler_leaves_its_noise(name, sampler):
 )  # fmt: skip
 def test_what_few_steps_do_to_the_variance(name, sampler, gain):
     """In 32 steps with the exact score of N(0, 1), as the setting's documentation says."""
-    how = diffusion_objectives.edm(1.0) if name == "edm" else OBJECTIVES[name]
+    how = diffusion_objectives.edm_objective(1.0) if name == "edm" else OBJECTIVES[name]
 
     def estimate(x, sigma):
         a, b = how.path(sigma)
         return a * x / (a**2 + b**2), b * x / (a**2 + b**2)
 
     sigma = jnp.asarray(how.grid(32), jnp.float32)
-    draw = jax.jit(lambda s: diffusion_samplers.sample(estimate, how.path, jax.random.key(1), (40_000, 1), s, sampler))
+    draw = jax.jit(
+        lambda s: diffusion_samplers.sample_rows(estimate, how.path, jax.random.key(1), (40_000, 1), s, sampler)
+    )
     begin, end = (np.asarray(draw(s), float) for s in (jnp.full(33, min(sigma[0], 1e6)), sigma))
     found = end.var() / begin.var() - 1
     assert abs(found - gain) < (0.002 if sampler == "midpoint" else 0.02)
@@ -223,7 +227,7 @@ def test_what_few_steps_do_to_the_variance(name, sampler, gain):
 def test_no_temperature_no_noise():
     how = OBJECTIVES["ddpm"]
     model, sigma = (exact(how.path), how.path, jax.random.key(3), (NUM, 1)), jnp.asarray(how.grid(50), jnp.float32)
-    go = jax.jit(lambda t: diffusion_samplers.sample(*model, sigma, "ancestral", temperature=t))
+    go = jax.jit(lambda t: diffusion_samplers.sample_rows(*model, sigma, "ancestral", temperature=t))
     cold, cool, usual = (np.asarray(go(t)) for t in (0.0, 0.7, 1.0))
     assert np.ptp(cold) == 0
     assert 0.1 < cool.std() < usual.std()

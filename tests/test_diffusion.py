@@ -22,8 +22,8 @@ from collapse_jax.settings import diffusion
 from collapse_jax.settings.diffusion import _estimate, _said, _sample, _test_loss
 from collapse_jax.training import diffusion_objectives, diffusion_samplers
 from collapse_jax.training.nets import classifier
-from collapse_jax.training.row_transform import frame_of
-from collapse_jax.training.sgd import Averaged, averaged
+from collapse_jax.training.row_transform import make_row_transform
+from collapse_jax.training.sgd import AveragedParams, average_params
 from collapse_jax.types import Batch
 
 TINY = {"width": 8, "depth": 1, "steps": 5, "warmup": 1, "batch_size": 8, "sampler_steps": 4, "num_test": 12}
@@ -37,12 +37,12 @@ def task_of(setting):
 @pytest.mark.fast
 def test_the_average_follows():
     inner, rng = optax.sgd(0.1), np.random.default_rng(0)
-    made = averaged(inner, 0.6)
-    params = Averaged({"w": jnp.ones(3)}, {"w": jnp.zeros(3)})
+    made = average_params(inner, 0.6)
+    params = AveragedParams({"w": jnp.ones(3)}, {"w": jnp.zeros(3)})
     state, now, average = made.init(params), np.ones(3), np.zeros(3)
     for t in range(1, 12):
         gradient = rng.normal(size=3)
-        updates, state = made.update(Averaged({"w": jnp.asarray(gradient)}, None), state, params)
+        updates, state = made.update(AveragedParams({"w": jnp.asarray(gradient)}, None), state, params)
         params = optax.apply_updates(params, updates)
         now = now - 0.1 * gradient
         decay = min(0.6, (1 + t) / (10 + t))
@@ -115,7 +115,7 @@ def test_guidance_at_one_and_at_zero():
     task = task_of(made(1.0))
     sigma_B = jnp.full(9, sigma)
     given, free = (
-        diffusion_objectives.row_and_noise(task.how, x, _said(task, net, x, sigma_B, told), sigma_B)
+        diffusion_objectives.estimate_row_and_noise(task.how, x, _said(task, net, x, sigma_B, told), sigma_B)
         for told in (label, jnp.full(9, 3))
     )
     assert not np.allclose(given[0], free[0], atol=1e-3)
@@ -145,7 +145,7 @@ def test_expected_pixels_are_pixels(sigma):
 def test_a_chain_with_the_exact_score_follows_the_hermite_law(objective, sampler, steps):
     """Coefficients c_k of each fit: exp(-k delta) [alpha c_k(real) + (1 - alpha) c_k(last fit)]; for any n."""
     source = data.blobs(num_centers=2, dim=1, std=0.5, box=1.5)
-    delta, share, horizon, how = 0.15, 0.3, 4, diffusion_objectives.objective(objective, "linear", 1.0)
+    delta, share, horizon, how = 0.15, 0.3, 4, diffusion_objectives.make_objective(objective, "linear", 1.0)
     sigma = jnp.asarray(how.grid(steps), jnp.float32)
 
     def sample(key, params, num):
@@ -157,7 +157,7 @@ def test_a_chain_with_the_exact_score_follows_the_hermite_law(objective, sampler
             row = near @ rows
             return row, (x - a * row) / b
 
-        return diffusion_samplers.sample(estimate, how.path, key, (num, 1), sigma, sampler, params.delta)
+        return diffusion_samplers.sample_rows(estimate, how.path, key, (num, 1), sigma, sampler, params.delta)
 
     setting = settings.ideal_diffusion(delta, source=source)._replace(sample=sample)
     seen = chains(setting, policies.fresh_real(share), n=20, horizon=horizon, num=1500)
@@ -192,7 +192,7 @@ def test_plans_train_no_classifier(monkeypatch):
     """An outline is the world's, but for what its rows are judged by, of which it has the shapes."""
     made = lambda **options: diffusion(PICTURES, **TINY | options)  # noqa: E731
     world = made().world()
-    monkeypatch.setattr(classifier, "trained", None)
+    monkeypatch.setattr(classifier, "train_classifier", None)
     outline = made().outline()
     assert same(outline._replace(truth=outline.truth._replace(judged=None)),
                 world._replace(truth=world.truth._replace(judged=None)))  # fmt: skip
@@ -211,13 +211,13 @@ def test_frames():
     rng = np.random.default_rng(2)
     values = np.array([1.0, 5.0]) + np.array([0.5, 2.0]) * rng.normal(size=(200, 2))
     source = data.array(values)
-    *_, center, scale, spread = frame_of(source, False, "unit")
+    *_, center, scale, spread = make_row_transform(source, False, "unit")
     inside = (np.asarray(source.arrays) - center) / scale
     np.testing.assert_allclose([inside.mean(), (inside**2).mean(), spread], [0, 1, 1], atol=1e-5)
     image = source._replace(shape=(1, 2, 1))
     rms = np.sqrt(((np.asarray(source.arrays) * 2 - 1) ** 2).mean())
-    np.testing.assert_allclose(frame_of(image, False, "pixels")[3:], [0.5, 0.5, rms], rtol=1e-5)
-    raw = frame_of(source, False, "raw")[3:]
+    np.testing.assert_allclose(make_row_transform(image, False, "pixels")[3:], [0.5, 0.5, rms], rtol=1e-5)
+    raw = make_row_transform(source, False, "raw")[3:]
     np.testing.assert_allclose(raw, [0, 1, np.sqrt((np.asarray(source.arrays) ** 2).mean())], rtol=1e-5)
 
 

@@ -13,9 +13,9 @@ from collapse_jax.core import batch
 from collapse_jax.core.chain import make_chain, simulate
 from collapse_jax.settings import flow_matching as by_default
 from collapse_jax.settings.flow_matching import energy_distance, flow_matching, integrate
-from collapse_jax.training.diffusion_objectives import probes
+from collapse_jax.training.diffusion_objectives import draw_probes
 from collapse_jax.training.nets.mlp import TimedMLP
-from collapse_jax.training.nnx_functional import functional
+from collapse_jax.training.nnx_functional import make_functional
 from collapse_jax.training.sgd import fit_sgd
 from collapse_jax.types import Batch, Metric, Setting, Source, World
 
@@ -59,7 +59,7 @@ def weighted_line(items, weight):
 
 def test_the_seam_gives_what_the_module_gives():
     build = lambda rngs: TimedMLP(2, 8, 2, rngs=rngs)  # noqa: E731
-    init, apply = functional(build)
+    init, apply = make_functional(build)
     x, t = jax.random.normal(jax.random.key(1), (5, 2)), jnp.linspace(0, 1, 5)
     params = init(jax.random.key(3))
     np.testing.assert_array_equal(apply(params, x, t), build(nnx.Rngs(jax.random.key(3)))(x, t))
@@ -77,7 +77,7 @@ def test_the_seam_gives_what_the_module_gives():
 
 def test_the_seam_refuses_state_that_is_no_parameter():
     with pytest.raises(ValueError, match=r"all nnx\.Param; .*rngs.* is Rng") as error:
-        functional(lambda rngs: nnx.Dropout(0.1, rngs=rngs))
+        make_functional(lambda rngs: nnx.Dropout(0.1, rngs=rngs))
     assert "\n" not in str(error.value)
 
 
@@ -162,10 +162,10 @@ def test_the_sampler_does_not_shrink_a_gaussian():
 
 
 def test_probes_are_fixed_and_spread():
-    noise, time = probes(50, 2)
+    noise, time = draw_probes(50, 2)
     assert noise.shape == (400, 2)
     assert np.histogram(time, 8, (0, 1))[0].tolist() == [50] * 8
-    np.testing.assert_array_equal(noise, probes(50, 2)[0])
+    np.testing.assert_array_equal(noise, draw_probes(50, 2)[0])
 
 
 @pytest.fixture(scope="module")

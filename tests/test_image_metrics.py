@@ -202,7 +202,7 @@ def judged(judge, *samples):
 def test_points_of_known_density():
     """A normal law of another scale s: KL = d (s^2 - 1 - 2 log s) / 2, and its mass beyond the 99% region."""
     source = data.normal(2)
-    judge = images.judge(source)
+    judge = images.image_judge(source)
     roles = {metric.role for metric in judge.metrics}
     assert {"excess_risk", "log_variance", "tail", "hallucination"} <= roles
     assert next(metric for metric in judge.metrics if metric.role == "excess_risk").name == "kl"
@@ -222,7 +222,7 @@ def test_points_of_known_density():
 
 def test_modes_are_classes():
     source = data.blobs(num_centers=4, box=20.0, seed=1)
-    judge = images.judge(source)
+    judge = images.image_judge(source)
     draws = np.asarray(source.draw(jax.random.key(0), source.arrays, 800))
     nearest = distances(draws, np.asarray(source.modes)).argmin(1)
     samples = draws[:500], draws[nearest != 2][:500], np.full((500, 2), 1e3)
@@ -237,17 +237,17 @@ def test_modes_are_classes():
 @pytest.fixture(scope="module")
 def digits():
     source = data.digits(**LABELLED, minority=0.2, minority_classes=2)
-    judge = images.judge(source, num_test=250, labelled=True)
+    judge = images.image_judge(source, num_test=250, labelled=True)
     return source, judge, judge.truth(), jax.jit(judge.observe)
 
 
 def test_the_classifier_knows_digits(digits):
     source, _, truth, _ = digits
     held_out = source.held_out(250)
-    features, logits = classifier.apply(truth.net, jnp.asarray(held_out[:, :64], jnp.float32))
+    features, logits = classifier.apply_classifier(truth.net, jnp.asarray(held_out[:, :64], jnp.float32))
     assert (logits.argmax(1) == held_out[:, 64]).mean() > 0.94
     assert 0.7 < np.asarray(features).var(0).sum() < 1.3  # the unit is the training images' total variance
-    again = classifier.trained(source.arrays[:, :64], source.arrays[:, 64], 10)
+    again = classifier.train_classifier(source.arrays[:, :64], source.arrays[:, 64], 10)
     assert again is truth.net
 
 
@@ -283,13 +283,13 @@ def alike(outline, tree):
 
 def test_an_outline_is_of_the_truth_and_trains_nothing(digits, monkeypatch):
     _, judge, truth, _ = digits
-    monkeypatch.setattr(classifier, "trained", None)
+    monkeypatch.setattr(classifier, "train_classifier", None)
     alike(judge.outline(), truth)
     assert all(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(judge.outline().net))
     for source, options in (
         (data.blobs(box=2.0), {}), (data.digits(pca=None), {}), (data.digits(pca=3), {"features": lambda x: x[:, :2]})
     ):  # fmt: skip
-        judge = images.judge(source, num_test=20, **options)
+        judge = images.image_judge(source, num_test=20, **options)
         alike(judge.outline(), judge.truth())
 
 
@@ -297,7 +297,7 @@ def test_copies_are_found_among_all_training_images():
     """Of a set of any size: all rows are copies, and half of them are."""
     values = RNG.uniform(size=(7000, 4))
     source = data.array(values)._replace(shape=(2, 2, 1))
-    judge = images.judge(source, num_test=500)
+    judge = images.image_judge(source, num_test=500)
     copies = np.asarray(source.arrays)[-400:]
     seen, half, _ = judged(judge, copies, np.vstack([copies[:200], RNG.uniform(size=(200, 4))]))
     assert seen["copied"] == 1
@@ -310,7 +310,7 @@ def test_rows_are_looked_at_a_few_at_a_time(digits):
     x = source.arrays[:90]
     given = truth, jnp.asarray(x[:, :64], jnp.float32), jnp.asarray(x[:, 64])
     seen = observe(*given)
-    few = images.judge(source, num_test=250, labelled=True, rows_at_once=7)
+    few = images.image_judge(source, num_test=250, labelled=True, rows_at_once=7)
     for name, value in jax.jit(few.observe)(*given).items():
         np.testing.assert_allclose(value, seen[name], rtol=1e-4, atol=1e-5, err_msg=name)
     hidden_of_all = re.compile(r"\[90,(1,)?256\]")  # a layer of the classifier
@@ -345,25 +345,25 @@ def test_a_batch_of_chains_is_each_alone(digits):
 
 def test_features_of_ones_own_and_images_without_labels():
     source = data.digits(pca=None)
-    judge = images.judge(source, num_test=100, features=lambda x: x[:, 2:5] * 2)
+    judge = images.image_judge(source, num_test=100, features=lambda x: x[:, 2:5] * 2)
     assert not any(metric.name.startswith("class") for metric in judge.metrics)
     x = source.held_out(100)
     seen, truth = judged(judge, x)
-    assert not isinstance(truth.net, classifier.Trained)
+    assert not isinstance(truth.net, classifier.TrainedClassifier)
     mean, covariance = 2 * source.mean[2:5], 4 * np.asarray(source.covariance)[2:5, 2:5]
     np.testing.assert_allclose(seen["frechet_distance"], frechet_by_scipy(2 * x[:, 2:5], mean, covariance), rtol=1e-3)
 
 
 def test_images_without_labels_are_compared_by_principal_components():
     source = data.glyphs("none", letters=2)
-    judge = images.judge(source, num_test=70)
+    judge = images.image_judge(source, num_test=70)
     seen, _ = judged(judge, np.tile(source.mean, (20, 1)))
     variance = np.linalg.eigvalsh(np.asarray(source.covariance))[::-1]
     np.testing.assert_allclose(seen["frechet_distance"], variance[:64].sum(), rtol=1e-3)
 
 
 def test_a_table_has_the_metrics_of_rows_alone():
-    judge = images.judge(data.digits(pca=3), num_test=50)
+    judge = images.image_judge(data.digits(pca=3), num_test=50)
     assert [metric.name for metric in judge.metrics][:2] == ["frechet_distance", "precision"]
     assert len(judge.metrics) == 7
     assert all(isinstance(metric, Metric) for metric in judge.metrics)
@@ -382,5 +382,5 @@ def test_a_table_has_the_metrics_of_rows_alone():
 )
 def test_bad_arguments(options, words):
     with pytest.raises(ValueError, match=words) as caught:
-        images.judge(data.moons(), **options)
+        images.image_judge(data.moons(), **options)
     assert "\n" not in str(caught.value)

@@ -23,9 +23,9 @@ from collapse_jax.planning.grid import grid_of
 from collapse_jax.planning.memory_estimate import check_fits
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
-from collapse_jax.training.nets.transformer import Transformer, sized
-from collapse_jax.training.nnx_functional import functional
-from collapse_jax.training.sgd import adamw, fit_sgd
+from collapse_jax.training.nets.transformer import Transformer, resolve_size
+from collapse_jax.training.nnx_functional import make_functional
+from collapse_jax.training.sgd import fit_sgd, make_adamw
 from collapse_jax.types import Batch
 
 lm = sys.modules[settings.language_model.__module__]  # the factory has the module's name
@@ -162,8 +162,8 @@ def test_metrics_against_numpy():
     new = np.asarray(setting.real(KEY, world, 10)).astype(int)
     known = jax.tree.map(lambda x: x[0, 0], setting.summarise(world, B.unit(jnp.asarray(new[:5, 2:]))).items)
     seen = jax.jit(setting.observe)(KEY, world, model, known, jnp.asarray(new))
-    size = sized("tiny", {"width": 8, "depth": 1, "heads": 1})
-    _, apply = functional(lambda rngs: Transformer(bits, size, rngs=rngs))
+    size = resolve_size("tiny", {"width": 8, "depth": 1, "heads": 1})
+    _, apply = make_functional(lambda rngs: Transformer(bits, size, rngs=rngs))
 
     def losses(net, rows):
         before = np.concatenate([np.full((len(rows), 1), bits), rows[:, :-1]], 1)
@@ -334,7 +334,7 @@ def test_the_rate_rises_and_falls():
     """Steps of AdamW on a constant slope are the rate itself; against optax's schedules."""
 
     def rates(schedule, steps):
-        optimizer = adamw(0.1, schedule, 4, 0.0, 1.0, steps)
+        optimizer = make_adamw(0.1, schedule, 4, 0.0, 1.0, steps)
         state, seen = optimizer.init({"x": jnp.zeros(())}), []
         for _ in range(12):
             update, state = optimizer.update({"x": jnp.ones(())}, state, {"x": jnp.zeros(())})

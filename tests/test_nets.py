@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from collapse_jax.training.nets.denoiser import timed_net
-from collapse_jax.training.nets.dit import gelu, places
-from collapse_jax.training.nets.unet import Convolution, folded, unfolded
+from collapse_jax.training.nets.denoiser import make_denoiser
+from collapse_jax.training.nets.dit import logistic_gelu, position_waves
+from collapse_jax.training.nets.unet import Convolution, fold_pixels, unfold_pixels
 
 KEY, SHAPE = jax.random.key(2), (8, 4, 2)
 SIZES = {"mlp": (16, 2, None, None), "dit": (16, 2, 2, 2), "unet": (8, 2, None, None)}
@@ -16,7 +16,7 @@ SIZES = {"mlp": (16, 2, None, None), "dit": (16, 2, 2, 2), "unet": (8, 2, None, 
 
 def net(name, classes=3, dtype=jnp.float32, shape=SHAPE):
     given = dict(zip(("width", "depth", "heads", "patch"), SIZES[name], strict=True))
-    init, apply = timed_net(name, int(np.prod(shape)), shape, given, classes, dtype)
+    init, apply = make_denoiser(name, int(np.prod(shape)), shape, given, classes, dtype)
     return init, apply
 
 
@@ -39,20 +39,20 @@ def test_patches_make_a_convolution():
 
 def test_folding_halves_and_is_undone():
     x = jax.random.normal(KEY, (2, 6, 4, 3))
-    assert folded(x).shape == (2, 3, 2, 12)
-    np.testing.assert_array_equal(unfolded(folded(x)), x)
-    np.testing.assert_array_equal(np.sort(folded(x)[0, 1, 0]), np.sort(x[0, 2:4, 0:2].reshape(-1)))
+    assert fold_pixels(x).shape == (2, 3, 2, 12)
+    np.testing.assert_array_equal(unfold_pixels(fold_pixels(x)), x)
+    np.testing.assert_array_equal(np.sort(fold_pixels(x)[0, 1, 0]), np.sort(x[0, 2:4, 0:2].reshape(-1)))
 
 
 def test_gelu_is_the_published_one():
     x = jnp.linspace(-12, 12, 1001)
-    np.testing.assert_allclose(gelu(x), nnx.gelu(x), rtol=1e-5, atol=1e-6)
-    slope, right = (jax.vmap(jax.grad(f))(x) for f in (gelu, nnx.gelu))
+    np.testing.assert_allclose(logistic_gelu(x), nnx.gelu(x), rtol=1e-5, atol=1e-6)
+    slope, right = (jax.vmap(jax.grad(f))(x) for f in (logistic_gelu, nnx.gelu))
     np.testing.assert_allclose(slope, right, rtol=1e-4, atol=1e-5)
 
 
 def test_each_patch_has_a_place():
-    of = places(5, 7, 16)
+    of = position_waves(5, 7, 16)
     assert of.shape == (35, 16)
     assert np.unique(of.round(6), axis=0).shape[0] == 35
 
@@ -106,7 +106,7 @@ def test_bfloat16_and_many_chains_compute_the_same(name):
 
 def test_the_transformer_knows_places():
     """Without places, the same patches in another order would say the same in that order."""
-    init, apply = timed_net("dit", 16, (4, 4, 1), {"width": 8, "depth": 1, "heads": 2, "patch": 2}, 0, jnp.float32)
+    init, apply = make_denoiser("dit", 16, (4, 4, 1), {"width": 8, "depth": 1, "heads": 2, "patch": 2}, 0, jnp.float32)
     params, apply = jax.jit(lambda: moved(init(KEY)))(), jax.jit(apply)
     x = jax.random.normal(KEY, (1, 4, 4, 1))
     turned = jnp.roll(x, 2, 1)  # patches are 2 x 2: whole ones are moved
@@ -127,5 +127,5 @@ def test_the_transformer_knows_places():
 @pytest.mark.fast
 def test_sizes_that_do_not_fit(name, given, words):
     with pytest.raises(ValueError, match=words) as error:
-        timed_net(name, 64, SHAPE, given, 0, jnp.float32)
+        make_denoiser(name, 64, SHAPE, given, 0, jnp.float32)
     assert "\n" not in str(error.value)

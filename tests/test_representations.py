@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from collapse_jax.metrics import representations
 from collapse_jax.training import augmentation, ssl_objectives
-from collapse_jax.training.nets.encoders import ENCODERS, networks
+from collapse_jax.training.nets.encoders import ENCODERS, make_encoder
 
 KEY, SHAPE = jax.random.key(3), (6, 8, 1)
 RNG = np.random.default_rng(0)
@@ -62,7 +62,7 @@ def byol(a, b):
 @pytest.mark.parametrize(
     ("ours", "reference", "numbers"),
     [
-        (ssl_objectives.nt_xent, nt_xent, (0.3,)),
+        (ssl_objectives.nt_xent_loss, nt_xent, (0.3,)),
         (ssl_objectives.vicreg_loss, vicreg, (25.0, 20.0, 2.0)),
         (ssl_objectives.vicreg_loss, vicreg, (1.0, 0.0, 0.0)),
         (ssl_objectives.vicreg_loss, vicreg, (0.0, 1.0, 0.0)),
@@ -106,7 +106,7 @@ def test_losses_and_their_slopes_are_those_of_pytorch(name):
         return (weight * lacking.square()).sum()
 
     ours, theirs = {
-        "simclr": (pair(lambda a, b: ssl_objectives.nt_xent(a, b, 0.3)), simclr),
+        "simclr": (pair(lambda a, b: ssl_objectives.nt_xent_loss(a, b, 0.3)), simclr),
         "vicreg": (pair(lambda a, b: ssl_objectives.vicreg_loss(a, b, 25.0, 20.0, 2.0)), vicreg),
         "barlow_twins": (pair(lambda a, b: ssl_objectives.barlow_loss(a, b, 0.1)), barlow_twins),
         "byol": (pair(ssl_objectives.byol_loss), pair(lambda a, b: 2 - 2 * functional.cosine_similarity(a, b).mean())),
@@ -125,13 +125,13 @@ def test_losses_and_their_slopes_are_those_of_pytorch(name):
 
 @pytest.mark.fast
 def test_hidden_pixels_are_whole_cells():
-    hidden = np.asarray(ssl_objectives.hidden(KEY, (8, 8, 2), 200, 0.3, 4))
+    hidden = np.asarray(ssl_objectives.draw_hidden_pixels(KEY, (8, 8, 2), 200, 0.3, 4))
     assert hidden.shape == (200, 128)
     cells = hidden.reshape(200, 4, 2, 4, 2, 2)
     assert (cells == cells[:, :, :1, :, :1, :1]).all()
     assert (cells[:, :, 0, :, 0, 0].sum((1, 2)) == 5).all()  # of 16, 4.8 rounded
     assert abs(hidden.mean(0) - 5 / 16).max() < 4 * np.sqrt(5 / 16 * 11 / 16 / 200)
-    assert ssl_objectives.hidden(KEY, (8, 8, 1), 3, 0.0, 4).sum() == 3 * 4  # at least one cell
+    assert ssl_objectives.draw_hidden_pixels(KEY, (8, 8, 1), 3, 0.0, 4).sum() == 3 * 4  # at least one cell
     said, shown = RNG.normal(size=(2, 200, 128))
     expected = np.square(said - shown)[hidden].mean()
     np.testing.assert_allclose(ssl_objectives.masked_loss(said, shown, hidden), expected, rtol=1e-5)
@@ -168,11 +168,11 @@ def test_byol_predicts_what_the_average_says_and_moves_it_not():
 @pytest.mark.fast
 def test_views_of_strength_0_are_the_images():
     x = RNG.uniform(size=(5, 48)).astype(np.float32)
-    still = augmentation.Strength(*[0.0] * 6)
-    np.testing.assert_allclose(augmentation.view(still, SHAPE, KEY, x), x, atol=1e-6)
-    for name in augmentation.Strength._fields:  # each does something, and another key something else
+    still = augmentation.AugmentationStrength(*[0.0] * 6)
+    np.testing.assert_allclose(augmentation.draw_view(still, SHAPE, KEY, x), x, atol=1e-6)
+    for name in augmentation.AugmentationStrength._fields:  # each does something, and another key something else
         one = still._replace(**{name: 0.4})
-        a, b = (np.asarray(augmentation.view(one, SHAPE, key, x)) for key in jax.random.split(KEY))
+        a, b = (np.asarray(augmentation.draw_view(one, SHAPE, key, x)) for key in jax.random.split(KEY))
         assert not np.allclose(a, x, atol=1e-3), name
         assert not np.allclose(a, b, atol=1e-3), name
 
@@ -182,7 +182,7 @@ def test_images_are_moved_as_by_scipy():
     x = RNG.uniform(size=(4, 6, 8, 2)).astype(np.float32)
     scale, angle = RNG.uniform(0.6, 1.2, 4), RNG.uniform(-2, 2, 4)
     shift = RNG.uniform(-2, 2, (4, 2))
-    found = augmentation.moved(x, *(jnp.asarray(v, jnp.float32) for v in (scale, angle, shift)))
+    found = augmentation.move_images(x, *(jnp.asarray(v, jnp.float32) for v in (scale, angle, shift)))
     for i in range(4):
         place = np.indices((6, 8)).reshape(2, -1).T - [2.5, 3.5] - shift[i]
         turn = np.array([[np.cos(angle[i]), np.sin(angle[i])], [-np.sin(angle[i]), np.cos(angle[i])]])
@@ -191,17 +191,17 @@ def test_images_are_moved_as_by_scipy():
             expected = map_coordinates(x[i, ..., channel], source, order=1, mode="grid-constant")
             np.testing.assert_allclose(found[i, ..., channel], expected, atol=1e-5)
     square = x[:1, :, :6, :1]
-    turned = augmentation.moved(square, jnp.ones(1), jnp.full(1, np.pi / 2), jnp.zeros((1, 2)))
+    turned = augmentation.move_images(square, jnp.ones(1), jnp.full(1, np.pi / 2), jnp.zeros((1, 2)))
     np.testing.assert_allclose(turned[0, ..., 0], np.rot90(square[0, ..., 0], 1), atol=1e-5)
 
 
 @pytest.mark.fast
 def test_contrast_and_mask():
     x = RNG.uniform(0.5, 1, size=(2, 10, 10, 1)).astype(np.float32)
-    changed = np.asarray(augmentation.contrasted(x, jnp.asarray([0.5, 2.0])))
+    changed = np.asarray(augmentation.scale_contrast(x, jnp.asarray([0.5, 2.0])))
     np.testing.assert_allclose(changed.mean((1, 2, 3)), x.mean((1, 2, 3)), rtol=1e-5)
     np.testing.assert_allclose(changed.std((1, 2, 3)), x.std((1, 2, 3)) * [0.5, 2.0], rtol=1e-4)
-    dark = np.asarray(augmentation.masked(x, jnp.asarray([[0.5, 0.5], [0.0, 0.96]]), 0.4))[..., 0] == 0
+    dark = np.asarray(augmentation.mask_squares(x, jnp.asarray([[0.5, 0.5], [0.0, 0.96]]), 0.4))[..., 0] == 0
     assert dark[0, 3:7, 3:7].all()
     assert dark[0].sum() == 16
     assert dark[1, :2, 8:].all()
@@ -219,19 +219,19 @@ def test_probes_are_scikit_learns(classes):
     (x, label), (test, _) = features(classes=classes), features(40, classes=classes)
     x[:, 4], test[:, 4] = 3.0, 4.0  # a dead column is no help
     scaler = StandardScaler().fit(x)
-    ours, theirs = representations.standardised(x, test), (scaler.transform(x), scaler.transform(test))
+    ours, theirs = representations.standardise_features(x, test), (scaler.transform(x), scaler.transform(test))
     np.testing.assert_allclose(ours[0], theirs[0], atol=1e-5)
     np.testing.assert_array_equal(ours[1][:, 4], 0)
     theirs[1][:, 4] = 0
     hot = np.eye(classes)[label]
     ridge = Ridge(alpha=representations.RIDGE * len(x), tol=1e-10).fit(theirs[0], hot)
     np.testing.assert_allclose(
-        representations.ridge_probe(*ours[:1], label, ours[1], classes), ridge.predict(theirs[1]), atol=1e-4
+        representations.fit_ridge_probe(*ours[:1], label, ours[1], classes), ridge.predict(theirs[1]), atol=1e-4
     )
     ones = [np.column_stack([part, np.ones(len(part))]) for part in theirs]
     model = LogisticRegression(C=1 / (representations.RIDGE * len(x)), fit_intercept=False, tol=1e-10, max_iter=10_000)
     expected = model.fit(ones[0], label).predict_proba(ones[1])
-    found = jax.nn.softmax(representations.logistic_probe(ours[0], label, ours[1], classes), axis=1)
+    found = jax.nn.softmax(representations.fit_logistic_probe(ours[0], label, ours[1], classes), axis=1)
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
@@ -240,21 +240,23 @@ def test_probes_are_scikit_learns(classes):
 def test_neighbours_vote_as_scikit_learns(k):
     (x, label), (test, _) = features(), features(50)
     model = KNeighborsClassifier(k, metric="cosine").fit(x, label)
-    np.testing.assert_array_equal(representations.knn(x, label, test, 3, k), model.predict(test))
+    np.testing.assert_array_equal(representations.classify_by_neighbors(x, label, test, 3, k), model.predict(test))
 
 
 def test_accuracies_are_shares_of_what_is_told():
     (x, label), (test, truth) = features(90), features(60)
-    seen = representations.Seen(x, label, test, truth, test[::-1], test)
-    found, by_class = representations.accuracies(seen, 4, 3)
-    scaled = representations.standardised(x, test)
-    right = np.asarray(representations.ridge_probe(scaled[0], label, scaled[1], 4)).argmax(1) == truth
+    seen = representations.ProbeFeatures(x, label, test, truth, test[::-1], test)
+    found, by_class = representations.measure_accuracies(seen, 4, 3)
+    scaled = representations.standardise_features(x, test)
+    right = np.asarray(representations.fit_ridge_probe(scaled[0], label, scaled[1], 4)).argmax(1) == truth
     np.testing.assert_allclose(found["probe_accuracy"], right.mean(), rtol=1e-5)
     np.testing.assert_allclose(by_class[:3], [right[truth == c].mean() for c in range(3)], rtol=1e-5)
     assert np.isnan(by_class[3])  # none is held out
-    np.testing.assert_allclose(found["knn_accuracy"], (representations.knn(x, label, test, 4, 3) == truth).mean())
     np.testing.assert_allclose(
-        found["knn_accuracy_views"], (representations.knn(x, label, test[::-1], 4, 3) == truth).mean()
+        found["knn_accuracy"], (representations.classify_by_neighbors(x, label, test, 4, 3) == truth).mean()
+    )
+    np.testing.assert_allclose(
+        found["knn_accuracy_views"], (representations.classify_by_neighbors(x, label, test[::-1], 4, 3) == truth).mean()
     )
     assert set(found) == {m.name for m in representations.ACCURACIES}
 
@@ -275,13 +277,13 @@ def test_spreads_of_features_are_those_of_numpy():
     x, other = (features(40)[0] for _ in range(2))
     share = np.linalg.svd(x, compute_uv=False)
     share /= share.sum()
-    np.testing.assert_allclose(representations.rankme(x), np.exp(-(share * np.log(share)).sum()), rtol=1e-4)
+    np.testing.assert_allclose(representations.effective_rank(x), np.exp(-(share * np.log(share)).sum()), rtol=1e-4)
     eigen = np.linalg.eigvalsh(np.cov(x.T))[::-1]
-    np.testing.assert_allclose(representations.spectrum(x), eigen / eigen.sum(), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(representations.covariance_spectrum(x), eigen / eigen.sum(), rtol=1e-3, atol=1e-6)
     a, b = rows_of_length_1(x), rows_of_length_1(other)
-    np.testing.assert_allclose(representations.alignment(x, other), np.square(a - b).sum(1).mean(), rtol=1e-5)
+    np.testing.assert_allclose(representations.view_alignment(x, other), np.square(a - b).sum(1).mean(), rtol=1e-5)
     np.testing.assert_allclose(
-        representations.uniformity(x), np.log(np.exp(-2 * pdist(a, "sqeuclidean")).mean()), rtol=1e-4
+        representations.feature_uniformity(x), np.log(np.exp(-2 * pdist(a, "sqeuclidean")).mean()), rtol=1e-4
     )
     grams = [np.cov(z.T, bias=True) for z in (x, other)]
     across = (x - x.mean(0)).T @ (other - other.mean(0)) / 40
@@ -291,7 +293,11 @@ def test_spreads_of_features_are_those_of_numpy():
     np.testing.assert_allclose(representations.linear_cka(x, turned), 1, rtol=1e-5)
     alike = np.broadcast_to(x[:1], x.shape)  # trivial collapse: one direction, no spread
     np.testing.assert_allclose(
-        [representations.rankme(alike), representations.uniformity(alike), representations.linear_cka(alike, x)],
+        [
+            representations.effective_rank(alike),
+            representations.feature_uniformity(alike),
+            representations.linear_cka(alike, x),
+        ],
         [1, 0, 0],
         atol=1e-3,
     )
@@ -301,7 +307,7 @@ def test_spreads_of_features_are_those_of_numpy():
     "encoder", [name if name == "mlp" else pytest.param(name, marks=pytest.mark.nightly) for name in ENCODERS]
 )
 def test_encoders_see_whole_images_one_by_one(encoder):
-    nets = networks(encoder, (4, 8, 2), 5, {"width": 8, "depth": 2}, {"project": (5, 6, 3)})
+    nets = make_encoder(encoder, (4, 8, 2), 5, {"width": 8, "depth": 2}, {"project": (5, 6, 3)})
     params = jax.jit(nets.init)(KEY)
     x = jax.random.uniform(KEY, (3, 64))
     encode = jax.jit(lambda x: nets.encode(params["encoder"], x))
@@ -330,7 +336,7 @@ def test_encoders_see_whole_images_one_by_one(encoder):
 )
 def test_sizes_that_do_not_fit(encoder, given, words):
     with pytest.raises(ValueError, match=words) as error:
-        networks(encoder, (4, 8, 2), 5, given, {})
+        make_encoder(encoder, (4, 8, 2), 5, given, {})
     assert "\n" not in str(error.value)
 
 
@@ -345,8 +351,14 @@ def test_sizes_that_do_not_fit(encoder, given, words):
         (lambda: ssl_objectives.byol(momentum=1.5), "momentum must be a number from 0 to 1"),
         (lambda: ssl_objectives.masked(share=2), "share must be a number from 0 to 1"),
         (lambda: ssl_objectives.masked(cells=1), "cells must be >= 2"),
-        (lambda: augmentation.check(augmentation.Strength(crop=1.5)), "crop must be a number from 0 to 1"),
-        (lambda: augmentation.check(augmentation.Strength(noise=-1)), "noise must be a number >= 0"),
+        (
+            lambda: augmentation.check_strength(augmentation.AugmentationStrength(crop=1.5)),
+            "crop must be a number from 0 to 1",
+        ),
+        (
+            lambda: augmentation.check_strength(augmentation.AugmentationStrength(noise=-1)),
+            "noise must be a number >= 0",
+        ),
     ],
 )
 def test_numbers_out_of_range_are_one_line(make, words):

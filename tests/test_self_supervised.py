@@ -69,7 +69,7 @@ def test_an_embedding_without_its_variance_term_dies():
         def go(rows, nets=nets, fit=fit):
             params = fit(KEY, batch.unit(rows), None)
             features = nets.encode(params["encoder"], rows[:200, :-1])
-            return representations.rankme(features), nets.head(params, "project", features).std(0).mean()
+            return representations.effective_rank(features), nets.head(params, "project", features).std(0).mean()
 
         rank, spread = go(rows)
         ranks.append(float(rank))
@@ -83,7 +83,7 @@ def test_controls_are_those_of_pixels():
     world = self_supervised(**TINY).world()
     rows, test = np.asarray(PICTURES.arrays)[:30], PICTURES.held_out(12)
     (controls,) = world.truth.controls.values()
-    x, other = representations.standardised(rows[:, :-1], test[:, :-1])
+    x, other = representations.standardise_features(rows[:, :-1], test[:, :-1])
     model = Ridge(alpha=representations.RIDGE * 30).fit(x, np.eye(3)[rows[:, -1].astype(int)])
     assert controls["pixels_probe_accuracy"] == pytest.approx((model.predict(other).argmax(1) == test[:, -1]).mean())
     near = KNeighborsClassifier(3, metric="cosine").fit(rows[:, :-1], rows[:, -1])
@@ -96,7 +96,7 @@ def test_controls_are_those_of_pixels():
 @pytest.mark.nightly
 def test_worlds_are_told_apart_and_planned_without_training(monkeypatch):
     world = self_supervised(**TINY).world()
-    monkeypatch.setattr(classifier, "trained", None)
+    monkeypatch.setattr(classifier, "train_classifier", None)
     outline = self_supervised(**TINY).outline()
     alike = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), outline.truth, world.truth)
     assert jax.tree.all(alike)

@@ -8,20 +8,26 @@ from flax import nnx
 
 from collapse_jax.planning.cost import operations
 from collapse_jax.training.nets import transformer
-from collapse_jax.training.nets.sampling import Decoding, decode, pick, weights
-from collapse_jax.training.nets.sequence_model import Network, draw, rewrite
-from collapse_jax.training.nets.transformer import PRESETS, Size, Transformer, empty_cache, initial
-from collapse_jax.training.nnx_functional import functional
+from collapse_jax.training.nets.sampling import Decoding, decode_rows, pick_symbols, symbol_weights
+from collapse_jax.training.nets.sequence_model import SequenceModel, draw_rows, rewrite_rows
+from collapse_jax.training.nets.transformer import (
+    PRESETS,
+    Transformer,
+    TransformerSize,
+    draw_initial_parameters,
+    empty_cache,
+)
+from collapse_jax.training.nnx_functional import make_functional
 
 KEY = jax.random.key(3)
-SMALL = Size(16, 2, 4, 2, 24)
+SMALL = TransformerSize(16, 2, 4, 2, 24)
 V, L = 7, 10
 
 
 def net(size=SMALL, **options):
     """A network's parameters and its function."""
-    by_nnx, apply = functional(lambda rngs: Transformer(V, size, rngs=rngs, **options))
-    return initial(KEY, jax.eval_shape(by_nnx, KEY), size.depth), apply
+    by_nnx, apply = make_functional(lambda rngs: Transformer(V, size, rngs=rngs, **options))
+    return draw_initial_parameters(KEY, jax.eval_shape(by_nnx, KEY), size.depth), apply
 
 
 def test_no_symbol_sees_a_later_one():
@@ -80,12 +86,12 @@ def test_remat_and_bfloat16_compute_the_same():
 def test_presets_have_the_sizes_that_they_say():
     for name, symbols, millions in (("tiny", 69, 0.105), ("nano", 69, 10.6), ("gpt2", 50257, 124)):
         build = lambda rngs, n=name, v=symbols: Transformer(v, PRESETS[n], rngs=rngs)  # noqa: E731
-        shapes = jax.eval_shape(functional(build)[0], KEY)
+        shapes = jax.eval_shape(make_functional(build)[0], KEY)
         assert sum(x.size for x in jax.tree.leaves(shapes)) / 1e6 == pytest.approx(millions, rel=0.01)
 
 
 def test_initial_spreads():
-    size = Size(128, 3, 4, 4, 256, tied=False)
+    size = TransformerSize(128, 3, 4, 4, 256, tied=False)
     params, _ = net(size)
     first = params["blocks"][0]
     expected = {"qkv": 128**-0.5, "up": 128**-0.5, "out": (128 * 6) ** -0.5, "down": (256 * 6) ** -0.5}
@@ -96,14 +102,14 @@ def test_initial_spreads():
 
 
 def kept(logits, **how):
-    return [set(np.flatnonzero(row)) for row in np.asarray(weights(jnp.asarray(logits), Decoding(**how)))]
+    return [set(np.flatnonzero(row)) for row in np.asarray(symbol_weights(jnp.asarray(logits), Decoding(**how)))]
 
 
 def test_cuts_of_the_law_of_the_next_symbol():
     share = np.array([[0.5, 0.25, 0.15, 0.07, 0.03], [0.2, 0.2, 0.2, 0.2, 0.2]])
     logits = np.log(share) + 3.0
-    np.testing.assert_allclose(weights(logits, Decoding()) * share.max(1, keepdims=True), share, rtol=1e-5)
-    tempered = weights(logits, Decoding(temperature=2.0))
+    np.testing.assert_allclose(symbol_weights(logits, Decoding()) * share.max(1, keepdims=True), share, rtol=1e-5)
+    tempered = symbol_weights(logits, Decoding(temperature=2.0))
     np.testing.assert_allclose(tempered[0] / tempered[0].sum(), np.sqrt(share[0]) / np.sqrt(share[0]).sum(), rtol=1e-5)
     assert kept(logits, top_k=2)[0] == {0, 1}
     assert kept(logits, top_p=0.7)[0] == {0, 1}
@@ -113,8 +119,8 @@ def test_cuts_of_the_law_of_the_next_symbol():
     assert kept(logits, min_p=0.2)[1] == {0, 1, 2, 3, 4}
     assert kept(logits, temperature=0.0)[0] == {0}
     # Traced floats take the same cuts.
-    traced = jax.jit(lambda t, p, m: weights(logits, Decoding(t, 3, p, m)))
-    np.testing.assert_allclose(traced(0.5, 0.9, 0.1), weights(logits, Decoding(0.5, 3, 0.9, 0.1)), rtol=1e-6)
+    traced = jax.jit(lambda t, p, m: symbol_weights(logits, Decoding(t, 3, p, m)))
+    np.testing.assert_allclose(traced(0.5, 0.9, 0.1), symbol_weights(logits, Decoding(0.5, 3, 0.9, 0.1)), rtol=1e-6)
     assert (np.asarray(traced(0.0, 1.0, 0.0))[0] > 0).tolist() == [True, False, False, False, False]
 
 
@@ -134,7 +140,7 @@ def test_cuts_together_come_in_their_order():
     logits = 2.5 * np.random.default_rng(5).normal(size=(40, 12))
     cuts = [(t, k, p, m) for t in (0.7, 1.6) for k in (0, 4, 9) for p in (0.5, 0.8, 1.0) for m in (0.0, 0.15)]
     for cut in cuts:
-        ours = np.asarray(weights(jnp.asarray(logits, jnp.float32), Decoding(*cut)), np.float64)
+        ours = np.asarray(symbol_weights(jnp.asarray(logits, jnp.float32), Decoding(*cut)), np.float64)
         expected = np.stack([left(row, *cut) for row in logits])
         np.testing.assert_allclose(ours / ours.sum(1, keepdims=True), expected, atol=1e-5, err_msg=str(cut))
     # The order matters: of three symbols left, two have 0.9 of what is left, but not of all.
@@ -165,7 +171,7 @@ def test_losses_in_parts_are_those_at_once(monkeypatch):
 def test_bfloat16_turns_by_float32_angles():
     """At position 1001, which bfloat16 takes for 1000: columns turn as far as they should, to its eight bits."""
     x = jax.random.normal(KEY, (1, 1, 1, 8))
-    turned = transformer._rotate(x.astype(jnp.bfloat16), transformer._turns(1, 8, 1001))
+    turned = transformer._rotate(x.astype(jnp.bfloat16), transformer._rotation_angles(1, 8, 1001))
     assert turned.dtype == jnp.bfloat16
     angle = 1001 * transformer.BASE ** (-np.arange(0, 8, 2) / 8)
     a, b = np.split(np.asarray(x.astype(jnp.bfloat16), np.float64)[0, 0, 0], 2)
@@ -175,20 +181,20 @@ def test_bfloat16_turns_by_float32_angles():
 
 def test_few_rows_more_than_fit_together_cost_few_more():
     params, apply = net()
-    network = Network(apply, V, SMALL, jnp.float32, L, 16)
-    work = lambda num: operations(jax.make_jaxpr(lambda p: draw(network, p, KEY, num, Decoding()))(params).jaxpr)  # noqa: E731
+    network = SequenceModel(apply, V, SMALL, jnp.float32, L, 16)
+    work = lambda num: operations(jax.make_jaxpr(lambda p: draw_rows(network, p, KEY, num, Decoding()))(params).jaxpr)  # noqa: E731
     assert work(18) < 1.2 * work(16)
-    rows = jax.jit(lambda p: draw(network, p, KEY, 18, Decoding()))(params)
+    rows = jax.jit(lambda p: draw_rows(network, p, KEY, 18, Decoding()))(params)
     assert rows.shape == (18, L)
     assert len({tuple(row) for row in rows.tolist()}) == 18
 
 
 def test_picks_are_in_proportion_and_never_of_weight_zero():
     weight = jnp.tile(jnp.array([0.0, 3.0, 0.0, 1.0, 0.0]), (40_000, 1))
-    chosen = np.bincount(pick(weight, jax.random.uniform(KEY, (40_000,))), minlength=5)
+    chosen = np.bincount(pick_symbols(weight, jax.random.uniform(KEY, (40_000,))), minlength=5)
     assert chosen[[0, 2, 4]].tolist() == [0, 0, 0]
     assert abs(chosen[1] - 30_000) < 4 * np.sqrt(40_000 * 0.75 * 0.25)
-    assert pick(weight[:2], jnp.array([0.0, 1.0])).tolist() in ([1, 1], [1, 3])  # at the ends, too
+    assert pick_symbols(weight[:2], jnp.array([0.0, 1.0])).tolist() in ([1, 1], [1, 3])  # at the ends, too
 
 
 def test_decoded_rows_follow_the_full_pass():
@@ -198,7 +204,7 @@ def test_decoded_rows_follow_the_full_pass():
     full, cache = jax.jit(apply), empty_cache(SMALL, 64, L, jnp.float32)
     for given in (0, 3):
         prompt = jax.random.randint(jax.random.key(9), (64, given), 0, V)
-        draw = jax.jit(lambda warm, p=prompt: decode(apply, params, KEY, cache, V, p, L, Decoding(warm)))
+        draw = jax.jit(lambda warm, p=prompt: decode_rows(apply, params, KEY, cache, V, p, L, Decoding(warm)))
         rows = draw(1.0)
         assert (rows[:, :given] == prompt).all()
         start = jnp.concatenate([jnp.full((64, 1), V), rows[:, :-1]], 1)
@@ -215,9 +221,9 @@ def test_symbols_drawn_anew_follow_the_row_as_it_is():
     """Every symbol is where its uniform number falls in the law that a pass over the given row gives."""
     params, apply = net()
     params = jax.tree.map(lambda x: 4 * x, params)  # far from uniform
-    network = Network(apply, V, SMALL, jnp.float32, L, 16)
+    network = SequenceModel(apply, V, SMALL, jnp.float32, L, 16)
     rows = jax.random.randint(jax.random.key(9), (40, L), 0, V).astype(jnp.uint8)
-    again = lambda fraction, *given: rewrite(network, params, KEY, rows, fraction, Decoding(), *given)  # noqa: E731
+    again = lambda fraction, *given: rewrite_rows(network, params, KEY, rows, fraction, Decoding(), *given)  # noqa: E731
     new, after_3, some, none = jax.jit(lambda zero: (again(1.0, 0), again(1.0, 3), again(0.25), again(zero)))(0.0)
     np.testing.assert_array_equal(after_3[:, :3], rows[:, :3])
     np.testing.assert_array_equal(after_3[:, 3:], new[:, 3:])

@@ -177,7 +177,7 @@ def test_rows_are_of_the_class_that_they_are_drawn_as():
 
 
 def test_plans_train_no_classifier(monkeypatch):
-    monkeypatch.setattr(classifier, "trained", None)
+    monkeypatch.setattr(classifier, "train_classifier", None)
     plan = make_plan(
         grid_of(lambda: vae(PICTURES, **TINY), policies.replace(), 8, {}), Options(num_generations=2, num_chains=1)
     )

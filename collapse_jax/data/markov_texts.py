@@ -12,7 +12,7 @@ from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import draw_integers, draw_uniforms
 from collapse_jax.core.validation import MAX_SEED, require_integer
 from collapse_jax.data import bundled
-from collapse_jax.metrics.text import codes
+from collapse_jax.metrics.text import encode_grams
 from collapse_jax.types import Array, Batch, Key, Tree
 
 LETTERS = " abcdefghijklmnopqrstuvwxyz"
@@ -53,7 +53,7 @@ def shakespeare() -> Language:
     train, test = np.split(symbols, [held_out_from(len(symbols))])
 
     def grams(order: int) -> np.ndarray:
-        code = codes(test.astype(np.int64), order, len(LETTERS))
+        code = encode_grams(test.astype(np.int64), order, len(LETTERS))
         return np.bincount(code, minlength=len(LETTERS) ** (order + 1)).reshape(-1, len(LETTERS)) / code.size
 
     return Language("shakespeare", len(LETTERS), train, windows, grams, None, train)
@@ -125,12 +125,12 @@ def chain(table: Any) -> Language:
 
 def contexts(rows_mxl: Array, order: int, num_symbols: int) -> Array:
     """The numbers of the contexts of all symbols but the first `order`, ``[m, length - order]``."""
-    return codes(rows_mxl.astype(jnp.int32), order, num_symbols) // num_symbols
+    return encode_grams(rows_mxl.astype(jnp.int32), order, num_symbols) // num_symbols
 
 
 def count(rows_mxl: Array, weight: Array, order: int, num_symbols: int) -> Array:
     """How often each symbol follows each context in weighted rows: ``[V^order, V]``."""
-    code_mxl = codes(rows_mxl.astype(jnp.int32), order, num_symbols)
+    code_mxl = encode_grams(rows_mxl.astype(jnp.int32), order, num_symbols)
     weights = jnp.broadcast_to(weight[:, None], code_mxl.shape)
     counts = jnp.zeros(num_symbols ** (order + 1), weight.dtype).at[code_mxl.reshape(-1)].add(weights.reshape(-1))
     return counts.reshape(-1, num_symbols)

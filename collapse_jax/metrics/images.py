@@ -74,7 +74,7 @@ _OF_DENSITY = (
 )  # fmt: skip
 
 
-class Judge(NamedTuple):
+class ImageJudge(NamedTuple):
     """How a setting judges generated rows.
 
     Attributes:
@@ -91,7 +91,7 @@ class Judge(NamedTuple):
     observe: Callable[..., dict[str, Array]]
 
 
-class Classes(NamedTuple):
+class RealClasses(NamedTuple):
     """How classes are told.
 
     Attributes:
@@ -104,7 +104,7 @@ class Classes(NamedTuple):
     modes: tuple[Array, Array] | None
 
 
-class Pictures(NamedTuple):
+class RealImages(NamedTuple):
     """Images to train on ``[R, D]``, others ``[M, D]``, and the real law's variance of each pixel ``[D]``."""
 
     train: Array
@@ -112,14 +112,14 @@ class Pictures(NamedTuple):
     variance: Array
 
 
-class Law(NamedTuple):
+class RealDensity(NamedTuple):
     """What the source's density reads, and quantiles ``TAIL`` and ``HALLUCINATED`` of its log under the real law."""
 
     arrays: Tree
     log_quantile: Array
 
 
-class Truth(NamedTuple):
+class ImageTruth(NamedTuple):
     """What metrics compare with; None where a source has no such thing.
 
     Attributes:
@@ -133,17 +133,17 @@ class Truth(NamedTuple):
       law: see there.
     """
 
-    net: classifier.Trained | Array | None
+    net: classifier.TrainedClassifier | Array | None
     mean: Array
     root: Array
     real: nearest_neighbors.Manifold
     log_variance: Array
-    classes: Classes | None
-    pictures: Pictures | None
-    law: Law | None
+    classes: RealClasses | None
+    pictures: RealImages | None
+    law: RealDensity | None
 
 
-class Task(NamedTuple):
+class JudgeTask(NamedTuple):
     """The parts that the functions of a judge share."""
 
     source: Source
@@ -158,7 +158,7 @@ class Task(NamedTuple):
     rows_at_once: int
 
 
-def judge(
+def image_judge(
     source: Source,
     num_test: int = 500,
     num_rows: int = 1000,
@@ -167,7 +167,7 @@ def judge(
     features: Callable[[Array], Array] | None = None,
     labelled: bool = False,
     rows_at_once: int = 512,
-) -> Judge:
+) -> ImageJudge:
     """The metrics that are known of a source, and how they are computed.
 
     Of every source: Frechet distance, precision and recall, density and coverage on features; total variance. Of
@@ -200,7 +200,7 @@ def judge(
     has_minority = share is not None and bool(_is_minority(share).any())
     dim = source.dim - (source.classes is not None)
     is_labelled = labelled and share is not None
-    task = Task(source, dim, features, num_test, num_rows, num_shown, k, has_minority, is_labelled, rows_at_once)
+    task = JudgeTask(source, dim, features, num_test, num_rows, num_shown, k, has_minority, is_labelled, rows_at_once)
     parts = (
         (_OF_DENSITY, source.log_density is not None),
         (_OF_ROWS, True),
@@ -218,13 +218,13 @@ def judge(
     if share is not None:
         details["class_share"] = {"dims": (("class", len(share)),)}
     if source.shape is not None:
-        details["sample_image"] = {"dims": _dims_of_images(source.shape, num_shown)}
-        details["pixel_variance_ratio"] = {"dims": _dims_of_images(source.shape, num_shown)[1:]}
+        details["sample_image"] = {"dims": _image_dims(source.shape, num_shown)}
+        details["pixel_variance_ratio"] = {"dims": _image_dims(source.shape, num_shown)[1:]}
     metrics = tuple(metric._replace(**details.get(name, {})) for name, metric in known.items())
-    return Judge(metrics, partial(_truth, task), partial(_outline, task), partial(_observe, task))
+    return ImageJudge(metrics, partial(_make_truth, task), partial(_truth_shapes, task), partial(_observe, task))
 
 
-def _dims_of_images(shape: tuple[int, int, int], num: int) -> tuple[tuple[str, int], ...]:
+def _image_dims(shape: tuple[int, int, int], num: int) -> tuple[tuple[str, int], ...]:
     height, width, channels = shape
     grey = ("sample", num), ("y", height), ("x", width)
     return grey if channels == 1 else (*grey, ("channel", channels))
@@ -243,66 +243,68 @@ def _is_minority(share_C: Any) -> Any:
     return (share_C > 0) & (share_C < RARE / (share_C > 0).sum())
 
 
-def _truth(task: Task) -> Truth:
+def _make_truth(task: JudgeTask) -> ImageTruth:
     source, dim = task.source, task.dim
     is_table = source.classes is not None or source.shape is not None
     key = jax.random.key(_SEED, impl="threefry2x32")
     rows = np.asarray(source.arrays if is_table else source.draw(key, source.arrays, _DRAWS))
     train, test = rows[:, :dim], jnp.asarray(np.asarray(source.held_out(task.num_test))[:, :dim], float)
-    net, to_features = _net(source, train, rows[:, -1]), jax.jit(partial(_features, task.features))
-    mean, root = compute_moments([np.asarray(to_features(net, jnp.asarray(part, float))) for part in _parts(train)])
+    net, to_features = _make_net(source, train, rows[:, -1]), jax.jit(partial(_compute_features, task.features))
+    mean, root = compute_moments(
+        [np.asarray(to_features(net, jnp.asarray(part, float))) for part in _split_rows(train)]
+    )
     share, variance = _real_share(source), np.diagonal(np.asarray(source.covariance))[:dim]
-    return Truth(
+    return ImageTruth(
         net,
         jnp.asarray(mean, float),
         jnp.asarray(root, float),
         jax.jit(nearest_neighbors.build_manifold, static_argnums=1)(to_features(net, test), task.k),
         jnp.asarray(np.log(variance.sum()), float),
-        None if share is None else Classes(jnp.asarray(share, float), _modes(source)),
-        None if source.shape is None else Pictures(jnp.asarray(train, float), test, jnp.asarray(variance, float)),
-        None if source.log_density is None else _law(source.log_density, source.arrays, train),
+        None if share is None else RealClasses(jnp.asarray(share, float), _class_modes(source)),
+        None if source.shape is None else RealImages(jnp.asarray(train, float), test, jnp.asarray(variance, float)),
+        None if source.log_density is None else _measure_density(source.log_density, source.arrays, train),
     )
 
 
-def _outline(task: Task) -> Truth:
-    """The shapes of ``_truth``; of what is quickly made, itself."""
+def _truth_shapes(task: JudgeTask) -> ImageTruth:
+    """The shapes of ``_make_truth``; of what is quickly made, itself."""
     source, dim, share = task.source, task.dim, _real_share(task.source)
     of: Callable[..., Any] = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.result_type(float))  # noqa: E731
     test = of(task.num_test, dim)
     net = None if source.shape is None else of(dim, min(classifier.FEATURES, dim))
     if source.shape is not None and source.classes is not None:
-        net = classifier.outline(dim, source.classes)
-    features = jax.eval_shape(partial(_features, task.features), net, test)
+        net = classifier.classifier_shapes(dim, source.classes)
+    features = jax.eval_shape(partial(_compute_features, task.features), net, test)
     width = features.shape[1]
-    return Truth(
+    return ImageTruth(
         net,
         of(width),
         of(width, width),
         nearest_neighbors.Manifold(features, of(task.num_test)),
         of(),
-        None if share is None else Classes(jnp.asarray(share, float), _modes(source)),
-        None if source.shape is None else Pictures(of(len(source.arrays), dim), test, of(dim)),
-        None if source.log_density is None else Law(jax.tree.map(jnp.asarray, source.arrays), of(2)),
+        None if share is None else RealClasses(jnp.asarray(share, float), _class_modes(source)),
+        None if source.shape is None else RealImages(of(len(source.arrays), dim), test, of(dim)),
+        None if source.log_density is None else RealDensity(jax.tree.map(jnp.asarray, source.arrays), of(2)),
     )
 
 
-def _net(source: Source, train: np.ndarray, label: np.ndarray) -> classifier.Trained | Array | None:
-    """See ``Truth``; None where rows are features themselves."""
+def _make_net(source: Source, train: np.ndarray, label: np.ndarray) -> classifier.TrainedClassifier | Array | None:
+    """See ``ImageTruth``; None where rows are features themselves."""
     if source.shape is None:
         return None
     if source.classes is not None:
-        return classifier.trained(train, label, source.classes)
+        return classifier.train_classifier(train, label, source.classes)
     axes = np.linalg.eigh(np.asarray(source.covariance))[1]
     return jnp.asarray(axes[:, -classifier.FEATURES :], float)
 
 
-def _law(log_density: Callable[[Tree, Array], Array], arrays: Tree, train: np.ndarray) -> Law:
+def _measure_density(log_density: Callable[[Tree, Array], Array], arrays: Tree, train: np.ndarray) -> RealDensity:
     on_device, of_rows = jax.tree.map(jnp.asarray, arrays), jax.jit(log_density)
-    logs = np.concatenate([np.asarray(of_rows(on_device, jnp.asarray(part, float))) for part in _parts(train)])
-    return Law(on_device, jnp.asarray(np.quantile(logs, [TAIL, HALLUCINATED]), float))
+    logs = np.concatenate([np.asarray(of_rows(on_device, jnp.asarray(part, float))) for part in _split_rows(train)])
+    return RealDensity(on_device, jnp.asarray(np.quantile(logs, [TAIL, HALLUCINATED]), float))
 
 
-def _modes(source: Source) -> tuple[Array, Array] | None:
+def _class_modes(source: Source) -> tuple[Array, Array] | None:
     """Centres, and the squared distance of ``NEAR`` standard deviations within a mode."""
     if source.modes is None:
         return None
@@ -311,22 +313,24 @@ def _modes(source: Source) -> tuple[Array, Array] | None:
     return jnp.asarray(centre, float), jnp.asarray(NEAR**2 * within, float)
 
 
-def _parts(rows: np.ndarray, at_once: int = 4096) -> list[np.ndarray]:
+def _split_rows(rows: np.ndarray, at_once: int = 4096) -> list[np.ndarray]:
     return [rows[i : i + at_once] for i in range(0, len(rows), at_once)]
 
 
-def _features(given: Callable[[Array], Array] | None, net: classifier.Trained | Array | None, x_NxD: Array) -> Array:
+def _compute_features(
+    given: Callable[[Array], Array] | None, net: classifier.TrainedClassifier | Array | None, x_NxD: Array
+) -> Array:
     if given is not None:
         return given(x_NxD)
-    if isinstance(net, classifier.Trained):
-        return classifier.apply(net, x_NxD)[0]
+    if isinstance(net, classifier.TrainedClassifier):
+        return classifier.apply_classifier(net, x_NxD)[0]
     return x_NxD if net is None else jnp.matmul(x_NxD, net, precision=_HIGHEST)
 
 
-def _observe(task: Task, truth: Truth, rows_NxD: Array, label_N: Array | None = None) -> dict[str, Array]:
+def _observe(task: JudgeTask, truth: ImageTruth, rows_NxD: Array, label_N: Array | None = None) -> dict[str, Array]:
     some_NxD = rows_NxD[: task.num_rows]
     features_NxF, is_of_NxC, log_density_N = map_in_batches(
-        partial(_looked_at, task, truth), task.rows_at_once, rows_NxD
+        partial(_judge_rows, task, truth), task.rows_at_once, rows_NxD
     )
     seen = nearest_neighbors.measure_overlap(truth.real, features_NxF[: task.num_rows], task.k)._asdict()
     seen["frechet_distance"] = frechet_distance(features_NxF, truth.mean, truth.root)
@@ -335,11 +339,11 @@ def _observe(task: Task, truth: Truth, rows_NxD: Array, label_N: Array | None = 
     seen["log_trace_ratio"] = jnp.log(variance_D.sum()) - truth.log_variance
     seen["trace_ratio"] = jnp.exp(seen["log_trace_ratio"])
     if truth.classes is not None:
-        seen |= _of_classes(task, truth.classes, is_of_NxC, label_N)
+        seen |= _observe_classes(task, truth.classes, is_of_NxC, label_N)
     if truth.pictures is not None:
         seen["copied"] = nearest_neighbors.copied_share(some_NxD, truth.pictures.train, truth.pictures.held_out)
     if truth.pictures is not None and task.source.shape is not None:
-        shape = [length for _, length in _dims_of_images(task.source.shape, task.num_shown)]
+        shape = [length for _, length in _image_dims(task.source.shape, task.num_shown)]
         real_D = truth.pictures.variance
         seen["pixel_variance_ratio"] = (variance_D / jnp.where(real_D > 0, real_D, jnp.nan)).reshape(shape[1:])
         shown_KxD = jnp.full((task.num_shown, task.dim), jnp.nan).at[: len(rows_NxD)].set(rows_NxD[: task.num_shown])
@@ -350,26 +354,28 @@ def _observe(task: Task, truth: Truth, rows_NxD: Array, label_N: Array | None = 
     return seen
 
 
-def _looked_at(task: Task, truth: Truth, rows_NxD: Array) -> tuple[Array, Array | None, Array | None]:
+def _judge_rows(task: JudgeTask, truth: ImageTruth, rows_NxD: Array) -> tuple[Array, Array | None, Array | None]:
     """Features ``[N, F]``, classes ``[N, C]`` and log densities ``[N]`` of rows; None where there are none."""
-    told_NxC = None if truth.classes is None else _told(truth.net, truth.classes, rows_NxD)
+    told_NxC = None if truth.classes is None else _tell_classes(truth.net, truth.classes, rows_NxD)
     log_density_N = None
     if truth.law is not None and task.source.log_density is not None:
         log_density_N = task.source.log_density(truth.law.arrays, rows_NxD)
-    return _features(task.features, truth.net, rows_NxD), told_NxC, log_density_N
+    return _compute_features(task.features, truth.net, rows_NxD), told_NxC, log_density_N
 
 
-def _told(net: Tree, classes: Classes, rows_NxD: Array) -> Array:
+def _tell_classes(net: Tree, classes: RealClasses, rows_NxD: Array) -> Array:
     """``[N, C]``: 1 in the place of a row's class, by the classifier or by the nearest mode; 0 where it is of none."""
     num_classes = classes.share.shape[0]
     if classes.modes is None:
-        return jax.nn.one_hot(classifier.apply(net, rows_NxD)[1].argmax(1), num_classes)
+        return jax.nn.one_hot(classifier.apply_classifier(net, rows_NxD)[1].argmax(1), num_classes)
     centre_CxD, near = classes.modes
     squared_NxC = jnp.sum((rows_NxD[:, None] - centre_CxD) ** 2, axis=2)
     return jax.nn.one_hot(squared_NxC.argmin(1), num_classes) * (squared_NxC.min(1) <= near)[:, None]
 
 
-def _of_classes(task: Task, classes: Classes, is_of_NxC: Array, label_N: Array | None) -> dict[str, Array]:
+def _observe_classes(
+    task: JudgeTask, classes: RealClasses, is_of_NxC: Array, label_N: Array | None
+) -> dict[str, Array]:
     count_C, real_C = is_of_NxC.sum(0), classes.share
     share_C = count_C / is_of_NxC.shape[0]
     ratio_C = jnp.where(real_C > 0, share_C / jnp.where(real_C > 0, real_C, 1.0), jnp.inf)

@@ -19,7 +19,7 @@ _SWEEPS = 12  # over all pairs of columns; Jacobi's method converges quadratical
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-class Seen(NamedTuple):
+class ProbeFeatures(NamedTuple):
     """Features of real rows.
 
     Attributes:
@@ -63,23 +63,24 @@ METRICS = (
 )  # fmt: skip
 
 
-def accuracies(seen: Seen, classes: int, k: int) -> tuple[dict[str, Array], Array]:
+def measure_accuracies(seen: ProbeFeatures, classes: int, k: int) -> tuple[dict[str, Array], Array]:
     """``ACCURACIES``, and the first by class ``[classes]`` (NaN where none is held out)."""
-    train, test = standardised(seen.train, seen.test)
-    is_right_M = ridge_probe(train, seen.train_label, test, classes).argmax(1) == seen.test_label
+    train, test = standardise_features(seen.train, seen.test)
+    is_right_M = fit_ridge_probe(train, seen.train_label, test, classes).argmax(1) == seen.test_label
     of_class_MxC = seen.test_label[:, None] == jnp.arange(classes)
     count_C = of_class_MxC.sum(0)
     by_class = (is_right_M[:, None] & of_class_MxC).sum(0) / jnp.where(count_C > 0, count_C, jnp.nan)
     told = {
         "probe_accuracy": is_right_M,
-        "logistic_accuracy": logistic_probe(train, seen.train_label, test, classes).argmax(1) == seen.test_label,
-        "knn_accuracy": knn(seen.train, seen.train_label, seen.test, classes, k) == seen.test_label,
-        "knn_accuracy_views": knn(seen.train, seen.train_label, seen.view, classes, k) == seen.test_label,
+        "logistic_accuracy": fit_logistic_probe(train, seen.train_label, test, classes).argmax(1) == seen.test_label,
+        "knn_accuracy": classify_by_neighbors(seen.train, seen.train_label, seen.test, classes, k) == seen.test_label,
+        "knn_accuracy_views": classify_by_neighbors(seen.train, seen.train_label, seen.view, classes, k)
+        == seen.test_label,
     }
     return {name: right.mean() for name, right in told.items()}, by_class
 
 
-def standardised(train_NxF: Array, test_MxF: Array) -> tuple[Array, Array]:
+def standardise_features(train_NxF: Array, test_MxF: Array) -> tuple[Array, Array]:
     """Both in units of the training rows' columns; a column without spread becomes 0."""
     mean_F, spread_F = train_NxF.mean(0), train_NxF.std(0)
     alive_F = spread_F > 1e-6 * jnp.abs(train_NxF).max(0)  # what is smaller is rounding
@@ -87,7 +88,7 @@ def standardised(train_NxF: Array, test_MxF: Array) -> tuple[Array, Array]:
     return (train_NxF - mean_F) * over_F, (test_MxF - mean_F) * over_F
 
 
-def ridge_probe(train_NxF: Array, label_N: Array, test_MxF: Array, classes: int) -> Array:
+def fit_ridge_probe(train_NxF: Array, label_N: Array, test_MxF: Array, classes: int) -> Array:
     """Scores ``[M, classes]`` by ridge regression on one-hot labels, in closed form; columns of `train` have mean 0.
 
     It minimises the mean squared error plus ``RIDGE |w|^2``, without the intercept.
@@ -99,7 +100,7 @@ def ridge_probe(train_NxF: Array, label_N: Array, test_MxF: Array, classes: int)
     return mean_C + product(test_MxF, logistic_newton.solve_ridge(gram, RIDGE, across))
 
 
-def logistic_probe(train_NxF: Array, label_N: Array, test_MxF: Array, classes: int) -> Array:
+def fit_logistic_probe(train_NxF: Array, label_N: Array, test_MxF: Array, classes: int) -> Array:
     """Logits ``[M, classes]`` by ``logistic_newton.fit_coefficients``."""
     params = logistic_newton.fit_coefficients(
         train_NxF, label_N, jnp.ones_like(train_NxF[:, 0]), classes, RIDGE, _NEWTON_STEPS
@@ -107,19 +108,19 @@ def logistic_probe(train_NxF: Array, label_N: Array, test_MxF: Array, classes: i
     return logistic_newton.add_reference_logit(logistic_newton.compute_logits(params, test_MxF)).T
 
 
-def knn(train_NxF: Array, label_N: Array, test_MxF: Array, classes: int, k: int) -> Array:
+def classify_by_neighbors(train_NxF: Array, label_N: Array, test_MxF: Array, classes: int, k: int) -> Array:
     """Class ``[M]`` of most of the `k` training rows of largest cosine; of several such the first class."""
     squared_MxN = nearest_neighbors.squared_distances(normalise_rows(test_MxF), normalise_rows(train_NxF))
     nearest_Mxk = jax.lax.top_k(-squared_MxN, min(k, train_NxF.shape[0]))[1]
     return jax.nn.one_hot(label_N[nearest_Mxk], classes).sum(1).argmax(1)
 
 
-def alignment(a_MxF: Array, b_MxF: Array) -> Array:
+def view_alignment(a_MxF: Array, b_MxF: Array) -> Array:
     """Mean squared distance of two views' features at length 1 (arXiv 2005.10242, eq. 3; alpha = 2)."""
     return jnp.sum((normalise_rows(a_MxF) - normalise_rows(b_MxF)) ** 2, 1).mean()
 
 
-def uniformity(x_MxF: Array) -> Array:
+def feature_uniformity(x_MxF: Array) -> Array:
     """Log of the mean of ``exp(-2 |x - y|^2)`` over pairs of different rows at length 1 (arXiv 2005.10242, eq. 4).
 
     From 0, where all are alike, to near -4 where they are spread over a sphere of many dimensions.
@@ -138,14 +139,14 @@ def linear_cka(a_MxF: Array, b_MxG: Array) -> Array:
     return jnp.where(both > 0, size(a, b) ** 2 / jnp.where(both > 0, both, 1.0), 0.0)
 
 
-def rankme(x_MxF: Array) -> Array:
+def effective_rank(x_MxF: Array) -> Array:
     """Exponential of the entropy of the singular values over their sum (arXiv 2210.02885, eq. 1): 1 to F."""
     value_F = singular_values(x_MxF)
     share_F = value_F / jnp.maximum(value_F.sum(), jnp.finfo(value_F.dtype).tiny)
     return jnp.exp(jax.scipy.special.entr(share_F).sum())
 
 
-def spectrum(x_MxF: Array) -> Array:
+def covariance_spectrum(x_MxF: Array) -> Array:
     """Eigenvalues of the covariance over their sum ``[F]``, falling; 0 where all rows are alike."""
     value_F = singular_values(x_MxF - x_MxF.mean(0)) ** 2
     return value_F / jnp.maximum(value_F.sum(), jnp.finfo(value_F.dtype).tiny)

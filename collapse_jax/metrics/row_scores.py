@@ -10,7 +10,7 @@ from collapse_jax.types import Array, Tree, World
 _COLUMNS = 16  # up to which differences are taken one by one
 
 
-def nearest(world: World, params: Tree, rows_nxd: Array) -> Array:
+def score_nearest(world: World, params: Tree, rows_nxd: Array) -> Array:
     """Minus the distance to the nearest held-out real row."""
     if rows_nxd.shape[1] > _COLUMNS:  # images
         return -jnp.sqrt(nearest_neighbors.nearest_squared_distances(rows_nxd, world.test))
@@ -20,19 +20,21 @@ def nearest(world: World, params: Tree, rows_nxd: Array) -> Array:
     return -jnp.sqrt(squares.min(1))
 
 
-def first_column(world: World, params: Tree, rows_nxd: Array) -> Array:
+def score_first_column(world: World, params: Tree, rows_nxd: Array) -> Array:
     """A reward that grows along the first column, whatever is real."""
     return rows_nxd[:, 0]
 
 
-def number(world: World, params: Tree, rows_n: Array) -> Array:
+def score_number(world: World, params: Tree, rows_n: Array) -> Array:
     """A reward that grows with the row, which is a number."""
     return rows_n * 1.0
 
 
-def mean_symbol(world: World, params: Tree, rows_nxl: Array) -> Array:
+def score_mean_symbol(world: World, params: Tree, rows_nxl: Array) -> Array:
     """A reward that grows with the numbers of a row's symbols."""
     return rows_nxl.mean(1, dtype=jnp.result_type(float))
 
 
-OF_ROWS = MappingProxyType({"nearest": nearest, "value": first_column})  # where the world holds test rows in columns
+ROW_SCORES = MappingProxyType(
+    {"nearest": score_nearest, "value": score_first_column}
+)  # where the world holds test rows in columns

@@ -21,12 +21,18 @@ from collapse_jax.core.validation import (
 )
 from collapse_jax.metrics import images, row_scores
 from collapse_jax.training import diffusion_objectives, row_transform
-from collapse_jax.training.diffusion_objectives import PROBES, Objective, noised, probes, row_and_noise
-from collapse_jax.training.diffusion_samplers import SAMPLERS, sample
-from collapse_jax.training.nets.denoiser import NETS, timed_net
-from collapse_jax.training.row_transform import Frame, Model
+from collapse_jax.training.diffusion_objectives import (
+    PROBES_PER_ROW,
+    DiffusionObjective,
+    draw_probes,
+    estimate_row_and_noise,
+    noise_rows,
+)
+from collapse_jax.training.diffusion_samplers import SAMPLERS, sample_rows
+from collapse_jax.training.nets.denoiser import NETS, make_denoiser
+from collapse_jax.training.row_transform import GenerativeModel, RowTransform
 from collapse_jax.training.sgd import SCHEDULES as RATES
-from collapse_jax.training.sgd import Averaged, adamw, averaged, check_warmup, fit_sgd
+from collapse_jax.training.sgd import AveragedParams, average_params, check_warmup, fit_sgd, make_adamw
 from collapse_jax.types import Array, Key, Metric, Setting, Source, Tree, World
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -60,19 +66,19 @@ class Task(NamedTuple):
       apply: the network, ``(params, x, time, label) -> said``.
       drop_label: how often training hides a label.
       guidance: see ``diffusion``.
-      draw: ``diffusion_samplers.sample``, all but the estimate, the key and the shape.
+      draw: ``diffusion_samplers.sample_rows``, all but the estimate, the key and the shape.
       rows_at_once: see ``diffusion``.
       judge: of generated rows.
     """
 
-    frame: Frame
-    how: Objective
+    frame: RowTransform
+    how: DiffusionObjective
     apply: Callable[..., Array]
     drop_label: Array | float
     guidance: Array | float
     draw: Callable[..., Array]
     rows_at_once: int
-    judge: images.Judge
+    judge: images.ImageJudge
 
 
 def diffusion(
@@ -134,9 +140,9 @@ def diffusion(
       learning_rate: Adam's, after the warm-up; may be a tracer, as all floats here.
       schedule: of the rate: ``"cosine"`` falls to 0 at the last step, ``"constant"`` stays.
       warmup: steps in which the rate rises linearly: fewer than `steps`.
-      ema: decay of the moving average (``sgd.averaged``); 0: none.
+      ema: decay of the moving average (``sgd.average_params``); 0: none.
       start: each fit starts from ``"init"``: fresh parameters, or ``"previous"``: the last generation's.
-      sampler: see ``diffusion_samplers.sample``; the published ones are ancestral for ddpm (1,000 steps), heun for edm.
+      sampler: see ``diffusion_samplers.sample_rows``; published are ancestral for ddpm (1,000 steps) and heun for edm.
       sampler_steps: of `sampler`; heun and midpoint take two evaluations each. Few steps alone are
         a collapse: in 32, with the exact score of a standard normal, ancestral steps lose 21% of the variance at every
         generation (ddpm), ddim 11%, and of a flow 14% and 8%; heun adds 3% (edm). Midpoint: below 0.2% for all.
@@ -147,7 +153,7 @@ def diffusion(
         real law has mean 0 and variance 1; ``"pixels"``: images from [0, 1] in [-1, 1]; ``"raw"``: as they are.
       num_test: held-out real rows for the metrics.
       num_shown: generated images that ``sample_image`` keeps.
-      features: what rows are compared by; see ``images.judge``.
+      features: what rows are compared by; see ``images.image_judge``.
       dtype: of the arithmetic; parameters and losses are float32.
       rows_at_once: rows that are sampled or judged together: bounds memory. Default 2048 for an mlp (on two cores 500
         take a fifth longer), 512 for other nets.
@@ -174,31 +180,31 @@ def diffusion(
         require_number(name, size, 0)
     if not conditional and (is_traced(guidance) or guidance != 1):
         raise UsageError("guidance needs conditional=True: there is nothing to guide by")
-    seen = row_transform.frame_of(source, conditional, frame)
-    how = diffusion_objectives.objective(objective, levels_by, seen.spread)
+    seen = row_transform.make_row_transform(source, conditional, frame)
+    how = diffusion_objectives.make_objective(objective, levels_by, seen.spread)
     sizes = {"width": width, "depth": depth, "heads": heads, "patch": patch}
-    init, apply = timed_net(net, seen.dim, source.shape, sizes, seen.classes, DTYPES[dtype])
+    init, apply = make_denoiser(net, seen.dim, source.shape, sizes, seen.classes, DTYPES[dtype])
     levels = jnp.asarray(how.grid(sampler_steps), float)
-    draw = partial(sample, path=how.path, sigma_S=levels, sampler=sampler, stop=stop, temperature=temperature)
-    judge = images.judge(source, num_test, num_shown=num_shown, features=features, labelled=conditional,
+    draw = partial(sample_rows, path=how.path, sigma_S=levels, sampler=sampler, stop=stop, temperature=temperature)
+    judge = images.image_judge(source, num_test, num_shown=num_shown, features=features, labelled=conditional,
                                 rows_at_once=rows_at_once)  # fmt: skip
     task = Task(seen, how, apply, hidden, guidance, draw, rows_at_once, judge)
-    both = lambda key: Averaged(init(key), init(key))  # noqa: E731
-    optimizer = lambda number: averaged(adamw(learning_rate, schedule, warmup, 0.0, _CLIP, number), ema)  # noqa: E731
+    both = lambda key: AveragedParams(init(key), init(key))  # noqa: E731
+    optimizer = lambda number: average_params(make_adamw(learning_rate, schedule, warmup, 0.0, _CLIP, number), ema)  # noqa: E731
     return Setting(
         name="diffusion",
         world=partial(_world, task, num_test, judge.truth),
-        real=partial(row_transform.real, seen),
-        fit=partial(row_transform.fit, seen, fit_sgd(partial(_loss, task), optimizer, init=both, steps=steps,
-                                              batch_size=batch_size, start=start)),
+        real=partial(row_transform.draw_real_rows, seen),
+        fit=partial(row_transform.fit_with_classes, seen, fit_sgd(
+            partial(_loss, task), optimizer, init=both, steps=steps, batch_size=batch_size, start=start)),
         sample=partial(_sample, task),
         observe=partial(_observe, task),
         metrics=_metrics(task),
-        init=lambda key, world: Model(both(key), jnp.ones(seen.classes) if seen.classes else None),
+        init=lambda key, world: GenerativeModel(both(key), jnp.ones(seen.classes) if seen.classes else None),
         outline=partial(_world, task, num_test, judge.outline) if features is None else None,  # functions look alike
         block_hint=_side_by_side(net),
         source=source,
-        scores=row_scores.OF_ROWS,
+        scores=row_scores.ROW_SCORES,
     )  # fmt: skip
 
 
@@ -231,10 +237,10 @@ def _metrics(task: Task) -> tuple[Metric, ...]:
 
 def _world(task: Task, num_test: int, judged: Callable[[], Tree]) -> World:
     """What is `judged` by may be shapes alone: all else tells worlds apart."""
-    noise, u = probes(num_test, task.frame.dim)
+    noise, u = draw_probes(num_test, task.frame.dim)
     truth = Truth(noise, task.how.levels(u), judged())
     arrays = jax.tree.map(jnp.asarray, task.frame.source.arrays)
-    return World(arrays, truth, row_transform.held_out(task.frame, num_test))
+    return World(arrays, truth, row_transform.held_out_rows(task.frame, num_test))
 
 
 def _said(task: Task, net: Tree, x_BxD: Array, sigma_B: Array, label_B: Array | None) -> Array:
@@ -244,13 +250,13 @@ def _said(task: Task, net: Tree, x_BxD: Array, sigma_B: Array, label_B: Array | 
 
 def _errors(task: Task, net: Tree, rows_BxD: Array, noise: Array, sigma_B: Array, label_B: Array | None) -> Array:
     """Squared errors of what the network says, mean over columns: ``[B]``."""
-    x_BxD, target_BxD = noised(task.how, rows_BxD, noise, sigma_B)
+    x_BxD, target_BxD = noise_rows(task.how, rows_BxD, noise, sigma_B)
     return jnp.mean((_said(task, net, x_BxD, sigma_B, label_B) - target_BxD) ** 2, axis=1)
 
 
-def _loss(task: Task, params: Averaged, key: Key, rows_BxC: Array) -> Array:
+def _loss(task: Task, params: AveragedParams, key: Key, rows_BxC: Array) -> Array:
     key_level, key_noise, key_label = jax.random.split(key, 3)
-    inside_BxD, label_B = row_transform.inside(task.frame, rows_BxC)
+    inside_BxD, label_B = row_transform.transform_rows(task.frame, rows_BxC)
     u_B = jax.random.uniform(key_level, inside_BxD.shape[:1])
     noise_BxD = draw_normals(key_noise, inside_BxD.shape)
     if label_B is not None:
@@ -259,12 +265,12 @@ def _loss(task: Task, params: Averaged, key: Key, rows_BxC: Array) -> Array:
     return _errors(task, params.now, inside_BxD, noise_BxD, task.how.levels(u_B), label_B).mean()
 
 
-def _sample(task: Task, key: Key, params: Model, num: int) -> Array:
+def _sample(task: Task, key: Key, params: GenerativeModel, num: int) -> Array:
     def some(key: Key, label_N: Array | None, rows: int) -> Array:
         estimate = partial(_estimate, task, params.net.average, label_N)
         return task.draw(estimate, key=key, shape=(rows, task.frame.dim))
 
-    return row_transform.draw(task.frame, some, key, params.classes, num, task.rows_at_once)
+    return row_transform.draw_rows(task.frame, some, key, params.classes, num, task.rows_at_once)
 
 
 def _estimate(task: Task, net: Tree, label_N: Array | None, x_NxD: Array, sigma: Array) -> tuple[Array, Array]:
@@ -277,7 +283,7 @@ def _estimate(task: Task, net: Tree, label_N: Array | None, x_NxD: Array, sigma:
         both = _said(task, net, jnp.tile(x_NxD, (2, 1)), jnp.tile(sigma_N, 2), twice)
         given_NxD, free_NxD = jnp.split(both, 2)
         said_NxD = free_NxD + task.guidance * (given_NxD - free_NxD)
-    row_NxD, noise_NxD = row_and_noise(task.how, x_NxD, said_NxD, sigma_N)
+    row_NxD, noise_NxD = estimate_row_and_noise(task.how, x_NxD, said_NxD, sigma_N)
     if task.frame.source.shape is None:
         return row_NxD, noise_NxD
     center, scale = task.frame.center, task.frame.scale
@@ -287,7 +293,7 @@ def _estimate(task: Task, net: Tree, label_N: Array | None, x_NxD: Array, sigma:
 
 
 def _observe(
-    task: Task, key: Key, world: World, params: Model, summary: None, generated_NxC: Array
+    task: Task, key: Key, world: World, params: GenerativeModel, summary: None, generated_NxC: Array
 ) -> dict[str, Array]:
     label_N = generated_NxC[:, -1] if task.frame.classes else None
     seen = task.judge.observe(world.truth.judged, generated_NxC[:, : task.frame.dim], label_N)
@@ -296,7 +302,7 @@ def _observe(
 
 def _test_loss(task: Task, net: Tree, world: World) -> Array:
     """At the noises of the truth, a few rows at a time."""
-    inside_NxD, label_N = row_transform.inside(task.frame, world.test)
-    repeated = jax.tree.map(lambda x: jnp.tile(x, (PROBES, *[1] * (x.ndim - 1))), (inside_NxD, label_N))
+    inside_NxD, label_N = row_transform.transform_rows(task.frame, world.test)
+    repeated = jax.tree.map(lambda x: jnp.tile(x, (PROBES_PER_ROW, *[1] * (x.ndim - 1))), (inside_NxD, label_N))
     errors = lambda row, noise, sigma: _errors(task, net, row[0], noise, sigma, row[1])  # noqa: E731
     return batching.map_in_batches(errors, task.rows_at_once, repeated, world.truth.noise, world.truth.sigma).mean()

@@ -77,7 +77,7 @@ def discrete(
         real_compressed=_real_compressed,
         source=probabilities,
         mutate=(lambda key, params, rows: rows) if as_fitted else None,
-        scores={"likelihood": lambda world, params, rows: jnp.log(world.truth)[rows], "value": row_scores.number},
+        scores={"likelihood": lambda world, params, rows: jnp.log(world.truth)[rows], "value": row_scores.score_number},
     )
     return with_ancestors(setting) if lineage else setting
 

@@ -111,7 +111,7 @@ def _setting(name: str, family: Family, truth: Array | float, ratio: Metric) -> 
         compress=_compress,
         sample_compressed=partial(_sample_compressed, family),
         real_compressed=partial(_real_compressed, family, truth),
-        scores={"value": row_scores.number},
+        scores={"value": row_scores.score_number},
     )
 
 

@@ -17,9 +17,9 @@ from collapse_jax.core.random import draw_normals
 from collapse_jax.core.sharding import over_data
 from collapse_jax.core.validation import require_integer, require_positive
 from collapse_jax.metrics import row_scores
-from collapse_jax.training.diffusion_objectives import PROBES, probes
+from collapse_jax.training.diffusion_objectives import PROBES_PER_ROW, draw_probes
 from collapse_jax.training.nets.mlp import TimedMLP
-from collapse_jax.training.nnx_functional import functional
+from collapse_jax.training.nnx_functional import make_functional
 from collapse_jax.training.sgd import fit_sgd
 from collapse_jax.types import Array, Key, Metric, Setting, Source, Tree, World
 
@@ -102,7 +102,7 @@ def flow_matching(
         require_integer(name, value, 1)
     require_positive("learning_rate", learning_rate)
     source = data.moons() if source is None else source
-    init, velocity = functional(lambda rngs: TimedMLP(source.dim, width, depth, rngs=rngs))
+    init, velocity = make_functional(lambda rngs: TimedMLP(source.dim, width, depth, rngs=rngs))
     loss, adam = partial(_loss, velocity), optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
     return Setting(
         name="flow_matching",
@@ -115,7 +115,7 @@ def flow_matching(
         init=lambda key, world: init(key),
         block_hint=8,
         source=source,
-        scores=row_scores.OF_ROWS,
+        scores=row_scores.ROW_SCORES,
     )
 
 
@@ -127,7 +127,7 @@ def _metrics(source: Source) -> tuple[Metric, ...]:
 
 def _world(source: Source, num_test: int) -> World:
     test_NxD = jnp.asarray(source.held_out(num_test))
-    truth = Truth(jnp.asarray(source.mean), jnp.asarray(source.covariance), *probes(num_test, source.dim))
+    truth = Truth(jnp.asarray(source.mean), jnp.asarray(source.covariance), *draw_probes(num_test, source.dim))
     return World(jax.tree.map(jnp.asarray, source.arrays), truth, test_NxD)
 
 
@@ -145,7 +145,7 @@ def _observe(
     velocity: Velocity, key: Key, world: World, params: Tree, summary: None, generated_NxD: Array
 ) -> dict[str, Array]:
     truth, mean_D = world.truth, generated_NxD.mean(0)
-    test_RxD = jnp.tile(world.test, (PROBES, 1))
+    test_RxD = jnp.tile(world.test, (PROBES_PER_ROW, 1))
     # Over n - 1 and by pairs of different rows: both judge the model, not the number of rows it was asked for.
     spread = jnp.sum((generated_NxD - mean_D) ** 2) / max(generated_NxD.shape[0] - 1, 1)
     return {

@@ -130,7 +130,7 @@ def _is_plausible(world: World, params: Tree, rows_nxd: Array) -> Array:
     return (jnp.abs(_standard(world, rows_nxd)) <= _UNLIKELY).all(1) * 1.0
 
 
-SCORES = {"likelihood": _likelihood, "right": _is_plausible, "value": row_scores.first_column}
+SCORES = {"likelihood": _likelihood, "right": _is_plausible, "value": row_scores.score_first_column}
 
 
 def _metrics(source: Source) -> tuple[Metric, ...]:

@@ -120,7 +120,7 @@ def gaussian_mixture(
         observe=_observe,
         metrics=METRICS if source.modes is None else (*_OF_MODES, *METRICS),
         init=(lambda key, world: empty) if start == "previous" else None,
-        scores=row_scores.OF_ROWS if source.modes is None else SCORES,
+        scores=row_scores.ROW_SCORES if source.modes is None else SCORES,
         source=source,
     )
 
@@ -154,7 +154,7 @@ def _is_near(world: World, params: Mixture, rows_nxd: Array) -> Array:
     return (_squares(world, rows_nxd).min(1) <= NEAR**2) * 1.0
 
 
-SCORES = {"likelihood": _likelihood, "right": _is_near, **row_scores.OF_ROWS}
+SCORES = {"likelihood": _likelihood, "right": _is_near, **row_scores.ROW_SCORES}
 
 
 def _empty(components: int, dim: int, covariance: str) -> Mixture:

@@ -80,7 +80,7 @@ def ideal_diffusion(
         block_hint=32,
         source=source,
         mutate=None if solver_steps else _mutate,
-        scores=row_scores.OF_ROWS,
+        scores=row_scores.ROW_SCORES,
     )
     return with_ancestors(setting) if lineage else setting
 

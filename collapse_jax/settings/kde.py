@@ -108,7 +108,7 @@ def kde(
         block_hint=32,
         source=source,
         mutate=_mutate,
-        scores=row_scores.OF_ROWS,
+        scores=row_scores.ROW_SCORES,
     )
     return with_ancestors(setting) if lineage else setting
 

@@ -16,10 +16,16 @@ from collapse_jax.data import texts
 from collapse_jax.data.tokens import smallest
 from collapse_jax.metrics import text as T
 from collapse_jax.training.nets.sampling import Decoding
-from collapse_jax.training.nets.sequence_model import Network, draw, judged, loss, rewrite
-from collapse_jax.training.nets.transformer import Size, Transformer, initial, sized
-from collapse_jax.training.nnx_functional import functional
-from collapse_jax.training.sgd import SCHEDULES, adamw, check_warmup, fit_sgd
+from collapse_jax.training.nets.sequence_model import (
+    SequenceModel,
+    draw_rows,
+    judge_symbols,
+    rewrite_rows,
+    sequence_loss,
+)
+from collapse_jax.training.nets.transformer import Transformer, TransformerSize, draw_initial_parameters, resolve_size
+from collapse_jax.training.nnx_functional import make_functional
+from collapse_jax.training.sgd import SCHEDULES, check_warmup, fit_sgd, make_adamw
 from collapse_jax.types import Array, Batch, Key, Metric, Setting, Text, Tree, World
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -86,7 +92,7 @@ class Truth(NamedTuple):
     log_symbols: Array
     log_pairs: Array | None
     grams: T.Grams
-    loss: Array | None
+    sequence_loss: Array | None
 
 
 class Model(NamedTuple):
@@ -113,14 +119,14 @@ class Base(NamedTuple):
     fit: Callable[..., Tree]
     rows: int
     rates: tuple[Array | float, ...]
-    other: tuple[int | str | Size, ...]
+    other: tuple[int | str | TransformerSize, ...]
 
 
 class Task(NamedTuple):
     """The parts that the functions of a setting share."""
 
     text: Text
-    network: Network
+    network: SequenceModel
     prompt: int
     how: Decoding
     num_test: int
@@ -222,7 +228,7 @@ def language_model(
         raise UsageError(f"text must be a Text, such as data.texts.shakespeare(), not {text!r}")
     given = {"width": width, "depth": depth, "heads": heads, "kv_heads": kv_heads, "hidden": hidden,
              "activation": activation, "tied": tied}  # fmt: skip
-    size = sized(model, {k: v for k, v in given.items() if v is not None})
+    size = resolve_size(model, {k: v for k, v in given.items() if v is not None})
     how = Decoding(temperature, top_k, top_p, min_p)
     how.check()
     require_choice("dtype", dtype, tuple(DTYPES))
@@ -232,17 +238,17 @@ def language_model(
         require_integer(name, number, 1)
     steps = 800 if steps is None and epochs is None else steps
     base_steps = _check_training(start, base_steps, steps, warmup)
-    by_nnx, apply = functional(lambda rngs: Transformer(text.num_symbols, size, DTYPES[dtype], remat, rngs=rngs))
+    by_nnx, apply = make_functional(lambda rngs: Transformer(text.num_symbols, size, DTYPES[dtype], remat, rngs=rngs))
     shapes = jax.eval_shape(by_nnx, jax.random.key(0))
-    net_init = lambda key: initial(key, shapes, size.depth)  # noqa: E731
-    network = Network(apply, text.num_symbols, size, DTYPES[dtype], length, rows_at_once)
+    net_init = lambda key: draw_initial_parameters(key, shapes, size.depth)  # noqa: E731
+    network = SequenceModel(apply, text.num_symbols, size, DTYPES[dtype], length, rows_at_once)
     task = Task(text, network, prompt, how, num_test, ngram, gram_bits, num_shown)
     require_number("weight_decay", weight_decay, 0)
     require_positive("learning_rate", learning_rate)
     require_positive("clip", clip)
     require_choice("schedule", schedule, SCHEDULES)
-    optimizer = partial(adamw, learning_rate, schedule, warmup, weight_decay, clip)
-    train = partial(fit_sgd, partial(loss, network), optimizer, init=net_init, batch_size=batch_size)
+    optimizer = partial(make_adamw, learning_rate, schedule, warmup, weight_decay, clip)
+    train = partial(fit_sgd, partial(sequence_loss, network), optimizer, init=net_init, batch_size=batch_size)
     fit = train(steps=steps, epochs=epochs, start="init" if start == "init" else "previous")
     base = None
     if start == "base":
@@ -255,10 +261,10 @@ def language_model(
         fit=partial(_fit, fit),
         sample=partial(_sample, task),
         observe=partial(_observe, task),
-        metrics=(*_metrics(text, gram_bits), T.sample_text(text, num_shown, length)),
+        metrics=(*_metrics(text, gram_bits), T.sample_text_metric(text, num_shown, length)),
         init=partial(_init, task, net_init),
         summarise=partial(_summarise, task) if gram_bits else None,
-        rewrite=lambda key, params, rows, part: rewrite(network, params.net, key, rows, part, how, prompt),
+        rewrite=lambda key, params, rows, part: rewrite_rows(network, params.net, key, rows, part, how, prompt),
         scores=T.SCORES,
         block_hint=1 if jax.default_backend() == "cpu" else None,  # of a CPU, blocks share the cores
         outline=None if base is None else partial(_world, task, base, trained=False),
@@ -319,14 +325,14 @@ def _world(task: Task, base: Base | None, trained: bool) -> World:
     text, size = task.text, task.text.num_symbols
     test = text.held_out(task.num_test, task.network.length)
     real = text.real_rows(task.network.length)
-    frequencies = jax.jit(T.frequencies, static_argnums=(1, 2))
+    frequencies = jax.jit(T.count_symbols, static_argnums=(1, 2))
 
     def log_share(order: int) -> Array:
         count = np.asarray(frequencies(real, size, order)) + 0.5
         return jnp.asarray(np.log(count) - np.log(count.sum()), float)
 
     of_law = None if text.log_prob is None else jnp.asarray(-text.log_prob(test) / task.network.length, float)
-    truth = Truth(log_share(0), None if size > _PAIRS else log_share(1), T.ordered(real, task.ngram), of_law)
+    truth = Truth(log_share(0), None if size > _PAIRS else log_share(1), T.order_grams(real, task.ngram), of_law)
     arrays = jax.tree.map(jnp.asarray, text.arrays)
     if base is None:
         return World(Real(arrays, None, None), truth, jnp.asarray(test))
@@ -353,12 +359,12 @@ def _fit(fit: Callable[..., Tree], key: Key, train: Batch, before: Model) -> Mod
 def _summarise(task: Task, world: World, batch: Batch) -> Batch:
     if not isinstance(batch.items, T.GramSet):
         rows = batch.weight.shape[0] * B.num_rows(batch)
-        T.check_room(rows * (task.network.length - task.ngram + 1), task.gram_bits)
-    return T.gram_set(batch, task.ngram, task.gram_bits)
+        T.check_gram_room(rows * (task.network.length - task.ngram + 1), task.gram_bits)
+    return T.build_gram_set(batch, task.ngram, task.gram_bits)
 
 
 def _sample(task: Task, key: Key, params: Model, num: int) -> Array:
-    rows = draw(task.network, params.net, key, num, task.how, params.prompts)
+    rows = draw_rows(task.network, params.net, key, num, task.how, params.prompts)
     return rows.astype(smallest(task.text.num_symbols))
 
 
@@ -366,31 +372,33 @@ def _observe(
     task: Task, key: Key, world: World, params: Model, known: T.GramSet | None, generated_NxL: Array
 ) -> dict[str, Array]:
     truth, n = world.truth, task.ngram
-    loss_NxL, confidence, is_right = judged(task.network, params.net, world.test)
+    loss_NxL, confidence, is_right = judge_symbols(task.network, params.net, world.test)
     new_NxL = generated_NxL[:, task.prompt :]
-    count = T.frequencies(new_NxL, task.text.num_symbols)
-    grams = T.hashes(new_NxL, n)
+    count = T.count_symbols(new_NxL, task.text.num_symbols)
+    grams = T.hash_grams(new_NxL, n)
     in_real = T.is_among(grams, truth.grams)
     seen = {
         "test_loss": loss_NxL.mean(),
         "calibration_error": T.calibration_error(confidence, is_right),
-        "first_loss": judged(task.network, params.first, generated_NxL[: task.num_test])[0][:, task.prompt :].mean(),
-        "unigram_kl": T.divergence(count, truth.log_symbols),
+        "first_loss": judge_symbols(task.network, params.first, generated_NxL[: task.num_test])[0][
+            :, task.prompt :
+        ].mean(),
+        "unigram_kl": T.kl_divergence(count, truth.log_symbols),
         "entropy": jax.scipy.special.entr(count / count.sum()).sum(),
-        "distinct": T.distinct(grams),
-        "repetition": T.repetition(grams),
+        "distinct": T.distinct_share(grams),
+        "repetition": T.repeated_share(grams),
         "vocabulary_alive": (count > 0).sum().astype(float),
         "zipf_exponent": T.zipf_exponent(count),
-        "novel_to_real": T.novelty(in_real),
-        "copied_from_real": T.copied_run(in_real, n),
-        "sample_text": T.first(generated_NxL, task.num_shown),
+        "novel_to_real": T.novel_share(in_real),
+        "copied_from_real": T.copied_run_length(in_real, n),
+        "sample_text": T.first_rows(generated_NxL, task.num_shown),
     }
     if known is not None:
-        in_training, seen["chance_hit"] = T.is_in_set(grams, known), T.chance_hit(known)
-        seen["novel_to_training"] = T.novelty(in_training, seen["chance_hit"])
-        seen["copied_from_training"] = T.copied_run(in_training, n)
+        in_training, seen["chance_hit"] = T.is_in_set(grams, known), T.chance_hit_probability(known)
+        seen["novel_to_training"] = T.novel_share(in_training, seen["chance_hit"])
+        seen["copied_from_training"] = T.copied_run_length(in_training, n)
     if truth.log_pairs is not None:
-        seen["bigram_kl"] = T.divergence(T.frequencies(new_NxL, task.text.num_symbols, 1), truth.log_pairs)
+        seen["bigram_kl"] = T.kl_divergence(T.count_symbols(new_NxL, task.text.num_symbols, 1), truth.log_pairs)
     if truth.loss is not None:
         excess_N = loss_NxL.mean(1) - truth.loss
         seen["excess_loss"] = excess_N.mean()

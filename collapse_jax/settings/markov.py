@@ -126,7 +126,7 @@ def markov(
         compress=compress,
         sample_compressed=partial(_sample_compressed, compress, sample),
         rewrite=partial(_rewrite, order),
-        scores={"likelihood": partial(_likelihood, order, size), "value": row_scores.mean_symbol},
+        scores={"likelihood": partial(_likelihood, order, size), "value": row_scores.score_mean_symbol},
         source=Symbols(language.name, language.grams(order).reshape(-1)) if single else None,
     )
 
@@ -148,7 +148,7 @@ def _world(language: Language, order: int, gram: int) -> World:
             log_next = jnp.asarray(np.log(np.tile(language.table, (language.num_symbols ** (order - 1), 1))))
     copies = None
     if language.text is not None:
-        copies = text.ordered(np.asarray(language.text)[None], gram)
+        copies = text.order_grams(np.asarray(language.text)[None], gram)
     truth = Truth(jnp.asarray(language.grams(order), float), log_next, copies)
     return World(jax.tree.map(jnp.asarray, language.arrays), truth, None)
 
@@ -230,6 +230,6 @@ def _observe(
     if truth.log_next is not None:
         seen["kl_rate"] = mean_of(truth.log_next - log_next)
     if truth.copies is not None:  # of rows of its own: where counts are kept, nobody sees the new ones
-        grams = text.hashes(sample(key, params, _NEW), gram)
-        seen["copied_run"] = text.copied_run(text.is_among(grams, truth.copies), gram)
+        grams = text.hash_grams(sample(key, params, _NEW), gram)
+        seen["copied_run"] = text.copied_run_length(text.is_among(grams, truth.copies), gram)
     return seen

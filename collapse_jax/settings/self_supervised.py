@@ -16,11 +16,11 @@ from collapse_jax.core.validation import one_line, require_choice, require_integ
 from collapse_jax.metrics import representations
 from collapse_jax.settings.diffusion import diffusion
 from collapse_jax.training import augmentation, ssl_objectives
-from collapse_jax.training.nets.encoders import Networks, networks
-from collapse_jax.training.sgd import SCHEDULES, Averaged, adamw, averaged, check_warmup, fit_sgd
+from collapse_jax.training.nets.encoders import EncoderNetworks, make_encoder
+from collapse_jax.training.sgd import SCHEDULES, AveragedParams, average_params, check_warmup, fit_sgd, make_adamw
 from collapse_jax.types import Array, Batch, Key, Metric, Pretext, Setting, Source, Tree, World
 
-VIEWS = augmentation.Strength()  # that encoders are judged by, and the default of training
+VIEWS = augmentation.AugmentationStrength()  # that encoders are judged by, and the default of training
 _CLIP = 1.0  # largest norm of a gradient
 _RANDOM = 4  # untrained encoders that the control is the mean of
 _SEED = 0x5E1F_5E1F  # of them and of the views that encoders are judged by: far from the small seeds of chains
@@ -94,7 +94,7 @@ class Task(NamedTuple):
     generator: Setting
     source: Source
     pretext: Pretext
-    nets: Networks
+    nets: EncoderNetworks
     view: Callable[[Key, Array], Array]
     batch_size: int
     num_probe: int
@@ -191,15 +191,15 @@ def self_supervised(
     check_warmup(warmup, steps=steps)
     require_positive("learning_rate", learning_rate)
     require_choice("schedule", schedule, SCHEDULES)
-    strength = augmentation.Strength(crop, shift, turn, contrast, noise, mask)
-    augmentation.check(strength)
+    strength = augmentation.AugmentationStrength(crop, shift, turn, contrast, noise, mask)
+    augmentation.check_strength(strength)
     sizes = {"width": width, "depth": depth, "heads": heads, "patch": patch}
-    nets = networks(encoder, shape, features, sizes, pretext.heads(features, source.dim - 1))
+    nets = make_encoder(encoder, shape, features, sizes, pretext.heads(features, source.dim - 1))
     recipe = f"{encoder} {features} {sizes} {num_probe} {k}"
-    view = partial(augmentation.view, strength, shape)
+    view = partial(augmentation.draw_view, strength, shape)
     task = Task(generator, source, pretext, nets, view, batch_size, num_probe, num_test, k, rows_at_once, recipe)
-    plain, momentum = partial(adamw, learning_rate, schedule, warmup, 0.0, _CLIP), pretext.momentum
-    optimizer = plain if momentum is None else lambda number: averaged(plain(number), momentum)
+    plain, momentum = partial(make_adamw, learning_rate, schedule, warmup, 0.0, _CLIP), pretext.momentum
+    optimizer = plain if momentum is None else lambda number: average_params(plain(number), momentum)
     fit = fit_sgd(partial(_loss, task), optimizer, init=partial(_fresh, task), steps=steps, batch_size=batch_size,
                   start=start)  # fmt: skip
     return Setting(
@@ -272,11 +272,11 @@ def _world(task: Task, computed: bool) -> World:
 def _controls(task: Task, images: Images) -> tuple[Array, dict[str, Array]]:
     """Views of held-out images, and accuracies without training."""
     key = jax.random.key(_SEED, impl="threefry2x32")
-    view = lambda key: augmentation.view(VIEWS, task.nets.shape, key, images.test)  # noqa: E731
+    view = lambda key: augmentation.draw_view(VIEWS, task.nets.shape, key, images.test)  # noqa: E731
     views = jax.vmap(view)(jax.random.split(stream(key, "views"), 2))
 
     def accuracies(encode: Callable[[Array], Array]) -> dict[str, Array]:
-        return representations.accuracies(_seen(task, encode, images, views), task.classes, task.k)[0]
+        return representations.measure_accuracies(_seen(task, encode, images, views), task.classes, task.k)[0]
 
     of_random = lambda key: accuracies(partial(task.nets.encode, task.nets.init(key)["encoder"]))  # noqa: E731
     untrained = jax.lax.map(of_random, jax.random.split(stream(key, "random"), _RANDOM))
@@ -284,24 +284,24 @@ def _controls(task: Task, images: Images) -> tuple[Array, dict[str, Array]]:
     return views, {f"{prefix}_{name}": value for prefix, told in found.items() for name, value in told.items()}
 
 
-def _seen(task: Task, encode: Callable[[Array], Array], images: Images, views: Array) -> representations.Seen:
+def _seen(task: Task, encode: Callable[[Array], Array], images: Images, views: Array) -> representations.ProbeFeatures:
     """Features of images, a few at a time."""
     of = lambda x_NxD: batching.map_in_batches(encode, task.rows_at_once, x_NxD)  # noqa: E731
     train, test, view, other = of(images.train), of(images.test), of(views[0]), of(views[1])
-    return representations.Seen(train, images.train_label, test, images.test_label, view, other)
+    return representations.ProbeFeatures(train, images.train_label, test, images.test_label, view, other)
 
 
 def _fresh(task: Task, key: Key) -> Tree:
     params = task.nets.init(key)
-    return params if task.pretext.momentum is None else Averaged(params, params)
+    return params if task.pretext.momentum is None else AveragedParams(params, params)
 
 
 def _now(learner: Tree) -> Tree:
-    return learner.now if isinstance(learner, Averaged) else learner
+    return learner.now if isinstance(learner, AveragedParams) else learner
 
 
 def _loss(task: Task, learner: Tree, key: Key, rows_BxC: Array) -> Array:
-    target = learner.average if isinstance(learner, Averaged) else None
+    target = learner.average if isinstance(learner, AveragedParams) else None
     return task.pretext.loss(task.nets, _now(learner), target, key, rows_BxC[:, : task.pixels], task.view)
 
 
@@ -328,16 +328,16 @@ def _observe(
     images, (controls,) = truth.images, truth.controls.values()
     seen = _seen(task, partial(task.nets.encode, encoder), images, truth.views)
     first = batching.map_in_batches(partial(task.nets.encode, params.first), task.rows_at_once, images.test)
-    told, by_class = representations.accuracies(seen, task.classes, task.k)
+    told, by_class = representations.measure_accuracies(seen, task.classes, task.k)
     theirs = task.generator.observe(key, _of_generator(world), params.generator, summary, generated_NxC)
     return {
         "pretext_loss": _pretext_loss(task, params.learner, images.test),
         **told,
         "class_accuracy": by_class,
-        "rankme": representations.rankme(seen.test),
-        "spectrum": representations.spectrum(seen.test),
-        "alignment": representations.alignment(seen.view, seen.other_view),
-        "uniformity": representations.uniformity(seen.test),
+        "rankme": representations.effective_rank(seen.test),
+        "spectrum": representations.covariance_spectrum(seen.test),
+        "alignment": representations.view_alignment(seen.view, seen.other_view),
+        "uniformity": representations.feature_uniformity(seen.test),
         "cka_to_first": representations.linear_cka(seen.test, first),
         **controls,
         **theirs,

@@ -14,10 +14,10 @@ from collapse_jax.core.random import draw_normals
 from collapse_jax.core.validation import require_choice, require_integer, require_number, require_positive
 from collapse_jax.metrics import images, row_scores
 from collapse_jax.training import row_transform
-from collapse_jax.training.diffusion_objectives import PROBES, probes
-from collapse_jax.training.nets.vae import autoencoder
-from collapse_jax.training.row_transform import Frame, Model
-from collapse_jax.training.sgd import SCHEDULES, adamw, check_warmup, fit_sgd
+from collapse_jax.training.diffusion_objectives import PROBES_PER_ROW, draw_probes
+from collapse_jax.training.nets.vae import make_autoencoder
+from collapse_jax.training.row_transform import GenerativeModel, RowTransform
+from collapse_jax.training.sgd import SCHEDULES, check_warmup, fit_sgd, make_adamw
 from collapse_jax.types import Array, Key, Metric, Setting, Source, Tree, World
 
 _CLIP = 1.0  # largest norm of a gradient of the loss a column
@@ -71,7 +71,7 @@ class Task(NamedTuple):
       deviation: see ``vae``, as are the others.
     """
 
-    frame: Frame
+    frame: RowTransform
     latent: int
     apply: Callable[..., Tree]
     beta: Array | float
@@ -79,7 +79,7 @@ class Task(NamedTuple):
     temperature: Array | float
     noise: Array | float
     rows_at_once: int
-    judge: images.Judge
+    judge: images.ImageJudge
 
 
 def vae(
@@ -136,14 +136,14 @@ def vae(
       frame: in which networks see rows; see ``diffusion``.
       num_test: held-out real rows for the metrics.
       num_shown: generated images that ``sample_image`` keeps.
-      features: what rows are compared by; see ``images.judge``.
+      features: what rows are compared by; see ``images.image_judge``.
       rows_at_once: rows that are sampled or judged together: bounds memory.
 
     Raises:
       UsageError: a number out of range; a conditional model of rows without labels.
     """
     source = data.moons() if source is None else source
-    seen = row_transform.frame_of(source, conditional, frame)
+    seen = row_transform.make_row_transform(source, conditional, frame)
     require_choice("schedule", schedule, SCHEDULES)
     for name, number in (("num_test", num_test), ("rows_at_once", rows_at_once)):
         require_integer(name, number, 1)
@@ -152,26 +152,26 @@ def vae(
         require_positive(name, size)
     for name, size in (("beta", beta), ("temperature", temperature), ("noise", noise)):
         require_number(name, size, 0)
-    init, apply = autoencoder(seen.dim, latent, width, depth, seen.classes)
-    judge = images.judge(source, num_test, num_shown=num_shown, features=features, labelled=conditional,
+    init, apply = make_autoencoder(seen.dim, latent, width, depth, seen.classes)
+    judge = images.image_judge(source, num_test, num_shown=num_shown, features=features, labelled=conditional,
                                 rows_at_once=rows_at_once)  # fmt: skip
     task = Task(seen, latent, apply, beta, deviation, temperature, noise, rows_at_once, judge)
     first = lambda key: Net(init(key), jnp.zeros(()) if deviation is None else None)  # noqa: E731
-    optimizer = lambda number: adamw(learning_rate, schedule, warmup, 0.0, _CLIP, number)  # noqa: E731
+    optimizer = lambda number: make_adamw(learning_rate, schedule, warmup, 0.0, _CLIP, number)  # noqa: E731
     return Setting(
         name="vae",
         world=partial(_world, task, num_test, judge.truth),
-        real=partial(row_transform.real, seen),
-        fit=partial(row_transform.fit, seen, fit_sgd(partial(_loss, task), optimizer, init=first, steps=steps,
-                                              batch_size=batch_size, start=start)),
+        real=partial(row_transform.draw_real_rows, seen),
+        fit=partial(row_transform.fit_with_classes, seen, fit_sgd(
+            partial(_loss, task), optimizer, init=first, steps=steps, batch_size=batch_size, start=start)),
         sample=partial(_sample, task),
         observe=partial(_observe, task),
         metrics=_metrics(task),
-        init=lambda key, world: Model(first(key), jnp.ones(seen.classes) if seen.classes else None),
+        init=lambda key, world: GenerativeModel(first(key), jnp.ones(seen.classes) if seen.classes else None),
         outline=partial(_world, task, num_test, judge.outline) if features is None else None,  # functions look alike
         block_hint=8,
         source=source,
-        scores=row_scores.OF_ROWS,
+        scores=row_scores.ROW_SCORES,
     )  # fmt: skip
 
 
@@ -186,9 +186,9 @@ def _metrics(task: Task) -> tuple[Metric, ...]:
 
 def _world(task: Task, num_test: int, judged: Callable[[], Tree]) -> World:
     """What is `judged` by may be shapes alone: all else tells worlds apart."""
-    noise, _ = probes(num_test, task.latent)
+    noise, _ = draw_probes(num_test, task.latent)
     arrays = jax.tree.map(jnp.asarray, task.frame.source.arrays)
-    return World(arrays, Truth(noise, judged()), row_transform.held_out(task.frame, num_test))
+    return World(arrays, Truth(noise, judged()), row_transform.held_out_rows(task.frame, num_test))
 
 
 def _log_deviation(task: Task, net: Net) -> Array:
@@ -211,12 +211,12 @@ def _terms(task: Task, net: Net, x_BxD: Array, label_B: Array | None, noise_BxL:
 
 def _loss(task: Task, params: Net, key: Key, rows_BxC: Array) -> Array:
     """Nats a column, so that the rate of learning does not depend on their number."""
-    inside_BxD, label_B = row_transform.inside(task.frame, rows_BxC)
+    inside_BxD, label_B = row_transform.transform_rows(task.frame, rows_BxC)
     terms, _ = _terms(task, params, inside_BxD, label_B, draw_normals(key, (len(rows_BxC), task.latent)))
     return (terms.distortion + task.beta * terms.rate.sum(1)).mean() / task.frame.dim
 
 
-def _sample(task: Task, key: Key, params: Model, num: int) -> Array:
+def _sample(task: Task, key: Key, params: GenerativeModel, num: int) -> Array:
     def some(key: Key, label_N: Array | None, rows: int) -> Array:
         key_latent, key_noise = jax.random.split(key)
         z_NxL = task.temperature * draw_normals(key_latent, (rows, task.latent))
@@ -224,11 +224,11 @@ def _sample(task: Task, key: Key, params: Model, num: int) -> Array:
         deviation = task.noise * jnp.exp(_log_deviation(task, params.net))
         return mean_NxD + deviation * draw_normals(key_noise, mean_NxD.shape)
 
-    return row_transform.draw(task.frame, some, key, params.classes, num, task.rows_at_once)
+    return row_transform.draw_rows(task.frame, some, key, params.classes, num, task.rows_at_once)
 
 
 def _observe(
-    task: Task, key: Key, world: World, params: Model, summary: None, generated_NxC: Array
+    task: Task, key: Key, world: World, params: GenerativeModel, summary: None, generated_NxC: Array
 ) -> dict[str, Array]:
     label_N = generated_NxC[:, -1] if task.frame.classes else None
     seen = task.judge.observe(world.truth.judged, generated_NxC[:, : task.frame.dim], label_N)
@@ -237,8 +237,8 @@ def _observe(
 
 def _of_held_out(task: Task, net: Net, world: World) -> dict[str, Array]:
     """At the noises of the truth, a few rows at a time."""
-    inside = row_transform.inside(task.frame, world.test)
-    repeated = jax.tree.map(lambda x: jnp.tile(x, (PROBES, *[1] * (x.ndim - 1))), inside)
+    inside = row_transform.transform_rows(task.frame, world.test)
+    repeated = jax.tree.map(lambda x: jnp.tile(x, (PROBES_PER_ROW, *[1] * (x.ndim - 1))), inside)
     some = lambda row, noise: _terms(task, net, row[0], row[1], noise)  # noqa: E731
     terms, mean_RxL = batching.map_in_batches(some, task.rows_at_once, repeated, world.truth.noise)
     rate_L = terms.rate.mean(0)

@@ -14,7 +14,7 @@ from collapse_jax.core.validation import require_number, require_share
 from collapse_jax.types import Array, Key
 
 
-class Strength(NamedTuple):
+class AugmentationStrength(NamedTuple):
     """How far views differ; all may be tracers.
 
     Attributes:
@@ -34,7 +34,7 @@ class Strength(NamedTuple):
     mask: Array | float = 0.3
 
 
-def view(strength: Strength, shape: tuple[int, int, int], key: Key, x_BxD: Array) -> Array:
+def draw_view(strength: AugmentationStrength, shape: tuple[int, int, int], key: Key, x_BxD: Array) -> Array:
     """A random view of each image ``[B, D]`` of `shape` ``(height, width, channels)``; beyond an edge all is black."""
     key_place, key_noise = jax.random.split(key)
     rows = x_BxD.shape[0]
@@ -42,13 +42,13 @@ def view(strength: Strength, shape: tuple[int, int, int], key: Key, x_BxD: Array
     image = x_BxD.reshape(rows, *shape)
     scale_B = 1 - strength.crop * (0.5 + 0.5 * either[0])
     shift_Bx2 = strength.shift * either[1:3].T * jnp.asarray(shape[:2])
-    image = moved(image, scale_B, strength.turn * either[3], shift_Bx2)
-    image = contrasted(image, 1 + strength.contrast * either[4])
+    image = move_images(image, scale_B, strength.turn * either[3], shift_Bx2)
+    image = scale_contrast(image, 1 + strength.contrast * either[4])
     image = image + strength.noise * draw_normals(key_noise, image.shape)
-    return masked(image, 0.5 + 0.5 * either[5:7].T, strength.mask).reshape(x_BxD.shape)
+    return mask_squares(image, 0.5 + 0.5 * either[5:7].T, strength.mask).reshape(x_BxD.shape)
 
 
-def check(strength: Strength) -> None:
+def check_strength(strength: AugmentationStrength) -> None:
     """Raises ``UsageError`` at a number out of range."""
     for name, value in strength._asdict().items():
         require_number(name, value, 0)
@@ -56,7 +56,7 @@ def check(strength: Strength) -> None:
         require_share(name, getattr(strength, name))
 
 
-def moved(x_BxHxWxC: Array, scale_B: Array, angle_B: Array, shift_Bx2: Array) -> Array:
+def move_images(x_BxHxWxC: Array, scale_B: Array, angle_B: Array, shift_Bx2: Array) -> Array:
     """Each image enlarged by 1 / scale, turned about its middle and moved by so many pixels: bilinear, 0 outside.
 
     A turn by a positive angle takes the first axis towards the second.
@@ -75,13 +75,13 @@ def moved(x_BxHxWxC: Array, scale_B: Array, angle_B: Array, shift_Bx2: Array) ->
     return jax.vmap(one)(x_BxHxWxC, scale_B, angle_B, shift_Bx2)
 
 
-def contrasted(x_BxHxWxC: Array, factor_B: Array) -> Array:
+def scale_contrast(x_BxHxWxC: Array, factor_B: Array) -> Array:
     """Deviations from each image's mean times a factor."""
     mean = x_BxHxWxC.mean((1, 2, 3), keepdims=True)
     return mean + factor_B[:, None, None, None] * (x_BxHxWxC - mean)
 
 
-def masked(x_BxHxWxC: Array, place_Bx2: Array, side: Array | float) -> Array:
+def mask_squares(x_BxHxWxC: Array, place_Bx2: Array, side: Array | float) -> Array:
     """Each image with 0 in a square of `side` (a share) whose middle lies at `place`, from 0 to 1 along each axis.
 
     The square is cut off at the edges. A pixel belongs to it where its own middle does.

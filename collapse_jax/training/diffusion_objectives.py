@@ -20,11 +20,13 @@ Path = Callable[[Array], tuple[Array, Array]]
 
 DDPM_STEPS = 1000
 SCHEDULES = ("linear", "cosine")
-PROBES = 8  # times (and noises) at which each held-out row is evaluated: keeps the test loss's own noise under 2%
+PROBES_PER_ROW = (
+    8  # times (and noises) at which each held-out row is evaluated: keeps the test loss's own noise under 2%
+)
 _EDM_SPREAD = 0.5  # of the data that the published constants of EDM are for
 
 
-class Objective(NamedTuple):
+class DiffusionObjective(NamedTuple):
     """What is learned along which path.
 
     Attributes:
@@ -44,12 +46,12 @@ class Objective(NamedTuple):
     grid: Callable[[int], np.ndarray]
 
 
-def variance_preserving(sigma: Array) -> tuple[Array, Array]:
+def variance_preserving_path(sigma: Array) -> tuple[Array, Array]:
     """``a^2 + b^2 = 1``, right at both ends."""
     return 1 / jnp.sqrt(1 + sigma**2), 1 / jnp.sqrt(1 + (1 / sigma) ** 2)
 
 
-def ddpm(schedule: str = "linear") -> Objective:
+def ddpm_objective(schedule: str = "linear") -> DiffusionObjective:
     """The noise is learned, at 1,000 levels (arXiv 2006.11239; cosine schedule: 2102.09672).
 
     A grid of S steps takes S of the levels, evenly spaced (2010.02502).
@@ -62,9 +64,9 @@ def ddpm(schedule: str = "linear") -> Objective:
         chosen = np.round(np.linspace(DDPM_STEPS, 1, steps)).astype(int) - 1
         return np.append(table[chosen], 0.0)
 
-    return Objective(
+    return DiffusionObjective(
         name="ddpm",
-        path=variance_preserving,
+        path=variance_preserving_path,
         target=lambda sigma: (jnp.zeros_like(sigma), jnp.ones_like(sigma)),
         scalings=lambda sigma: (jnp.ones_like(sigma), 2 / jnp.pi * jnp.arctan(sigma)),
         levels=lambda u: jnp.asarray(table, u.dtype)[(u * DDPM_STEPS).astype(int)],
@@ -83,7 +85,7 @@ def ddpm_levels(schedule: str) -> np.ndarray:
     return np.sqrt(np.expm1(-log_kept))
 
 
-def edm(spread: float = _EDM_SPREAD) -> Objective:
+def edm_objective(spread: float = _EDM_SPREAD) -> DiffusionObjective:
     """A preconditioned denoiser, noise levels log-normal (arXiv 2206.00364, table 1).
 
     The published levels are for data of standard deviation 0.5; they scale with `spread`, that of the data.
@@ -98,7 +100,7 @@ def edm(spread: float = _EDM_SPREAD) -> Objective:
         levels = (first + np.arange(steps) / max(steps - 1, 1) * (last - first)) ** 7
         return np.append(unit * levels, 0.0)
 
-    return Objective(
+    return DiffusionObjective(
         name="edm",
         path=lambda sigma: (jnp.ones_like(sigma), sigma),
         target=lambda sigma: (sigma / (spread * total(sigma)), -spread / total(sigma)),
@@ -108,7 +110,7 @@ def edm(spread: float = _EDM_SPREAD) -> Objective:
     )
 
 
-def flow() -> Objective:
+def flow_objective() -> DiffusionObjective:
     """The velocity along straight lines from noise to row, at uniform times a (arXiv 2210.02747, 2209.03003)."""
 
     def path(sigma: Array) -> tuple[Array, Array]:
@@ -118,7 +120,7 @@ def flow() -> Objective:
         done = np.arange(1, steps + 1) / steps
         return np.append(np.inf, (1 - done) / done)
 
-    return Objective(
+    return DiffusionObjective(
         name="flow",
         path=path,
         target=lambda sigma: (jnp.ones_like(sigma), -jnp.ones_like(sigma)),
@@ -131,31 +133,35 @@ def flow() -> Objective:
 OBJECTIVES = ("ddpm", "edm", "flow")
 
 
-def objective(name: str, schedule: str, spread: float) -> Objective:
+def make_objective(name: str, schedule: str, spread: float) -> DiffusionObjective:
     """The objective called `name`; `schedule` is DDPM's, `spread` (of the data) EDM's."""
-    return {"ddpm": lambda: ddpm(schedule), "edm": lambda: edm(spread), "flow": flow}[name]()
+    return {"ddpm": lambda: ddpm_objective(schedule), "edm": lambda: edm_objective(spread), "flow": flow_objective}[
+        name
+    ]()
 
 
-def noised(how: Objective, row_BxD: Array, noise_BxD: Array, sigma_B: Array) -> tuple[Array, Array]:
+def noise_rows(how: DiffusionObjective, row_BxD: Array, noise_BxD: Array, sigma_B: Array) -> tuple[Array, Array]:
     """A noised row, and what the network should say of it: ``[B, D]`` each."""
     mix = lambda pair: pair[0][:, None] * row_BxD + pair[1][:, None] * noise_BxD  # noqa: E731
     return mix(how.path(sigma_B)), mix(how.target(sigma_B))
 
 
-def row_and_noise(how: Objective, x_BxD: Array, said_BxD: Array, sigma_B: Array) -> tuple[Array, Array]:
+def estimate_row_and_noise(
+    how: DiffusionObjective, x_BxD: Array, said_BxD: Array, sigma_B: Array
+) -> tuple[Array, Array]:
     """E[row | x] and E[z | x], from what the network says of x."""
     (a, b), (p, q) = ((u[:, None] for u in pair) for pair in (how.path(sigma_B), how.target(sigma_B)))
     whole = a * q - b * p
     return (q * x_BxD - b * said_BxD) / whole, (a * said_BxD - p * x_BxD) / whole
 
 
-def probes(num: int, dim: int) -> tuple[Array, Array]:
+def draw_probes(num: int, dim: int) -> tuple[Array, Array]:
     """Noises ``[PROBES * num, dim]`` and times, the same at every call: test losses differ by the model alone.
 
-    Times are stratified: each of `num` rows has one in each of ``PROBES`` equal parts of [0, 1].
+    Times are stratified: each of `num` rows has one in each of ``PROBES_PER_ROW`` equal parts of [0, 1].
     """
     # Implementation and precision are named, so that runs with others are judged at the same points.
     key_time, key_noise = jax.random.split(jax.random.key(0, impl="threefry2x32"))
-    jitter_PxN = jax.random.uniform(key_time, (PROBES, num), jnp.float32)
-    time_R = ((jnp.arange(PROBES)[:, None] + jitter_PxN) / PROBES).reshape(-1)
-    return jax.random.normal(key_noise, (PROBES * num, dim), jnp.float32), time_R
+    jitter_PxN = jax.random.uniform(key_time, (PROBES_PER_ROW, num), jnp.float32)
+    time_R = ((jnp.arange(PROBES_PER_ROW)[:, None] + jitter_PxN) / PROBES_PER_ROW).reshape(-1)
+    return jax.random.normal(key_noise, (PROBES_PER_ROW * num, dim), jnp.float32), time_R

@@ -19,7 +19,7 @@ Estimate = Callable[[Array, Array], tuple[Array, Array]]  # (x [N, D], sigma) ->
 SAMPLERS = ("ancestral", "ddim", "heun", "midpoint")
 
 
-def sample(
+def sample_rows(
     estimate: Estimate,
     path: Path,
     key: Key,
@@ -46,7 +46,7 @@ def sample(
     """
     sigma_S = jnp.maximum(sigma_S, jnp.sqrt(jnp.expm1(2 * jnp.asarray(stop, sigma_S.dtype))))
     key_first, key_steps = jax.random.split(key)
-    rule = {"ancestral": _ancestral, "ddim": _ddim, "heun": _heun, "midpoint": _midpoint}[sampler]
+    rule = {"ancestral": _ancestral_step, "ddim": _ddim_step, "heun": _heun_step, "midpoint": _midpoint_step}[sampler]
     draw = lambda key: temperature * draw_normals(key, shape)  # noqa: E731
 
     def step(x_NxD: Array, scanned: tuple[Array, Array, Key]) -> tuple[Array, None]:
@@ -60,13 +60,15 @@ def sample(
     return x_NxD / jnp.sqrt(a**2 + b**2)
 
 
-def _ddim(estimate: Estimate, path: Path, x: Array, now: Array, then: Array, fresh: Callable[[], Array]) -> Array:
+def _ddim_step(estimate: Estimate, path: Path, x: Array, now: Array, then: Array, fresh: Callable[[], Array]) -> Array:
     row, noise = estimate(x, now)
     a, b = path(then)
     return a * row + b * noise
 
 
-def _ancestral(estimate: Estimate, path: Path, x: Array, now: Array, then: Array, fresh: Callable[[], Array]) -> Array:
+def _ancestral_step(
+    estimate: Estimate, path: Path, x: Array, now: Array, then: Array, fresh: Callable[[], Array]
+) -> Array:
     """The share (then / now)^2 of the noise's variance stays, the rest is drawn anew."""
     row, noise = estimate(x, now)
     a, b = path(then)
@@ -74,7 +76,7 @@ def _ancestral(estimate: Estimate, path: Path, x: Array, now: Array, then: Array
     return a * row + b * (kept * noise + jnp.sqrt(1 - kept**2) * fresh())
 
 
-def _heun(estimate: Estimate, path: Path, x: Array, now: Array, then: Array, fresh: Callable[[], Array]) -> Array:
+def _heun_step(estimate: Estimate, path: Path, x: Array, now: Array, then: Array, fresh: Callable[[], Array]) -> Array:
     """The mean of the estimates at both ends; at the end of noise, where a network may have none, Euler's rule."""
     row, noise = estimate(x, now)
     (a, b), (a_then, b_then) = path(now), path(then)
@@ -84,7 +86,9 @@ def _heun(estimate: Estimate, path: Path, x: Array, now: Array, then: Array, fre
     return jnp.where(then > 0, mean, euler)
 
 
-def _midpoint(estimate: Estimate, path: Path, x: Array, now: Array, then: Array, fresh: Callable[[], Array]) -> Array:
+def _midpoint_step(
+    estimate: Estimate, path: Path, x: Array, now: Array, then: Array, fresh: Callable[[], Array]
+) -> Array:
     row, noise = estimate(x, now)
     (a, b), (a_then, b_then) = path(now), path(then)
     middle = (b + b_then) / (a + a_then)

@@ -15,7 +15,7 @@ from collapse_jax.core.random import draw_normals
 from collapse_jax.types import Key, Tree
 
 
-def functional(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Callable[[Key], Tree], Callable[..., Tree]]:
+def make_functional(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Callable[[Key], Tree], Callable[..., Tree]]:
     """``build(rngs)`` as ``(init, apply)``.
 
     Args:
@@ -46,7 +46,7 @@ def functional(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Callable[[Key],
     return init, apply
 
 
-def drawn(key: Key, shapes: Tree, spread: Callable[[tuple, tuple[int, ...]], float]) -> Tree:
+def draw_parameters(key: Key, shapes: Tree, spread: Callable[[tuple, tuple[int, ...]], float]) -> Tree:
     """Normal parameters, all from one draw: a generator for each leaf would take most of the time to compile.
 
     `spread` is ``(names on the way to a leaf, its shape) -> standard deviation``; leaves called ``scale`` are 1.

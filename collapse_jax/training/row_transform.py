@@ -15,7 +15,7 @@ from collapse_jax.types import Array, Batch, Key, Source, Tree, World
 FRAMES = ("unit", "pixels", "raw")
 
 
-class Frame(NamedTuple):
+class RowTransform(NamedTuple):
     """Where a network sees rows.
 
     Attributes:
@@ -35,7 +35,7 @@ class Frame(NamedTuple):
     spread: float
 
 
-class Model(NamedTuple):
+class GenerativeModel(NamedTuple):
     """What a chain carries from fit to fit.
 
     Attributes:
@@ -47,7 +47,7 @@ class Model(NamedTuple):
     classes: Array | None
 
 
-def frame_of(source: Source, conditional: bool, frame: str) -> Frame:
+def make_row_transform(source: Source, conditional: bool, frame: str) -> RowTransform:
     """The frame called `frame`.
 
     Args:
@@ -71,44 +71,48 @@ def frame_of(source: Source, conditional: bool, frame: str) -> Frame:
     center, scale = {"unit": (float(mean_D.mean()), None), "pixels": (0.5, 0.5), "raw": (0.0, 1.0)}[frame]
     spread = float(np.sqrt(((mean_D - center) ** 2 + variance_D).mean()))
     if scale is None:
-        return Frame(source, dim, classes or 0, center, spread, 1.0)
-    return Frame(source, dim, classes or 0, center, scale, spread / scale)
+        return RowTransform(source, dim, classes or 0, center, spread, 1.0)
+    return RowTransform(source, dim, classes or 0, center, scale, spread / scale)
 
 
-def real(frame: Frame, key: Key, world: World, num: int) -> Array:
+def draw_real_rows(frame: RowTransform, key: Key, world: World, num: int) -> Array:
     """A ``Setting.real``; labels stay where they are learned."""
-    return _learned(frame, frame.source.draw(key, world.real, num))
+    return _drop_unlearned_label(frame, frame.source.draw(key, world.real, num))
 
 
-def held_out(frame: Frame, num: int) -> Array:
+def held_out_rows(frame: RowTransform, num: int) -> Array:
     """Test rows, likewise."""
-    return _learned(frame, jnp.asarray(frame.source.held_out(num)))
+    return _drop_unlearned_label(frame, jnp.asarray(frame.source.held_out(num)))
 
 
-def _learned(frame: Frame, rows_NxC: Array) -> Array:
+def _drop_unlearned_label(frame: RowTransform, rows_NxC: Array) -> Array:
     return rows_NxC if frame.classes else rows_NxC[:, : frame.dim]
 
 
-def inside(frame: Frame, rows_NxC: Array) -> tuple[Array, Array | None]:
+def transform_rows(frame: RowTransform, rows_NxC: Array) -> tuple[Array, Array | None]:
     """Rows in the network's frame, ``[N, dim]``, and labels ``[N]`` of int32 where they are learned."""
     inside_NxD = (rows_NxC[:, : frame.dim] - frame.center) / frame.scale
     return inside_NxD, jnp.round(rows_NxC[:, -1]).astype(jnp.int32) if frame.classes else None
 
 
-def fit(
-    frame: Frame, fit_net: Callable[[Key, Batch, Tree], Tree], key: Key, train: Batch, before: Model | None
-) -> Model:
+def fit_with_classes(
+    frame: RowTransform,
+    fit_net: Callable[[Key, Batch, Tree], Tree],
+    key: Key,
+    train: Batch,
+    before: GenerativeModel | None,
+) -> GenerativeModel:
     """A ``Setting.fit``: the network's, and how often each class occurs."""
     net = fit_net(key, train, None if before is None else before.net)
     if not frame.classes:
-        return Model(net, None)
+        return GenerativeModel(net, None)
     rows, weight = batch.rows(train)
     is_class_NxK = jnp.round(rows[:, -1:]) == jnp.arange(frame.classes)
-    return Model(net, (jnp.where(is_class_NxK, weight[:, None], 0.0)).sum(0))
+    return GenerativeModel(net, (jnp.where(is_class_NxK, weight[:, None], 0.0)).sum(0))
 
 
-def draw(
-    frame: Frame,
+def draw_rows(
+    frame: RowTransform,
     some: Callable[[Key, Array | None, int], Array],
     key: Key,
     classes: Array | None,

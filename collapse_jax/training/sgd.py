@@ -64,7 +64,7 @@ def fit_sgd(
         items, _ = batch.rows(train)
         draw = batch.row_numbers(train)
         key_rows, key_loss = stream(key, "minibatch"), stream(key, "loss")
-        number: Any = steps if epochs is None else _steps_of(epochs, train, batch_size)
+        number: Any = steps if epochs is None else _count_steps(epochs, train, batch_size)
         made = optimizer if isinstance(optimizer, optax.GradientTransformation) else optimizer(number)
 
         def step(carry: tuple[Tree, Tree], scanned: tuple[Key, Array]) -> tuple[tuple[Tree, Tree], None]:
@@ -87,7 +87,7 @@ def fit_sgd(
     return fit
 
 
-def adamw(
+def make_adamw(
     rate: Array | float, schedule: str, warmup: int, decay: Array | float, clip: Array | float, steps: Array | int
 ) -> optax.GradientTransformation:
     """AdamW on gradients of a norm of at most `clip`; every number but `warmup` may be a tracer.
@@ -122,35 +122,37 @@ def check_warmup(warmup: int, **steps: int | None) -> None:
                 raise UsageError(f"warmup must be below {name} ({number}), not {warmup}: no fit would reach its rate")
 
 
-class Averaged(NamedTuple):
+class AveragedParams(NamedTuple):
     """Parameters, and the moving average of what they were."""
 
     now: Tree
     average: Tree
 
 
-def averaged(inner: optax.GradientTransformation, decay: Array | float) -> optax.GradientTransformation:
-    """`inner` on the ``now`` of an ``Averaged``, whose ``average`` follows: decay * average + (1 - decay) * now.
+def average_params(inner: optax.GradientTransformation, decay: Array | float) -> optax.GradientTransformation:
+    """`inner` on the ``now`` of an ``AveragedParams``, whose ``average`` follows: decay * average + (1 - decay) * now.
 
     In step t the decay is at most (1 + t) / (10 + t), so that where training began is soon forgotten; 0 keeps no
     average. It may be a tracer.
     """
 
-    def init(params: Averaged) -> tuple[Tree, Array]:
+    def init(params: AveragedParams) -> tuple[Tree, Array]:
         return inner.init(params.now), jnp.int32(0)
 
-    def update(grads: Averaged, state: tuple[Tree, Array], params: Averaged) -> tuple[Averaged, tuple[Tree, Array]]:
+    def update(
+        grads: AveragedParams, state: tuple[Tree, Array], params: AveragedParams
+    ) -> tuple[AveragedParams, tuple[Tree, Array]]:
         updates, state_inner = inner.update(grads.now, state[0], params.now)
         step = state[1] + 1
         pace = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
         follow = lambda now, update, average: (pace * (now + update - average)).astype(average.dtype)  # noqa: E731
         moved = jax.tree.map(follow, params.now, updates, params.average)
-        return Averaged(updates, moved), (state_inner, step)
+        return AveragedParams(updates, moved), (state_inner, step)
 
     return optax.GradientTransformation(init, update)
 
 
-def _steps_of(epochs: int, train: Batch, batch_size: int) -> Array:
+def _count_steps(epochs: int, train: Batch, batch_size: int) -> Array:
     """Whole minibatches, at least one, that have as many rows as the weights add up to in so many epochs.
 
     The last of cumulative sums: they are added as a tree, where a plain float32 sum of a million weights may be off by

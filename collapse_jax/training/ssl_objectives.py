@@ -37,8 +37,8 @@ def simclr(temperature: float = 0.2, width: int = 128) -> Pretext:
       UsageError: a number out of range.
     """
     require_positive("temperature", temperature)
-    compare = lambda a_BxE, b_BxE: nt_xent(a_BxE, b_BxE, temperature)  # noqa: E731
-    return _of_two_views("simclr", width, compare)
+    compare = lambda a_BxE, b_BxE: nt_xent_loss(a_BxE, b_BxE, temperature)  # noqa: E731
+    return _make_two_view_pretext("simclr", width, compare)
 
 
 @recorded
@@ -60,7 +60,7 @@ def vicreg(invariance: float = 25.0, variance: float = 25.0, covariance: float =
     for name, weight in weights.items():
         require_number(name, weight, 0)
     compare = lambda a_BxE, b_BxE: vicreg_loss(a_BxE, b_BxE, **weights)  # noqa: E731
-    return _of_two_views("vicreg", width, compare)
+    return _make_two_view_pretext("vicreg", width, compare)
 
 
 @recorded
@@ -78,7 +78,7 @@ def barlow_twins(redundancy: float = 0.005, width: int = 128) -> Pretext:
     """
     require_number("redundancy", redundancy, 0)
     compare = lambda a_BxE, b_BxE: barlow_loss(a_BxE, b_BxE, redundancy)  # noqa: E731
-    return _of_two_views("barlow_twins", width, compare)
+    return _make_two_view_pretext("barlow_twins", width, compare)
 
 
 @recorded
@@ -89,7 +89,7 @@ def byol(momentum: float = 0.99, width: int = 128) -> Pretext:
     same one as all others. Else the predictor and the slow target alone keep features from dying, and hardly do.
 
     Args:
-      momentum: decay of the average (``sgd.averaged``).
+      momentum: decay of the average (``sgd.average_params``).
       width: of the heads and of what is predicted.
 
     Raises:
@@ -99,8 +99,8 @@ def byol(momentum: float = 0.99, width: int = 128) -> Pretext:
     require_share("momentum", momentum)
 
     def loss(nets: Any, params: Tree, target: Tree, key: Key, x_BxD: Array, view: View) -> Array:
-        both = _two_views(key, x_BxD, view)
-        embedded = lambda p: standardised(nets.head(p, "project", nets.encode(p["encoder"], both)))  # noqa: E731
+        both = _draw_two_views(key, x_BxD, view)
+        embedded = lambda p: standardise_columns(nets.head(p, "project", nets.encode(p["encoder"], both)))  # noqa: E731
         seen = jax.lax.stop_gradient(embedded(target))
         return byol_loss(nets.head(params, "predict", embedded(params)), jnp.roll(seen, x_BxD.shape[0], 0))
 
@@ -131,31 +131,31 @@ def masked(share: float = 0.5, cells: int = 4, width: int = 128) -> Pretext:
 
     def loss(nets: Any, params: Tree, target: Tree, key: Key, x_BxD: Array, view: View) -> Array:
         shown_BxD = view(stream(key, "view"), x_BxD)
-        hidden_BxD = hidden(stream(key, "cells"), nets.shape, x_BxD.shape[0], share, cells)
+        hidden_BxD = draw_hidden_pixels(stream(key, "cells"), nets.shape, x_BxD.shape[0], share, cells)
         features = nets.encode(params["encoder"], jnp.where(hidden_BxD, 0.5, shown_BxD))
         return masked_loss(nets.head(params, "decode", features), shown_BxD, hidden_BxD)
 
     return Pretext("masked", lambda features, pixels: {"decode": (features, width, pixels)}, loss)
 
 
-def _of_two_views(name: str, width: int, compare: Callable[[Array, Array], Array]) -> Pretext:
+def _make_two_view_pretext(name: str, width: int, compare: Callable[[Array, Array], Array]) -> Pretext:
     """Embeddings of two views, by one head, are compared."""
     require_integer("width", width, 1)
 
     def loss(nets: Any, params: Tree, target: Tree, key: Key, x_BxD: Array, view: View) -> Array:
-        both = _two_views(key, x_BxD, view)
+        both = _draw_two_views(key, x_BxD, view)
         embedded = nets.head(params, "project", nets.encode(params["encoder"], both))
         return compare(*jnp.split(embedded, 2))
 
     return Pretext(name, lambda features, pixels: {"project": (features, width, width)}, loss)
 
 
-def _two_views(key: Key, x_BxD: Array, view: View) -> Array:
+def _draw_two_views(key: Key, x_BxD: Array, view: View) -> Array:
     """Of each row, and then again of each: ``[2 B, D]``."""
     return jnp.concatenate([view(stream(key, name), x_BxD) for name in ("first view", "second view")])
 
 
-def nt_xent(a_BxE: Array, b_BxE: Array, temperature: Array | float) -> Array:
+def nt_xent_loss(a_BxE: Array, b_BxE: Array, temperature: Array | float) -> Array:
     """Cross-entropy of each view's partner among all 2 B - 1 other views, by cosine; mean over views."""
     z_VxE = normalise_rows(jnp.concatenate([a_BxE, b_BxE]))
     logit_VxV = jnp.matmul(z_VxE, z_VxE.T, precision=_HIGHEST) / temperature
@@ -174,18 +174,18 @@ def vicreg_loss(
         near_BxE = z_BxE - z_BxE.mean(0)
         covariance_ExE = jnp.matmul(near_BxE.T, near_BxE, precision=_HIGHEST) / max(z_BxE.shape[0] - 1, 1)
         lacking_E = jax.nn.relu(1 - jnp.sqrt(jnp.diagonal(covariance_ExE) + _LEAST_VARIANCE))
-        loss += variance * lacking_E.mean() / 2 + covariance * _off_diagonal(covariance_ExE**2) / columns
+        loss += variance * lacking_E.mean() / 2 + covariance * _sum_off_diagonal(covariance_ExE**2) / columns
     return loss
 
 
 def barlow_loss(a_BxE: Array, b_BxE: Array, redundancy: Array | float) -> Array:
     """See ``barlow_twins``."""
-    a_BxE, b_BxE = (standardised(z_BxE) for z_BxE in (a_BxE, b_BxE))
+    a_BxE, b_BxE = (standardise_columns(z_BxE) for z_BxE in (a_BxE, b_BxE))
     correlation_ExE = jnp.matmul(a_BxE.T, b_BxE, precision=_HIGHEST) / a_BxE.shape[0]
-    return jnp.sum((1 - jnp.diagonal(correlation_ExE)) ** 2) + redundancy * _off_diagonal(correlation_ExE**2)
+    return jnp.sum((1 - jnp.diagonal(correlation_ExE)) ** 2) + redundancy * _sum_off_diagonal(correlation_ExE**2)
 
 
-def standardised(z_BxE: Array) -> Array:
+def standardise_columns(z_BxE: Array) -> Array:
     """Columns of mean 0 and variance 1 (1e-5 is added to variances, as in batch normalisation)."""
     near_BxE = z_BxE - z_BxE.mean(0)
     return near_BxE * jax.lax.rsqrt((near_BxE**2).mean(0) + 1e-5)
@@ -201,7 +201,7 @@ def masked_loss(said_BxD: Array, shown_BxD: Array, hidden_BxD: Array) -> Array:
     return jnp.sum(jnp.where(hidden_BxD, (said_BxD - shown_BxD) ** 2, 0.0)) / jnp.maximum(hidden_BxD.sum(), 1)
 
 
-def hidden(key: Key, shape: tuple[int, int, int], rows: int, share: Array | float, cells: int) -> Array:
+def draw_hidden_pixels(key: Key, shape: tuple[int, int, int], rows: int, share: Array | float, cells: int) -> Array:
     """Which pixels ``[rows, D]`` of images are hidden: of each, the same number of a grid's cells, at least one."""
     order = jax.random.uniform(key, (rows, cells * cells))
     count = jnp.clip(jnp.round(share * cells * cells), 1, cells * cells).astype(int)
@@ -211,7 +211,7 @@ def hidden(key: Key, shape: tuple[int, int, int], rows: int, share: Array | floa
     return jnp.repeat(grid[:, row][:, :, column].reshape(rows, -1), shape[2], axis=1)
 
 
-def _off_diagonal(x_ExE: Array) -> Array:
+def _sum_off_diagonal(x_ExE: Array) -> Array:
     return jnp.sum(x_ExE) - jnp.trace(x_ExE)
 
 

@@ -11,16 +11,16 @@ import optax
 from flax import nnx
 
 from collapse_jax.core import batch, batching
-from collapse_jax.training.nnx_functional import functional
-from collapse_jax.training.sgd import adamw, fit_sgd
+from collapse_jax.training.nnx_functional import make_functional
+from collapse_jax.training.sgd import fit_sgd, make_adamw
 from collapse_jax.types import Array, Key, Tree
 
 WIDTH, FEATURES = 256, 64
 STEPS, BATCH, RATE, DECAY = 2000, 128, 2e-3, 0.05
-_trained: dict[str, "Trained"] = {}  # in this process: a sweep makes its setting many times
+_cache: dict[str, "TrainedClassifier"] = {}  # in this process: a sweep makes its setting many times
 
 
-class Trained(NamedTuple):
+class TrainedClassifier(NamedTuple):
     """Parameters, and the unit of the features: the root of their total variance over the images trained on."""
 
     params: Tree
@@ -41,42 +41,44 @@ class Classifier(nnx.Module):
         return h_BxF, self.out(h_BxF)
 
 
-def apply(net: Trained, x_BxD: Array) -> tuple[Array, Array]:
+def apply_classifier(net: TrainedClassifier, x_BxD: Array) -> tuple[Array, Array]:
     """Features ``[B, FEATURES]``, of total variance 1 over the real images, and logits ``[B, classes]``."""
-    features_BxF, logits_BxC = _call(net.params, x_BxD)
+    features_BxF, logits_BxC = _apply_params(net.params, x_BxD)
     return features_BxF / net.unit, logits_BxC
 
 
-def trained(x_NxD: np.ndarray, label_N: np.ndarray, classes: int) -> Trained:
+def train_classifier(x_NxD: np.ndarray, label_N: np.ndarray, classes: int) -> TrainedClassifier:
     """A classifier trained on images, the same at every call: the key is fixed. Kept for the process.
 
     A second or two of AdamW for 8x8 pixels on a CPU core; it gets more than 94% of held-out digits right.
     """
     told = hashlib.sha256(np.ascontiguousarray(x_NxD, np.float32).tobytes() + label_N.astype(np.int32).tobytes())
     name = f"{told.hexdigest()} {classes} {jnp.zeros(()).dtype}"
-    if name not in _trained:
-        init, _ = functional(lambda rngs: Classifier(x_NxD.shape[1], classes, rngs=rngs))
-        optimizer = partial(adamw, RATE, "cosine", 100, DECAY, 1.0)
+    if name not in _cache:
+        init, _ = make_functional(lambda rngs: Classifier(x_NxD.shape[1], classes, rngs=rngs))
+        optimizer = partial(make_adamw, RATE, "cosine", 100, DECAY, 1.0)
         fit = fit_sgd(_loss, optimizer, init=init, steps=STEPS, batch_size=BATCH)
         rows = jnp.asarray(x_NxD, float), jnp.asarray(label_N, jnp.int32)
         params = jax.jit(fit)(jax.random.key(0, impl="threefry2x32"), batch.unit(rows), None)
-        variance = jax.jit(lambda p, x: batching.map_in_batches(lambda some: _call(p, some)[0], 256, x).var(0).sum())
-        _trained[name] = Trained(params, jnp.sqrt(variance(params, rows[0])))
-    return _trained[name]
+        variance = jax.jit(
+            lambda p, x: batching.map_in_batches(lambda some: _apply_params(p, some)[0], 256, x).var(0).sum()
+        )
+        _cache[name] = TrainedClassifier(params, jnp.sqrt(variance(params, rows[0])))
+    return _cache[name]
 
 
-def outline(pixels: int, classes: int) -> Trained:
-    """The shapes of what ``trained`` gives."""
-    init, _ = functional(lambda rngs: Classifier(pixels, classes, rngs=rngs))
-    return jax.eval_shape(lambda key: Trained(init(key), jnp.zeros(())), jax.random.key(0))
+def classifier_shapes(pixels: int, classes: int) -> TrainedClassifier:
+    """The shapes of what ``train_classifier`` gives."""
+    init, _ = make_functional(lambda rngs: Classifier(pixels, classes, rngs=rngs))
+    return jax.eval_shape(lambda key: TrainedClassifier(init(key), jnp.zeros(())), jax.random.key(0))
 
 
-def _call(params: Tree, x_BxD: Array) -> tuple[Array, Array]:
+def _apply_params(params: Tree, x_BxD: Array) -> tuple[Array, Array]:
     pixels, classes = params["hidden"]["kernel"].shape[0], params["out"]["kernel"].shape[1]
-    return functional(lambda rngs: Classifier(pixels, classes, rngs=rngs))[1](params, x_BxD)
+    return make_functional(lambda rngs: Classifier(pixels, classes, rngs=rngs))[1](params, x_BxD)
 
 
 def _loss(params: Tree, key: Key, items: tuple[Array, Array]) -> Array:
     x_BxD, label_B = items
     noisy_BxD = x_BxD + 0.1 * jax.random.normal(key, x_BxD.shape, x_BxD.dtype)  # generated images are not noiseless
-    return optax.softmax_cross_entropy_with_integer_labels(_call(params, noisy_BxD)[1], label_B).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(_apply_params(params, noisy_BxD)[1], label_B).mean()

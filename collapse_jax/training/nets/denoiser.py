@@ -12,13 +12,13 @@ from collapse_jax.core.errors import UsageError
 from collapse_jax.core.validation import require_integer
 from collapse_jax.training.nets import dit, unet
 from collapse_jax.training.nets.mlp import TimedMLP
-from collapse_jax.training.nnx_functional import drawn, functional
+from collapse_jax.training.nnx_functional import draw_parameters, make_functional
 from collapse_jax.types import Array, Key, Tree
 
 NETS = ("mlp", "dit", "unet")
 
 
-class Size(NamedTuple):
+class DenoiserSize(NamedTuple):
     """Sizes of a network; `heads` and `patch` are a DiT's alone."""
 
     width: int
@@ -27,10 +27,10 @@ class Size(NamedTuple):
     patch: int
 
 
-DEFAULTS = {"mlp": Size(256, 3, 1, 1), "dit": Size(128, 4, 4, 4), "unet": Size(32, 3, 1, 1)}
+DEFAULTS = {"mlp": DenoiserSize(256, 3, 1, 1), "dit": DenoiserSize(128, 4, 4, 4), "unet": DenoiserSize(32, 3, 1, 1)}
 
 
-def timed_net(
+def make_denoiser(
     net: str, dim: int, shape: tuple[int, int, int] | None, given: dict[str, int | None], classes: int, dtype: jnp.dtype
 ) -> tuple[Callable[[Key], Tree], Callable[..., Array]]:
     """``(init, apply)`` of a network.
@@ -53,12 +53,12 @@ def timed_net(
     for name, value in size._asdict().items():
         require_integer(name, value, 1)
     if net == "mlp":
-        return functional(partial(_mlp, dim, size, classes, dtype))
+        return make_functional(partial(_build_mlp, dim, size, classes, dtype))
     if shape is None:
         raise UsageError(f"net {net} needs images, and the source's rows are none; use net mlp")
     check = {"dit": _check_dit, "unet": _check_unet}[net]
     check(shape, size)
-    by_nnx, apply = functional(partial({"dit": _dit, "unet": _unet}[net], shape, size, classes, dtype))
+    by_nnx, apply = make_functional(partial({"dit": _build_dit, "unet": _build_unet}[net], shape, size, classes, dtype))
     shapes, zero = jax.eval_shape(by_nnx, jax.random.key(0)), {"dit": dit.ZERO, "unet": unet.ZERO}[net]
 
     def spread(names: tuple, shape: tuple[int, ...]) -> float:
@@ -66,29 +66,33 @@ def timed_net(
             return 0.0
         return 0.02 if names[-1] == "embedding" else shape[0] ** -0.5
 
-    return lambda key: drawn(key, shapes, spread), apply
+    return lambda key: draw_parameters(key, shapes, spread), apply
 
 
-def _mlp(dim: int, size: Size, classes: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> TimedMLP:
+def _build_mlp(dim: int, size: DenoiserSize, classes: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> TimedMLP:
     return TimedMLP(dim, size.width, size.depth, classes=classes, dtype=dtype, rngs=rngs)
 
 
-def _dit(shape: tuple[int, int, int], size: Size, classes: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> dit.DiT:
+def _build_dit(
+    shape: tuple[int, int, int], size: DenoiserSize, classes: int, dtype: jnp.dtype, rngs: nnx.Rngs
+) -> dit.DiT:
     return dit.DiT(shape, size.patch, size.width, size.depth, size.heads, classes, dtype, rngs=rngs)
 
 
-def _unet(shape: tuple[int, int, int], size: Size, classes: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> unet.UNet:
+def _build_unet(
+    shape: tuple[int, int, int], size: DenoiserSize, classes: int, dtype: jnp.dtype, rngs: nnx.Rngs
+) -> unet.UNet:
     return unet.UNet(shape, size.width, size.depth, classes, dtype, rngs=rngs)
 
 
-def _check_dit(shape: tuple[int, int, int], size: Size) -> None:
+def _check_dit(shape: tuple[int, int, int], size: DenoiserSize) -> None:
     if shape[0] % size.patch or shape[1] % size.patch:
         raise UsageError(f"patch must divide the {shape[0]} x {shape[1]} pixels of an image, not {size.patch}")
     if size.width % size.heads:
         raise UsageError(f"width must be a multiple of the {size.heads} heads, not {size.width}")
 
 
-def _check_unet(shape: tuple[int, int, int], size: Size) -> None:
+def _check_unet(shape: tuple[int, int, int], size: DenoiserSize) -> None:
     if size.width % unet.GROUPS:
         raise UsageError(f"width must be a multiple of {unet.GROUPS} for a unet, not {size.width}")
     halvings = 2 ** (size.depth - 1)

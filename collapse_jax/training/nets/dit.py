@@ -14,7 +14,7 @@ from collapse_jax.types import Array
 ZERO = ("modulate", "write")  # linear maps that start at 0: at first a block adds nothing, and nothing is said
 
 
-class Block(nnx.Module):
+class DiTBlock(nnx.Module):
     """Attention, then a feed-forward layer, each on a stream that is normalised, scaled and shifted (adaLN-Zero)."""
 
     def __init__(self, width: int, heads: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
@@ -27,9 +27,9 @@ class Block(nnx.Module):
         """The stream after this block."""
         shift, scale, gate, shift_feed, scale_feed, gate_feed = jnp.split(told_Bx6xD, 6, axis=1)
         rows, length, _ = x_BxLxD.shape
-        heads = self.qkv(modulated(x_BxLxD, scale, shift)).reshape(rows, length, 3, self.heads, -1)
-        x_BxLxD = x_BxLxD + gate * self.out(attended(heads).reshape(rows, length, -1))
-        return x_BxLxD + gate_feed * self.down(gelu(self.up(modulated(x_BxLxD, scale_feed, shift_feed))))
+        heads = self.qkv(modulate_tokens(x_BxLxD, scale, shift)).reshape(rows, length, 3, self.heads, -1)
+        x_BxLxD = x_BxLxD + gate * self.out(attend_heads(heads).reshape(rows, length, -1))
+        return x_BxLxD + gate_feed * self.down(logistic_gelu(self.up(modulate_tokens(x_BxLxD, scale_feed, shift_feed))))
 
 
 class DiT(nnx.Module):
@@ -64,30 +64,30 @@ class DiT(nnx.Module):
         self.read, self.write = linear(pixels, width), Linear(width, pixels, rngs=rngs)
         self.told = TimeAndLabel(width, classes, dtype, rngs=rngs)
         self.modulate = linear(width, (6 * depth + 2) * width)
-        self.blocks = nnx.List([Block(width, heads, dtype, rngs=rngs) for _ in range(depth)])
+        self.blocks = nnx.List([DiTBlock(width, heads, dtype, rngs=rngs) for _ in range(depth)])
 
     def __call__(self, x_BxD: Array, t_B: Array, label_B: Array | None = None) -> Array:
         """Vectors ``[B, D]`` for rows ``[B, D]``, times ``[B]`` and labels ``[B]``."""
         height, width, channels = self.shape
         side, rows = self.patch, x_BxD.shape[0]
         down, across = height // side, width // side
-        stream = self.read(patches(x_BxD, self.shape, side))
-        stream = stream + jnp.asarray(places(down, across, stream.shape[-1]), stream.dtype)
+        stream = self.read(cut_patches(x_BxD, self.shape, side))
+        stream = stream + jnp.asarray(position_waves(down, across, stream.shape[-1]), stream.dtype)
         told = self.modulate(nnx.silu(self.told(t_B, label_B))).reshape(rows, 6 * self.depth + 2, -1)
         for i, block in enumerate(self.blocks):
             stream = block(stream, told[:, 6 * i : 6 * i + 6])
-        said = self.write(modulated(stream, told[:, -1:], told[:, -2:-1]))
+        said = self.write(modulate_tokens(stream, told[:, -1:], told[:, -2:-1]))
         return said.reshape(rows, down, across, side, side, channels).swapaxes(2, 3).reshape(x_BxD.shape)
 
 
-def patches(x_BxD: Array, shape: tuple[int, int, int], side: int) -> Array:
+def cut_patches(x_BxD: Array, shape: tuple[int, int, int], side: int) -> Array:
     """``[B, patches, side * side * channels]``: the squares of images ``[B, D]``, row by row."""
     height, width, channels = shape
     grid = x_BxD.reshape(x_BxD.shape[0], height // side, side, width // side, side, channels).swapaxes(2, 3)
     return grid.reshape(x_BxD.shape[0], -1, side * side * channels)
 
 
-def attended(heads_BxLx3xHxK: Array) -> Array:
+def attend_heads(heads_BxLx3xHxK: Array) -> Array:
     """What each token finds among all, ``[B, L, H, K]``, from queries, keys and values.
 
     Heads come first in the products, which is faster on a CPU than in the order of ``jax.nn.dot_product_attention``.
@@ -97,7 +97,7 @@ def attended(heads_BxLx3xHxK: Array) -> Array:
     return jnp.einsum("bhlm,bhmk->bhlk", jax.nn.softmax(score).astype(value.dtype), value).swapaxes(1, 2)
 
 
-def modulated(x_BxLxD: Array, scale_Bx1xD: Array, shift_Bx1xD: Array) -> Array:
+def modulate_tokens(x_BxLxD: Array, scale_Bx1xD: Array, shift_Bx1xD: Array) -> Array:
     """Each token at mean 0 and variance 1, scaled by 1 + scale and shifted; computed in float32."""
     x = x_BxLxD.astype(jnp.float32)
     x = x - x.mean(-1, keepdims=True)
@@ -105,12 +105,12 @@ def modulated(x_BxLxD: Array, scale_Bx1xD: Array, shift_Bx1xD: Array) -> Array:
     return (x * (1 + scale_Bx1xD) + shift_Bx1xD).astype(x_BxLxD.dtype)
 
 
-def gelu(x: Array) -> Array:
+def logistic_gelu(x: Array) -> Array:
     """``nnx.gelu``'s function, by a logistic one in place of tanh, which takes a CPU longer."""
     return x * jax.nn.sigmoid(x * (2 * (2 / jnp.pi) ** 0.5) * (1 + 0.044715 * x * x))
 
 
-def places(down: int, across: int, width: int) -> np.ndarray:
+def position_waves(down: int, across: int, width: int) -> np.ndarray:
     """``[down * across, width]``: waves of a patch's row number, beside those of its column number."""
     half = -(-width // 4)
     rate = 100.0 ** (-np.arange(half) / half)

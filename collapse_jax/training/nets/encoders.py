@@ -1,6 +1,6 @@
 """Networks that turn images into features, and the small perceptrons that training alone needs on top of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -13,15 +13,15 @@ from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import stream
 from collapse_jax.core.validation import require_choice, require_integer
 from collapse_jax.training.nets import dit
-from collapse_jax.training.nets.unet import Convolution, folded
-from collapse_jax.training.nnx_functional import drawn, functional
+from collapse_jax.training.nets.unet import Convolution, fold_pixels
+from collapse_jax.training.nnx_functional import draw_parameters, make_functional
 from collapse_jax.types import Array, Key, Tree
 
 ENCODERS = ("mlp", "conv", "vit")
 Shape = tuple[int, int, int]
 
 
-class Size(NamedTuple):
+class EncoderSize(NamedTuple):
     """Sizes of an encoder; `heads` and `patch` are a ViT's alone."""
 
     width: int
@@ -30,10 +30,10 @@ class Size(NamedTuple):
     patch: int
 
 
-DEFAULTS = {"mlp": Size(256, 2, 1, 1), "conv": Size(32, 2, 1, 1), "vit": Size(64, 3, 4, 2)}
+DEFAULTS = {"mlp": EncoderSize(256, 2, 1, 1), "conv": EncoderSize(32, 2, 1, 1), "vit": EncoderSize(64, 3, 4, 2)}
 
 
-class Networks(NamedTuple):
+class EncoderNetworks(NamedTuple):
     """An encoder and its heads as pure functions of ``{"encoder": ..., "heads": {name: ...}}``.
 
     Attributes:
@@ -84,7 +84,7 @@ class ConvNet(nnx.Module):
         """``[B, features]``."""
         image = nnx.gelu(self.read(x_BxD.reshape(-1, *self.shape)))
         for halve, mix in zip(self.halve, self.mix, strict=True):
-            image = halve(folded(image))
+            image = halve(fold_pixels(image))
             image = image + nnx.gelu(mix(nnx.gelu(image)))
         return self.write(image.reshape(x_BxD.shape[0], -1))
 
@@ -92,27 +92,29 @@ class ConvNet(nnx.Module):
 class ViT(nnx.Module):
     """A transformer of patches (arXiv 2010.11929): blocks of a DiT that are told nothing, and the mean of tokens."""
 
-    def __init__(self, shape: Shape, size: Size, features: int, *, rngs: nnx.Rngs):
+    def __init__(self, shape: Shape, size: EncoderSize, features: int, *, rngs: nnx.Rngs):
         self.shape, self.patch = shape, size.patch
         self.read = nnx.Linear(size.patch**2 * shape[2], size.width, rngs=rngs)
-        self.blocks = nnx.List([dit.Block(size.width, size.heads, jnp.float32, rngs=rngs) for _ in range(size.depth)])
+        self.blocks = nnx.List(
+            [dit.DiTBlock(size.width, size.heads, jnp.float32, rngs=rngs) for _ in range(size.depth)]
+        )
         self.norm = nnx.LayerNorm(size.width, rngs=rngs)
         self.write = nnx.Linear(size.width, features, rngs=rngs)
 
     def __call__(self, x_BxD: Array) -> Array:
         """``[B, features]``."""
-        stream = self.read(dit.patches(x_BxD, self.shape, self.patch))
+        stream = self.read(dit.cut_patches(x_BxD, self.shape, self.patch))
         down, across = self.shape[0] // self.patch, self.shape[1] // self.patch
-        stream = stream + jnp.asarray(dit.places(down, across, stream.shape[-1]), stream.dtype)
+        stream = stream + jnp.asarray(dit.position_waves(down, across, stream.shape[-1]), stream.dtype)
         nothing = jnp.zeros((1, 6, stream.shape[-1])).at[:, jnp.asarray([2, 5])].set(1.0)  # gates are open
         for block in self.blocks:
             stream = block(stream, nothing)
         return self.write(self.norm(stream).mean(1))
 
 
-def networks(
+def make_encoder(
     encoder: str, shape: Shape, features: int, given: dict[str, int | None], heads: dict[str, tuple[int, ...]]
-) -> Networks:
+) -> EncoderNetworks:
     """An encoder with heads.
 
     Args:
@@ -134,15 +136,18 @@ def networks(
     for name, value in size._asdict().items():
         require_integer(name, value, 1)
     _check_sizes(encoder, shape, size)
-    made = {"encoder": functional(partial(_encoder, encoder, shape, size, features))}
-    made |= {name: functional(partial(_head, sizes)) for name, sizes in heads.items()}
+    made = {"encoder": make_functional(partial(_build_encoder, encoder, shape, size, features))}
+    made |= {name: make_functional(partial(_build_head, sizes)) for name, sizes in heads.items()}
     shapes = {name: jax.eval_shape(init, jax.random.key(0)) for name, (init, _) in made.items()}
 
     def init(key: Key) -> Tree:
-        draw = lambda names, part: drawn(stream(key, part), {name: shapes[name] for name in names}, _spread)  # noqa: E731
+        def draw(names: Iterable[str], stream_name: str) -> Tree:
+            some = {name: shapes[name] for name in names}
+            return draw_parameters(stream(key, stream_name), some, _standard_deviation)
+
         return {**draw(["encoder"], "encoder"), "heads": draw(heads, "heads")}
 
-    return Networks(
+    return EncoderNetworks(
         shape=shape,
         init=init,
         encode=lambda params, x_BxD: made["encoder"][1](params, 2 * x_BxD - 1),
@@ -150,11 +155,11 @@ def networks(
     )
 
 
-def _spread(names: tuple, shape: tuple[int, ...]) -> float:
+def _standard_deviation(names: tuple, shape: tuple[int, ...]) -> float:
     return 0.0 if names[-1] == "bias" else shape[0] ** -0.5
 
 
-def _encoder(encoder: str, shape: Shape, size: Size, features: int, rngs: nnx.Rngs) -> nnx.Module:
+def _build_encoder(encoder: str, shape: Shape, size: EncoderSize, features: int, rngs: nnx.Rngs) -> nnx.Module:
     if encoder == "mlp":
         pixels = shape[0] * shape[1] * shape[2]
         return Perceptron((pixels, *[size.width] * size.depth, features), rngs=rngs)
@@ -163,11 +168,11 @@ def _encoder(encoder: str, shape: Shape, size: Size, features: int, rngs: nnx.Rn
     return ViT(shape, size, features, rngs=rngs)
 
 
-def _head(sizes: tuple[int, ...], rngs: nnx.Rngs) -> Perceptron:
+def _build_head(sizes: tuple[int, ...], rngs: nnx.Rngs) -> Perceptron:
     return Perceptron(sizes, norm=True, rngs=rngs)
 
 
-def _check_sizes(encoder: str, shape: Shape, size: Size) -> None:
+def _check_sizes(encoder: str, shape: Shape, size: EncoderSize) -> None:
     pixels = f"{shape[0]} x {shape[1]} pixels"
     if encoder == "conv":
         halvings = 2 ** (size.depth - 1)

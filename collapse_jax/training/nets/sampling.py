@@ -39,7 +39,7 @@ class Decoding(NamedTuple):
         require_share("min_p", self.min_p)
 
 
-def weights(logits_BxV: Array, how: Decoding) -> Array:
+def symbol_weights(logits_BxV: Array, how: Decoding) -> Array:
     """What each symbol's probability is in proportion to; 0 for those left out. The likeliest always stays.
 
     Temperature first, then the cuts in the order top-k, top-p, min-p: top-p looks at the law that top-k left (min-p
@@ -64,14 +64,14 @@ def weights(logits_BxV: Array, how: Decoding) -> Array:
     return jnp.where(kept_BxV, relative_BxV, 0.0)
 
 
-def pick(weight_BxV: Array, uniform_B: Array) -> Array:
+def pick_symbols(weight_BxV: Array, uniform_B: Array) -> Array:
     """A symbol for each row in proportion to weight, by the inverse CDF: one uniform number each, never weight 0."""
     cdf_BxV = jnp.cumsum(weight_BxV, -1)
     here_BxV = (cdf_BxV > uniform_B[:, None] * cdf_BxV[:, -1:]) & (weight_BxV > 0)
     return jnp.where(here_BxV.any(-1), here_BxV.argmax(-1), weight_BxV.argmax(-1))  # no place: the sums rounded
 
 
-def decode(
+def decode_rows(
     apply: Apply, params: Tree, key: Key, cache: Cache, start: int, prompt_BxP: Array, length: int, how: Decoding
 ) -> Array:
     """Rows ``[B, length]`` of int32 that begin with ``prompt_BxP`` (P may be 0) and go on by `params`.
@@ -91,13 +91,13 @@ def decode(
     begun_BxL = over_data(jnp.concatenate([first_Bx1, prompt_BxP], 1))
     logits_BxLxV, cache = apply(params, begun_BxL, over_data(cache), 0)
     uniform_SxB = draw_uniforms(key, ((length - given) * rows,)).reshape(length - given, rows)
-    symbol_B = pick(weights(logits_BxLxV[:, -1], how), uniform_SxB[0])
+    symbol_B = pick_symbols(symbol_weights(logits_BxLxV[:, -1], how), uniform_SxB[0])
 
     def step(carry: tuple[Array, Cache], scanned: tuple[Array, Array]) -> tuple[tuple[Array, Cache], Array]:
         symbol_B, cache = carry
         position, uniform_B = scanned
         logits_Bx1xV, cache = apply(params, symbol_B[:, None], cache, position)
-        symbol_B = pick(weights(logits_Bx1xV[:, 0], how), uniform_B)
+        symbol_B = pick_symbols(symbol_weights(logits_Bx1xV[:, 0], how), uniform_B)
         return (symbol_B, cache), symbol_B
 
     rest = (jnp.arange(given + 1, length), uniform_SxB[1:])

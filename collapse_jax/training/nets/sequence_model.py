@@ -10,12 +10,12 @@ import optax
 
 from collapse_jax.core import batching
 from collapse_jax.core.random import stream
-from collapse_jax.training.nets.sampling import Decoding, decode, pick, weights
-from collapse_jax.training.nets.transformer import MOST_LOGITS, Size, empty_cache
+from collapse_jax.training.nets.sampling import Decoding, decode_rows, pick_symbols, symbol_weights
+from collapse_jax.training.nets.transformer import MOST_LOGITS, TransformerSize, empty_cache
 from collapse_jax.types import Array, Key, Tree
 
 
-class Network(NamedTuple):
+class SequenceModel(NamedTuple):
     """A network and the rows that it is for.
 
     Attributes:
@@ -29,19 +29,19 @@ class Network(NamedTuple):
 
     apply: Callable[..., Tree]
     num_symbols: int
-    size: Size
+    size: TransformerSize
     dtype: jnp.dtype
     length: int
     at_once: int
 
 
-def loss(network: Network, params: Tree, key: Key, rows_NxL: Array) -> Array:
+def sequence_loss(network: SequenceModel, params: Tree, key: Key, rows_NxL: Array) -> Array:
     """Mean cross-entropy of the rows' symbols, nats; a loss of ``fit_sgd``, which draws nothing from `key`."""
     labels_NxL, of = rows_NxL.astype(int), optax.softmax_cross_entropy_with_integer_labels
-    return _judge(network, params, rows_NxL, labels_NxL, of).mean()
+    return _judge_rows(network, params, rows_NxL, labels_NxL, of).mean()
 
 
-def judged(network: Network, params: Tree, rows_NxL: Array) -> tuple[Array, Array, Array]:
+def judge_symbols(network: SequenceModel, params: Tree, rows_NxL: Array) -> tuple[Array, Array, Array]:
     """Loss of each symbol, probability of the one thought likeliest, and whether it was right: ``[N, L]`` each."""
 
     def of(logits_SxV: Array, label_S: Array) -> tuple[Array, Array, Array]:
@@ -49,35 +49,41 @@ def judged(network: Network, params: Tree, rows_NxL: Array) -> tuple[Array, Arra
         loss_S = -jnp.take_along_axis(log_SxV, label_S[:, None], -1)[:, 0]
         return loss_S, jnp.exp(log_SxV.max(-1)), log_SxV.argmax(-1) == label_S
 
-    return _each(network, params, rows_NxL, rows_NxL.astype(int), of)
+    return _judge_in_batches(network, params, rows_NxL, rows_NxL.astype(int), of)
 
 
-def rewrite(
-    network: Network, params: Tree, key: Key, rows_NxL: Array, fraction: Array | float, how: Decoding, prompt: int = 0
+def rewrite_rows(
+    network: SequenceModel,
+    params: Tree,
+    key: Key,
+    rows_NxL: Array,
+    fraction: Array | float,
+    how: Decoding,
+    prompt: int = 0,
 ) -> Array:
     """A `fraction` of the symbols of each row after its `prompt` drawn anew, given those before as they are.
 
     One uniform number a symbol: below `fraction` it says that the symbol changes and, over `fraction`, to which.
     """
     uniform_NxL = jax.random.uniform(key, (rows_NxL.size,)).reshape(rows_NxL.shape)
-    of = lambda logits_SxV, uniform_S: pick(weights(logits_SxV, how), uniform_S)  # noqa: E731
+    of = lambda logits_SxV, uniform_S: pick_symbols(symbol_weights(logits_SxV, how), uniform_S)  # noqa: E731
     within_NxL = uniform_NxL / jnp.where(fraction > 0, fraction, 1.0)
-    drawn_NxL = _each(network, params, rows_NxL, within_NxL, of).astype(rows_NxL.dtype)
+    drawn_NxL = _judge_in_batches(network, params, rows_NxL, within_NxL, of).astype(rows_NxL.dtype)
     changed_NxL = (uniform_NxL < fraction) & (jnp.arange(rows_NxL.shape[1]) >= prompt)
     return jnp.where(changed_NxL, drawn_NxL, rows_NxL)
 
 
-def _each(
-    network: Network, params: Tree, rows_NxL: Array, beside_NxL: Array, of: Callable[[Array, Array], Tree]
+def _judge_in_batches(
+    network: SequenceModel, params: Tree, rows_NxL: Array, beside_NxL: Array, of: Callable[[Array, Array], Tree]
 ) -> Tree:
-    """``_judge``, of as many rows at a time as memory has room for."""
+    """``_judge_rows``, of as many rows at a time as memory has room for."""
     most = max(MOST_LOGITS // (network.length * network.num_symbols), 1)
-    some = lambda rows, beside: _judge(network, params, rows, beside, of)  # noqa: E731
+    some = lambda rows, beside: _judge_rows(network, params, rows, beside, of)  # noqa: E731
     return batching.map_in_batches(some, min(network.at_once, most), rows_NxL, beside_NxL)
 
 
-def _judge(
-    network: Network, params: Tree, rows_NxL: Array, beside_NxL: Array, of: Callable[[Array, Array], Tree]
+def _judge_rows(
+    network: SequenceModel, params: Tree, rows_NxL: Array, beside_NxL: Array, of: Callable[[Array, Array], Tree]
 ) -> Tree:
     """``of(logits [S, V], beside [S])`` of each symbol of each row, judged from those before it: leaves ``[N, L]``."""
     start_Nx1 = jnp.full((rows_NxL.shape[0], 1), network.num_symbols)
@@ -85,9 +91,11 @@ def _judge(
     return network.apply(params, before_NxL, beside_NxL, of, method="judge")
 
 
-def draw(network: Network, params: Tree, key: Key, num: int, how: Decoding, prompts: Array | None = None) -> Array:
+def draw_rows(
+    network: SequenceModel, params: Tree, key: Key, num: int, how: Decoding, prompts: Array | None = None
+) -> Array:
     """`num` rows ``[num, L]``, int32; each begins with one of ``prompts [K, P]``, where there are some."""
-    go_on = partial(decode, network.apply, params, start=network.num_symbols, length=network.length, how=how)
+    go_on = partial(decode_rows, network.apply, params, start=network.num_symbols, length=network.length, how=how)
 
     def some(key: Key, rows: int) -> Array:
         cache = empty_cache(network.size, rows, network.length, network.dtype)

@@ -11,7 +11,7 @@ from flax import nnx
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.validation import require_choice, require_flag, require_integer
 from collapse_jax.training.nets.linear import Linear
-from collapse_jax.training.nnx_functional import drawn
+from collapse_jax.training.nnx_functional import draw_parameters
 from collapse_jax.types import Array, Key, Tree
 
 BASE = 10_000.0  # of the wavelengths of rotary positions (arXiv 2104.09864)
@@ -22,7 +22,7 @@ MOST_LOGITS = 2**24  # numbers: 64 MiB
 Cache = tuple[tuple[Array, Array], ...]
 
 
-class Size(NamedTuple):
+class TransformerSize(NamedTuple):
     """Sizes of a transformer; `heads` share `kv_heads` keys and values in groups (arXiv 2305.13245)."""
 
     width: int
@@ -41,13 +41,13 @@ class Size(NamedTuple):
 
 # Parameters without embeddings: 0.1, 10.6 and 85 million (gpt2: 124 with its 50,257 symbols).
 PRESETS = {
-    "tiny": Size(64, 2, 2, 2, 176),
-    "nano": Size(384, 6, 6, 6, 1024),
-    "gpt2": Size(768, 12, 12, 12, 3072, "gelu"),
+    "tiny": TransformerSize(64, 2, 2, 2, 176),
+    "nano": TransformerSize(384, 6, 6, 6, 1024),
+    "gpt2": TransformerSize(768, 12, 12, 12, 3072, "gelu"),
 }
 
 
-def sized(model: str, given: dict[str, Any]) -> Size:
+def resolve_size(model: str, given: dict[str, Any]) -> TransformerSize:
     """A preset with other sizes put over it; hidden layer and kv heads follow width and heads where not given.
 
     Raises:
@@ -73,13 +73,13 @@ def sized(model: str, given: dict[str, Any]) -> Size:
     return size
 
 
-class Block(nnx.Module):
+class TransformerBlock(nnx.Module):
     """Attention, then a feed-forward layer, each on a normalised stream that it adds to (arXiv 1910.07467, 2002.05202).
 
-    No biases. Parameters come from ``initial``: what nnx would draw here is never asked for.
+    No biases. Parameters come from ``draw_initial_parameters``: what nnx would draw here is never asked for.
     """
 
-    def __init__(self, size: Size, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+    def __init__(self, size: TransformerSize, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         linear = partial(Linear, use_bias=False, dtype=dtype, rngs=rngs)
         self.size = size
         self.attention_norm = nnx.RMSNorm(size.width, dtype=dtype, rngs=rngs)
@@ -130,12 +130,18 @@ class Transformer(nnx.Module):
     """
 
     def __init__(
-        self, num_symbols: int, size: Size, dtype: jnp.dtype = jnp.float32, remat: bool = False, *, rngs: nnx.Rngs
+        self,
+        num_symbols: int,
+        size: TransformerSize,
+        dtype: jnp.dtype = jnp.float32,
+        remat: bool = False,
+        *,
+        rngs: nnx.Rngs,
     ):
         self.num_symbols, self.size, self.dtype, self.remat = num_symbols, size, dtype, remat
         small = nnx.initializers.normal(0.02)
         self.embedding = nnx.Param(small(rngs.params(), (num_symbols + 1, size.width), jnp.float32))
-        self.blocks = nnx.List([Block(size, dtype, rngs=rngs) for _ in range(size.depth)])
+        self.blocks = nnx.List([TransformerBlock(size, dtype, rngs=rngs) for _ in range(size.depth)])
         self.norm = nnx.RMSNorm(size.width, dtype=dtype, rngs=rngs)
         if not size.tied:
             self.head = nnx.Param(small(rngs.params(), (num_symbols, size.width), jnp.float32))
@@ -159,7 +165,7 @@ class Transformer(nnx.Module):
     def read(self, x_BxLxD: Array, cache: Cache | None = None, position: Array | int = 0) -> tuple[Array, Cache | None]:
         """Logits and cache from embedded symbols."""
         x_BxLxD, cache = self.stream(x_BxLxD, cache, position)
-        return _logits(x_BxLxD, self.head_VxD()), cache
+        return _compute_logits(x_BxLxD, self.head_VxD()), cache
 
     def judge(self, tokens_BxL: Array, beside_BxL: Array, of: Callable[[Array, Array], Tree]) -> Tree:
         """``of(logits [S, V], beside [S])`` of what follows each symbol, and what lies beside it: leaves ``[B, L]``.
@@ -169,7 +175,7 @@ class Transformer(nnx.Module):
         x_BxLxD, head_VxD = self.stream(self.embed(tokens_BxL))[0], self.head_VxD()
         x_SxD, beside_S = x_BxLxD.reshape(-1, self.size.width), beside_BxL.reshape(-1)
         count, at_once = beside_S.size, max(MOST_LOGITS // self.num_symbols, 1)
-        part = lambda x_SxD, beside_S: of(_logits(x_SxD, head_VxD), beside_S)  # noqa: E731
+        part = lambda x_SxD, beside_S: of(_compute_logits(x_SxD, head_VxD), beside_S)  # noqa: E731
         if count <= at_once:
             return jax.tree.map(lambda x: x.reshape(beside_BxL.shape), part(x_SxD, beside_S))
 
@@ -184,7 +190,7 @@ class Transformer(nnx.Module):
         self, x_BxLxD: Array, cache: Cache | None = None, position: Array | int = 0
     ) -> tuple[Array, Cache | None]:
         """What logits are read from, and the cache, from embedded symbols."""
-        turn = _turns(x_BxLxD.shape[1], self.size.head, position)
+        turn = _rotation_angles(x_BxLxD.shape[1], self.size.head, position)
         caches: list[Any] = []
         for i, block in enumerate(self.blocks):
             run = jax.checkpoint(block) if self.remat and cache is None else block
@@ -198,12 +204,12 @@ class Transformer(nnx.Module):
         return head_VxD.astype(self.dtype)
 
 
-def _logits(x: Array, head_VxD: Array) -> Array:
+def _compute_logits(x: Array, head_VxD: Array) -> Array:
     """In float32."""
     return jnp.einsum("...d,vd->...v", x, head_VxD, preferred_element_type=jnp.float32)
 
 
-def initial(key: Key, shapes: Tree, depth: int) -> Tree:
+def draw_initial_parameters(key: Key, shapes: Tree, depth: int) -> Tree:
     """A fresh network's parameters: normal, of standard deviation 0.02 for embeddings, ``fan_in^-1/2`` for matrices.
 
     What writes to the stream between blocks starts ``sqrt(2 depth)`` times smaller, so that its variance does not grow
@@ -216,10 +222,10 @@ def initial(key: Key, shapes: Tree, depth: int) -> Tree:
         writes = names[-2] in ("out", "down")
         return (shape[0] * (2 * depth if writes else 1)) ** -0.5
 
-    return drawn(key, shapes, spread)
+    return draw_parameters(key, shapes, spread)
 
 
-def empty_cache(size: Size, rows: int, positions: int, dtype: jnp.dtype) -> Cache:
+def empty_cache(size: TransformerSize, rows: int, positions: int, dtype: jnp.dtype) -> Cache:
     """Keys and values of no symbol yet, with room for `positions`."""
     keys = jnp.zeros((rows, size.kv_heads, size.head, positions), dtype)
     return tuple((keys, keys.swapaxes(2, 3)) for _ in range(size.depth))
@@ -250,7 +256,7 @@ def _attend_cached(query_BxLxHxK: Array, key_BxGxKxP: Array, value_BxGxPxK: Arra
     return jnp.einsum("bghlp,bgpk->blghk", share, value_BxGxPxK).reshape(rows, length, heads, head)
 
 
-def _turns(length: int, head: int, position: Array | int) -> tuple[Array, Array]:
+def _rotation_angles(length: int, head: int, position: Array | int) -> tuple[Array, Array]:
     """Cosines and sines ``[L, 1, head / 2]`` of the angles by which each pair of columns turns at each position.
 
     In float32: bfloat16 knows only every second position above 256.

@@ -10,7 +10,7 @@ from itertools import pairwise
 import jax.numpy as jnp
 from flax import nnx
 
-from collapse_jax.training.nets.dit import attended
+from collapse_jax.training.nets.dit import attend_heads
 from collapse_jax.training.nets.linear import Linear
 from collapse_jax.training.nets.time_embedding import TimeAndLabel
 from collapse_jax.types import Array
@@ -66,7 +66,7 @@ class Attention(nnx.Module):
         """Images of the same shape."""
         rows, height, width, columns = x_BxHxWxC.shape
         heads = self.qkv(self.norm(x_BxHxWxC)).reshape(rows, height * width, 3, 1, columns)
-        return x_BxHxWxC + self.out(attended(heads).reshape(x_BxHxWxC.shape))
+        return x_BxHxWxC + self.out(attend_heads(heads).reshape(x_BxHxWxC.shape))
 
 
 class UNet(nnx.Module):
@@ -113,24 +113,24 @@ class UNet(nnx.Module):
         image = self.read(x_BxD.reshape(-1, *self.shape))
         kept = []
         for i, block in enumerate(self.down):
-            image = block(image if i == 0 else self.halve[i - 1](folded(image)), told_BxD)
+            image = block(image if i == 0 else self.halve[i - 1](fold_pixels(image)), told_BxD)
             kept.append(image)
         image = self.attend(image)
         for i in reversed(range(len(self.up))):
             image = self.up[i](jnp.concatenate([image, kept[i]], -1), told_BxD)
-            image = image if i == 0 else unfolded(self.double[i - 1](image))
+            image = image if i == 0 else unfold_pixels(self.double[i - 1](image))
         return self.last(nnx.silu(self.norm(image))).reshape(x_BxD.shape)
 
 
-def folded(x_BxHxWxC: Array) -> Array:
+def fold_pixels(x_BxHxWxC: Array) -> Array:
     """Half as high and wide: each square of four pixels becomes one with four times the channels."""
     rows, height, width, channels = x_BxHxWxC.shape
     squares = x_BxHxWxC.reshape(rows, height // 2, 2, width // 2, 2, channels).swapaxes(2, 3)
     return squares.reshape(rows, height // 2, width // 2, 4 * channels)
 
 
-def unfolded(x_BxHxWxC: Array) -> Array:
-    """What ``folded`` undoes."""
+def unfold_pixels(x_BxHxWxC: Array) -> Array:
+    """What ``fold_pixels`` undoes."""
     rows, height, width, channels = x_BxHxWxC.shape
     squares = x_BxHxWxC.reshape(rows, height, width, 2, 2, channels // 4).swapaxes(2, 3)
     return squares.reshape(rows, 2 * height, 2 * width, channels // 4)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from collapse_jax.core.validation import require_integer
-from collapse_jax.training.nnx_functional import drawn, functional
+from collapse_jax.training.nnx_functional import draw_parameters, make_functional
 from collapse_jax.types import Array, Key, Tree
 
 
@@ -21,8 +21,8 @@ class Autoencoder(nnx.Module):
     def __init__(self, dim: int, latent: int, width: int, depth: int, classes: int, *, rngs: nnx.Rngs):
         self.classes = classes
         wide = [width] * depth
-        self.encoder = _layers([dim + classes, *wide, 2 * latent], rngs)
-        self.decoder = _layers([latent + classes, *wide, dim], rngs)
+        self.encoder = _make_layers([dim + classes, *wide, 2 * latent], rngs)
+        self.decoder = _make_layers([latent + classes, *wide, dim], rngs)
 
     def encode(self, x_BxD: Array, label_B: Array | None = None) -> tuple[Array, Array]:
         """Mean and log variance ``[B, L]`` of the latents of rows ``[B, D]``."""
@@ -41,7 +41,7 @@ class Autoencoder(nnx.Module):
         return layers[-1](x_BxI)
 
 
-def autoencoder(
+def make_autoencoder(
     dim: int, latent: int, width: int, depth: int, classes: int
 ) -> tuple[Callable[[Key], Tree], Callable[..., Tree]]:
     """``(init, apply)`` of an ``Autoencoder``; ``apply(params, x, label, method="encode")``, or ``"decode"``.
@@ -52,11 +52,11 @@ def autoencoder(
     for name, size in (("latent", latent), ("width", width)):
         require_integer(name, size, 1)
     require_integer("depth", depth, 0)
-    by_nnx, apply = functional(lambda rngs: Autoencoder(dim, latent, width, depth, classes, rngs=rngs))
+    by_nnx, apply = make_functional(lambda rngs: Autoencoder(dim, latent, width, depth, classes, rngs=rngs))
     shapes = jax.eval_shape(by_nnx, jax.random.key(0))
     spread = lambda names, shape: 0.0 if names[-1] == "bias" else shape[0] ** -0.5  # noqa: E731
-    return lambda key: drawn(key, shapes, spread), apply
+    return lambda key: draw_parameters(key, shapes, spread), apply
 
 
-def _layers(sizes: list[int], rngs: nnx.Rngs) -> nnx.List:
+def _make_layers(sizes: list[int], rngs: nnx.Rngs) -> nnx.List:
     return nnx.List([nnx.Linear(i, o, rngs=rngs) for i, o in pairwise(sizes)])
