@@ -14,7 +14,7 @@ from collapse_jax import data, policies, settings
 from collapse_jax.core.random import draw_normals
 from collapse_jax.core.registry import recorded
 from collapse_jax.core.validation import require_integer, require_number, require_positive
-from collapse_jax.data.synthetic import held_out_of
+from collapse_jax.data.synthetic import make_held_out
 from collapse_jax.types import Array, Key, Source, Tree
 
 
@@ -49,7 +49,7 @@ def outliers(dim: int = 1, share: float = 0.05, scale: float = 5.0) -> Source:
         dim=dim,
         arrays=(),  # a table would stand here: it travels to compiled code as an argument
         draw=draw,
-        held_out=held_out_of("outliers", draw, ()),
+        held_out=make_held_out("outliers", draw, ()),
         mean=np.zeros(dim),
         covariance=(1 - share + share * scale**2) * np.eye(dim),
         log_density=log_density,

@@ -30,7 +30,7 @@ import numpy as np
 import collapse_jax as cj
 from collapse_jax import data, policies, settings
 from collapse_jax.core import batch
-from collapse_jax.data.tables import Split, empirical, standardized
+from collapse_jax.data.tables import Split, make_empirical_source, standardize_split
 from collapse_jax.training import augmentation, ssl_objectives
 from collapse_jax.training.nets.encoders import make_encoder
 from collapse_jax.training.sgd import fit_sgd, make_adamw
@@ -58,7 +58,7 @@ def sources(steps: int) -> dict[str, Source]:
     encode = jax.jit(partial(nets.encode, params["encoder"]))
     seen = Split(*(np.hstack([encode(rows[:, :-1]), rows[:, -1:]]) for rows in pixels))
     return {
-        name: empirical(name, standardized(split, labels=True), classes=10)
+        name: make_empirical_source(name, standardize_split(split, labels=True), classes=10)
         for name, split in {"pixels": pixels, "encoder": seen}.items()
     }
 

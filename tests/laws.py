@@ -16,7 +16,7 @@ from collapse_jax.core import batch
 from collapse_jax.core.chain import make_chain, simulate
 from collapse_jax.core.random import chain_keys, stream
 from collapse_jax.data import texts
-from collapse_jax.data.images import Images, Rare, source_of_images
+from collapse_jax.data.images import Images, Imbalance, make_image_source
 from collapse_jax.execution.sweep import run
 from collapse_jax.metrics.representations import ACCURACIES
 from collapse_jax.training import ssl_objectives
@@ -31,7 +31,7 @@ LABELLED = data.array(_POINTS, labels=True)
 # And images of three classes, the last of which is rare: dark, grey and bright.
 _CLASS = np.minimum(np.arange(60) // 27, 2)
 _IMAGES = Images(_RNG.uniform(size=(60, 4, 4, 1)) * 0.2 + 0.3 * _CLASS[:, None, None, None], _CLASS)
-PICTURES = source_of_images("pictures", "pictures", _IMAGES, None, 0.2, 0, Rare(1.0, 1))
+PICTURES = make_image_source("pictures", "pictures", _IMAGES, None, 0.2, 0, Imbalance(1.0, 1))
 PAINTER = settings.diffusion(PICTURES, width=8, depth=1, steps=40, batch_size=8, learning_rate=0.05, warmup=2, ema=0.9,
                              sampler_steps=4, num_test=12, num_shown=2)  # fmt: skip
 CODER = settings.vae(PICTURES, latent=2, width=8, depth=1, steps=40, batch_size=8, learning_rate=0.05, warmup=2,

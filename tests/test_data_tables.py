@@ -12,7 +12,7 @@ import pytest
 from table_rows import ROWS
 
 import collapse_jax.data as data
-from collapse_jax.data.readers import read
+from collapse_jax.data.readers import read_table
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -49,14 +49,14 @@ def test_round_trips(kind, tmp_path):
 def test_csv_dialects(text, expected, tmp_path):
     path = tmp_path / "x.csv"
     path.write_text(text, encoding="utf-8", newline="")
-    np.testing.assert_array_equal(read(path).values, expected)
+    np.testing.assert_array_equal(read_table(path).values, expected)
 
 
 @pytest.mark.parametrize("dtype", ["Int64", "Float64", "float32", "bool", "int8", "object"])
 def test_parquet_dtypes(dtype, tmp_path):
     frame = pd.DataFrame({"a": pd.array([1, 0, 1, 1], dtype=dtype), "b": [1.0, 2, 3, 4]})
     frame.to_parquet(tmp_path / "x.parquet")
-    np.testing.assert_array_equal(read(tmp_path / "x.parquet").values, [[1, 1], [0, 2], [1, 3], [1, 4]])
+    np.testing.assert_array_equal(read_table(tmp_path / "x.parquet").values, [[1, 1], [0, 2], [1, 3], [1, 4]])
 
 
 def test_split():

@@ -154,7 +154,7 @@ def test_points_of_a_sweep_over_base_models_equal_their_own_runs():
 def test_metrics_against_numpy():
     """Losses by a softmax of NumPy's; what was given as a prompt is not judged."""
     words = "größer kleiner größer als 12 Mäuse " * 60
-    text = texts.given("t", words)
+    text = texts.text_from_string("t", words)
     setting = settings.language_model(**TINY | {"text": text, "prompt": 3, "num_test": 6})
     world, bits = setting.world(), text.num_symbols
     start = setting.init(KEY, world)
@@ -200,7 +200,7 @@ def test_without_a_set_of_ngrams():
 
 
 def test_prompts_are_real_text():
-    text = texts.given("letters", "abcdefgh" * 400)
+    text = texts.text_from_string("letters", "abcdefgh" * 400)
     setting = settings.language_model(**TINY | {"text": text, "prompt": 3})
     world = setting.world()
     rows = np.asarray(setting.sample(KEY, setting.init(KEY, world), 50)).astype(int)
@@ -254,8 +254,8 @@ def one_line(call, *words):
         ({"ngram": 9}, ["ngram"]),
         ({"prompt": 7}, ["prompt"]),
         ({"gram_bits": 1000}, ["gram_bits", "power of two"]),
-        ({"text": texts.given("mine", "ab" * 30), "length": 64}, ["length", "54 symbols of mine"]),
-        ({"text": texts.given("mine", "ab" * 30)}, ["mine: 54 symbols", "8 rows of 8"]),
+        ({"text": texts.text_from_string("mine", "ab" * 30), "length": 64}, ["length", "54 symbols of mine"]),
+        ({"text": texts.text_from_string("mine", "ab" * 30)}, ["mine: 54 symbols", "8 rows of 8"]),
         ({"top_p": 0.0}, ["top_p"]),
         ({"min_p": 1.5}, ["min_p"]),
         ({"temperature": -1.0}, ["temperature"]),
@@ -293,18 +293,21 @@ def test_bad_texts_are_one_line(tmp_path):
     one_line(lambda: texts.text_file(str(fine)), "5 characters")
     one_line(lambda: texts.text_file(None), "path")
     one_line(lambda: texts.tfds_text("absent_dataset"), "absent_dataset", "prepared", "array_record")
-    one_line(lambda: texts.given("t", "ab" * 200).held_out(50, 8), "50 test rows", "num_test")
+    one_line(lambda: texts.text_from_string("t", "ab" * 200).held_out(50, 8), "50 test rows", "num_test")
     one_line(lambda: texts.brackets(close=1.0), "close")
     one_line(lambda: texts.hidden_markov(num_states=1), "num_states")
-    one_line(lambda: texts.given("t", "ab" * 50, "bpe", vocabulary=100), "vocabulary")
-    one_line(lambda: texts.given("t", "ab" * 50, "bytes", vocabulary=300), "vocabulary is for tokenizer bpe")
-    one_line(lambda: texts.given("t", "ab" * 50, "bytes", characters="ab"), "characters is for tokenizer characters")
-    one_line(lambda: texts.given("t", "ab" * 50, characters=""), "characters", "one or more")
+    one_line(lambda: texts.text_from_string("t", "ab" * 50, "bpe", vocabulary=100), "vocabulary")
+    one_line(lambda: texts.text_from_string("t", "ab" * 50, "bytes", vocabulary=300), "vocabulary is for tokenizer bpe")
+    one_line(
+        lambda: texts.text_from_string("t", "ab" * 50, "bytes", characters="ab"),
+        "characters is for tokenizer characters",
+    )
+    one_line(lambda: texts.text_from_string("t", "ab" * 50, characters=""), "characters", "one or more")
 
 
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    one_line(lambda: texts.given("t", "never seen before" * 20, "bpe", vocabulary=300), "collapse-jax[text]")
+    one_line(lambda: texts.text_from_string("t", "never seen before" * 20, "bpe", vocabulary=300), "collapse-jax[text]")
 
 
 def test_a_generation_costs_the_same_at_any_age():

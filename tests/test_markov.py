@@ -14,6 +14,7 @@ import collapse_jax
 from collapse_jax import policies
 from collapse_jax.core import batch
 from collapse_jax.data import bundled, markov_texts
+from collapse_jax.data.markov_texts import language_from_table
 from collapse_jax.settings.markov import Model, markov
 
 TABLE = np.array([[0.5, 0.5, 0.0], [0.1, 0.2, 0.7], [0.9, 0.0, 0.1]])
@@ -34,7 +35,7 @@ def counted(rows, weight, order, size):
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
 def test_a_fit_counts(order):
-    setting = markov(order, 0.25, 9, markov_texts.chain(TABLE))
+    setting = markov(order, 0.25, 9, markov_texts.language_from_table(TABLE))
     rows = setting.real(jax.random.key(0), setting.world(), 20)
     weight = np.random.default_rng(0).integers(0, 4, 20) * 0.5
     junk = jnp.where(weight[:, None] > 0, rows, jnp.uint8(2))
@@ -56,7 +57,7 @@ def entropies(model, grams):
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_metrics_of_a_table(order):
-    setting = markov(order, 0.5, 12, markov_texts.chain(TABLE))
+    setting = markov(order, 0.5, 12, markov_texts.language_from_table(TABLE))
     world = setting.world()
     model = setting.fit(None, batch.unit(setting.real(jax.random.key(1), world, 6)), None)
     seen = observe(setting, world, model)
@@ -85,7 +86,7 @@ def test_metrics_of_a_table(order):
 def test_what_is_lost_costs_infinitely_much_without_smoothing_alone():
     rows = batch.unit(jnp.array([[0, 0, 1, 1, 0]], jnp.uint8))
     for smoothing, infinite in ((0.0, True), (0.1, False)):
-        setting = markov(1, smoothing, 5, markov_texts.chain(TABLE))
+        setting = markov(1, smoothing, 5, markov_texts.language_from_table(TABLE))
         seen = observe(setting, setting.world(), setting.fit(None, rows, None))
         assert np.isinf(seen["cross_entropy"]) == np.isinf(seen["kl_rate"]) == infinite
         assert not any(np.isnan(value) for value in seen.values())
@@ -103,7 +104,7 @@ def test_cross_entropy_of_the_text():
     world = setting.world()
     assert world.real.shape == (split,)
     assert "".join(markov_texts.LETTERS[i] for i in np.asarray(world.real[:60])) == text[:60]
-    pairs = markov_texts.count(world.real[None], jnp.ones(1), 1, 27)
+    pairs = markov_texts.count_grams(world.real[None], jnp.ones(1), 1, 27)
     seen = observe(setting, world, Model(pairs, jnp.float32(0.5)))
     assert float(seen["cross_entropy"]) == pytest.approx(-np.mean(log_next), rel=1e-4)
     rows = np.asarray(setting.real(jax.random.key(0), world, 20))
@@ -114,7 +115,7 @@ def test_cross_entropy_of_the_text():
 
 @pytest.mark.parametrize("order", [0, 1, 2])
 def test_samples_follow_the_counts(order):
-    setting = markov(order, 0.0, 3 + order, markov_texts.chain(TABLE))
+    setting = markov(order, 0.0, 3 + order, markov_texts.language_from_table(TABLE))
     counts = np.random.default_rng(order).integers(0, 5, (3**order, 3)) + np.eye(3)[np.arange(3**order) % 3]
     model = Model(jnp.asarray(counts, jnp.float32), jnp.float32(0))
     num = 20_000
@@ -137,7 +138,7 @@ def test_samples_follow_the_counts(order):
 
 
 def test_a_context_that_only_ends_rows_is_followed_by_any_symbol():
-    setting = markov(1, 0.0, 6, markov_texts.chain(TABLE))
+    setting = markov(1, 0.0, 6, markov_texts.language_from_table(TABLE))
     rows = jnp.array([[0, 0, 1, 0, 1, 2]], jnp.uint8)
     model = setting.fit(None, batch.unit(rows), None)
     assert float(model.counts[2].sum()) == 0
@@ -180,14 +181,14 @@ def test_order_0_is_drift_of_frequencies():
     """Independent symbols, replace: n L draws a generation from the last frequencies (Wright and Fisher); exact."""
     frequency = np.array([0.5, 0.3, 0.15, 0.05])
     n, length, horizon = 6, 5, 10
-    setting = markov(0, 0.0, length, markov_texts.chain(np.tile(frequency, (4, 1))))
+    setting = markov(0, 0.0, length, markov_texts.language_from_table(np.tile(frequency, (4, 1))))
     seen = chains(setting, policies.replace(), n=n, horizon=horizon, num=8000)["gini_simpson"]
     law = lambda size: (1 - 1 / size) ** np.arange(1, horizon + 1) * (1 - (frequency**2).sum())  # noqa: E731
     assert_law("diversity", seen, law(n * length), law(n))
 
 
 def test_tables_are_drawn_from():
-    language = markov_texts.sparse(5, 2, seed=4)
+    language = markov_texts.sparse_language(5, 2, seed=4)
     assert ((language.table > 0).sum(1) == 2).all()
     np.testing.assert_allclose(language.table.sum(1), 1)
     rows = np.asarray(language.draw(jax.random.key(0), language.arrays, 20_000, 4)).astype(int)
@@ -209,11 +210,11 @@ def test_tables_are_drawn_from():
         (lambda: markov(language="latin"), "language must be one of sparse, shakespeare, not 'latin'"),
         (lambda: markov(language=3), "language must be one of sparse, shakespeare or a Language, not 3"),
         (lambda: markov(5, language="shakespeare"), "order must be lower: 27^6 counts are more than 16777216"),
-        (lambda: markov_texts.chain([[0.5, 0.5]]), "table must be square, of 2 to 256 symbols, not of shape (1, 2)"),
-        (lambda: markov_texts.chain([[0.5, 0.4], [0, 1]]), "table: every row must be numbers >= 0 that sum to 1"),
-        (lambda: markov_texts.chain([[np.nan, 1], [0, 1]]), "table: every row must be numbers >= 0 that sum to 1"),
-        (lambda: markov_texts.chain(np.eye(2)), "table: symbol 1 is not reached from symbol 0"),
-        (lambda: markov_texts.sparse(4, 5), "branching"),
+        (lambda: language_from_table([[0.5, 0.5]]), "table must be square, of 2 to 256 symbols, not of shape (1, 2)"),
+        (lambda: language_from_table([[0.5, 0.4], [0, 1]]), "table: every row must be numbers >= 0 that sum to 1"),
+        (lambda: language_from_table([[np.nan, 1], [0, 1]]), "table: every row must be numbers >= 0 that sum to 1"),
+        (lambda: language_from_table(np.eye(2)), "table: symbol 1 is not reached from symbol 0"),
+        (lambda: markov_texts.sparse_language(4, 5), "branching"),
     ],
 )  # fmt: skip
 @pytest.mark.fast
@@ -227,9 +228,9 @@ def test_bad_arguments_are_refused(call, message):
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 1.0])
 def test_a_share_of_symbols_is_drawn_anew_by_the_whole_law(fraction):
     """One number says whether and what: it must say nothing of the one by the other. Symbol 4 marks what stays."""
-    sums = markov_texts.cumulate(jnp.array([[0.0, 0.3, 0.0, 0.7, 0.0]] * 5))
+    sums = markov_texts.cumulate_rows(jnp.array([[0.0, 0.3, 0.0, 0.7, 0.0]] * 5))
     rows = jnp.full((20_000, 2), 4, jnp.uint8)
-    again = jax.jit(markov_texts.rewalk)(jax.random.key(8), sums, jnp.zeros(20_000, int), rows, fraction)
+    again = jax.jit(markov_texts.rewalk_chain)(jax.random.key(8), sums, jnp.zeros(20_000, int), rows, fraction)
     seen = np.bincount(np.asarray(again).ravel(), minlength=5)
     share = np.array([0, 0.3 * fraction, 0, 0.7 * fraction, 1 - fraction])
     assert (seen[share == 0] == 0).all()

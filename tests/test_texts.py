@@ -31,12 +31,12 @@ def test_embedded_texts(name):
 
 def test_bytes_and_pieces():
     words = "größer kleiner größer als " * 60
-    raw = texts.given("t", words, "bytes")
+    raw = texts.text_from_string("t", words, "bytes")
     assert raw.num_symbols == 256
     assert raw.decode(raw.real_rows(1)[0]) == words
     assert raw.bytes_per_symbol == 1
     pytest.importorskip("tokenizers")
-    pieces = texts.given("t", words, "bpe", vocabulary=270)
+    pieces = texts.text_from_string("t", words, "bpe", vocabulary=270)
     assert pieces.decode(pieces.real_rows(1)[0]) == words
     assert 257 <= pieces.num_symbols <= 270
     assert pieces.bytes_per_symbol > 1.5
@@ -44,15 +44,15 @@ def test_bytes_and_pieces():
 
 def test_a_text_in_parts_has_the_pieces_of_the_whole(monkeypatch):
     text = "One  two\n\n three, four!\nfive \n six\n" * 30
-    parts = list(tokens.stretches(text, 50))
+    parts = list(tokens.split_text(text, 50))
     assert "".join(parts) == text
     assert len(parts) > 10
     assert all(part[0] == "\n" and not before[-1].isspace() for before, part in itertools.pairwise(parts))
-    assert list(tokens.stretches("no break here", 3)) == ["no break here"]
-    whole = tokens.alphabet_of("t", text, "characters").encode(text)
+    assert list(tokens.split_text("no break here", 3)) == ["no break here"]
+    whole = tokens.make_alphabet("t", text, "characters").encode(text)
     monkeypatch.setattr(tokens, "_STRETCH", 50)
-    np.testing.assert_array_equal(tokens.alphabet_of("t", text, "characters").encode(text), whole)
-    lower = tokens.alphabet_of("t", "", "characters", characters="abcdefgh\n ")
+    np.testing.assert_array_equal(tokens.make_alphabet("t", text, "characters").encode(text), whole)
+    lower = tokens.make_alphabet("t", "", "characters", characters="abcdefgh\n ")
     with pytest.raises(ValueError, match=r"character 120 \(line 12\), 'X', is not one of the 10"):
         lower.encode("abcdefgh \n" * 11 + "abcdefgh X")
 
@@ -60,10 +60,10 @@ def test_a_text_in_parts_has_the_pieces_of_the_whole(monkeypatch):
 def test_pieces_of_parts_are_those_of_the_whole(monkeypatch):
     pytest.importorskip("tokenizers")
     text = "One  two\n\n three, four!\nfive \n six\n größer" * 30
-    whole = tokens.alphabet_of("t", text, "bpe", 300).encode(text)
+    whole = tokens.make_alphabet("t", text, "bpe", 300).encode(text)
     monkeypatch.setattr(tokens, "_STRETCH", 50)
-    tokens._pieces.cache_clear()
-    np.testing.assert_array_equal(tokens.alphabet_of("t", text, "bpe", 300).encode(text), whole)
+    tokens._learn_pieces.cache_clear()
+    np.testing.assert_array_equal(tokens.make_alphabet("t", text, "bpe", 300).encode(text), whole)
 
 
 @pytest.mark.parametrize("make", [texts.markov_chain, texts.hidden_markov, texts.brackets])
@@ -92,7 +92,7 @@ def test_entropy_rates():
     (early, e), (late, f) = (known_texts.entropy_rate(hidden, 32, 1024, burn, seed=burn) for burn in (64, 512))
     assert abs(early - late) < 4 * np.hypot(e, f)
     with pytest.raises(ValueError, match="nobody knows"):
-        known_texts.entropy_rate(texts.given("t", "abc" * 20))
+        known_texts.entropy_rate(texts.text_from_string("t", "abc" * 20))
     with pytest.raises(ValueError, match="burn must be <= 255, not 256"):
         known_texts.entropy_rate(LAW, length=256)
 
@@ -104,5 +104,5 @@ def test_a_byte_order_mark_is_no_character(tmp_path):
 
 def test_versions_of_datasets_come_in_order():
     names = ["1.10.0", "1.9.0", "1.0.0", "0.12.3", "2.0.0-rc"]
-    order = sorted((Path(name) / "dataset_info.json" for name in names), key=readers._version)
+    order = sorted((Path(name) / "dataset_info.json" for name in names), key=readers._dataset_version)
     assert [path.parent.name for path in order] == ["0.12.3", "1.0.0", "1.9.0", "1.10.0", "2.0.0-rc"]

@@ -261,7 +261,7 @@ WORDS = "gr\u00f6\u00dfer kleiner \u20ac gr\u00f6\u00dfer\nals " * 60
 def test_texts_of_any_alphabet_are_read_from_what_a_setting_declares(tokenizer):
     if tokenizer == "bpe":
         pytest.importorskip("tokenizers")
-    text = texts.given("mine", WORDS, tokenizer, 270 if tokenizer == "bpe" else None)
+    text = texts.text_from_string("mine", WORDS, tokenizer, 270 if tokenizer == "bpe" else None)
     setting = settings.language_model(text, width=8, heads=2, depth=1, length=12, batch_size=8, num_test=4, num_shown=3)
     metric = setting.metrics[-1]
     assert (metric.name, metric.shape) == ("sample_text", (3, 12))
@@ -275,7 +275,7 @@ def test_texts_of_any_alphabet_are_read_from_what_a_setting_declares(tokenizer):
 
 def test_pieces_are_those_of_their_library():
     tokenizers = pytest.importorskip("tokenizers")
-    text = texts.given("mine", WORDS, "bpe", 270)
+    text = texts.text_from_string("mine", WORDS, "bpe", 270)
     decoder = tokenizers.decoders.ByteLevel()
     letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     assert {bytes([i]) for i in range(256)} <= set(text.pieces)

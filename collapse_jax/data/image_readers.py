@@ -9,7 +9,7 @@ import numpy as np
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.validation import MAX_SEED, one_line, reject, require_flag, require_integer, require_number
 from collapse_jax.data import readers
-from collapse_jax.data.images import Images, imbalance, source_of_images
+from collapse_jax.data.images import Images, check_imbalance, make_image_source
 from collapse_jax.types import Source
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -42,7 +42,7 @@ def image_files(
     labels = require_flag("image_files: labels", labels)
     test_fraction = require_number("image_files: test_fraction", test_fraction, above=0, below=1)
     seed = require_integer("image_files: seed", seed, 0, MAX_SEED)
-    rare = imbalance("image_files", minority, minority_classes)
+    rare = check_imbalance("image_files", minority, minority_classes)
     place = Path(os.path.expanduser(name))
     if place.is_dir():
         found = _read_folder(place, labels)
@@ -50,7 +50,7 @@ def image_files(
         found = _read_archive(place, labels)
     else:
         raise UsageError(f"{place}: no such folder, and no .npz file; give the path of a folder of images or of one")
-    return source_of_images("image_files", str(place), found, None, test_fraction, seed, rare)
+    return make_image_source("image_files", str(place), found, None, test_fraction, seed, rare)
 
 
 def tfds_images(
@@ -80,11 +80,11 @@ def tfds_images(
     labels = require_flag("tfds_images: labels", labels)
     test_fraction = require_number("tfds_images: test_fraction", test_fraction, above=0, below=1)
     seed = require_integer("tfds_images: seed", seed, 0, MAX_SEED)
-    rare = imbalance("tfds_images", minority, minority_classes)
+    rare = check_imbalance("tfds_images", minority, minority_classes)
     for key, value in (("name", name), ("image", image), ("label", label)):
         if not isinstance(value, str) or not value:
             reject(f"tfds_images: {key}", value, "a word")
-    builder = readers.prepared("tfds_images", name)
+    builder = readers.open_prepared_dataset("tfds_images", name)
     fields = [image, label] if labels else [image]
     missing = [field for field in fields if field not in builder.info.features]
     if missing or "train" not in builder.info.splits:
@@ -93,14 +93,14 @@ def tfds_images(
         raise UsageError(f"tfds_images: {name!r} has no {need}; it has {have}")
     train = _read_split(builder, "train", name, fields)
     test = _read_split(builder, "test", name, fields) if "test" in builder.info.splits else None
-    return source_of_images("tfds_images", name, train, test, test_fraction, seed, rare)
+    return make_image_source("tfds_images", name, train, test, test_fraction, seed, rare)
 
 
 def _read_split(builder: Any, split: str, name: str, fields: list[str]) -> Images:
     source = builder.as_data_source(split)
     examples = source.__getitems__(range(len(source)))
     label = np.asarray([example[fields[1]] for example in examples]) if len(fields) == 2 else None
-    return checked(f"{name} ({split})", [example[fields[0]] for example in examples], label)
+    return check_images(f"{name} ({split})", [example[fields[0]] for example in examples], label)
 
 
 def _read_folder(folder: Path, labels: bool) -> Images:
@@ -108,14 +108,14 @@ def _read_folder(folder: Path, labels: bool) -> Images:
     groups = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")) if labels else [folder]
     if not groups:
         raise UsageError(f"{folder}: no subfolders; a class is a subfolder of images, or give labels: false")
-    files = [(path, number) for number, group in enumerate(groups) for path in _image_files(group)]
+    files = [(path, number) for number, group in enumerate(groups) for path in _list_image_files(group)]
     from PIL import Image
 
     pictures = []
     for path, _ in files:
         try:
             with Image.open(path) as opened:
-                pictures.append(_pixels(opened))
+                pictures.append(_read_pixels(opened))
         except Exception as error:  # damaged files fail in many ways
             raise UsageError(f"{path}: not a readable image ({one_line(error)}); write it again as PNG") from None
         if pictures[-1].shape[:2] != pictures[0].shape[:2]:
@@ -125,10 +125,10 @@ def _read_folder(folder: Path, labels: bool) -> Images:
     if len({picture.dtype for picture in pictures}) > 1:
         pictures = [p / np.float32(255) if p.dtype == np.uint8 else p for p in pictures]
     same = [p if grey or p.ndim == 3 else np.repeat(p[..., None], 3, axis=2) for p in pictures]
-    return checked(str(folder), np.stack(same), np.array([number for _, number in files]) if labels else None)
+    return check_images(str(folder), np.stack(same), np.array([number for _, number in files]) if labels else None)
 
 
-def _pixels(opened: Any) -> np.ndarray:
+def _read_pixels(opened: Any) -> np.ndarray:
     """Grey ``[height, width]`` or RGB of a PIL image, in bytes, or in floats where it has 16 bits; on white."""
     from PIL import Image
 
@@ -143,7 +143,7 @@ def _pixels(opened: Any) -> np.ndarray:
     return np.asarray(opened.convert("L" if grey else "RGB"))
 
 
-def _image_files(folder: Path) -> list[Path]:
+def _list_image_files(folder: Path) -> list[Path]:
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not found:
         raise UsageError(f"{folder}: no images; it needs files that end in one of {', '.join(SUFFIXES)}")
@@ -165,10 +165,10 @@ def _read_archive(file: Path, labels: bool) -> Images:
             raise UsageError(
                 f"{file}: no array {name!r}; write it with numpy.savez(path, images=..., labels=...){cure}"
             )
-    return checked(str(file), read["images"], read["labels"] if labels else None)
+    return check_images(str(file), read["images"], read["labels"] if labels else None)
 
 
-def checked(where: str, pictures: Any, label: np.ndarray | None) -> Images:
+def check_images(where: str, pictures: Any, label: np.ndarray | None) -> Images:
     """Images and labels of the forms that ``image_files`` names, as ``Images``.
 
     Raises:
@@ -184,10 +184,12 @@ def checked(where: str, pictures: Any, label: np.ndarray | None) -> Images:
         raise UsageError(
             f"{where}: shape {array.shape}; images are [num, height, width], or with 1 or 3 channels after these"
         )
-    return Images(_unit_range(where, array), None if label is None else _classes(where, label, len(array)))
+    return Images(
+        _scale_to_unit_range(where, array), None if label is None else _read_classes(where, label, len(array))
+    )
 
 
-def _unit_range(where: str, array: np.ndarray) -> np.ndarray:
+def _scale_to_unit_range(where: str, array: np.ndarray) -> np.ndarray:
     if array.dtype == np.uint8:
         return array / np.float32(255)
     if array.dtype.kind not in "bf":
@@ -200,7 +202,7 @@ def _unit_range(where: str, array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32)
 
 
-def _classes(where: str, label: np.ndarray, num: int) -> np.ndarray:
+def _read_classes(where: str, label: np.ndarray, num: int) -> np.ndarray:
     if label.shape != (num,):
         raise UsageError(f"{where}: labels of shape {label.shape} for {num} images; give one label an image, [{num}]")
     number = label.astype(np.float64) if label.dtype.kind in "biuf" else np.full(num, np.nan)

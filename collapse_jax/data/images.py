@@ -9,7 +9,7 @@ from collapse_jax.core.errors import UsageError
 from collapse_jax.core.registry import recorded
 from collapse_jax.core.validation import MAX_SEED, reject, require_flag, require_integer, require_number
 from collapse_jax.data import bundled
-from collapse_jax.data.tables import Split, empirical, split_rows, standardized
+from collapse_jax.data.tables import Split, make_empirical_source, split_rows, standardize_split
 from collapse_jax.types import Source
 
 PIXELS = 64
@@ -25,7 +25,7 @@ class Images(NamedTuple):
     label: np.ndarray | None
 
 
-class Rare(NamedTuple):
+class Imbalance(NamedTuple):
     """An imbalance: each of the last `classes` classes keeps this share of its images."""
 
     share: float
@@ -58,18 +58,20 @@ def digits(
     test_fraction = require_number("digits: test_fraction", test_fraction, above=0, below=1)
     seed = require_integer("digits: seed", seed, 0, MAX_SEED)
     labels = require_flag("digits: labels", labels)
-    rare = imbalance("digits", minority, minority_classes)
+    rare = check_imbalance("digits", minority, minority_classes)
     images, digit = load_digits()
-    kept = thinned("digits", digit, 10, rare, seed)
+    kept = select_kept_rows("digits", digit, 10, rare, seed)
     split = split_rows(images[kept].reshape(-1, PIXELS) / WHITE, test_fraction, seed, "digits")
     if pca is not None:
-        split = principal_components(split, pca)
-    split = standardized(split) if standardize else split
+        split = project_on_components(split, pca)
+    split = standardize_split(split) if standardize else split
     shape = (8, 8, 1) if pca is None and not standardize else None
     if not labels:
-        return empirical("digits", split, shape=shape)
+        return make_empirical_source("digits", split, shape=shape)
     digit_split = split_rows(digit[kept].reshape(-1, 1), test_fraction, seed, "digits")
-    return empirical("digits", Split(*map(np.hstack, zip(split, digit_split, strict=True))), classes=10, shape=shape)
+    return make_empirical_source(
+        "digits", Split(*map(np.hstack, zip(split, digit_split, strict=True))), classes=10, shape=shape
+    )
 
 
 def glyphs(
@@ -97,16 +99,16 @@ def glyphs(
     letters = require_integer("glyphs: letters", letters, 1, LETTERS)
     test_fraction = require_number("glyphs: test_fraction", test_fraction, above=0, below=1)
     seed = require_integer("glyphs: seed", seed, 0, MAX_SEED)
-    rare = imbalance("glyphs", minority, minority_classes)
+    rare = check_imbalance("glyphs", minority, minority_classes)
     glyph = bundled.read_glyphs()
     chosen = glyph.letter < letters
     label = {"letter": glyph.letter, "font": glyph.font, "none": None}[labels]
     images = Images(glyph.image[chosen, ..., None] / np.float32(GLYPH_WHITE), None if label is None else label[chosen])
-    return source_of_images("glyphs", "glyphs", images, None, test_fraction, seed, rare)
+    return make_image_source("glyphs", "glyphs", images, None, test_fraction, seed, rare)
 
 
-def source_of_images(
-    name: str, where: str, train: Images, test: Images | None, test_fraction: float, seed: int, rare: Rare
+def make_image_source(
+    name: str, where: str, train: Images, test: Images | None, test_fraction: float, seed: int, rare: Imbalance
 ) -> Source:
     """The source whose real rows are the images of `train`, each followed by its label where they have labels.
 
@@ -134,27 +136,27 @@ def source_of_images(
         classes = max(int(part.label.max(initial=0)) for part in found if part.label is not None) + 1
         if classes > len(train.label):
             raise UsageError(f"{where}: {classes} classes and {len(train.label)} images; give more images than classes")
-    rows = [_rows(where, part, classes, rare, seed) for part in found]
+    rows = [_flatten_images(where, part, classes, rare, seed) for part in found]
     split = Split(*rows) if len(rows) == 2 else split_rows(rows[0], test_fraction, seed, where)
-    return empirical(name, split, classes=classes, shape=shape)
+    return make_empirical_source(name, split, classes=classes, shape=shape)
 
 
-def _rows(where: str, images: Images, classes: int | None, rare: Rare, seed: int) -> np.ndarray:
+def _flatten_images(where: str, images: Images, classes: int | None, rare: Imbalance, seed: int) -> np.ndarray:
     """``[num, pixels (+ 1)]`` in float32: enough for pixels, and half the memory."""
     flat = np.asarray(images.image.reshape(len(images.image), -1), np.float32)
     if images.label is None or classes is None:
         return flat
-    kept = thinned(where, images.label, classes, rare, seed)
+    kept = select_kept_rows(where, images.label, classes, rare, seed)
     return np.hstack([flat[kept], images.label[kept, None].astype(np.float32)])
 
 
-def imbalance(where: str, minority: float, minority_classes: int) -> Rare:
+def check_imbalance(where: str, minority: float, minority_classes: int) -> Imbalance:
     """The checked arguments of an imbalance."""
     share = require_number(f"{where}: minority", minority, above=0, high=1)
-    return Rare(share, require_integer(f"{where}: minority_classes", minority_classes, 1))
+    return Imbalance(share, require_integer(f"{where}: minority_classes", minority_classes, 1))
 
 
-def thinned(where: str, label: np.ndarray, classes: int, rare: Rare, seed: int) -> np.ndarray:
+def select_kept_rows(where: str, label: np.ndarray, classes: int, rare: Imbalance, seed: int) -> np.ndarray:
     """Numbers of the rows that are kept, in order: of each rare class its share (rounded up), and at least 4."""
     if rare.share < 1 and rare.classes >= classes:
         message = f"{rare.classes} of {classes} classes are to be rare; at most {classes - 1} can be"
@@ -176,7 +178,7 @@ def load_digits() -> bundled.Digits:
     return tfds_builders.load_digits()
 
 
-def principal_components(split: Split, num: int) -> Split:
+def project_on_components(split: Split, num: int) -> Split:
     """`split` in the first `num` principal axes of its train split, whose mean becomes 0.
 
     The loading of largest magnitude of each axis is positive. Columns beyond the rank of the train split are 0.

@@ -10,7 +10,7 @@ import numpy as np
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.validation import MAX_SEED, require_integer, require_number
 from collapse_jax.data import markov_texts
-from collapse_jax.data.tokens import smallest
+from collapse_jax.data.tokens import smallest_unsigned_type
 from collapse_jax.types import Array, Key, Text, Tree
 
 _REAL_ROWS = 4096  # the stretch in which n-grams count as real
@@ -26,7 +26,7 @@ def markov_chain(num_symbols: int = 8, branching: int = 3, seed: int = 0) -> Tex
       branching: successors of each symbol.
       seed: draws the table.
     """
-    language = markov_texts.sparse(num_symbols, branching, seed)
+    language = markov_texts.sparse_language(num_symbols, branching, seed)
     stationary, table = language.arrays
 
     def log_prob(rows: np.ndarray) -> np.ndarray:
@@ -34,7 +34,7 @@ def markov_chain(num_symbols: int = 8, branching: int = 3, seed: int = 0) -> Tex
         with np.errstate(divide="ignore"):
             return np.log(stationary[rows[:, 0]]) + np.log(table[rows[:, :-1], rows[:, 1:]]).sum(1)
 
-    return _text("markov_chain", num_symbols, language.arrays, language.draw, log_prob, LETTERS)
+    return _make_text("markov_chain", num_symbols, language.arrays, language.draw, log_prob, LETTERS)
 
 
 def hidden_markov(num_states: int = 6, num_symbols: int = 12, seed: int = 0) -> Text:
@@ -52,13 +52,13 @@ def hidden_markov(num_states: int = 6, num_symbols: int = 12, seed: int = 0) -> 
     rng = np.random.default_rng(require_integer("hidden_markov: seed", seed, 0, MAX_SEED))
     table = 0.8 * np.eye(num_states) + 0.2 * rng.dirichlet(np.ones(num_states), num_states)
     emit = rng.dirichlet(np.full(num_symbols, 0.3), num_states)
-    hidden = markov_texts.chain(table)
+    hidden = markov_texts.language_from_table(table)
     stationary = hidden.arrays[0]
 
     def draw(key: Key, arrays: Tree, num: int, length: int) -> Array:
         key_hidden, key_emit = jax.random.split(key)
         state_NxL = hidden.draw(key_hidden, arrays[0], num, length).astype(int)
-        cumulative = markov_texts.cumulate(jnp.asarray(arrays[1], float))[:, :-1]
+        cumulative = markov_texts.cumulate_rows(jnp.asarray(arrays[1], float))[:, :-1]
         uniform_NxL = jax.random.uniform(key_emit, (num * length,)).reshape(num, length)
         return (uniform_NxL[..., None] >= cumulative[state_NxL]).sum(-1).astype(jnp.uint8)
 
@@ -71,7 +71,7 @@ def hidden_markov(num_states: int = 6, num_symbols: int = 12, seed: int = 0) -> 
             total, state = total + np.log(chance[:, 0]), joint / chance @ table
         return np.asarray(total)
 
-    return _text("hidden_markov", num_symbols, (hidden.arrays, emit), draw, log_prob, LETTERS)
+    return _make_text("hidden_markov", num_symbols, (hidden.arrays, emit), draw, log_prob, LETTERS)
 
 
 def brackets(kinds: int = 3, depth: int = 6, close: float = 0.5) -> Text:
@@ -106,12 +106,12 @@ def brackets(kinds: int = 3, depth: int = 6, close: float = 0.5) -> Text:
         return jax.lax.scan(step, start, (uniform, kind))[1].T
 
     def log_prob(rows: np.ndarray) -> np.ndarray:
-        return np.array([_of_brackets(row, kinds, depth, close) for row in np.asarray(rows).tolist()])
+        return np.array([_log_prob_of_brackets(row, kinds, depth, close) for row in np.asarray(rows).tolist()])
 
-    return _text("brackets", 2 * kinds, np.float32(close), draw, log_prob, OPEN[:kinds] + CLOSE[:kinds])
+    return _make_text("brackets", 2 * kinds, np.float32(close), draw, log_prob, OPEN[:kinds] + CLOSE[:kinds])
 
 
-def _of_brackets(row: list[int], kinds: int, depth: int, close: float) -> float:
+def _log_prob_of_brackets(row: list[int], kinds: int, depth: int, close: float) -> float:
     """Log probability of a row; -inf where a bracket is closed that was not the last to open."""
     stack: list[int] = []
     total = 0.0
@@ -147,12 +147,14 @@ def entropy_rate(text: Text, num: int = 64, length: int = 4096, burn: int = 256,
     return float(rates.mean()), float(rates.std(ddof=1) / np.sqrt(num))
 
 
-def _text(name: str, num_symbols: int, arrays: Tree, draw: Callable[..., Array], log_prob: Any, letters: str) -> Text:
+def _make_text(
+    name: str, num_symbols: int, arrays: Tree, draw: Callable[..., Array], log_prob: Any, letters: str
+) -> Text:
     drawn = jax.jit(draw, static_argnums=(2, 3))
 
     def rows(seed: int, num: int, length: int) -> np.ndarray:
         key = jax.random.key(seed, impl="threefry2x32")
-        return np.asarray(drawn(key, arrays, num, length)).astype(smallest(num_symbols))
+        return np.asarray(drawn(key, arrays, num, length)).astype(smallest_unsigned_type(num_symbols))
 
     names = letters if num_symbols <= len(letters) else [f"{i} " for i in range(num_symbols)]
     return Text(

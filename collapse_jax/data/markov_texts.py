@@ -42,7 +42,7 @@ class Language(NamedTuple):
     text: np.ndarray | None = None
 
 
-def shakespeare() -> Language:
+def shakespeare_language() -> Language:
     """Plays in 27 symbols: a space (for all that is no letter, once in a row), and a to z.
 
     The law is a window of the first nine tenths, uniform over places; the last tenth is held out.
@@ -50,26 +50,26 @@ def shakespeare() -> Language:
     words = "".join(c if c in LETTERS else " " for c in bundled.read_shakespeare().lower()).split()
     text = np.frombuffer(" ".join(words).encode(), np.uint8)
     symbols = np.where(text == ord(" "), 0, text - (ord("a") - 1)).astype(np.uint8)
-    train, test = np.split(symbols, [held_out_from(len(symbols))])
+    train, test = np.split(symbols, [held_out_start(len(symbols))])
 
     def grams(order: int) -> np.ndarray:
         code = encode_grams(test.astype(np.int64), order, len(LETTERS))
         return np.bincount(code, minlength=len(LETTERS) ** (order + 1)).reshape(-1, len(LETTERS)) / code.size
 
-    return Language("shakespeare", len(LETTERS), train, windows, grams, None, train)
+    return Language("shakespeare", len(LETTERS), train, draw_windows, grams, None, train)
 
 
-def held_out_from(length: int) -> int:
+def held_out_start(length: int) -> int:
     """Where the held-out part of a text begins."""
     return length - length // HELD_OUT
 
 
-def windows(key: Key, arrays: Array, num: int, length: int) -> Array:
+def draw_windows(key: Key, arrays: Array, num: int, length: int) -> Array:
     """Stretches of a text, uniform over places: ``[num, length]``."""
     return arrays[draw_integers(key, num, arrays.shape[0] - length + 1)[:, None] + jnp.arange(length)]
 
 
-def sparse(num_symbols: int = 8, branching: int = 3, seed: int = 0) -> Language:
+def sparse_language(num_symbols: int = 8, branching: int = 3, seed: int = 0) -> Language:
     """A random table in which each symbol has `branching` successors, their probabilities uniform on the simplex.
 
     The next symbol in order is always among them, so that every symbol is reached from every other.
@@ -85,10 +85,10 @@ def sparse(num_symbols: int = 8, branching: int = 3, seed: int = 0) -> Language:
         others = np.delete(np.arange(num_symbols), (row + 1) % num_symbols)
         chosen = [(row + 1) % num_symbols, *rng.choice(others, branching - 1, replace=False)]
         table[row, chosen] = rng.dirichlet(np.ones(branching))
-    return chain(table)._replace(name="sparse")
+    return language_from_table(table)._replace(name="sparse")
 
 
-def chain(table: Any) -> Language:
+def language_from_table(table: Any) -> Language:
     """The stationary Markov chain of a table ``[V, V]``: the probability of each next symbol (column) after a symbol.
 
     Raises:
@@ -110,8 +110,8 @@ def chain(table: Any) -> Language:
 
     def draw(key: Key, arrays: Tree, num: int, length: int) -> Array:
         key_first, key_rest = jax.random.split(key)
-        first = choose(key_first, jnp.asarray(arrays[0], float), num)
-        rest = walk(key_rest, cumulate(jnp.asarray(arrays[1], float)), first, length - 1)
+        first = draw_weighted(key_first, jnp.asarray(arrays[0], float), num)
+        rest = walk_chain(key_rest, cumulate_rows(jnp.asarray(arrays[1], float)), first, length - 1)
         return jnp.concatenate([first.astype(jnp.uint8)[:, None], rest], 1)
 
     def grams(order: int) -> np.ndarray:
@@ -123,12 +123,12 @@ def chain(table: Any) -> Language:
     return Language("chain", size, (stationary, table), draw, grams, table)
 
 
-def contexts(rows_mxl: Array, order: int, num_symbols: int) -> Array:
+def encode_contexts(rows_mxl: Array, order: int, num_symbols: int) -> Array:
     """The numbers of the contexts of all symbols but the first `order`, ``[m, length - order]``."""
     return encode_grams(rows_mxl.astype(jnp.int32), order, num_symbols) // num_symbols
 
 
-def count(rows_mxl: Array, weight: Array, order: int, num_symbols: int) -> Array:
+def count_grams(rows_mxl: Array, weight: Array, order: int, num_symbols: int) -> Array:
     """How often each symbol follows each context in weighted rows: ``[V^order, V]``."""
     code_mxl = encode_grams(rows_mxl.astype(jnp.int32), order, num_symbols)
     weights = jnp.broadcast_to(weight[:, None], code_mxl.shape)
@@ -136,26 +136,26 @@ def count(rows_mxl: Array, weight: Array, order: int, num_symbols: int) -> Array
     return counts.reshape(-1, num_symbols)
 
 
-def choose(key: Key, weight: Array, num: int) -> Array:
+def draw_weighted(key: Key, weight: Array, num: int) -> Array:
     """`num` numbers of ``0 .. len(weight) - 1`` in proportion to weight."""
     return batch.choose(key, Batch(jnp.arange(weight.size)[None], weight[None]), num)
 
 
-def cumulate(weight_cxv: Array) -> Array:
+def cumulate_rows(weight_cxv: Array) -> Array:
     """Running sums of each row over its total, added in order: a weight of 0 changes nothing, whatever is rounded."""
     add = lambda total, column: (total + column, total + column)  # noqa: E731
     total, sums = jax.lax.scan(add, jnp.zeros_like(weight_cxv[:, 0]), weight_cxv.T, unroll=True)
     return sums.T / total[:, None]
 
 
-def walk(key: Key, cumulative_cxv: Array, context: Array, num_steps: int) -> Array:
-    """`num_steps` symbols after each of the contexts ``[n]``, by what ``cumulate`` gave: ``[n, num_steps]``, uint8.
+def walk_chain(key: Key, cumulative_cxv: Array, context: Array, num_steps: int) -> Array:
+    """Draw `num_steps` symbols after each context ``[n]``, by the sums of ``cumulate_rows``: ``[n, num_steps]``, uint8.
 
     Each is compared with all sums of its context, which lie side by side in memory: a binary search, whose look-ups
     wait for each other, takes 2.5 times as long for 27 symbols (measured). Never a symbol of weight 0.
     """
     contexts, num_symbols = cumulative_cxv.shape
-    sums = _in_registers(cumulative_cxv)
+    sums = _pad_to_registers(cumulative_cxv)
     u = draw_uniforms(key, (num_steps * context.size,)).reshape(num_steps, -1)
 
     def step(context: Array, u: Array) -> tuple[Array, Array]:
@@ -165,13 +165,13 @@ def walk(key: Key, cumulative_cxv: Array, context: Array, num_steps: int) -> Arr
     return jax.lax.scan(step, context, u)[1].T
 
 
-def rewalk(key: Key, cumulative_cxv: Array, context: Array, rows_nxl: Array, fraction: Array | float) -> Array:
-    """The rows that stand after the contexts ``[n]``, each drawn anew with probability `fraction`, as by ``walk``.
+def rewalk_chain(key: Key, cumulative_cxv: Array, context: Array, rows_nxl: Array, fraction: Array | float) -> Array:
+    """Draw each symbol of the rows after the contexts ``[n]`` anew with probability `fraction`, as in ``walk_chain``.
 
     Symbols go on from what stood before them, not from what was drawn. One uniform number says both whether and what.
     """
     contexts, num_symbols = cumulative_cxv.shape
-    sums = _in_registers(fraction * cumulative_cxv)  # ends in `fraction`, exactly
+    sums = _pad_to_registers(fraction * cumulative_cxv)  # ends in `fraction`, exactly
     u = draw_uniforms(key, (rows_nxl.size,)).reshape(rows_nxl.shape[::-1])
 
     def step(context: Array, here: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -183,6 +183,6 @@ def rewalk(key: Key, cumulative_cxv: Array, context: Array, rows_nxl: Array, fra
     return jax.lax.scan(step, context, (rows_nxl.T, u))[1].T
 
 
-def _in_registers(cumulative_cxv: Array) -> Array:
+def _pad_to_registers(cumulative_cxv: Array) -> Array:
     """The sums of each context in whole vector registers, filled up with what nothing reaches."""
     return jnp.pad(cumulative_cxv, ((0, 0), (0, -cumulative_cxv.shape[1] % 8)), constant_values=jnp.inf)

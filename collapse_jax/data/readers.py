@@ -25,7 +25,7 @@ class Table(NamedTuple):
     names: Sequence[str] | None = None
 
 
-def read(path: str) -> Table:
+def read_table(path: str) -> Table:
     """The checked numbers of a ``.npy``, ``.csv`` or ``.parquet`` file."""
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(name, str) or not name:
@@ -50,19 +50,19 @@ def read(path: str) -> Table:
         raise UsageError(
             f"{file}: cannot be read ({one_line(error.strerror or error)}); check it and its rights"
         ) from None
-    return checked(table, str(file))
+    return check_table(table, str(file))
 
 
-def from_values(values: Any, where: str) -> Table:
+def table_from_values(values: Any, where: str) -> Table:
     """The checked numbers of an array in memory."""
     try:
         rows = np.asarray(values)
     except (ValueError, TypeError) as error:
         raise UsageError(f"{where}: not an array ({one_line(error)}); give rows of equal length") from None
-    return checked(_numeric(rows, where), where)
+    return check_table(_numeric_table(rows, where), where)
 
 
-def checked(table: Table, where: str) -> Table:
+def check_table(table: Table, where: str) -> Table:
     """`table`, if all its numbers are finite and small enough to be squared in float32."""
     values = table.values
     if values.shape[1] == 0:
@@ -73,14 +73,18 @@ def checked(table: Table, where: str) -> Table:
         cure = (
             "drop or fill such cells" if not np.isfinite(value) else f"rescale it below {LARGEST:g} in absolute value"
         )
-        raise UsageError(f"{where}: {_cell(row + 1, column + 1, table.names)} holds {value:g}; {cure}")
+        raise UsageError(f"{where}: {_describe_cell(row + 1, column + 1, table.names)} holds {value:g}; {cure}")
     return table
 
 
-def prepared(where: str, name: str) -> Any:
+def open_prepared_dataset(where: str, name: str) -> Any:
     """The builder of a dataset that tfds has prepared; an error says how to prepare one that it has not."""
     root = Path(os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
-    found = sorted((root / name).glob("*/dataset_info.json"), key=_version) if isinstance(name, str) and name else []
+    found = (
+        sorted((root / name).glob("*/dataset_info.json"), key=_dataset_version)
+        if isinstance(name, str) and name
+        else []
+    )
     if not found:
         raise UsageError(
             f'{where}: {name!r} is not prepared under {root}; run once: python -c "import tensorflow_datasets as t; '
@@ -91,18 +95,18 @@ def prepared(where: str, name: str) -> Any:
     return tfds.builder_from_directory(str(found[-1].parent))
 
 
-def _version(info: Path) -> list[int]:
+def _dataset_version(info: Path) -> list[int]:
     """Of a prepared dataset, by its folder: 1.10.0 comes after 1.9.0."""
     return [int(part) if part.isdecimal() else -1 for part in info.parent.name.split(".")]
 
 
-def _cell(row: int, column: int, names: Sequence[str] | None) -> str:
+def _describe_cell(row: int, column: int, names: Sequence[str] | None) -> str:
     """A cell in words; both numbers count from 1, headers not counted."""
     name = f" ({one_line(repr(names[column - 1]))})" if names is not None and column <= len(names) else ""
     return f"row {row}, column {column}{name}"
 
 
-def _corrupt(file: Path, kind: str, error: Exception) -> UsageError:
+def _corrupt_file_error(file: Path, kind: str, error: Exception) -> UsageError:
     reason = one_line(error, 120) or type(error).__name__
     return UsageError(f"{file}: not a readable {kind} file ({reason}); write it again with {_WRITERS[kind]}")
 
@@ -114,11 +118,11 @@ _WRITERS = {
 }
 
 
-def _numeric(values: np.ndarray, where: str) -> Table:
+def _numeric_table(values: np.ndarray, where: str) -> Table:
     if values.ndim == 1 and values.dtype.names is None:
         raise UsageError(f"{where}: shape {values.shape} is 1-D; a table is 2-D, for one column say reshape(-1, 1)")
     if values.dtype.kind == "O" and values.ndim == 2:
-        return Table(np.stack([_floats(column, i, None, where) for i, column in enumerate(values.T, 1)], axis=1))
+        return Table(np.stack([_column_floats(column, i, None, where) for i, column in enumerate(values.T, 1)], axis=1))
     if values.dtype.kind not in "biuf":
         raise UsageError(f"{where}: dtype {one_line(values.dtype)} is not numeric; integers or floats are needed")
     if values.ndim != 2:
@@ -126,7 +130,7 @@ def _numeric(values: np.ndarray, where: str) -> Table:
     return Table(values.astype(np.float64))
 
 
-def _floats(column: Iterable[Any], number: int, names: Sequence[str] | None, where: str) -> np.ndarray:
+def _column_floats(column: Iterable[Any], number: int, names: Sequence[str] | None, where: str) -> np.ndarray:
     """A column of Python objects as floats; text is refused even where it looks like a number."""
     result = []
     for row, value in enumerate(column, 1):
@@ -136,7 +140,7 @@ def _floats(column: Iterable[Any], number: int, names: Sequence[str] | None, whe
             result.append(np.nan if value is None else float(value))
         except (TypeError, ValueError, OverflowError):
             held = one_line(repr(value))
-            message = f"{where}: {_cell(row, number, names)} holds {held}; every cell must be a number"
+            message = f"{where}: {_describe_cell(row, number, names)} holds {held}; every cell must be a number"
             raise UsageError(message) from None
     return np.array(result, dtype=np.float64)
 
@@ -148,11 +152,11 @@ def _read_npy(file: Path) -> Table:
             values.close()
             raise UsageError("it is an .npz archive")
     except Exception as error:  # a damaged header fails in many ways
-        raise _corrupt(file, ".npy", error) from None
-    return _numeric(values, str(file))
+        raise _corrupt_file_error(file, ".npy", error) from None
+    return _numeric_table(values, str(file))
 
 
-class _Head(NamedTuple):
+class _CsvHeader(NamedTuple):
     names: list[str] | None
     skip: int  # physical lines before the first row of numbers
 
@@ -168,7 +172,7 @@ def _read_csv(file: Path) -> Table:
         except ValueError:  # loadtxt is fast; the slow reader knows where the fault is
             table = _read_csv_slowly(file, head)
     except (UnicodeError, csv.Error) as error:
-        raise _corrupt(file, ".csv", error) from None
+        raise _corrupt_file_error(file, ".csv", error) from None
     if head.names is not None and len(head.names) != table.values.shape[1]:
         found = f"the header has {len(head.names)} names, the rows have {table.values.shape[1]} cells"
         raise UsageError(f"{file}: {found}; give every column one name")
@@ -181,7 +185,7 @@ def _csv_rows(file: Path) -> Iterator[Any]:
         yield csv.reader(lines, skipinitialspace=True)
 
 
-def _blank(row: list[str]) -> bool:
+def _is_blank(row: list[str]) -> bool:
     return not any(cell.strip() for cell in row) and len(row) < 2
 
 
@@ -192,13 +196,13 @@ def _number_or_none(cell: str) -> float | None:
         return None
 
 
-def _read_head(file: Path) -> _Head:
+def _read_head(file: Path) -> _CsvHeader:
     """Where the numbers start: after blank lines, comments (#) and a header, which is a first line without numbers."""
     names = None
     with _csv_rows(file) as rows:
         skip = 0
         for row in rows:
-            if not _blank(row) and not row[0].lstrip().startswith("#"):
+            if not _is_blank(row) and not row[0].lstrip().startswith("#"):
                 numeric = [_number_or_none(cell) is not None for cell in row]
                 if any(numeric) or names is not None:
                     break
@@ -218,15 +222,15 @@ def _read_head(file: Path) -> _Head:
             f"{file}: column {at} has no name in the header, as an index that pandas wrote; "
             "name it, or write the file with index=False"
         )
-    return _Head(names, skip)
+    return _CsvHeader(names, skip)
 
 
-def _read_csv_slowly(file: Path, head: _Head) -> Table:
+def _read_csv_slowly(file: Path, head: _CsvHeader) -> Table:
     """What ``numpy.loadtxt`` refused, with the place of the fault."""
     values: list[list[float]] = []
     with _csv_rows(file) as rows:
         for row in rows:
-            if rows.line_num <= head.skip or _blank(row):
+            if rows.line_num <= head.skip or _is_blank(row):
                 continue
             number = len(values) + 1
             if values and len(row) != len(values[0]):
@@ -241,7 +245,7 @@ def _csv_cell(cell: str, row: int, column: int, names: list[str] | None, file: P
     if result is None:
         held = one_line(repr(cell)) if cell.strip() else "nothing"
         cure = "separate cells by commas" if ";" in cell or "\t" in cell else "every cell must be a number"
-        raise UsageError(f"{file}: {_cell(row, column, names)} holds {held}; {cure}")
+        raise UsageError(f"{file}: {_describe_cell(row, column, names)} holds {held}; {cure}")
     return result
 
 
@@ -255,7 +259,7 @@ def _read_parquet(file: Path) -> Table:
     try:
         frame = pandas.read_parquet(file, engine="pyarrow")
     except Exception as error:  # damaged files fail in many ways
-        raise _corrupt(file, ".parquet", error) from None
+        raise _corrupt_file_error(file, ".parquet", error) from None
     names = [str(name) for name in frame.columns]
     if not names:
         return Table(np.empty((len(frame), 0)))
@@ -265,7 +269,7 @@ def _read_parquet(file: Path) -> Table:
         if pandas.api.types.is_numeric_dtype(series.dtype) and series.dtype.kind in "biuf":
             columns.append(series.to_numpy(dtype=np.float64, na_value=np.nan))
         elif series.dtype == object or pandas.api.types.is_string_dtype(series.dtype):
-            columns.append(_floats(series, at, names, str(file)))
+            columns.append(_column_floats(series, at, names, str(file)))
         else:
             held = f"column {at} ({one_line(repr(name))}) holds {one_line(series.dtype)}"
             raise UsageError(f"{file}: {held}, not numbers; write it as integers or floats")

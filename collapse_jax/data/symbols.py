@@ -15,7 +15,7 @@ from collapse_jax.core.validation import one_line, reject, require_integer, requ
 from collapse_jax.data import bundled
 from collapse_jax.types import Symbols
 
-MOST = 2**24  # symbols: more are not told apart by the float32 that counts them
+MAX_SYMBOLS = 2**24  # symbols: more are not told apart by the float32 that counts them
 
 
 @recorded
@@ -25,7 +25,7 @@ def uniform(num: int = 10) -> Symbols:
     Args:
       num: of symbols, K.
     """
-    num = require_integer("uniform: num", num, 1, MOST)
+    num = require_integer("uniform: num", num, 1, MAX_SYMBOLS)
     return Symbols("uniform", np.full(num, 1 / num))
 
 
@@ -38,7 +38,7 @@ def zipf(num: int = 1000, exponent: float = 1.0, shift: float = 0.0) -> Symbols:
       exponent: 1 is Zipf's law, 0 the uniform one.
       shift: flattens the head (Mandelbrot's).
     """
-    num = require_integer("zipf: num", num, 1, MOST)
+    num = require_integer("zipf: num", num, 1, MAX_SYMBOLS)
     exponent = require_number("zipf: exponent", exponent)
     shift = require_number("zipf: shift", shift, above=-1)
     log_weight = -exponent * np.log(np.arange(1, num + 1) + shift)
@@ -69,7 +69,7 @@ def symbol_file(path: str) -> Symbols:
     symbols = [line.strip() for line in lines if line.strip()]
     if not symbols:
         raise UsageError(f"{file}: no symbols; write at least one, one a line")
-    return Symbols("symbol_file", _frequencies(symbols))
+    return Symbols("symbol_file", _count_frequencies(symbols))
 
 
 @recorded
@@ -79,13 +79,13 @@ def words(num: int | None = None) -> Symbols:
     Args:
       num: the law of the most frequent `num` words alone; default all.
     """
-    found = _frequencies(re.findall(r"[a-z]+(?:'[a-z]+)*", bundled.read_shakespeare().lower()))
+    found = _count_frequencies(re.findall(r"[a-z]+(?:'[a-z]+)*", bundled.read_shakespeare().lower()))
     if num is not None:
         found = found[: require_integer("words: num", num, 1, len(found))]
     return Symbols("words", found / found.sum())
 
 
-def given(where: str, probabilities: Any) -> Symbols:
+def symbols_from_probabilities(where: str, probabilities: Any) -> Symbols:
     """Probabilities that a user wrote down.
 
     Raises:
@@ -105,7 +105,7 @@ def given(where: str, probabilities: Any) -> Symbols:
     return Symbols("given", values / values.sum())
 
 
-def _frequencies(symbols: Sequence[str]) -> np.ndarray:
+def _count_frequencies(symbols: Sequence[str]) -> np.ndarray:
     """Of each different symbol, the most frequent first; ties in alphabetical order."""
     counts = sorted(Counter(symbols).items(), key=lambda item: (-item[1], item[0]))
     return np.array([count for _, count in counts], np.float64) / len(symbols)

@@ -16,7 +16,7 @@ HELD_OUT_SEED = 0x5EED_7E57  # far from the small seeds that chains are given
 _NARROW, _NODES = 0.01, 5.0  # least noise at which the moons' density is integrated, and nodes for noise 1
 
 
-def held_out_of(where: str, draw: Callable[[Key, Tree, int], Array], arrays: Tree, seed: int = 0):
+def make_held_out(where: str, draw: Callable[[Key, Tree, int], Array], arrays: Tree, seed: int = 0):
     """``held_out`` of a law: its draws at a fixed key that no chain uses."""
 
     def held_out(num: int) -> np.ndarray:
@@ -28,7 +28,7 @@ def held_out_of(where: str, draw: Callable[[Key, Tree, int], Array], arrays: Tre
     return held_out
 
 
-def _log_normal(squared: Array, scale: float, dim: int) -> Array:
+def _log_normal_density(squared: Array, scale: float, dim: int) -> Array:
     """Log density of isotropic normal rows at squared distances from their centre."""
     return -0.5 * squared / scale**2 - dim * (math.log(scale) + 0.5 * math.log(2 * math.pi))
 
@@ -52,14 +52,14 @@ def normal(dim: int = 2, mean: float = 0.0, scale: float = 1.0) -> Source:
 
     def log_density(arrays: Tree, rows: Array) -> Array:
         del arrays
-        return _log_normal(jnp.sum((rows - mean) ** 2, axis=1), scale, dim)
+        return _log_normal_density(jnp.sum((rows - mean) ** 2, axis=1), scale, dim)
 
     return Source(
         name="normal",
         dim=dim,
         arrays=(),
         draw=draw,
-        held_out=held_out_of("normal", draw, ()),
+        held_out=make_held_out("normal", draw, ()),
         mean=np.full(dim, mean),
         covariance=scale**2 * np.eye(dim),
         is_normal=True,
@@ -109,7 +109,7 @@ def blobs(
     def log_density(arrays: Tree, rows: Array) -> Array:
         centers = jnp.asarray(arrays, dtype=float)
         squared = jnp.sum((rows[:, None] - centers) ** 2, axis=2)
-        return jax.nn.logsumexp(_log_normal(squared, std, dim), axis=1) - math.log(num_centers)
+        return jax.nn.logsumexp(_log_normal_density(squared, std, dim), axis=1) - math.log(num_centers)
 
     centers = centers_of(0)
     centred = centers - centers.mean(0)
@@ -118,7 +118,7 @@ def blobs(
         dim=dim,
         arrays=centers,
         draw=draw,
-        held_out=held_out_of("blobs", draw, centers if shared_centers else centers_of(1), seed),
+        held_out=make_held_out("blobs", draw, centers if shared_centers else centers_of(1), seed),
         mean=centers.mean(0),
         covariance=std**2 * np.eye(dim) + centred.T @ centred / num_centers,
         modes=centers,
@@ -152,14 +152,14 @@ def circles(noise: float = 0.05, factor: float = 0.8) -> Source:
         del arrays
         far, radius = jnp.linalg.norm(rows, axis=1, keepdims=True), jnp.asarray([1.0, factor])
         around = jnp.log(jax.scipy.special.i0e(far * radius / noise**2))  # mean of exp(a cos t) over t is I_0(a)
-        return jax.nn.logsumexp(_log_normal((far - radius) ** 2, noise, 2) + around, axis=1) - math.log(2)
+        return jax.nn.logsumexp(_log_normal_density((far - radius) ** 2, noise, 2) + around, axis=1) - math.log(2)
 
     return Source(
         name="circles",
         dim=2,
         arrays=(),
         draw=draw,
-        held_out=held_out_of("circles", draw, ()),
+        held_out=make_held_out("circles", draw, ()),
         mean=np.zeros(2),
         covariance=((1 + factor**2) / 4 + noise**2) * np.eye(2),
         log_density=log_density if noise > 0 else None,
@@ -191,7 +191,7 @@ def moons(noise: float = 0.05) -> Source:
     def log_density(arrays: Tree, rows: Array) -> Array:
         del arrays
         squared = (rows[:, :1] - curve[:, 0]) ** 2 + (rows[:, 1:] - curve[:, 1]) ** 2
-        return jax.nn.logsumexp(_log_normal(squared, noise, 2) + log_weight, axis=1)
+        return jax.nn.logsumexp(_log_normal_density(squared, noise, 2) + log_weight, axis=1)
 
     nodes = 32 + math.ceil(_NODES / max(noise, _NARROW))  # of Gauss and Legendre, closer than the noise is wide
     node, weight = np.polynomial.legendre.leggauss(nodes)
@@ -204,7 +204,7 @@ def moons(noise: float = 0.05) -> Source:
         dim=2,
         arrays=(),
         draw=draw,
-        held_out=held_out_of("moons", draw, ()),
+        held_out=make_held_out("moons", draw, ()),
         mean=np.array([0.5, 0.25]),
         covariance=np.array([[3 / 4, cross], [cross, 9 / 16 - 1 / math.pi]]) + noise**2 * np.eye(2),
         log_density=log_density if noise >= _NARROW else None,
@@ -241,7 +241,7 @@ def swiss_roll(noise: float = 0.05) -> Source:
         dim=3,
         arrays=(),
         draw=draw,
-        held_out=held_out_of("swiss_roll", draw, ()),
+        held_out=make_held_out("swiss_roll", draw, ()),
         mean=mean,
         covariance=covariance + noise**2 * np.eye(3),
     )

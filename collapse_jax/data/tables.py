@@ -46,8 +46,8 @@ def table(
       columns: how many columns you expect; another number is an error.
       labels: the last column holds classes, whole numbers from 0, which are not standardised.
     """
-    options = _options("table", standardize, test_fraction, seed, columns, labels)
-    return _source("table", readers.read(path), str(path), *options)
+    options = _check_options("table", standardize, test_fraction, seed, columns, labels)
+    return _make_table_source("table", readers.read_table(path), str(path), *options)
 
 
 def array(
@@ -68,8 +68,8 @@ def array(
       columns: how many columns you expect; another number is an error.
       labels: the last column holds classes, whole numbers from 0, which are not standardised.
     """
-    options = _options("array", standardize, test_fraction, seed, columns, labels)
-    return _source("array", readers.from_values(values, "array"), "array", *options)
+    options = _check_options("array", standardize, test_fraction, seed, columns, labels)
+    return _make_table_source("array", readers.table_from_values(values, "array"), "array", *options)
 
 
 def split_rows(rows: np.ndarray, test_fraction: float, seed: int, where: str) -> Split:
@@ -85,7 +85,7 @@ def split_rows(rows: np.ndarray, test_fraction: float, seed: int, where: str) ->
     return Split(train=rows[order[num_test:]], test=rows[order[:num_test]])
 
 
-def standardized(split: Split, labels: bool = False) -> Split:
+def standardize_split(split: Split, labels: bool = False) -> Split:
     """`split` in units of the train split's standard deviations; columns that never vary there become 0.
 
     With `labels` the last column stays as it is.
@@ -100,7 +100,9 @@ def standardized(split: Split, labels: bool = False) -> Split:
     return Split(*((part - shift) / scale for part in split))
 
 
-def empirical(name: str, split: Split, classes: int | None = None, shape: tuple[int, int, int] | None = None) -> Source:
+def make_empirical_source(
+    name: str, split: Split, classes: int | None = None, shape: tuple[int, int, int] | None = None
+) -> Source:
     """The source whose law is: a row of ``split.train``, all equally likely; `classes` and `shape` as in ``Source``."""
     train, test = split
 
@@ -120,7 +122,7 @@ def empirical(name: str, split: Split, classes: int | None = None, shape: tuple[
     return Source(name, train.shape[1], train, draw, held_out, mean, covariance, classes=classes, shape=shape)
 
 
-def _options(where: str, standardize: bool, test_fraction: float, seed: int, columns: int | None, labels: bool):
+def _check_options(where: str, standardize: bool, test_fraction: float, seed: int, columns: int | None, labels: bool):
     """The checked arguments, before a large file is read for nothing."""
     return (
         require_flag(f"{where}: standardize", standardize),
@@ -131,7 +133,7 @@ def _options(where: str, standardize: bool, test_fraction: float, seed: int, col
     )
 
 
-def _source(
+def _make_table_source(
     name: str,
     rows: readers.Table,
     where: str,
@@ -146,15 +148,15 @@ def _source(
         raise UsageError(
             f"{where}: {found} columns where columns={columns}; give a table of {columns}, or columns={found}"
         )
-    classes = _classes(rows.values, where) if labels else None
+    classes = _count_classes(rows.values, where) if labels else None
     split = split_rows(rows.values, test_fraction, seed, where)
     if standardize:
-        return empirical(name, standardized(split, labels), classes)
+        return make_empirical_source(name, standardize_split(split, labels), classes)
     _refuse_lost_digits(split.train, where)
-    return empirical(name, split, classes)
+    return make_empirical_source(name, split, classes)
 
 
-def _classes(rows: np.ndarray, where: str) -> int:
+def _count_classes(rows: np.ndarray, where: str) -> int:
     """The number of classes that the last column holds."""
     if rows.shape[1] < 2:
         raise UsageError(f"{where}: one column where labels are asked for; a table of labels has features before them")

@@ -10,8 +10,8 @@ from collapse_jax.core.errors import UsageError
 from collapse_jax.core.validation import one_line, reject, require_integer
 from collapse_jax.data import bundled, readers
 from collapse_jax.data.known_texts import brackets, hidden_markov, markov_chain
-from collapse_jax.data.markov_texts import HELD_OUT, held_out_from, windows
-from collapse_jax.data.tokens import Tokenizer, alphabet_of
+from collapse_jax.data.markov_texts import HELD_OUT, draw_windows, held_out_start
+from collapse_jax.data.tokens import Tokenizer, make_alphabet
 from collapse_jax.types import Text
 
 
@@ -22,7 +22,7 @@ def shakespeare(tokenizer: Tokenizer = "characters", vocabulary: int | None = No
       tokenizer: characters, bytes, or pieces learned by byte-pair encoding (extra ``text``).
       vocabulary: pieces of byte-pair encoding; default 512.
     """
-    return given("shakespeare", bundled.read_shakespeare(), tokenizer, vocabulary)
+    return text_from_string("shakespeare", bundled.read_shakespeare(), tokenizer, vocabulary)
 
 
 def austen(tokenizer: Tokenizer = "characters", vocabulary: int | None = None) -> Text:
@@ -32,7 +32,7 @@ def austen(tokenizer: Tokenizer = "characters", vocabulary: int | None = None) -
       tokenizer: characters, bytes, or pieces learned by byte-pair encoding (extra ``text``).
       vocabulary: pieces of byte-pair encoding; default 512.
     """
-    return given("austen", bundled.read_austen(), tokenizer, vocabulary)
+    return text_from_string("austen", bundled.read_austen(), tokenizer, vocabulary)
 
 
 def text_file(
@@ -60,7 +60,7 @@ def text_file(
     except OSError as error:
         message = f"{file}: cannot be read ({one_line(error.strerror or error)}); check it and its rights"
         raise UsageError(message) from None
-    return given(str(file), text, tokenizer, vocabulary, characters)
+    return text_from_string(str(file), text, tokenizer, vocabulary, characters)
 
 
 def tfds_text(
@@ -84,17 +84,17 @@ def tfds_text(
       vocabulary: pieces of byte-pair encoding; default 512.
     """
     documents = require_integer("tfds_text: documents", documents, 1)
-    builder = readers.prepared("tfds_text", name)
+    builder = readers.open_prepared_dataset("tfds_text", name)
     if split not in builder.info.splits or field not in builder.info.features:
         have = f"splits {', '.join(builder.info.splits)}; features {', '.join(builder.info.features)}"
         raise UsageError(f"tfds_text: {name!r} has no split {split!r} with a feature {field!r}; it has {have}")
     source = builder.as_data_source(split)
     texts = (source[i][field] for i in range(min(documents, len(source))))
     joined = "\n\n".join(t.decode(errors="replace") if isinstance(t, bytes) else str(t) for t in texts)
-    return given(name, joined, tokenizer, vocabulary)
+    return text_from_string(name, joined, tokenizer, vocabulary)
 
 
-def given(
+def text_from_string(
     name: str,
     text: str,
     tokenizer: Tokenizer = "characters",
@@ -109,9 +109,9 @@ def given(
     """
     if len(text) < 2 * HELD_OUT:
         raise UsageError(f"{name}: {len(text)} characters; a text needs at least {2 * HELD_OUT}")
-    cut = held_out_from(len(text))
+    cut = held_out_start(len(text))
     learned_from = text[:cut] if tokenizer == "bpe" else text
-    alphabet = alphabet_of(name, learned_from, tokenizer, vocabulary, characters)
+    alphabet = make_alphabet(name, learned_from, tokenizer, vocabulary, characters)
     if tokenizer == "characters":  # at once, so that errors count from the text's beginning
         train, test = np.split(alphabet.encode(text), [cut])
     else:
@@ -130,7 +130,7 @@ def given(
         name,
         alphabet.pieces,
         train,
-        windows,
+        draw_windows,
         held_out,
         lambda length: np.concatenate([train, test])[None],
         size=len(train),
@@ -142,4 +142,4 @@ REGISTRY: dict[str, Callable[..., Text]] = {
     f.__name__: f for f in (shakespeare, austen, text_file, tfds_text, markov_chain, hidden_markov, brackets)
 }
 
-__all__ = ["REGISTRY", "given", *REGISTRY]
+__all__ = ["REGISTRY", "text_from_string", *REGISTRY]

@@ -56,15 +56,15 @@ def load_digits() -> bundled.Digits:
     root = os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
     if "://" not in root:  # buckets have no atomic rename of folders
         try:
-            return _digits_in(Path(os.path.expanduser(root)))
+            return _load_digits_in(Path(os.path.expanduser(root)))
         except Exception:  # not writable, or damaged: a private copy gives the same rows
             pass
     with tempfile.TemporaryDirectory(prefix="collapse-jax-") as private:
-        return _digits_in(Path(private))
+        return _load_digits_in(Path(private))
 
 
-def _digits_in(root: Path) -> bundled.Digits:
-    _prepare(CollapseDigits, root)
+def _load_digits_in(root: Path) -> bundled.Digits:
+    _prepare_builder(CollapseDigits, root)
     source = CollapseDigits(data_dir=str(root), file_format=FILE_FORMAT).as_data_source("train")
     examples = sorted(source.__getitems__(range(len(source))), key=lambda example: int(example["index"]))
     return bundled.Digits(
@@ -73,7 +73,7 @@ def _digits_in(root: Path) -> bundled.Digits:
     )
 
 
-def _prepare(builder: type[tfds.core.GeneratorBasedBuilder], root: Path) -> None:
+def _prepare_builder(builder: type[tfds.core.GeneratorBasedBuilder], root: Path) -> None:
     """Prepares a builder under `root`, unless it is there: in a folder of its own, then one atomic rename.
 
     Processes that do so at once cannot see each other's files; the first rename wins, and the rows are the same.
@@ -83,7 +83,7 @@ def _prepare(builder: type[tfds.core.GeneratorBasedBuilder], root: Path) -> None
         return
     (root / where).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".collapse-jax-", dir=root) as private:
-        with _quiet():
+        with _silence_tfds():
             builder(data_dir=private, file_format=FILE_FORMAT).download_and_prepare()
         try:
             os.rename(Path(private) / where, root / where)
@@ -93,7 +93,7 @@ def _prepare(builder: type[tfds.core.GeneratorBasedBuilder], root: Path) -> None
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_tfds() -> Iterator[None]:
     """Without tfds's messages and progress bars."""
     was_active = getattr(tqdm_utils, "_active", True)
     tqdm_utils.disable_progress_bar()

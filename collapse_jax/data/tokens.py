@@ -28,7 +28,7 @@ class Alphabet(NamedTuple):
     encode: Callable[[str], np.ndarray]
 
 
-def alphabet_of(
+def make_alphabet(
     where: str, text: str, tokenizer: Tokenizer, vocabulary: int | None = None, characters: str | None = None
 ) -> Alphabet:
     """The alphabet of a text.
@@ -51,17 +51,17 @@ def alphabet_of(
     if tokenizer == "bpe":
         vocabulary = 512 if vocabulary is None else vocabulary
         require_integer("vocabulary", vocabulary, 257, 2**16)
-        return _pieces(text, vocabulary)
+        return _learn_pieces(text, vocabulary)
     if tokenizer == "bytes":
         return Alphabet(tuple(bytes([i]) for i in range(256)), lambda text: np.frombuffer(text.encode(), np.uint8))
     if characters is not None and (not isinstance(characters, str) or not characters):
         reject(f"{where}: characters", characters, "the characters that may occur, one or more")
-    return _characters(where, "".join(sorted(set(text if characters is None else characters))))
+    return _make_character_alphabet(where, "".join(sorted(set(text if characters is None else characters))))
 
 
-def _characters(where: str, letters: str) -> Alphabet:
+def _make_character_alphabet(where: str, letters: str) -> Alphabet:
     codes = np.array([ord(letter) for letter in letters], np.uint32)
-    dtype = smallest(len(letters))
+    dtype = smallest_unsigned_type(len(letters))
 
     def encode(text: str) -> np.ndarray:
         symbols = np.empty(len(text), dtype)
@@ -81,7 +81,7 @@ def _characters(where: str, letters: str) -> Alphabet:
     return Alphabet(tuple(letter.encode() for letter in letters), encode)
 
 
-def stretches(text: str, at_least: int) -> Iterator[str]:
+def split_text(text: str, at_least: int) -> Iterator[str]:
     """The text in parts of `at_least` so many characters, each cut before a line break that follows a word.
 
     No piece of byte-pair encoding spans such a place, so that parts have the pieces of the whole.
@@ -95,7 +95,7 @@ def stretches(text: str, at_least: int) -> Iterator[str]:
 
 
 @functools.lru_cache(maxsize=8)  # a sweep makes its setting many times
-def _pieces(text: str, vocabulary: int) -> Alphabet:
+def _learn_pieces(text: str, vocabulary: int) -> Alphabet:
     try:
         import tokenizers
     except ImportError as error:
@@ -104,21 +104,21 @@ def _pieces(text: str, vocabulary: int) -> Alphabet:
     learned.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     first = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     trainer = tokenizers.trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=first, show_progress=False)
-    learned.train_from_iterator(stretches(text, _STRETCH), trainer)
+    learned.train_from_iterator(split_text(text, _STRETCH), trainer)
     # A byte is written as its letter of Latin-1, those that cannot be seen as the letters from U+0100 on.
     hidden = [i for i in range(256) if not chr(i).isprintable() or chr(i) == " "]
     byte_of = {chr(i): i for i in range(256) if i not in hidden} | {chr(256 + n): i for n, i in enumerate(hidden)}
     number_of = learned.get_vocab()
     pieces = tuple(bytes(byte_of[letter] for letter in name) for name in sorted(number_of, key=number_of.__getitem__))
-    dtype = smallest(len(pieces))
+    dtype = smallest_unsigned_type(len(pieces))
 
     def encode(text: str) -> np.ndarray:  # what tokenizers tells of a text is a hundred times as large as its ids
-        parts = (np.asarray(learned.encode(part).ids, dtype) for part in stretches(text, _STRETCH))
+        parts = (np.asarray(learned.encode(part).ids, dtype) for part in split_text(text, _STRETCH))
         return np.concatenate([np.zeros(0, dtype), *parts])
 
     return Alphabet(pieces, encode)
 
 
-def smallest(num_symbols: int) -> np.dtype:
+def smallest_unsigned_type(num_symbols: int) -> np.dtype:
     """The smallest unsigned type that holds so many symbols."""
     return np.min_scalar_type(max(num_symbols - 1, 0))

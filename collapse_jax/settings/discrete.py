@@ -59,7 +59,7 @@ def discrete(
     if probabilities is None:
         probabilities = symbols.uniform()
     elif not isinstance(probabilities, Symbols):
-        probabilities = symbols.given("discrete", probabilities)
+        probabilities = symbols.symbols_from_probabilities("discrete", probabilities)
     require_positive("temperature", temperature)
     as_fitted = not is_traced(temperature) and temperature == 1
     heated = (lambda params: params) if as_fitted else partial(_heated, temperature)

@@ -13,7 +13,7 @@ from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import stream
 from collapse_jax.core.validation import require_choice, require_flag, require_integer, require_number, require_positive
 from collapse_jax.data import texts
-from collapse_jax.data.tokens import smallest
+from collapse_jax.data.tokens import smallest_unsigned_type
 from collapse_jax.metrics import text as T
 from collapse_jax.training.nets.sampling import Decoding
 from collapse_jax.training.nets.sequence_model import (
@@ -365,7 +365,7 @@ def _summarise(task: Task, world: World, batch: Batch) -> Batch:
 
 def _sample(task: Task, key: Key, params: Model, num: int) -> Array:
     rows = draw_rows(task.network, params.net, key, num, task.how, params.prompts)
-    return rows.astype(smallest(task.text.num_symbols))
+    return rows.astype(smallest_unsigned_type(task.text.num_symbols))
 
 
 def _observe(

@@ -40,7 +40,7 @@ _OF_TEXTS = Metric(
     "symbols", "definition",
 )  # fmt: skip
 
-LANGUAGES = {"sparse": markov_texts.sparse, "shakespeare": markov_texts.shakespeare}
+LANGUAGES = {"sparse": markov_texts.sparse_language, "shakespeare": markov_texts.shakespeare_language}
 _LARGEST = 2**24  # entries of a table of counts
 _GRAM = 8  # symbols of the shortest copy that is told from chance
 _NEW = 8  # rows that are looked at for copies
@@ -157,7 +157,7 @@ def _compress(order: int, num_symbols: int, batch: Batch) -> Batch:
     items, weight = B.rows(batch)
     mass = weight.sum()
     if not isinstance(items, Counts):
-        mean = markov_texts.count(items, weight, order, num_symbols) / jnp.where(mass > 0, mass, 1.0)
+        mean = markov_texts.count_grams(items, weight, order, num_symbols) / jnp.where(mass > 0, mass, 1.0)
     elif weight.size == 1:
         mean = items.mean[0]
     else:
@@ -180,17 +180,17 @@ def _weights(params: Model) -> Array:
 def _sample(order: int, length: int, key: Key, params: Model, num: int) -> Array:
     key_context, key_walk = jax.random.split(key)
     num_symbols = params.counts.shape[1]
-    context = markov_texts.choose(key_context, (params.counts + params.smoothing).sum(1), num)
+    context = markov_texts.draw_weighted(key_context, (params.counts + params.smoothing).sum(1), num)
     digits = [context // num_symbols**i % num_symbols for i in reversed(range(order))]
-    rest = markov_texts.walk(key_walk, markov_texts.cumulate(_weights(params)), context, length - order)
+    rest = markov_texts.walk_chain(key_walk, markov_texts.cumulate_rows(_weights(params)), context, length - order)
     return jnp.concatenate([digit.astype(rest.dtype)[:, None] for digit in digits] + [rest], 1)
 
 
 def _rewrite(order: int, key: Key, params: Model, rows_nxl: Array, fraction: Array | float) -> Array:
     """Symbols after the first `order`: a `fraction` of them is drawn after the context that stands before it."""
-    context = markov_texts.contexts(rows_nxl[:, : order + 1], order, params.counts.shape[1])[:, 0]
-    cumulative_cxv = markov_texts.cumulate(_weights(params))
-    rest = markov_texts.rewalk(key, cumulative_cxv, context, rows_nxl[:, order:], fraction)
+    context = markov_texts.encode_contexts(rows_nxl[:, : order + 1], order, params.counts.shape[1])[:, 0]
+    cumulative_cxv = markov_texts.cumulate_rows(_weights(params))
+    rest = markov_texts.rewalk_chain(key, cumulative_cxv, context, rows_nxl[:, order:], fraction)
     return jnp.concatenate([rows_nxl[:, :order], rest.astype(rows_nxl.dtype)], 1)
 
 
@@ -199,7 +199,7 @@ def _likelihood(order: int, num_symbols: int, world: World, params: Model, rows_
     grams = world.truth.grams
     share = grams / jnp.maximum(grams.sum(1, keepdims=True), jnp.finfo(grams.dtype).tiny)
     log_next = jnp.log(jnp.maximum(share, 1e-6))
-    context_nxl = markov_texts.contexts(rows_nxl, order, num_symbols)
+    context_nxl = markov_texts.encode_contexts(rows_nxl, order, num_symbols)
     return log_next[context_nxl, rows_nxl[:, order:].astype(int)].mean(1)
 
 
