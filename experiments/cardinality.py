@@ -5,7 +5,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from collapse_jax.reporting.plot_grid import THEORY
-from collapse_jax.theory import fits
+from collapse_jax.theory import fit_moments
 from experiments.published import COLOURS, Claim, Published, absent, at_least, at_most, legend, mean, panels, values
 
 N = 100
@@ -36,7 +36,7 @@ def draw(ds: xr.Dataset) -> Figure:
         ax.errorbar(shares, found[:, 0], bars, fmt="o", color=colour, markersize=4, capsize=3, label=f"R = {real}")
         fine = np.append(0, np.unique(np.geomspace(1, max(synthetic), 60).astype(int)))
         mixes = [{"kind": "mix", "nested": True, "real": real, "synthetic": int(s)} for s in fine]
-        ax.plot(real / (real + fine), [fits(mix, N, 2).square[1] for mix in mixes], **THEORY)
+        ax.plot(real / (real + fine), [fit_moments(mix, N, 2).square[1] for mix in mixes], **THEORY)
     ax.set(xlabel="share of real rows, R / (R + S)", ylabel="squared error of the mean")
     legend(ax)
     return figure

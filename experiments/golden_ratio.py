@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from collapse_jax.theory.gaussian import golden_ratio
+from collapse_jax.theory.gaussian import golden_ratio_error
 from experiments.published import Claim, Published, at_most, legend, mean, number, panels
 
 N, BEST = 100, (np.sqrt(5) - 1) / 2
@@ -43,7 +43,7 @@ def draw(ds: xr.Dataset) -> Figure:
         label="measured",
     )
     ax.plot(w, (w**2 + (1 - w) ** 2) / (w * (2 - w)), color="#0072B2", label="published")
-    ax.plot(w, golden_ratio(w, N, N), "k--", linewidth=0.9, label="exact, n = 100")
+    ax.plot(w, golden_ratio_error(w, N, N), "k--", linewidth=0.9, label="exact, n = 100")
     ax.axvline(BEST, color="0.6", linestyle=":", label="golden ratio, 0.618")
     ax.set(xlabel="weight of new real rows", ylabel="n x squared error of the mean")
     legend(ax)

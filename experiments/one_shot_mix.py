@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import collapse_jax as cj
-from collapse_jax.theory import fits
+from collapse_jax.theory import fit_moments
 
 KINDS = ("mix_gaussian", "mix_linear_regression", "mix_kde", "mix_language_model", "mix_diffusion")
 FOLDERS = [Path("results") / name for name in KINDS]
@@ -65,7 +65,7 @@ def closed_form(ds: xr.Dataset) -> np.ndarray:
         ds["synthetic"].to_numpy(),
     )
     made = [{"kind": "mix", "nested": nested} for nested in (True, False)]
-    square = lambda p, r, s: fits({**p, "real": int(r), "synthetic": int(s)}, n, 2).square[1]  # noqa: E731
+    square = lambda p, r, s: fit_moments({**p, "real": int(r), "synthetic": int(s)}, n, 2).square[1]  # noqa: E731
     mean = np.array([[[square(p, r, s) for s in synthetic] for r in real] for p in made])
     return mean / mean[..., :1]
 

@@ -5,7 +5,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from collapse_jax.reporting.plot_grid import THEORY
-from collapse_jax.theory.selection import majority, threshold
+from collapse_jax.theory.selection import majority_probability, verifier_threshold
 from experiments.published import (
     COLOURS,
     Claim,
@@ -36,7 +36,7 @@ def claims(ds: xr.Dataset) -> list[Claim]:
     jump = lambda flags: at(flags, 0.3) - at(flags, 0.2)  # noqa: E731
     return [
         Claim("the accuracy of verified labels jumps at p* = psi / (phi + psi) (where half of the chains pass 1/2)",
-              number(threshold(RIGHT, WRONG)), statistic(lambda x: float(np.interp(0.5, x.mean(0), p)), many)),
+              number(verifier_threshold(RIGHT, WRONG)), statistic(lambda x: float(np.interp(0.5, x.mean(0), p)), many)),
         Claim("below, p = 0.15: most are wrong (share of chains where most are right, n = 400)", at_most(0.05),
               share(at(many, 0.15))),
         Claim("above, p = 0.35: most are right (the same)", at_least(0.95), share(at(many, 0.35))),
@@ -53,8 +53,8 @@ def draw(ds: xr.Dataset) -> Figure:
         found = np.array([share(flags) for flags in most_are_right(ds, n).T])
         bars = np.abs(found[:, 1:] - found[:, :1]).T
         ax.errorbar(p, found[:, 0], bars, fmt="o", color=colour, markersize=4, capsize=3, label=f"n = {n}")
-        ax.plot(fine, [majority(x, n, RIGHT, WRONG) for x in fine], **THEORY)
-    ax.axvline(threshold(RIGHT, WRONG), color="0.6", linestyle=":", label="published threshold")
+        ax.plot(fine, [majority_probability(x, n, RIGHT, WRONG) for x in fine], **THEORY)
+    ax.axvline(verifier_threshold(RIGHT, WRONG), color="0.6", linestyle=":", label="published threshold")
     ax.set(xlabel="accuracy of the generator before verification", ylabel="P(most verified rows are right)")
     legend(ax)
     return figure

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from collapse_jax import policies
-from collapse_jax.theory import Spread, fits
+from collapse_jax.theory import VarianceMap, fit_moments
 
 # Policies between replace and accumulate, and their parameters as theory knows them.
 MIXTURES = {
@@ -64,12 +64,12 @@ def assert_law(what, samples, prediction, *wrong, z_of=z_score):
 def subsample_moments(n, num_generations, num=None, replacement=False, h=0.0, s2=1.0):
     """(E m_t^2, E V_t) of the fits under accumulate-subsample, from ``theory``."""
     policy = {"kind": "accumulate_subsample", "num": num, "replacement": replacement}
-    return np.array(fits(policy, n, num_generations, Spread(truth=s2, noise=h**2)))
+    return np.array(fit_moments(policy, n, num_generations, VarianceMap(truth=s2, noise=h**2)))
 
 
 def policy_moments(name, n, num_generations, *, h=0.0, s2=1.0, **options):
     """(E mu_t^2, E V_t) of the fits under any mixture policy, from ``theory``."""
-    return np.array(fits({"kind": name, **options}, n, num_generations, Spread(truth=s2, noise=h**2)))
+    return np.array(fit_moments({"kind": name, **options}, n, num_generations, VarianceMap(truth=s2, noise=h**2)))
 
 
 def nll_float64(rows, weight, test, h):

@@ -8,8 +8,8 @@ from laws import POLICIES, chains, z_score
 
 from collapse_jax import policies, settings
 from collapse_jax.settings.ecosystem import Coupled, _edges, _sources, ecosystem
-from collapse_jax.theory.ecosystem import fits, matrix_of, readings
-from collapse_jax.theory.moment_recursions import fits as plain_fits
+from collapse_jax.theory.ecosystem import ecosystem_moments, joint_readings, mixing_matrix
+from collapse_jax.theory.moment_recursions import fit_moments as plain_fits
 
 MATRIX = np.array([[0.8, 0.2, 0.0], [0.5, 0.3, 0.2], [0.0, 0.1, 0.9]])
 COINS = settings.bernoulli(0.4)
@@ -48,7 +48,7 @@ def test_one_model_is_its_setting():
 @pytest.mark.fast
 @pytest.mark.parametrize("mixing", [MATRIX, 0.0, 0.3, 1.0], ids=str)
 def test_a_model_reads_others_as_the_matrix_says(mixing):
-    coupled, matrix = Coupled(COINS, 3, _edges(3, mixing)), matrix_of(3, mixing)
+    coupled, matrix = Coupled(COINS, 3, _edges(3, mixing)), mixing_matrix(3, mixing)
     source = np.asarray(_sources(coupled, jax.random.key(0), 20_000))
     for i, j in np.ndindex(3, 3):
         read = (source[:, i] == j) * 1.0
@@ -57,7 +57,7 @@ def test_a_model_reads_others_as_the_matrix_says(mixing):
         else:
             assert abs(z_score(read, matrix[i, j])) < 4
     # Whom they read together is what theory says, and nobody's row is read twice where the matrix is circulant.
-    for probability, together in readings(matrix):
+    for probability, together in joint_readings(matrix):
         same = (source == together).all(1) * 1.0
         assert abs(same.mean() - probability) < 0.015
     if np.ndim(mixing) == 0:
@@ -104,16 +104,16 @@ def test_moments_of_models_meet_those_of_one():
     n, t = 10, 6
     for policy in ({"kind": "replace"}, {"kind": "accumulate"}, {"kind": "contaminated", "share": 0.2},
                    {"kind": "growing", "sizes": (30, 50)}):  # fmt: skip
-        alone, isolated = plain_fits(policy, n, t), fits(policy, n, t, np.eye(3))
+        alone, isolated = plain_fits(policy, n, t), ecosystem_moments(policy, n, t, np.eye(3))
         np.testing.assert_allclose(isolated.variance, np.repeat(alone.variance[:, None], 3, 1))
         np.testing.assert_allclose(isolated.product, alone.square[:, None, None] * np.eye(3), atol=1e-15)
     left = 1 - (1 - (1 - 1 / n) ** (np.arange(1, 401) + 1.0)) / 3
-    np.testing.assert_allclose(fits({"kind": "replace"}, n, 400, np.eye(3)).together, left)
-    mixed = fits({"kind": "replace"}, n, 400, matrix_of(3, 1.0)).together
+    np.testing.assert_allclose(ecosystem_moments({"kind": "replace"}, n, 400, np.eye(3)).together, left)
+    mixed = ecosystem_moments({"kind": "replace"}, n, 400, mixing_matrix(3, 1.0)).together
     np.testing.assert_allclose(mixed[1:] / mixed[:-1], 1 - (1 - 1 / n) / (3 * n), rtol=2e-3)
     assert mixed[-1] < 1e-5 < left[-1] - 2 / 3 + 1e-4
     with pytest.raises(ValueError, match="no moments are known of 'window'; one of replace"):
-        fits({"kind": "window"}, n, t, np.eye(2))
+        ecosystem_moments({"kind": "window"}, n, t, np.eye(2))
 
 
 @pytest.mark.fast

@@ -153,9 +153,9 @@ def test_configs_name_what_grows():
     assert config.from_dict(config.to_dict(experiment)) == experiment
     (made, plain) = experiment.build()[1]
     assert (made.sizes, made.fade, plain.sizes) == ((7, 9), 0.3, ())
-    assert theory.predictions(case_of(experiment))
+    assert theory.find_predictions(case_of(experiment))
     window = config.from_dict({**raw, "policies": [{**grown, "policy": "window"}]})
-    assert not theory.predictions(case_of(window))
+    assert not theory.find_predictions(case_of(window))
     with pytest.raises(config.ConfigError, match="unknown 'growing'"):
         config.from_dict({**raw, "policies": [{"kind": "growing", "policy": "growing"}]})
     swept = config.from_dict({**raw, "policies": [grown], "sweep": {"product": {"policies.policy.gamma": [0.1, 0.2]}}})

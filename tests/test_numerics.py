@@ -11,7 +11,7 @@ from collapse_jax import data, policies
 from collapse_jax.core import batch as B
 from collapse_jax.numerics import gaussian_moments
 from collapse_jax.settings import gaussian, kde
-from collapse_jax.theory.gaussian import log_variance_drift, log_variance_spread
+from collapse_jax.theory.gaussian import log_variance_drift, variance_of_log_variance
 from collapse_jax.types import Batch
 
 N, GENERATIONS = 20, np.array([10, 100, 1000])
@@ -39,7 +39,7 @@ def test_replace_follows_theory_to_generation_1000(d, backend, power):
         assert not np.isnan(result[name]).any(), name
     assert np.isfinite(result.log_det_ratio).all()
     column = np.arange(1, d + 1)
-    drift, spread = log_variance_drift(N, column=column), log_variance_spread(N, column=column)
+    drift, spread = log_variance_drift(N, column=column), variance_of_log_variance(N, column=column)
     at = result.log_det_ratio.values[:, GENERATIONS - 1]
     floored = GENERATIONS * drift.sum() * np.array([1, 1, 0.9])
     assert_law(f"log det, d={d}, {backend}", at, GENERATIONS * drift.sum(), floored)

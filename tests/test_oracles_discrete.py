@@ -10,7 +10,7 @@ from test_oracles_gaussian import POLICIES, observing
 import collapse_jax
 from collapse_jax import policies
 from collapse_jax.settings import bernoulli, discrete, poisson
-from collapse_jax.theory.discrete import drift, survival_exponents
+from collapse_jax.theory.discrete import drift_laws, survival_exponents
 from collapse_jax.theory.gaussian import accumulate_variance
 
 P = np.array([0.4, 0.3, 0.2, 0.1])
@@ -19,7 +19,7 @@ TRUTH = 1 - (P**2).sum()
 
 def binary_chain(n, horizon, start):
     """Law ``[T, n + 1]`` of the count of a symbol at each fit under replace, from probability `start`."""
-    return drift(n, scipy.stats.binom.pmf(np.arange(n + 1), n, start), horizon)
+    return drift_laws(n, scipy.stats.binom.pmf(np.arange(n + 1), n, start), horizon)
 
 
 ON_EVERY_CHANGE = ("fixed_real",)  # ``collapse-jax verify`` holds each policy to this law

@@ -16,9 +16,9 @@ from collapse_jax.theory.gaussian import (
     accumulate_square,
     accumulate_variance,
     c4,
-    golden_ratio,
+    golden_ratio_error,
     log_variance_drift,
-    log_variance_spread,
+    variance_of_log_variance,
 )
 from collapse_jax.types import Metric, Source
 
@@ -125,8 +125,8 @@ def test_replace_in_one_column(ddof, backend, power):
     log_variance = log_variance[:, late - 1]
     drift, other = log_variance_drift(n, ddof), log_variance_drift(n, 1 - ddof)
     assert_law(f"E log s^2, {case}", log_variance, late * drift, late * other, (late - 1) * drift)
-    width = log_variance_spread(n)
-    wrong = late * log_variance_spread(n + 2), late * 2 * width
+    width = variance_of_log_variance(n)
+    wrong = late * variance_of_log_variance(n + 2), late * 2 * width
     assert_law(f"Var log s^2, {case}", log_variance, late * width, *wrong, z_of=z_score_of_variance)
     if ddof == 1:
         assert_law(f"E s, {case}", spread, c4(n) ** early, (c4(n) * np.sqrt(1 - 1 / n)) ** early, np.ones(4))
@@ -159,7 +159,7 @@ def test_replace_any_dimension(backend, power):
     assert_law(f"E tr / d, {backend}", trace / d, (1 - 1 / n) ** T, np.ones(3))
     product = np.prod((n - column) / n)
     assert_law(f"E det, {backend}", det, product**T, ((1 - 1 / n) ** d) ** T, np.ones(3))
-    drift, spread = log_variance_drift(n, column=column), log_variance_spread(n, column=column)
+    drift, spread = log_variance_drift(n, column=column), variance_of_log_variance(n, column=column)
     late, wrong = np.array([1, 10, 30]), log_variance_drift(n, column=1)
     log_det = data["log_det"].values[:, late - 1]
     assert_law(f"E log det, {backend}", log_det, late * drift.sum(), late * d * wrong)
@@ -319,7 +319,7 @@ def test_golden_ratio(power):
     # The last 10 generations of a chain are one number; the mean forgets its past as (1 - w)^t, by T = 30 to 1e-3.
     errors = n * data.squared_error_of_mean.values.astype(float)[:, :, -10:].mean(2).T
     w = np.array(WEIGHTS)
-    exact = golden_ratio(w, n, n)
+    exact = golden_ratio_error(w, n, n)
     finite = n * np.array([policy_moments("weighted_fresh", n, T, weight=x)[0][-10:].mean() for x in w])
     np.testing.assert_allclose(finite, exact, rtol=1e-5)
     known_variance = (w**2 + (1 - w) ** 2) / (w * (2 - w))
@@ -339,7 +339,9 @@ def test_golden_ratio_of_unequal_batches(power):
     data = collapse_jax.sweep(gaussian(1), policies.fresh_real, axes={"share": shares}, **run).isel(policy=0)
     w = np.array(shares)
     rows = n * w
-    exact = golden_ratio(w, rows, n - rows) / rows
+    exact = golden_ratio_error(w, rows, n - rows) / rows
     finite = np.array([policy_moments("fresh_real", n, T, share=x)[0][-1] for x in w])
     np.testing.assert_allclose(finite, exact, rtol=1e-5)
-    assert_law("fresh loop, k != 1", data.squared_error_of_mean.values[:, :, -1].T, exact, golden_ratio(w, n, n) / n)
+    assert_law(
+        "fresh loop, k != 1", data.squared_error_of_mean.values[:, :, -1].T, exact, golden_ratio_error(w, n, n) / n
+    )

@@ -8,7 +8,7 @@ from scipy import stats
 from collapse_jax import config, data, theory
 from collapse_jax.analysis import theory_check_cases
 from collapse_jax.analysis.predictions import case_of
-from collapse_jax.theory import Spread, diffusion, discrete, fits, gaussian, moment_recursions, regression
+from collapse_jax.theory import VarianceMap, diffusion, discrete, fit_moments, gaussian, moment_recursions, regression
 
 CHAINS, T = 40_000, 8
 
@@ -22,7 +22,9 @@ def cases():
 @pytest.mark.fast
 def test_every_prediction_is_verified():
     """Each of the table holds, and is fair somewhere, for an experiment of ``verify``; those on policies, for each."""
-    seen = {(id(p), case.policy["kind"]) for case in cases() for p in theory.predictions(case) if p.is_fair(case).any()}
+    seen = {
+        (id(p), case.policy["kind"]) for case in cases() for p in theory.find_predictions(case) if p.is_fair(case).any()
+    }
     assert {id(p) for p in theory.TABLE} == {p for p, _ in seen}
     for p in theory.TABLE:
         if (
@@ -34,7 +36,7 @@ def test_every_prediction_is_verified():
 @pytest.mark.fast
 def test_predictions_are_intervals():
     for case in cases():
-        found = theory.predictions(case)
+        found = theory.find_predictions(case)
         assert found
         assert [p.exact for p in found] == sorted((p.exact for p in found), reverse=True)
         for p in found:
@@ -54,7 +56,7 @@ def test_assumptions_are_checked():
 
     def quantities(**setting):
         case = case_of(config.from_dict({**base, "setting": {**base["setting"], **setting}}))
-        return {p.quantity for p in theory.predictions(case)}
+        return {p.quantity for p in theory.find_predictions(case)}
 
     everything = quantities()
     assert everything - quantities(dim=2) == {"log_trace_ratio", "standard deviation ratio", "wasserstein2_squared"}
@@ -69,7 +71,7 @@ def test_assumptions_are_checked():
 def test_the_rank_of_one_row_is_none():
     raw = {"setting": {"kind": "gaussian", "dim": 2}, "policies": ["replace"], "num_generations": 3, "num_chains": 1}
     case = case_of(config.from_dict({**raw, "num_samples": 1}))
-    (rank,) = (p for p in theory.predictions(case) if p.quantity == "effective_rank")
+    (rank,) = (p for p in theory.find_predictions(case) if p.quantity == "effective_rank")
     np.testing.assert_array_equal(rank.interval(case), 0)
 
 
@@ -80,7 +82,7 @@ def test_assumptions_of_other_settings_are_checked():
     def found(kind, n=9, policy="replace", t=3, **given):
         sizes = {"num_samples": n, "num_generations": t}
         raw = {**base, **sizes, "setting": {"kind": kind, **given}, "policies": [policy]}
-        return [(p.quantity, p.statistic) for p in theory.predictions(case_of(config.from_dict(raw)))]
+        return [(p.quantity, p.statistic) for p in theory.find_predictions(case_of(config.from_dict(raw)))]
 
     risk, logs = ("excess_risk", "mean"), [("log_excess_risk", "mean"), ("log_excess_risk", "variance")]
     assert found("linear_regression") == [risk, *logs]
@@ -120,7 +122,7 @@ def test_medians_lie_where_means_do():
     assert shown == {"log_trace_ratio", "log_det_ratio"}
     for n in (5, 20):
         median = np.log(stats.chi2(n - 1).median() / n)
-        spread = gaussian.log_variance_spread(n) ** 0.5
+        spread = gaussian.variance_of_log_variance(n) ** 0.5
         assert abs(median - gaussian.log_variance_drift(n)) < 0.13 * spread
     median = np.log(stats.f(1, 99).median() / 99)
     assert median - regression.log_first_risk(99, 1, 1.0) > 0.4
@@ -129,13 +131,13 @@ def test_medians_lie_where_means_do():
 @pytest.mark.fast
 def test_unknown_policies_are_refused():
     with pytest.raises(ValueError, match="no moments are known of 'mystery'; one of replace, "):
-        fits({"kind": "mystery"}, 10, 3)
+        fit_moments({"kind": "mystery"}, 10, 3)
 
 
 @pytest.mark.fast
 def test_policies_meet_where_they_are_the_same():
     """window(1) = replace, decay(1) = window(T) = accumulate, shares of 0 and 1, and a draw of the whole pool."""
-    n, of = 7, lambda **policy: np.array(fits(policy, 7, T, Spread(1.5, 1, 0.2)))
+    n, of = 7, lambda **policy: np.array(fit_moments(policy, 7, T, VarianceMap(1.5, 1, 0.2)))
     assert_same = np.testing.assert_allclose
     for other in ({"kind": "window", "k": 1}, {"kind": "decay", "gamma": 0.0}, {"kind": "fixed_real", "share": 0.0},
                   {"kind": "fresh_real", "share": 0.0}):  # fmt: skip
@@ -165,19 +167,19 @@ def test_symbols_drift(accumulate):
     n, start = 10, np.array([0.6, 0.3, 0.1])
     shares, policy = drift(n, start, T, accumulate, 1), {"kind": "accumulate" if accumulate else "replace"}
     first = 1 - (start**2).sum()
-    exact = first * discrete.diversity(policy, n, T)
-    other = first * discrete.diversity({"kind": "replace" if accumulate else "accumulate"}, n, T)
+    exact = first * discrete.diversity_ratio(policy, n, T)
+    other = first * discrete.diversity_ratio({"kind": "replace" if accumulate else "accumulate"}, n, T)
     assert_law("E 1 - sum p^2", 1 - (shares**2).sum(2), exact, other, exact * n / (n - 1))
 
 
 def test_rare_symbols_survive_at_least_so_often():
     n, start = 40, np.array([0.02, 0.2, 0.78])
     alive = (drift(n, start, T, False, 2) > 0).mean(0)
-    bound = discrete.alive_bound(n, start, T).T
+    bound = discrete.alive_probability_bound(n, start, T).T
     error = np.sqrt(alive * (1 - alive) / CHAINS)
     assert (alive >= bound - 4 * error).all()
     assert (alive[:, 0] / bound[:, 0] < 1.05).all()  # tight where rare
-    assert (alive[:, 0] < discrete.alive_bound(n, start[0], T + 1)[:-1] * 1.15).all()
+    assert (alive[:, 0] < discrete.alive_probability_bound(n, start[0], T + 1)[:-1] * 1.15).all()
     assert alive[-1, 0] / bound[0, 0] < 0.8  # and it falls: a bound of another generation would not do
 
 
@@ -186,10 +188,13 @@ def test_one_symbol_by_itself():
     n, start = 10, np.array([0.6, 0.3, 0.1])
     shares = drift(n, start, T, False, 7)
     some, one = (shares > 0).sum(2), (shares > 0).sum(2) == 1
-    for name, samples, formula in (("alive", some, discrete.alive), ("one is left", one, discrete.fixed)):
+    for name, samples, formula in (
+        ("alive", some, discrete.expected_symbols_alive),
+        ("one is left", one, discrete.fixation_probability),
+    ):
         exact = formula(n, start, T)
         assert_law(name, samples, exact, formula(n, start, T + 1)[1:], formula(n + 1, start, T))
-    laws = discrete.drift(n, np.eye(n + 1)[4], T)
+    laws = discrete.drift_laws(n, np.eye(n + 1)[4], T)
     np.testing.assert_allclose(laws.sum(1), 1, rtol=1e-12)
     np.testing.assert_allclose(laws @ np.arange(n + 1), 4, rtol=1e-12)
 
@@ -201,7 +206,7 @@ def test_real_ancestors():
     for _ in range(T):
         share.append((np.diff(np.sort(root, 1), axis=1) > 0).sum(1) + 1)
         root = np.take_along_axis(root, rng.integers(n, size=(CHAINS, n)), 1)
-    exact = discrete.ancestors(n, T)
+    exact = discrete.ancestor_share(n, T)
     assert exact[0] == 1
     assert_law("ancestors", np.stack(share, 1)[:, 1:] / n, exact[1:], exact[:-1])
 
@@ -225,8 +230,8 @@ def test_rates_die_and_spread():
     for _ in range(T):
         rates.append(rng.poisson(n * rates[-1]) / n)
     rates = np.stack(rates[1:], 1)
-    zero = discrete.zero_rate(n, rate, T)
-    assert_law("P(rate = 0)", rates == 0, zero, discrete.zero_rate(n, rate, T + 1)[1:])
+    zero = discrete.zero_rate_probability(n, rate, T)
+    assert_law("P(rate = 0)", rates == 0, zero, discrete.zero_rate_probability(n, rate, T + 1)[1:])
     variance = discrete.rate_variance({"kind": "replace"}, n, T, rate)
     np.testing.assert_allclose(variance, rate * np.arange(1, T + 1) / n, rtol=1e-12)
     assert_law("Var rate", (rates - rate)[:, :3] ** 2, variance[:3], variance[1:4])
@@ -295,7 +300,10 @@ def test_what_fits_train_on():
     same(weights("contaminated", share=0.25), [(4 + 1 + 1) / 12, 3 / 12, 3 / 12])
     for policy in moment_recursions.POLICIES:
         same(moment_recursions.batch_weights({"kind": policy}, 4, 6).sum(1), 1)
-    same(moment_recursions.kept({"kind": "accumulate"}, 4, 3, 0.5), [0.5, 0.5 * 1.5 / 2, 0.5 * (1.5 + 0.375) / 3])
+    same(
+        moment_recursions.kept_expectation({"kind": "accumulate"}, 4, 3, 0.5),
+        [0.5, 0.5 * 1.5 / 2, 0.5 * (1.5 + 0.375) / 3],
+    )
     with pytest.raises(ValueError, match="no weights are known of 'mystery'; one of replace, "):
         moment_recursions.batch_weights({"kind": "mystery"}, 4, 3)
 
@@ -310,23 +318,25 @@ def test_coefficients_of_a_mixture():
         centres**4 + 6 * centres**2 * variance + 3 * variance**2 - 6 * square + 3,
     ]  # fmt: skip
     for degree, (value, factorial) in enumerate(zip(exact, (1, 2, 6, 24), strict=True), 1):
-        np.testing.assert_allclose(diffusion.coefficient(source, degree), value.mean() / factorial**0.5, rtol=1e-5)
+        np.testing.assert_allclose(
+            diffusion.hermite_coefficient(source, degree), value.mean() / factorial**0.5, rtol=1e-5
+        )
 
 
 @pytest.mark.fast
 @pytest.mark.parametrize("nested", [True, False])
 def test_a_mean_of_one_shot(nested):
     """Closed forms against the recursions, and their best and worst numbers of synthetic rows."""
-    n, known = 40, moment_recursions.Spread(known=True)
+    n, known = 40, moment_recursions.VarianceMap(known=True)
     some = np.arange(0, 2000)
     for real in (8, 20, 30, 40):
         policy = {"kind": "mix", "real": real, "synthetic": 25, "nested": nested}
-        assert gaussian.one_shot(real, 25, n, nested) == pytest.approx(
-            moment_recursions.fits(policy, n, 2, known).square[1]
+        assert gaussian.one_shot_error(real, 25, n, nested) == pytest.approx(
+            moment_recursions.fit_moments(policy, n, 2, known).square[1]
         )
-        error = gaussian.one_shot(real, some, n, nested)
+        error = gaussian.one_shot_error(real, some, n, nested)
         assert error[0] == pytest.approx(1 / real)
-        best = gaussian.best_synthetic(real, n)
+        best = gaussian.best_synthetic_rows(real, n)
         if nested:
             assert some[error.argmax()] == max(round(2 * real**2 / n) - real, 0)
         elif real > n / 2:

@@ -14,10 +14,10 @@ CHAINS = 20_000
 
 @pytest.mark.fast
 def test_the_variance_of_the_largest():
-    assert selection.best_variance(1) == pytest.approx(1)
-    assert selection.best_mean(2) == pytest.approx(np.pi**-0.5)
-    assert selection.best_variance(2) == pytest.approx(1 - 1 / np.pi)
-    assert selection.best_variance(3) == pytest.approx(1 - (9 - 3**0.5 * 2) / (4 * np.pi), abs=1e-9)
+    assert selection.best_of_variance(1) == pytest.approx(1)
+    assert selection.best_of_mean(2) == pytest.approx(np.pi**-0.5)
+    assert selection.best_of_variance(2) == pytest.approx(1 - 1 / np.pi)
+    assert selection.best_of_variance(3) == pytest.approx(1 - (9 - 3**0.5 * 2) / (4 * np.pi), abs=1e-9)
 
 
 @pytest.mark.fast
@@ -35,7 +35,7 @@ def test_the_second_fit_to_what_a_judge_chose():
     raw = {"setting": {"kind": "gaussian", "dim": 1}, "policies": ["replace"], "num_samples": n, "num_generations": 2,
            "num_chains": 1, "curator": {"kind": "best_of", "by": "value"}}  # fmt: skip
     assert_law("squared mean", best**2, selection._moved(case_of(experiment.from_dict(raw))), 1 / np.pi)
-    assert selection.judged_variance(n, 1.0, 0.0) == pytest.approx((1 - 1 / n) ** 2 * selection.best_variance(2))
+    assert selection.judged_variance(n, 1.0, 0.0) == pytest.approx((1 - 1 / n) ** 2 * selection.best_of_variance(2))
 
 
 @pytest.mark.fast
@@ -51,12 +51,14 @@ def test_the_variance_of_the_upper_part():
 @pytest.mark.fast
 def test_choices_among_zeros_and_ones():
     p, strength = np.array([0.0, 0.3, 1.0]), 0.8
-    np.testing.assert_allclose(selection.chosen(p, 1, strength), p)
-    np.testing.assert_allclose(selection.chosen(p, 2, strength), p**2 + 2 * p * (1 - p) / (1 + np.exp(-strength)))
-    np.testing.assert_allclose(selection.chosen(p, 3, np.inf), 1 - (1 - p) ** 3)
-    np.testing.assert_allclose(selection.chosen(p, 4, 0.0), p)
+    np.testing.assert_allclose(selection.chosen_probability(p, 1, strength), p)
+    np.testing.assert_allclose(
+        selection.chosen_probability(p, 2, strength), p**2 + 2 * p * (1 - p) / (1 + np.exp(-strength))
+    )
+    np.testing.assert_allclose(selection.chosen_probability(p, 3, np.inf), 1 - (1 - p) ** 3)
+    np.testing.assert_allclose(selection.chosen_probability(p, 4, 0.0), p)
     tilted = p * np.exp(strength) / (p * np.exp(strength) + 1 - p)  # of many candidates: p_0 exp((T - 1) strength)
-    np.testing.assert_allclose(selection.chosen(p, 1000, strength), tilted, rtol=1e-3)
+    np.testing.assert_allclose(selection.chosen_probability(p, 1000, strength), tilted, rtol=1e-3)
     rng, n, k, horizon = np.random.default_rng(1), 15, 3, 4
     share, seen = np.full(CHAINS, 0.2), []
     for g in range(horizon):
@@ -68,7 +70,7 @@ def test_choices_among_zeros_and_ones():
     exact = selection.chosen_mean(0.2, n, horizon, k, strength)
     mean_field = [0.2]
     for _ in range(horizon - 1):
-        mean_field.append(float(selection.chosen(mean_field[-1], k, strength)))
+        mean_field.append(float(selection.chosen_probability(mean_field[-1], k, strength)))
     assert_law("p", np.stack(seen, 1), exact, mean_field)
 
 
@@ -80,20 +82,21 @@ def test_verified_rows():
     ones = rng.binomial(n, first)
     right, wrong = rng.binomial(ones, keep[0]), rng.binomial(n - ones, keep[1])
     share = right / (right + wrong)
-    assert_law("right", share, selection.verified_mean(p, n, *keep), float(selection.verified(p, *keep)) + 0.03)
-    assert_law("most", (right > wrong) + 0.5 * (right == wrong), selection.majority(p, n, *keep),
-               selection.majority(p, 2 * n, *keep), selection.majority(p, n, *keep[::-1]))  # fmt: skip
+    assert_law("right", share, selection.verified_mean(p, n, *keep), float(selection.verified_share(p, *keep)) + 0.03)
+    majority = selection.majority_probability
+    assert_law("most", (right > wrong) + 0.5 * (right == wrong), majority(p, n, *keep),
+               majority(p, 2 * n, *keep), majority(p, n, *keep[::-1]))  # fmt: skip
 
 
 @pytest.mark.fast
 def test_accuracy_jumps_at_the_threshold():
     keep = 0.8, 0.2
-    limit = selection.threshold(*keep)
+    limit = selection.verifier_threshold(*keep)
     assert limit == pytest.approx(0.2)
-    assert selection.verified(limit, *keep) == pytest.approx(0.5)
+    assert selection.verified_share(limit, *keep) == pytest.approx(0.5)
     log_odds = lambda p: np.log(p / (1 - p))  # noqa: E731
-    assert log_odds(selection.verified(0.3, *keep)) - log_odds(0.3) == pytest.approx(np.log(4))
-    below, above = ([selection.majority(limit + d, n, *keep) for n in (20, 80, 320)] for d in (-0.08, 0.08))
+    assert log_odds(selection.verified_share(0.3, *keep)) - log_odds(0.3) == pytest.approx(np.log(4))
+    below, above = ([selection.majority_probability(limit + d, n, *keep) for n in (20, 80, 320)] for d in (-0.08, 0.08))
     assert (np.diff(below) < 0).all()
     assert (np.diff(above) > 0).all()
     assert (below[-1], above[-1]) == (pytest.approx(0, abs=0.03), pytest.approx(1, abs=0.03))
@@ -103,6 +106,6 @@ def test_accuracy_jumps_at_the_threshold():
 def test_theory_of_chains_without_curators_is_not_said_of_others():
     raw = {"setting": {"kind": "gaussian", "dim": 1}, "policies": ["replace"], "num_samples": 5, "num_generations": 3,
            "num_chains": 4}  # fmt: skip
-    assert theory.predictions(case_of(experiment.from_dict(raw)))
+    assert theory.find_predictions(case_of(experiment.from_dict(raw)))
     for curator in ("diverse", ["best_of", "detect"]):
-        assert not theory.predictions(case_of(experiment.from_dict({**raw, "curator": curator})))
+        assert not theory.find_predictions(case_of(experiment.from_dict({**raw, "curator": curator})))

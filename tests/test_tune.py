@@ -8,7 +8,7 @@ from laws import SETTINGS
 
 from collapse_jax import policies
 from collapse_jax.settings import gaussian, linear_regression
-from collapse_jax.theory.gaussian import best_sizes, best_weights, golden_ratio, sized_square
+from collapse_jax.theory.gaussian import best_sizes, best_weights, golden_ratio_error, sized_loop_error
 from collapse_jax.tune import final_risk, tune
 
 GOLDEN = (5**0.5 - 1) / 2
@@ -86,7 +86,7 @@ def test_the_golden_ratio_is_found():
     risk = final_risk(setting, policies.weighted_fresh, metric="squared_error_of_mean", num_samples=n,
                       num_generations=20, num_chains=4_000)  # fmt: skip
     found = tune(risk, 0.3, steps=80)
-    assert golden_ratio(float(found.value), n, n) < 1.01 * golden_ratio(GOLDEN, n, n)
+    assert golden_ratio_error(float(found.value), n, n) < 1.01 * golden_ratio_error(GOLDEN, n, n)
     assert found.risk[0] > 1.1 * found.risk[-1]
 
 
@@ -133,9 +133,9 @@ def test_the_best_sizes_are_best(weight):
     for n in best[1:]:
         error = (1 - weight) ** 2 * (error + 1 / n) + weight**2 / n
     assert best.sum() == pytest.approx(60)
-    assert sized_square(best, weight) == pytest.approx(error)
+    assert sized_loop_error(best, weight) == pytest.approx(error)
     for i, j in [(0, 1), (1, 3), (2, 0), (3, 2)]:
-        assert sized_square(best + 0.5 * (np.arange(4) == i) - 0.5 * (np.arange(4) == j), weight) > error
+        assert sized_loop_error(best + 0.5 * (np.arange(4) == i) - 0.5 * (np.arange(4) == j), weight) > error
     assert (weight == 0) == np.allclose(best, 15)
 
 
@@ -155,8 +155,11 @@ def test_the_best_sizes_are_found():
     risk = final_risk(gaussian(1, num_test=4), lambda rows: policies.weighted_fresh(weight), num_samples=None,
                       metric="squared_error_of_mean", num_generations=t, num_chains=8_000)  # fmt: skip
     found = tune(risk, jnp.full(t, 1 / t), steps=60, budget=budget)
-    best, equal = sized_square(best_sizes(budget, t, weight), weight), sized_square(np.full(t, budget / t), weight)
+    best, equal = (
+        sized_loop_error(best_sizes(budget, t, weight), weight),
+        sized_loop_error(np.full(t, budget / t), weight),
+    )
     assert float(found.value.sum()) == pytest.approx(budget, rel=1e-5)
-    assert sized_square(np.asarray(found.value), weight) < 1.01 * best
+    assert sized_loop_error(np.asarray(found.value), weight) < 1.01 * best
     assert equal > 1.4 * best
     assert float(risk(found.value)) == pytest.approx(best, rel=0.06)

@@ -17,8 +17,8 @@ from collapse_jax.planning.describe_calls import changed, describe
 from collapse_jax.planning.grid import grid_of
 from collapse_jax.reporting import plot_curves
 from collapse_jax.theory import (
-    Fits,
-    Spread,
+    FitMoments,
+    VarianceMap,
     diffusion,
     discrete,
     ecosystem,
@@ -29,7 +29,7 @@ from collapse_jax.theory import (
     regression,
     selection,
 )
-from collapse_jax.theory.prediction import over_first
+from collapse_jax.theory.prediction import ratio_to_first
 
 SMALL = {
     "setting": {"kind": "gaussian", "dim": 1},
@@ -49,9 +49,9 @@ def test_a_wrong_formula_is_found(monkeypatch, capsys):
     assert "Bonferroni" in said
     assert said.count("gaussian, d = 1") == 14
 
-    right = gaussian.fits
-    wrong = lambda *given: Fits(right(*given).square, right(*given).variance * 20 / 19)  # noqa: E731
-    monkeypatch.setattr(gaussian, "fits", wrong)
+    right = gaussian.fit_moments
+    wrong = lambda *given: FitMoments(right(*given).square, right(*given).variance * 20 / 19)  # noqa: E731
+    monkeypatch.setattr(gaussian, "fit_moments", wrong)
     assert main.main(["verify", "--setting", "gaussian"]) == 1
     captured = capsys.readouterr()
     assert captured.out.count("FAILS") == 3  # trace_ratio twice, and Wasserstein's
@@ -197,10 +197,10 @@ def test_z_scores():
 @pytest.mark.fast
 def test_the_error_of_a_ratio_counts_its_unit():
     """Over many repeats the ratio of two means scatters as its error says, tied together or not."""
-    assert [p.setting for p in theory.TABLE if p.samples is over_first] == ["logistic_regression", "markov"]
+    assert [p.setting for p in theory.TABLE if p.samples is ratio_to_first] == ["logistic_regression", "markov"]
     first, own = np.random.default_rng(0).exponential(size=(2, 1_000, 400))
     for risk in (own, 2 * first + own):
-        repeats = [over_first(None, {"excess_risk": pair}) for pair in np.stack([first, risk], -1)]
+        repeats = [ratio_to_first(None, {"excess_risk": pair}) for pair in np.stack([first, risk], -1)]
         ratio, error = np.moveaxis([theory_check._mean(samples) for samples in repeats], 1, 0)[..., 1]
         np.testing.assert_allclose(ratio, risk.mean(1) / first.mean(1))
         np.testing.assert_allclose(ratio.std(), error.mean(), rtol=0.1)  # alone: 0.7 and 1.6 times
@@ -261,7 +261,9 @@ def test_pictures_of_sweeps_in_memory():
     axes = {"source": [data.normal(1, scale=2.0), data.moons()], "h": [0.1, 0.3]}
     runs = cj.sweep(moved, [policies.replace(), policies.window(k=2)], axes=axes, **options)
     found = drawn(runs.isel(source=[0], policy=[1]))
-    exact = [theory.fits({"kind": "window", "k": 2}, 20, 4, Spread(4.0, noise=h**2)).variance for h in axes["h"]]
+    exact = [
+        theory.fit_moments({"kind": "window", "k": 2}, 20, 4, VarianceMap(4.0, noise=h**2)).variance for h in axes["h"]
+    ]
     np.testing.assert_allclose([line.get_ydata() for line in found], exact)
     assert len(drawn(runs)) == 8
     by_hand = settings.kde(0.5, num_test=1)._replace(sample=lambda *given: given)

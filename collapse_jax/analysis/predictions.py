@@ -73,7 +73,7 @@ def predict(
     """
     spec = [{"kind": part} if isinstance(part, str) else dict(part) for part in (setting, policy)]
     case = _case(*spec, num_samples=num_samples, num_generations=num_generations)
-    found = theory.predictions(case)
+    found = theory.find_predictions(case)
     limits = np.stack([np.where(p.is_fair(case), p.interval(case), np.nan) for p in found] or [np.zeros((0, 2, 0))])
     limits = limits.reshape(len(found), 2, num_generations)
     names = ("quantity", "statistic", "exact", "source")
@@ -111,7 +111,7 @@ class Lines:
             return None
         if case is None:
             return None
-        for prediction in theory.predictions(case):
+        for prediction in theory.find_predictions(case):
             about = prediction.metrics == (name,) and prediction.samples is None and prediction.statistic == "mean"
             if about and prediction.exact and (prediction.in_logs or not in_logs):
                 return np.where(prediction.is_fair(case), prediction.interval(case)[0], np.nan)[column]

@@ -11,7 +11,7 @@ from collapse_jax.analysis.predictions import case_of
 from collapse_jax.analysis.theory_check_cases import EXPERIMENTS
 from collapse_jax.core.errors import UsageError
 from collapse_jax.execution.sweep import sweep
-from collapse_jax.theory import Case, Prediction, predictions
+from collapse_jax.theory import Case, Prediction, find_predictions
 from collapse_jax.types import Symbols
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def verify(settings: Sequence[str] | None = None, done: Callable[[str], None] = 
 def compare(experiment: config.Experiment) -> list[Row]:
     """One row a prediction that holds for a policy of `experiment`."""
     cases = [case_of(experiment, i) for i in range(len(experiment.policies))]
-    found = [predictions(case) for case in cases]
+    found = [find_predictions(case) for case in cases]
     wanted = sorted({name for some in found for prediction in some for name in prediction.metrics})
     setting, policies = experiment.build()
     options = experiment.options()._replace(metrics=wanted)._asdict()

@@ -1,11 +1,12 @@
-"""Predictions by (setting, policy): what theory says a statistic over chains is, and when.
+"""Predictions of statistics over chains, by setting and policy.
 
-``predictions(case)`` are those that hold for one experiment; ``collapse-jax verify`` holds chains to all of them. The
-table speaks of settings and policies by their registered names. The formulas can be called by themselves, too.
+``find_predictions(case)`` returns the predictions whose assumptions one experiment meets; ``collapse-jax verify``
+compares chains with all of them. The table names settings and policies as the registries do. Each formula can also be
+called by itself.
 """
 
 from collapse_jax.theory import diffusion, discrete, ecosystem, gaussian, kde, markov, mixture, regression, selection
-from collapse_jax.theory.moment_recursions import Fits, Spread, fits
+from collapse_jax.theory.moment_recursions import FitMoments, VarianceMap, fit_moments
 from collapse_jax.theory.prediction import Case, Condition, Prediction
 
 TABLE: tuple[Prediction, ...] = (
@@ -14,9 +15,18 @@ TABLE: tuple[Prediction, ...] = (
 )  # fmt: skip
 
 
-def predictions(case: Case) -> list[Prediction]:
-    """Those of the table whose assumptions hold for `case`, exact ones first."""
+def find_predictions(case: Case) -> list[Prediction]:
+    """Return the predictions whose assumptions `case` meets, exact ones first."""
     return sorted((p for p in TABLE if p.applies(case)), key=lambda p: not p.exact)
 
 
-__all__ = ["TABLE", "Case", "Condition", "Fits", "Prediction", "Spread", "fits", "predictions"]
+__all__ = [
+    "TABLE",
+    "Case",
+    "Condition",
+    "FitMoments",
+    "Prediction",
+    "VarianceMap",
+    "find_predictions",
+    "fit_moments",
+]

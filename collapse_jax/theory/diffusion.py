@@ -8,7 +8,7 @@ import numpy as np
 from numpy.polynomial.hermite_e import hermegauss, hermeval
 from scipy.special import gamma
 
-from collapse_jax.theory.moment_recursions import POLICIES, kept
+from collapse_jax.theory.moment_recursions import POLICIES, kept_expectation
 from collapse_jax.theory.prediction import Case, Condition, Prediction
 from collapse_jax.types import Source
 
@@ -20,13 +20,13 @@ def hermite_factor(degree: int, delta: float, policy: Mapping[str, Any], n: int,
 
     p_t = OU_delta[mixture of p_0 and of earlier p], where OU_delta is the Ornstein-Uhlenbeck flow of a diffusion that
     is stopped at time delta, whose stationary law is N(0, 1): it multiplies E He_k by e = exp(-k delta). So every
-    policy's coefficients are a linear recursion (``recursions.kept``). With a share alpha of fresh rows
+    policy's coefficients are a linear recursion (``kept_expectation``). With a share alpha of fresh rows
     f_t = e (alpha + (1 - alpha) f_{t-1}), f_0 = 1, which ends at alpha e / (1 - (1 - alpha) e).
     """
-    return kept(policy, n, num_generations, np.exp(-degree * delta))
+    return kept_expectation(policy, n, num_generations, np.exp(-degree * delta))
 
 
-def coefficient(source: Source, degree: int) -> float:
+def hermite_coefficient(source: Source, degree: int) -> float:
     """E h_k of a mixture of equally likely isotropic modes, h_k = He_k / sqrt(k!) of each column, mean over columns.
 
     Quadrature of each mode, exact for polynomials; the modes' spread is what their centres leave of the covariance.
@@ -38,13 +38,13 @@ def coefficient(source: Source, degree: int) -> float:
     return float((values @ weights).mean() / weights.sum())
 
 
-def _hermite(degree: int, case: Case) -> np.ndarray:
+def _predict_hermite(degree: int, case: Case) -> np.ndarray:
     delta = case.setting["delta"]
     left = hermite_factor(degree, delta, case.policy, case.num_samples, case.num_generations)
-    return coefficient(case.law, degree) * left
+    return hermite_coefficient(case.law, degree) * left
 
 
-def _has(degree: int, case: Case) -> bool:
+def _has_degree(degree: int, case: Case) -> bool:
     return case.setting["degree"] >= degree
 
 
@@ -53,9 +53,9 @@ DRAWN = Condition("samples are drawn exactly", lambda case: case.setting["solver
 
 TABLE = tuple(
     Prediction(
-        f"hermite_{degree}", "ideal_diffusion", POLICIES, (f"hermite_{degree}",), partial(_hermite, degree),
+        f"hermite_{degree}", "ideal_diffusion", POLICIES, (f"hermite_{degree}",), partial(_predict_hermite, degree),
         "arXiv 2606.13796; finite T and other policies derived here (hermite_factor)",
-        assumptions=(MODES, DRAWN, Condition(f"degree >= {degree}", partial(_has, degree))),
+        assumptions=(MODES, DRAWN, Condition(f"degree >= {degree}", partial(_has_degree, degree))),
     )
     for degree in _DEGREES
 )  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from collapse_jax.theory.moment_recursions import POLICIES, STEADY, Spread, fits
+from collapse_jax.theory.moment_recursions import POLICIES, STEADY, VarianceMap, fit_moments
 from collapse_jax.theory.prediction import Case, Condition, Prediction
 
 
@@ -17,7 +17,7 @@ def survival_exponents(num_generations: int) -> np.ndarray:
     return np.array(g)
 
 
-def alive_bound(n: int, probability: np.ndarray | float, num_generations: int) -> np.ndarray:
+def alive_probability_bound(n: int, probability: np.ndarray | float, num_generations: int) -> np.ndarray:
     """Least probability that a symbol of share p is still there at fits 1 .. T under replace: 1 - exp(-n p g_t).
 
     Derived here: P(gone at fit 1) = (1 - p)^n <= exp(-n p g_1), and given the share p_1 the chance to be gone k fits
@@ -27,7 +27,7 @@ def alive_bound(n: int, probability: np.ndarray | float, num_generations: int) -
     return -np.expm1(-n * np.multiply.outer(np.asarray(probability), survival_exponents(num_generations)))
 
 
-def drift(n: int, first: np.ndarray, num_generations: int, temperature: float = 1.0) -> np.ndarray:
+def drift_laws(n: int, first: np.ndarray, num_generations: int, temperature: float = 1.0) -> np.ndarray:
     """Law of one symbol's count among n rows at fits 1 .. T under replace, ``[T, ..., n + 1]``, from that at fit 1.
 
     Wright and Fisher's chain: a count of j is followed by a binomial one of n draws at j / n, whatever the others do.
@@ -35,59 +35,65 @@ def drift(n: int, first: np.ndarray, num_generations: int, temperature: float = 
     (selection of the more common one; derived here).
     """
     share = np.arange(n + 1) / n
-    chain = _binomial(n, share if temperature == 1 else sharpened(share, temperature))
+    chain = _binomial_law(n, share if temperature == 1 else sharpen_share(share, temperature))
     laws = [np.asarray(first, float)]
     for _ in range(num_generations - 1):
         laws.append(laws[-1] @ chain)
     return np.stack(laws)
 
 
-def sharpened(share: np.ndarray, temperature: float) -> np.ndarray:
+def sharpen_share(share: np.ndarray, temperature: float) -> np.ndarray:
     """What a share of two symbols becomes by sampling at a temperature."""
     ours, theirs = share ** (1 / temperature), (1 - share) ** (1 / temperature)
     return ours / (ours + theirs)
 
 
-def _binomial(n: int, probability: np.ndarray) -> np.ndarray:
+def _binomial_law(n: int, probability: np.ndarray) -> np.ndarray:
     """Law of a count of n draws at each of `probability`, ``[..., n + 1]``."""
     from scipy.stats import binom  # takes longer to import than all the rest of this package
 
     return binom.pmf(np.arange(n + 1), n, probability[..., None])
 
 
-def alive(n: int, probabilities: np.ndarray, num_generations: int, temperature: float = 1.0) -> np.ndarray:
-    """Expected number of symbols alive at fits 1 .. T under replace; exact (``drift``)."""
-    laws, number = _drift_of(n, probabilities, num_generations, temperature)
+def expected_symbols_alive(
+    n: int, probabilities: np.ndarray, num_generations: int, temperature: float = 1.0
+) -> np.ndarray:
+    """Expected number of symbols alive at fits 1 .. T under replace; exact (``drift_laws``)."""
+    laws, number = _drift_of_shares(n, probabilities, num_generations, temperature)
     return (1 - laws[..., 0]) @ number
 
 
-def differ(n: int, probabilities: np.ndarray, num_generations: int, temperature: float = 1.0) -> np.ndarray:
-    """E[1 - sum p^2] at fits 1 .. T under replace; exact (``drift``): each symbol's share times the others'."""
-    laws, number = _drift_of(n, probabilities, num_generations, temperature)
+def expected_gini_simpson(
+    n: int, probabilities: np.ndarray, num_generations: int, temperature: float = 1.0
+) -> np.ndarray:
+    """E[1 - sum p^2] at fits 1 .. T under replace; exact (``drift_laws``): each symbol's share times the others'."""
+    laws, number = _drift_of_shares(n, probabilities, num_generations, temperature)
     share = np.arange(n + 1) / n
     return laws @ (share * (1 - share)) @ number
 
 
-def fixed(n: int, probabilities: np.ndarray, num_generations: int, temperature: float = 1.0) -> np.ndarray:
+def fixation_probability(
+    n: int, probabilities: np.ndarray, num_generations: int, temperature: float = 1.0
+) -> np.ndarray:
     """Probability that fits 1 .. T see one symbol only, under replace; exact: of K events that exclude each other."""
-    laws, number = _drift_of(n, probabilities, num_generations, temperature)
+    laws, number = _drift_of_shares(n, probabilities, num_generations, temperature)
     return laws[..., n] @ number
 
 
-def _drift_of(
+def _drift_of_shares(
     n: int, probabilities: np.ndarray, num_generations: int, temperature: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``drift`` of each different probability, and how many symbols have it: many are alike where there are many."""
+    """Return ``drift_laws`` of each different probability, and how many symbols have that probability."""
     share, number = np.unique(np.asarray(probabilities, float), return_counts=True)
-    return drift(n, _binomial(n, share), num_generations, temperature), number
+    return drift_laws(n, _binomial_law(n, share), num_generations, temperature), number
 
 
-def ancestors(n: int, num_generations: int) -> np.ndarray:
+def ancestor_share(n: int, num_generations: int) -> np.ndarray:
     """Share of n real rows from which rows of fits 1 .. T descend, under replace; exact: each begins as one of n."""
-    return 1 - drift(n, np.eye(n + 1)[1], num_generations)[:, 0]
+    return 1 - drift_laws(n, np.eye(n + 1)[1], num_generations)[:, 0]
 
 
-def zero_rate(n: int, rate: float, num_generations: int) -> np.ndarray:
+def zero_rate_probability(n: int, rate: float, num_generations: int) -> np.ndarray:
     """P(rate = 0 at fits 1 .. T) of a Poisson model under replace, the rate being the mean of n counts; exact.
 
     exp(-n rate g_t): a Poisson count of mean m gives E exp(-g count) = exp(-m (1 - exp(-g))) (derived here).
@@ -98,31 +104,32 @@ def zero_rate(n: int, rate: float, num_generations: int) -> np.ndarray:
 def fixation_time(n: int, probabilities: np.ndarray, num_generations: int, temperature: float = 1.0) -> float:
     """Mean number of the first fit that sees one symbol, under replace, where T + 1 stands for none of T; exact.
 
-    1 + sum of 1 - P(fit t sees one), from ``fixed``. As n and T grow it nears the diffusion approximation
-    -2 n sum (1 - x) ln(1 - x) of shares x (Kimura and Ohta 1969); at n = 10 to 100 that is off by up to 2.5 fits.
+    1 + sum of 1 - P(fit t sees one), from ``fixation_probability``. As n and T grow it nears the diffusion
+    approximation -2 n sum (1 - x) ln(1 - x) of shares x (Kimura and Ohta 1969), which
+    is off by up to 2.5 fits at n = 10 to 100.
     """
-    return float(1 + (1 - fixed(n, probabilities, num_generations, temperature)).sum())
+    return float(1 + (1 - fixation_probability(n, probabilities, num_generations, temperature)).sum())
 
 
-def diversity(policy: Mapping[str, Any], n: int, num_generations: int) -> np.ndarray:
-    """E[1 - sum p^2] of the fits, over the truth's, under any mixture policy; exact (derived here, ``recursions``).
+def diversity_ratio(policy: Mapping[str, Any], n: int, num_generations: int) -> np.ndarray:
+    """Return E[1 - sum p^2] of the fits over the truth's under any mixture policy; exact (``moment_recursions``).
 
     One-hot rows have the variance 1 - sum p^2, so a categorical fit keeps a Gaussian one's moments: replace (1 - 1/n)^T
     (Wright and Fisher), accumulate prod (1 - 1/(n t^2)). Two symbols of probability p: p (1 - p) over the truth's.
     """
-    return fits(policy, n, num_generations).variance
+    return fit_moments(policy, n, num_generations).variance
 
 
 def rate_variance(policy: Mapping[str, Any], n: int, num_generations: int, rate: float) -> np.ndarray:
-    """Variance of the fitted rate of a Poisson model under any mixture policy; exact (derived here, ``recursions``).
+    """Return the variance of a Poisson model's fitted rate under any mixture policy; exact (``moment_recursions``).
 
     The mean rate is conserved, so that every batch's noise is rate / n in expectation: replace gives rate T / n.
     """
-    return fits(policy, n, num_generations, Spread(truth=rate, known=True)).square
+    return fit_moments(policy, n, num_generations, VarianceMap(truth=rate, known=True)).square
 
 
 def _diversity(case: Case) -> np.ndarray:
-    return (1 - (case.shares**2).sum()) * diversity(case.policy, case.num_samples, case.num_generations)
+    return (1 - (case.shares**2).sum()) * diversity_ratio(case.policy, case.num_samples, case.num_generations)
 
 
 def _drifting(case: Case) -> tuple[int, np.ndarray, int, float]:
@@ -130,14 +137,14 @@ def _drifting(case: Case) -> tuple[int, np.ndarray, int, float]:
 
 
 def _alive(case: Case) -> np.ndarray:
-    return alive(*_drifting(case))
+    return expected_symbols_alive(*_drifting(case))
 
 
 def _alive_bounds(case: Case) -> np.ndarray:
     """At most what fit 1 sees."""
     n, t = case.num_samples, case.num_generations
     most = (1 - (1 - case.shares) ** n).sum()
-    return np.stack([alive_bound(n, case.shares, t).sum(0), np.full(t, most)])
+    return np.stack([alive_probability_bound(n, case.shares, t).sum(0), np.full(t, most)])
 
 
 def _fixation(case: Case) -> np.ndarray:
@@ -163,7 +170,7 @@ def _squared_error(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def _is_diverse(case: Case) -> np.ndarray:
     """Generations at which means of 1 - sum p^2 are fair: later, few chains still have two symbols."""
-    return diversity(case.policy, case.num_samples, case.num_generations) >= 0.05
+    return diversity_ratio(case.policy, case.num_samples, case.num_generations) >= 0.05
 
 
 def _is_common(chance: np.ndarray) -> np.ndarray:
@@ -172,15 +179,15 @@ def _is_common(chance: np.ndarray) -> np.ndarray:
 
 
 def _fixed(case: Case) -> np.ndarray:
-    return fixed(*_drifting(case))
+    return fixation_probability(*_drifting(case))
 
 
 def _fixed_of_two(case: Case) -> np.ndarray:
-    return fixed(case.num_samples, _pair(case), case.num_generations)
+    return fixation_probability(case.num_samples, _pair(case), case.num_generations)
 
 
 def _zero_rate(case: Case) -> np.ndarray:
-    return zero_rate(case.num_samples, case.setting["rate"], case.num_generations)
+    return zero_rate_probability(case.num_samples, case.setting["rate"], case.num_generations)
 
 
 def _is_light(case: Case) -> np.ndarray:
@@ -195,23 +202,24 @@ HEATED = Condition("two symbols, at another temperature",
 FEW = Condition("n <= 500 rows", lambda case: case.num_samples <= 500)
 LINEAGE = Condition("rows know their ancestors", lambda case: case.setting["lineage"])
 
-_REPLACE, _DRIFT = ("replace",), "Wright and Fisher's chain; derived here (drift)"
+_REPLACE, _DRIFT = ("replace",), "Wright and Fisher's chain; derived here (drift_laws)"
 TABLE = (
     Prediction(
-        "gini_simpson", "discrete", POLICIES, ("gini_simpson",), _diversity, "derived here (diversity)",
+        "gini_simpson", "discrete", POLICIES, ("gini_simpson",), _diversity, "derived here (diversity_ratio)",
         assumptions=(PLAIN,), fair=_is_diverse,
     ),
     Prediction(
-        "gini_simpson", "discrete", _REPLACE, ("gini_simpson",), lambda case: differ(*_drifting(case)), _DRIFT,
-        assumptions=(FEW, HEATED), fair=lambda case: differ(*_drifting(case)) >= 0.05,
+        "gini_simpson", "discrete", _REPLACE, ("gini_simpson",),
+        lambda case: expected_gini_simpson(*_drifting(case)), _DRIFT,
+        assumptions=(FEW, HEATED), fair=lambda case: expected_gini_simpson(*_drifting(case)) >= 0.05,
     ),
     Prediction(
         "symbols_alive", "discrete", _REPLACE, ("symbols_alive",), _alive, _DRIFT, assumptions=(FEW, ONE_BY_ONE),
         fair=lambda case: _alive(case) >= 1.05,
     ),
     Prediction(
-        "symbols_alive", "discrete", _REPLACE, ("symbols_alive",), _alive_bounds, "derived here (alive_bound)",
-        assumptions=(PLAIN,), exact=False,
+        "symbols_alive", "discrete", _REPLACE, ("symbols_alive",), _alive_bounds,
+        "derived here (alive_probability_bound)", assumptions=(PLAIN,), exact=False,
     ),
     Prediction(
         "one symbol is left", "discrete", _REPLACE, ("symbols_alive",), _fixed, _DRIFT, assumptions=(FEW, ONE_BY_ONE),
@@ -226,14 +234,14 @@ TABLE = (
     *(
         Prediction(
             "ancestors_alive", setting, _REPLACE, ("ancestors_alive",),
-            lambda case: ancestors(case.num_samples, case.num_generations), _DRIFT, assumptions=(LINEAGE, FEW),
+            lambda case: ancestor_share(case.num_samples, case.num_generations), _DRIFT, assumptions=(LINEAGE, FEW),
         )
         for setting in ("discrete", "kde", "ideal_diffusion")
     ),
     Prediction(
         "p (1 - p)", "bernoulli", (*POLICIES, "growing"), ("log_probability_ratio",),
-        lambda case: _pair(case).prod() * diversity(case.policy, case.num_samples, case.num_generations),
-        "derived here (diversity)", assumptions=(STEADY,),
+        lambda case: _pair(case).prod() * diversity_ratio(case.policy, case.num_samples, case.num_generations),
+        "derived here (diversity_ratio)", assumptions=(STEADY,),
         samples=lambda case, metrics: _probability(case, metrics) * (1 - _probability(case, metrics)), fair=_is_diverse,
     ),
     Prediction(
@@ -245,7 +253,7 @@ TABLE = (
         assumptions=(FEW,), fair=lambda case: _is_common(_fixed_of_two(case)),
     ),
     Prediction(
-        "dead", "poisson", _REPLACE, ("dead",), _zero_rate, "derived here (zero_rate)",
+        "dead", "poisson", _REPLACE, ("dead",), _zero_rate, "derived here (zero_rate_probability)",
         fair=lambda case: _is_common(_zero_rate(case)),
     ),
     Prediction(

@@ -1,8 +1,8 @@
 """What is known of models that train on each other's outputs (``settings.ecosystem``): derived here.
 
 Given the fits, a row that model i reads comes from model j with probability a_ij: its expectation is sum a_ij mu_j and
-its second moment sum a_ij (V_j + mu_j^2). So the moments of one loop (``recursions``) become those of m: with C the
-expected products of the fits' means, a batch's means have the products A C A^T, and their noise over n rows is 1/n
+its second moment sum a_ij (V_j + mu_j^2). So the moments of one loop (``moment_recursions``) become those of m: with C
+the expected products of the fits' means, a batch's means have the products A C A^T, and their noise over n rows is 1/n
 times the expected product of the rows that models i and k read at one place, less (A C A^T)_ik. Exact for any real law
 with a variance, any matrix, n and horizon; column by column.
 
@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from collapse_jax.theory.gaussian import REGULAR, log_variance_drift
-from collapse_jax.theory.moment_recursions import GROWING, STEADY, Spread, pool_of
+from collapse_jax.theory.moment_recursions import GROWING, STEADY, VarianceMap, describe_pool
 from collapse_jax.theory.prediction import Case, Condition, Prediction
 
 POLICIES = (*GROWING, "growing")
 
 
-class Fits(NamedTuple):
+class EcosystemMoments(NamedTuple):
     """Of the fits of generations 1 .. T.
 
     Attributes:
@@ -38,13 +38,13 @@ class Fits(NamedTuple):
     together: np.ndarray
 
 
-def matrix_of(models: int, mixing: float | Sequence[Sequence[float]]) -> np.ndarray:
+def mixing_matrix(models: int, mixing: float | Sequence[Sequence[float]]) -> np.ndarray:
     """``[m, m]``, of a share or of itself."""
     given = np.asarray(mixing, float)
     return given if given.ndim else (1 - given) * np.eye(models) + given / models
 
 
-def readings(matrix: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
+def joint_readings(matrix: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
     """Whom the m models read at one place, ``[m]``, and with what probability.
 
     Model i reads i where a uniform number common to all lies below a_ii, then i + 1 in a stretch of a_i,i+1, and so on.
@@ -57,9 +57,9 @@ def readings(matrix: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
         yield high - low, (place + (0.5 * (low + high) >= edges).sum(1)) % m
 
 
-def fits(
-    policy: Mapping[str, Any], n: int, num_generations: int, matrix: np.ndarray, spread: Spread | None = None
-) -> Fits:
+def ecosystem_moments(
+    policy: Mapping[str, Any], n: int, num_generations: int, matrix: np.ndarray, spread: VarianceMap | None = None
+) -> EcosystemMoments:
     """Moments of the fits of m models; exact.
 
     Args:
@@ -72,9 +72,9 @@ def fits(
     Raises:
       UsageError: a policy whose moments are not known here.
     """
-    spread = spread or Spread()
-    fade, joined = pool_of(policy, n)
-    m, read = len(matrix), list(readings(matrix))
+    spread = spread or VarianceMap()
+    fade, joined = describe_pool(policy, n)
+    m, read = len(matrix), list(joint_readings(matrix))
     product, second, mass = np.eye(m) * spread.truth / n, np.full(m, spread.truth), float(n)
     found = []
     for made, fresh in itertools.islice(joined, num_generations):
@@ -94,20 +94,20 @@ def fits(
         )
         product = (product + fresh[1] ** 2 * np.eye(m) * spread.truth / max(fresh[0], 1)) / total**2
         mass = total
-    return Fits(*map(np.array, zip(*found, strict=True)))
+    return EcosystemMoments(*map(np.array, zip(*found, strict=True)))
 
 
 def _matrix(case: Case) -> np.ndarray:
-    return matrix_of(case.setting["models"], case.setting["mixing"])
+    return mixing_matrix(case.setting["models"], case.setting["mixing"])
 
 
-def _spread(case: Case) -> Spread:
+def _spread(case: Case) -> VarianceMap:
     generator = case.setting["generator"] or {}
-    return Spread(ddof=generator.get("ddof", 0), factor=generator.get("temperature", 1.0))
+    return VarianceMap(ddof=generator.get("ddof", 0), factor=generator.get("temperature", 1.0))
 
 
-def _fits(case: Case) -> Fits:
-    return fits(case.policy, case.num_samples, case.num_generations, _matrix(case), _spread(case))
+def _fits(case: Case) -> EcosystemMoments:
+    return ecosystem_moments(case.policy, case.num_samples, case.num_generations, _matrix(case), _spread(case))
 
 
 def _log_variance(case: Case) -> np.ndarray:
@@ -117,7 +117,7 @@ def _log_variance(case: Case) -> np.ndarray:
 
 
 def _is_light(case: Case) -> np.ndarray:
-    """Generations at which means over chains are fair (``gaussian.is_light``)."""
+    """Generations at which means over chains are fair (``gaussian.has_light_tails``)."""
     return _fits(case).variance.min(1) >= np.exp(-0.5)
 
 

@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.special import digamma, gammaln, polygamma
 
-from collapse_jax.theory.moment_recursions import POLICIES, STEADY, Fits, Spread, fits, grown, rows_of, sizes_of
+from collapse_jax.theory.moment_recursions import (
+    POLICIES,
+    STEADY,
+    FitMoments,
+    VarianceMap,
+    batch_sizes,
+    count_real_rows,
+    fit_moments,
+    growing_kind,
+)
 from collapse_jax.theory.prediction import Case, Condition, Prediction
 
 WITHOUT_NEW_ROWS = ("replace", "accumulate", "accumulate_subsample", "fixed_real", "window", "decay")
@@ -26,7 +35,7 @@ def log_variance_drift(n: int, ddof: int = 0, column: np.ndarray | int = 1) -> n
     return digamma((n - column) / 2) + np.log(2 / (n - ddof))
 
 
-def log_variance_spread(n: int, column: np.ndarray | int = 1) -> np.ndarray:
+def variance_of_log_variance(n: int, column: np.ndarray | int = 1) -> np.ndarray:
     """Its variance; that of T generations is T times as much."""
     return polygamma(1, (n - np.asarray(column)) / 2)
 
@@ -50,7 +59,7 @@ def accumulate_square(n: int, num_generations: int) -> np.ndarray:
     return np.stack([first - first**2 / 2, first])
 
 
-def golden_ratio(weight: np.ndarray | float, n_real: float, n_synthetic: float) -> np.ndarray:
+def golden_ratio_error(weight: np.ndarray | float, n_real: float, n_synthetic: float) -> np.ndarray:
     """n_real times the stationary squared error of the weighted fresh loop, maximum-likelihood variance; exact.
 
     [w^2 + k (1 - w)^2] / [w (2 - w) + (1 - w)^2 / n_synthetic], k = n_real / n_synthetic. Where the variance is known
@@ -67,16 +76,16 @@ def growing_square(n: int, sizes: Sequence[int], num_generations: int) -> np.nda
     It is 1 - prod (1 - 1/n_t): H = sum of 1/n_t, what it is where the variance is known, less at most H^2 / 2. So it
     stays small at any T where that sum converges, n_t = n t^(1 + s) (arXiv 2505.13947; finite n derived here).
     """
-    later = itertools.islice(sizes_of(n, sizes), num_generations - 1)
+    later = itertools.islice(batch_sizes(n, sizes), num_generations - 1)
     total = np.cumsum(1 / np.array([n, *later], float))
     return np.stack([total - total**2 / 2, total])
 
 
-def one_shot(real: np.ndarray | int, synthetic: np.ndarray | int, n: int, nested: bool = True) -> np.ndarray:
+def one_shot_error(real: np.ndarray | int, synthetic: np.ndarray | int, n: int, nested: bool = True) -> np.ndarray:
     """Squared error of a mean fitted to R real rows beside S of a generator made of `n` real ones, unit variance.
 
     Others than those n: 1 / N + (S / N)^2 / n, N = R + S. Nested, R of those n: 1 / N + 1 / n - R^2 / (n N^2). The
-    variance known (derived here); ``fits`` has what a fitted one changes.
+    variance known (derived here); ``fit_moments`` has what a fitted one changes.
     """
     rows = np.asarray(real) + synthetic
     if nested:
@@ -84,8 +93,8 @@ def one_shot(real: np.ndarray | int, synthetic: np.ndarray | int, n: int, nested
     return 1 / rows + np.square(synthetic / rows) / n
 
 
-def best_synthetic(real: int, n: int) -> float:
-    """S of the least ``one_shot`` error beside R real rows of their own: R n / (2 R - n), none too many if R <= n / 2.
+def best_synthetic_rows(real: int, n: int) -> float:
+    """Return the S of least ``one_shot_error`` beside R real rows of their own: R n / (2 R - n), or inf if R <= n / 2.
 
     Nested rows have no such optimum: for R > n / 2 the error first rises with S, is worst at N = 2 R^2 / n, and then
     falls to 1 / n, which no number of them passes (derived here).
@@ -111,7 +120,7 @@ def best_weights(num_fits: int, ratio: float = 1.0) -> np.ndarray:
     return np.array(weights)
 
 
-def sized_square(sizes: np.ndarray | Sequence[float], weight: float = 0.0) -> float:
+def sized_loop_error(sizes: np.ndarray | Sequence[float], weight: float = 0.0) -> float:
     """Squared error of the last fit's mean where fit t sees n_t synthetic rows beside n_t new real ones of weight w.
 
     (1 - w)^(2 T - 2) / n_1 + ((1 - w)^2 + w^2) sum of (1 - w)^(2 T - 2 t) / n_t, t = 2 .. T, unit variance, which is
@@ -121,7 +130,7 @@ def sized_square(sizes: np.ndarray | Sequence[float], weight: float = 0.0) -> fl
 
 
 def best_sizes(budget: float, num_generations: int, weight: float = 0.0) -> np.ndarray:
-    """Sizes ``[T]`` of least ``sized_square`` whose sum is a budget of real rows: n_t in proportion to (1 - w)^(T - t).
+    """Return the sizes ``[T]`` of least ``sized_loop_error`` that sum to `budget`: n_t grows as (1 - w)^(T - t).
 
     By Cauchy and Schwarz: to the square roots of the terms, so that n_1 has 1 / sqrt((1 - w)^2 + w^2) times as much.
     Equal sizes cost T sum(c^2) / sum(c)^2 times the error: the late rows count most, for what early ones taught fades.
@@ -137,9 +146,9 @@ def _influence(num_generations: int, weight: float) -> np.ndarray:
     return fading
 
 
-def _fits(case: Case) -> Fits:
-    spread = Spread(ddof=case.setting["ddof"], factor=case.setting["temperature"])
-    return fits(case.policy, case.num_samples, case.num_generations, spread)
+def _fits(case: Case) -> FitMoments:
+    spread = VarianceMap(ddof=case.setting["ddof"], factor=case.setting["temperature"])
+    return fit_moments(case.policy, case.num_samples, case.num_generations, spread)
 
 
 def _cooled(case: Case) -> np.ndarray:
@@ -147,13 +156,13 @@ def _cooled(case: Case) -> np.ndarray:
     return case.setting["temperature"] ** (case.generations - 1.0)
 
 
-def is_light(case: Case) -> np.ndarray:
+def has_light_tails(case: Case) -> np.ndarray:
     """Generations at which means over chains are fair: a maximum-likelihood fit has lost under 40% of its variance.
 
     s^2 is a product of T factors, whose logarithm has a variance of about 2 T / n: beyond T / n = 0.5 its mean is made
     by chains too rare to be sampled.
     """
-    return fits(case.policy, case.num_samples, case.num_generations).variance >= np.exp(-0.5)
+    return fit_moments(case.policy, case.num_samples, case.num_generations).variance >= np.exp(-0.5)
 
 
 def _mean_of_spread(case: Case) -> np.ndarray:
@@ -179,7 +188,7 @@ def _log_det_drift(case: Case) -> np.ndarray:
 
 
 def _log_det_spread(case: Case) -> np.ndarray:
-    return case.generations * log_variance_spread(case.num_samples, _columns(case)).sum()
+    return case.generations * variance_of_log_variance(case.num_samples, _columns(case)).sum()
 
 
 def _det(case: Case) -> np.ndarray:
@@ -205,13 +214,13 @@ def _loop(case: Case) -> tuple[float, float, float]:
     n = case.num_samples
     if case.policy["kind"] == "weighted_fresh":
         return case.policy["weight"], case.policy["real"] or n, n
-    real = rows_of(case.policy["share"], n)
+    real = count_real_rows(case.policy["share"], n)
     return real / n, real, n - real
 
 
 def _golden(case: Case) -> np.ndarray:
     weight, real, synthetic = _loop(case)
-    limit = case.truth * golden_ratio(weight, real, synthetic) / real
+    limit = case.truth * golden_ratio_error(weight, real, synthetic) / real
     return limit * np.array([[1 - 1e-4], [1 + 1e-4]]) + 0 * case.generations
 
 
@@ -238,7 +247,7 @@ ONE_COLUMN = Condition("one column", lambda case: case.law.dim == 1)
 REGULAR = Condition("more rows than columns", lambda case: case.num_samples > case.law.dim)
 SINGULAR = Condition("no more rows than columns", lambda case: case.num_samples <= case.law.dim)
 MIXED = Condition("0 < w < 1", lambda case: 0 < _loop(case)[0] < 1)
-GROWN = Condition("replace", lambda case: grown(case.policy) == "replace")
+GROWN = Condition("replace", lambda case: growing_kind(case.policy) == "replace")
 LARGE = Condition("n >= 100 rows, as many drawn", lambda c: c.num_samples >= 100 and c.policy["num"] is None)
 
 EVERY = (*POLICIES, "mix", "growing")
@@ -248,16 +257,18 @@ TABLE = (
     Prediction(
         "squared_error_of_mean + trace", "gaussian", EVERY, ("squared_error_of_mean", "trace_ratio"),
         lambda case: case.truth + 0.0 * case.generations,
-        "derived here (recursions): E[mu^2 + variance] is conserved under every mixture of batches",
-        samples=_conserved, assumptions=(MAXIMUM_LIKELIHOOD, STEADY), fair=is_light,
+        "derived here (moment_recursions): E[mu^2 + variance] is conserved under every mixture of batches",
+        samples=_conserved, assumptions=(MAXIMUM_LIKELIHOOD, STEADY), fair=has_light_tails,
     ),
     Prediction(
         "squared_error_of_mean", "gaussian", EVERY, ("squared_error_of_mean",),
-        lambda case: case.truth * _fits(case).square, "derived here (recursions)", assumptions=(STEADY,), fair=is_light,
+        lambda case: case.truth * _fits(case).square, "derived here (moment_recursions)",
+        assumptions=(STEADY,), fair=has_light_tails,
     ),
     Prediction(
         "trace_ratio", "gaussian", EVERY, ("trace_ratio",),
-        lambda case: _fits(case).variance, "derived here (recursions)", assumptions=(STEADY,), fair=is_light,
+        lambda case: _fits(case).variance, "derived here (moment_recursions)", assumptions=(STEADY,),
+        fair=has_light_tails,
     ),
     Prediction(
         "log_trace_ratio", "gaussian", _REPLACE, ("log_trace_ratio",), _log_det_drift, _REPLACE_SOURCE,
@@ -279,11 +290,12 @@ TABLE = (
     Prediction(
         "standard deviation ratio", "gaussian", _REPLACE, ("log_trace_ratio",), _mean_of_spread, _REPLACE_SOURCE,
         samples=lambda case, metrics: np.exp(0.5 * metrics["log_trace_ratio"]),
-        assumptions=(NORMAL, ONE_COLUMN, REGULAR), fair=is_light,
+        assumptions=(NORMAL, ONE_COLUMN, REGULAR), fair=has_light_tails,
     ),
     Prediction(
         "wasserstein2_squared", "gaussian", _REPLACE, ("wasserstein2_squared",), _distance,
-        "arXiv 2305.17493 (ddof = 1); ddof = 0 derived here", assumptions=(NORMAL, ONE_COLUMN, REGULAR), fair=is_light,
+        "arXiv 2305.17493 (ddof = 1); ddof = 0 derived here", assumptions=(NORMAL, ONE_COLUMN, REGULAR),
+        fair=has_light_tails,
     ),
     Prediction(
         "is singular", "gaussian", WITHOUT_NEW_ROWS, ("log_det_ratio",), lambda case: 1.0 + 0.0 * case.generations,
@@ -299,18 +311,18 @@ TABLE = (
         "trace_ratio", "gaussian", ("accumulate",), ("trace_ratio",),
         lambda case: accumulate_limit(case.num_samples, case.num_generations),
         "arXiv 2410.16713, 2404.01413; limit within 1/(n T), derived here", assumptions=(MAXIMUM_LIKELIHOOD,),
-        exact=False, fair=is_light,
+        exact=False, fair=has_light_tails,
     ),
     Prediction(
         "squared_error_of_mean", "gaussian", ("accumulate",), ("squared_error_of_mean",),
         lambda case: case.truth * accumulate_square(case.num_samples, case.num_generations),
         "arXiv 2410.22812, 2404.01413: sum of 1/t^2; bounds derived here", assumptions=(MAXIMUM_LIKELIHOOD,),
-        exact=False, fair=is_light,
+        exact=False, fair=has_light_tails,
     ),
     Prediction(
         "squared_error_of_mean", "gaussian", ("growing",), ("squared_error_of_mean",), _growing_square,
         "arXiv 2505.13947: sum of 1/n_t; bounds derived here", assumptions=(MAXIMUM_LIKELIHOOD, GROWN), exact=False,
-        fair=is_light,
+        fair=has_light_tails,
     ),
     Prediction(
         "squared_error_of_mean", "gaussian", ("accumulate_subsample",), ("squared_error_of_mean",), _plateau,

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from collapse_jax.theory.gaussian import accumulate_variance, is_light
-from collapse_jax.theory.moment_recursions import POLICIES, Spread, fits
+from collapse_jax.theory.gaussian import accumulate_variance, has_light_tails
+from collapse_jax.theory.moment_recursions import POLICIES, VarianceMap, fit_moments
 from collapse_jax.theory.prediction import Case, Condition, Prediction
 
 
@@ -20,8 +20,8 @@ def accumulate_growth(n: int, num_generations: int, bandwidth: float, truth: flo
 
 
 def _variance(case: Case) -> np.ndarray:
-    spread = Spread(truth=case.truth / case.law.dim, noise=case.setting["bandwidth"] ** 2)
-    return fits(case.policy, case.num_samples, case.num_generations, spread).variance
+    spread = VarianceMap(truth=case.truth / case.law.dim, noise=case.setting["bandwidth"] ** 2)
+    return fit_moments(case.policy, case.num_samples, case.num_generations, spread).variance
 
 
 def _growth(case: Case) -> np.ndarray:
@@ -33,8 +33,8 @@ FIXED = Condition("a fixed bandwidth", lambda case: not isinstance(case.setting[
 
 TABLE = (
     Prediction(
-        "training_variance", "kde", POLICIES, ("training_variance",), _variance, "derived here (recursions)",
-        assumptions=(FIXED,), fair=is_light,
+        "training_variance", "kde", POLICIES, ("training_variance",), _variance, "derived here (moment_recursions)",
+        assumptions=(FIXED,), fair=has_light_tails,
     ),
     Prediction(
         "training_variance", "kde", ("accumulate",), ("training_variance",), _growth,

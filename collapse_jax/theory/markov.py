@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from collapse_jax.theory.discrete import FEW, alive, diversity
-from collapse_jax.theory.prediction import Case, Condition, Prediction, over_first
+from collapse_jax.theory.discrete import FEW, diversity_ratio, expected_symbols_alive
+from collapse_jax.theory.prediction import Case, Condition, Prediction, ratio_to_first
 
 
 def _symbols(case: Case) -> np.ndarray:
@@ -17,30 +17,30 @@ def _symbols(case: Case) -> np.ndarray:
 
 def _diversity(case: Case) -> np.ndarray:
     """A row is one draw from the law of grams, and its last symbol one from theirs, in every generation."""
-    return (1 - (_symbols(case) ** 2).sum()) * diversity(case.policy, case.num_samples, case.num_generations)
+    return (1 - (_symbols(case) ** 2).sum()) * diversity_ratio(case.policy, case.num_samples, case.num_generations)
 
 
 def _symbols_alive(case: Case) -> np.ndarray:
-    return alive(case.num_samples, _symbols(case), case.num_generations)
+    return expected_symbols_alive(case.num_samples, _symbols(case), case.num_generations)
 
 
 def _transitions_alive(case: Case) -> np.ndarray:
-    return alive(case.num_samples, case.shares, case.num_generations)
+    return expected_symbols_alive(case.num_samples, case.shares, case.num_generations)
 
 
-def diversity_ratio(policy: Mapping[str, Any], draws: int, num_generations: int) -> np.ndarray:
+def diversity_over_first(policy: Mapping[str, Any], draws: int, num_generations: int) -> np.ndarray:
     """E[1 - sum p^2] over that of the first fit, order 0; exact (derived here).
 
     Without context each of a batch's n L symbols is an independent draw from the last fit, though those of real rows
     depend on their neighbours. Where a batch joins a pool whose earlier rows only fade, the pool's frequencies are a
     martingale: a batch of weight w among all takes w^2 / (n L) of what is left, whatever the first fit was.
     """
-    kept = diversity(policy, draws, num_generations)
+    kept = diversity_ratio(policy, draws, num_generations)
     return kept / kept[0]
 
 
 def _ratio(case: Case) -> np.ndarray:
-    return diversity_ratio(case.policy, case.num_samples * case.setting["length"], case.num_generations)
+    return diversity_over_first(case.policy, case.num_samples * case.setting["length"], case.num_generations)
 
 
 UNSMOOTHED = Condition("no smoothing", lambda case: case.setting["smoothing"] == 0)
@@ -52,7 +52,7 @@ TABLE = (
     Prediction(
         "gini_simpson", "markov", ("replace", "accumulate", "fixed_real", "decay"), ("gini_simpson",), _diversity,
         _SAME, assumptions=(UNSMOOTHED, ONE_GRAM),
-        fair=lambda case: diversity(case.policy, case.num_samples, case.num_generations) >= 0.05,
+        fair=lambda case: diversity_ratio(case.policy, case.num_samples, case.num_generations) >= 0.05,
     ),
     Prediction(
         "symbols_alive", "markov", ("replace",), ("symbols_alive",), _symbols_alive, _SAME,
@@ -64,7 +64,7 @@ TABLE = (
     ),
     Prediction(
         "gini_simpson over its mean at fit 1", "markov", ("replace", "accumulate", "decay"), ("gini_simpson",), _ratio,
-        "derived here (diversity_ratio)", samples=over_first, assumptions=(UNSMOOTHED, ORDER_0),
+        "derived here (diversity_over_first)", samples=ratio_to_first, assumptions=(UNSMOOTHED, ORDER_0),
         fair=lambda case: _ratio(case) >= 0.05,
     ),
 )  # fmt: skip

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from collapse_jax.theory.gaussian import is_light
-from collapse_jax.theory.moment_recursions import POLICIES, Fits, Spread, fits
+from collapse_jax.theory.gaussian import has_light_tails
+from collapse_jax.theory.moment_recursions import POLICIES, FitMoments, VarianceMap, fit_moments
 from collapse_jax.theory.prediction import Case, Prediction
 
 
-def whole(case: Case) -> Fits:
+def mixture_moments(case: Case) -> FitMoments:
     """Moments of the whole mixture, its mean's error and its variance, averaged over columns; exact (derived here).
 
     A step of EM shares each row out among the components, whose means and covariances are then those of their shares.
@@ -16,21 +16,24 @@ def whole(case: Case) -> Fits:
     whose squared bandwidth is the floor, which samples add to what they were fitted on.
     """
     floor = case.setting["floor"]
-    moments = fits(case.policy, case.num_samples, case.num_generations, Spread(case.truth / case.law.dim, noise=floor))
-    return Fits(moments.square, moments.variance + floor)
+    moments = fit_moments(
+        case.policy, case.num_samples, case.num_generations, VarianceMap(case.truth / case.law.dim, noise=floor)
+    )
+    return FitMoments(moments.square, moments.variance + floor)
 
 
 def _trace_ratio(case: Case) -> np.ndarray:
-    return case.law.dim / case.truth * whole(case).variance
+    return case.law.dim / case.truth * mixture_moments(case).variance
 
 
 TABLE = (
     Prediction(
-        "trace_ratio", "gaussian_mixture", POLICIES, ("trace_ratio",), _trace_ratio, "derived here (whole)",
-        fair=is_light,
+        "trace_ratio", "gaussian_mixture", POLICIES, ("trace_ratio",), _trace_ratio, "derived here (mixture_moments)",
+        fair=has_light_tails,
     ),
     Prediction(
         "squared_error_of_mean", "gaussian_mixture", POLICIES, ("squared_error_of_mean",),
-        lambda case: case.law.dim * whole(case).square, "derived here (whole)", fair=is_light,
+        lambda case: case.law.dim * mixture_moments(case).square, "derived here (mixture_moments)",
+        fair=has_light_tails,
     ),
 )  # fmt: skip

@@ -19,7 +19,7 @@ from collapse_jax.core.errors import UsageError
 from collapse_jax.theory.prediction import Condition
 
 
-class Fits(NamedTuple):
+class FitMoments(NamedTuple):
     """Of the fits of generations 1 .. T, ``[T]`` each.
 
     Attributes:
@@ -31,7 +31,7 @@ class Fits(NamedTuple):
     variance: np.ndarray
 
 
-class Spread(NamedTuple):
+class VarianceMap(NamedTuple):
     """How a setting turns rows into a fit, and a fit into rows.
 
     Attributes:
@@ -57,7 +57,9 @@ class Spread(NamedTuple):
         return self.truth if self.known else self.factor * fitted + self.noise
 
 
-def fits(policy: Mapping[str, Any], n: int, num_generations: int, spread: Spread | None = None) -> Fits:
+def fit_moments(
+    policy: Mapping[str, Any], n: int, num_generations: int, spread: VarianceMap | None = None
+) -> FitMoments:
     """Moments of the fits of `num_generations` generations of `n` rows; exact.
 
     Args:
@@ -72,15 +74,15 @@ def fits(policy: Mapping[str, Any], n: int, num_generations: int, spread: Spread
     options = {name: value for name, value in policy.items() if name != "kind"}
     if policy["kind"] not in _STEPS:
         raise UsageError(f"policy: no moments are known of {policy['kind']!r}; one of {', '.join(_STEPS)}")
-    steps = _STEPS[policy["kind"]](n, spread or Spread(), **options)
-    return Fits(*np.array([next(steps) for _ in range(num_generations)]).T)
+    steps = _STEPS[policy["kind"]](n, spread or VarianceMap(), **options)
+    return FitMoments(*np.array([next(steps) for _ in range(num_generations)]).T)
 
 
 Steps = Iterator[tuple[float, float]]
 Part = tuple[float, float]  # rows, and their total weight
 
 
-def _pooled(n: int, spread: Spread, fade: float, joined: Iterable[tuple[Part, Part]]) -> Steps:
+def _pool_steps(n: int, spread: VarianceMap, fade: float, joined: Iterable[tuple[Part, Part]]) -> Steps:
     """One pool that fades by a factor and is joined by synthetic and by new real rows, generation by generation."""
     square, second, mass = spread.truth / n, spread.truth, float(n)
     for made, fresh in joined:
@@ -94,14 +96,14 @@ def _pooled(n: int, spread: Spread, fade: float, joined: Iterable[tuple[Part, Pa
         mass = total
 
 
-def _rows(sizes: Iterable[int], share: float = 0.0) -> Iterator[tuple[Part, Part]]:
+def _split_batches(sizes: Iterable[int], share: float = 0.0) -> Iterator[tuple[Part, Part]]:
     """Batches of so many rows, a share of them new real ones, all of weight 1."""
     for size in sizes:
-        real = rows_of(share, size)
+        real = count_real_rows(share, size)
         yield (size - real, size - real), (real, real)
 
 
-def pool_of(policy: Mapping[str, Any], n: int) -> tuple[float, Iterator[tuple[Part, Part]]]:
+def describe_pool(policy: Mapping[str, Any], n: int) -> tuple[float, Iterator[tuple[Part, Part]]]:
     """What a pool fades by, and what joins it after fits 1, 2, ...: synthetic rows and new real ones.
 
     Raises:
@@ -109,47 +111,49 @@ def pool_of(policy: Mapping[str, Any], n: int) -> tuple[float, Iterator[tuple[Pa
     """
     grows = policy["kind"] == "growing"
     inner = (policy.get("policy") or {"kind": "replace"}) if grows else policy
-    kind, sizes = inner["kind"], sizes_of(n, policy.get("sizes", ()) if grows else ())
+    kind, sizes = inner["kind"], batch_sizes(n, policy.get("sizes", ()) if grows else ())
     if kind not in GROWING:
         what = f"growing {kind!r}" if grows else repr(kind)
         raise UsageError(f"policy: no moments are known of {what}; one of {', '.join(GROWING)}")
     fade = {"accumulate": 1.0, "contaminated": 1.0, "decay": inner.get("gamma", 0.5)}.get(kind, 0.0)
     share = inner.get("share", 0.5) if kind in ("fresh_real", "contaminated") else 0.0
-    return fade, _rows(sizes, share)
+    return fade, _split_batches(sizes, share)
 
 
-def _one_pool(kind: str, n: int, spread: Spread, **options: Any) -> Steps:
-    return _pooled(n, spread, *pool_of({"kind": kind, **options}, n))
+def _single_pool_steps(kind: str, n: int, spread: VarianceMap, **options: Any) -> Steps:
+    return _pool_steps(n, spread, *describe_pool({"kind": kind, **options}, n))
 
 
-def grown(policy: Mapping[str, Any]) -> str:
+def growing_kind(policy: Mapping[str, Any]) -> str:
     """The policy under which batches grow, of the policy ``growing``."""
     return (policy.get("policy") or {"kind": "replace"})["kind"]
 
 
-def sizes_of(n: int, sizes: Sequence[int]) -> Iterator[int]:
+def batch_sizes(n: int, sizes: Sequence[int]) -> Iterator[int]:
     """Rows of the batches that join after fits 1, 2, ..., of the policy ``growing``."""
     return itertools.chain(sizes, itertools.repeat(sizes[-1] if sizes else n))
 
 
-def _weighted_fresh(n: int, spread: Spread, weight: float = 0.5, real: int | None = None) -> Steps:
+def _weighted_fresh_steps(n: int, spread: VarianceMap, weight: float = 0.5, real: int | None = None) -> Steps:
     part = (n, 2 * n * (1 - weight)), (n if real is None else real, 2 * n * weight)
-    return _pooled(n, spread, 0.0, itertools.repeat(part))
+    return _pool_steps(n, spread, 0.0, itertools.repeat(part))
 
 
-def _fixed_real(n: int, spread: Spread, share: float = 0.5) -> Steps:
-    real = rows_of(share, n)
-    return _nested(n, spread, real, n - real)
+def _fixed_real_steps(n: int, spread: VarianceMap, share: float = 0.5) -> Steps:
+    real = count_real_rows(share, n)
+    return _nested_steps(n, spread, real, n - real)
 
 
-def _mix(n: int, spread: Spread, real: int | None = None, synthetic: int | None = None, nested: bool = True) -> Steps:
+def _mix_steps(
+    n: int, spread: VarianceMap, real: int | None = None, synthetic: int | None = None, nested: bool = True
+) -> Steps:
     kept, made = n if real is None else real, n if synthetic is None else synthetic
     if nested:
-        return _nested(n, spread, kept, made)
-    return _pooled(n, spread, 0.0, itertools.repeat(((made, made), (kept, kept))))
+        return _nested_steps(n, spread, kept, made)
+    return _pool_steps(n, spread, 0.0, itertools.repeat(((made, made), (kept, kept))))
 
 
-def _nested(n: int, spread: Spread, real: int, made: int) -> Steps:
+def _nested_steps(n: int, spread: VarianceMap, real: int, made: int) -> Steps:
     """`made` synthetic rows beside `real` of the first n, whose mean is correlated with every fit: by `shared`."""
     truth, mass = spread.truth, n
     square, second, shared = truth / n, truth, truth / n
@@ -162,7 +166,7 @@ def _nested(n: int, spread: Spread, real: int, made: int) -> Steps:
         shared = ((truth if real else 0.0) + made * shared) / mass
 
 
-def _window(n: int, spread: Spread, k: int = 5) -> Steps:
+def _window_steps(n: int, spread: VarianceMap, k: int = 5) -> Steps:
     """Covariances of the means of the batches that are kept, and their second moments."""
     covariance, seconds = np.full((1, 1), spread.truth / n), [spread.truth]
     while True:
@@ -174,7 +178,9 @@ def _window(n: int, spread: Spread, k: int = 5) -> Steps:
         covariance, seconds = grown[-k:, -k:], [*seconds, square + sampled][-k:]
 
 
-def _accumulate_subsample(n: int, spread: Spread, num: int | None = None, replacement: bool = False) -> Steps:
+def _accumulate_subsample_steps(
+    n: int, spread: VarianceMap, num: int | None = None, replacement: bool = False
+) -> Steps:
     """A pool of N = n t rows has variance W and squared mean A; a fit sees m of its rows.
 
     Without replacement the m rows have variance c W, c = N (m - 1) / ((N - 1) m), and their mean has variance r W
@@ -221,7 +227,7 @@ def batch_weights(policy: Mapping[str, Any], n: int, num_generations: int) -> np
     weights = mass / mass.sum(1, keepdims=True)
     real = 0.0
     if kind in ("fixed_real", "fresh_real", "contaminated"):
-        real = rows_of(policy.get("share", 0.5), n) / n
+        real = count_real_rows(policy.get("share", 0.5), n) / n
     elif kind == "weighted_fresh":
         real = policy.get("weight", 0.5)
     weights[:, 0] += real * weights[:, 1:].sum(1)
@@ -229,7 +235,7 @@ def batch_weights(policy: Mapping[str, Any], n: int, num_generations: int) -> np
     return weights
 
 
-def kept(policy: Mapping[str, Any], n: int, num_generations: int, factor: float) -> np.ndarray:
+def kept_expectation(policy: Mapping[str, Any], n: int, num_generations: int, factor: float) -> np.ndarray:
     """What fits 1 .. T keep of an expectation over the real law that each fit multiplies by `factor`, ``[T]``; exact.
 
     For any statistic that is linear in the law: what a fit's rows have is what the fit has, and what it trains on is
@@ -241,7 +247,7 @@ def kept(policy: Mapping[str, Any], n: int, num_generations: int, factor: float)
     return found[1:]
 
 
-def rows_of(share: float, n: int) -> int:
+def count_real_rows(share: float, n: int) -> int:
     """How many of `n` rows are real, as the policies round it."""
     count = policies.fixed_real(share).real_rows
     assert count is not None
@@ -250,15 +256,15 @@ def rows_of(share: float, n: int) -> int:
 
 GROWING = ("replace", "accumulate", "decay", "fresh_real", "contaminated")  # whose batches may have any size
 _STEPS: dict[str, Callable[..., Steps]] = {
-    **{kind: functools.partial(_one_pool, kind) for kind in (*GROWING, "growing")},
-    "accumulate_subsample": _accumulate_subsample,
-    "fixed_real": _fixed_real,
-    "weighted_fresh": _weighted_fresh,
-    "window": _window,
-    "mix": _mix,
+    **{kind: functools.partial(_single_pool_steps, kind) for kind in (*GROWING, "growing")},
+    "accumulate_subsample": _accumulate_subsample_steps,
+    "fixed_real": _fixed_real_steps,
+    "weighted_fresh": _weighted_fresh_steps,
+    "window": _window_steps,
+    "mix": _mix_steps,
 }
 POLICIES = tuple(name for name in _STEPS if name not in ("mix", "growing"))  # loops of one size
 STEADY = Condition(
     f"batches of one size, or that grow under one of {', '.join(GROWING)}",
-    lambda case: case.policy["kind"] != "growing" or grown(case.policy) in GROWING,
+    lambda case: case.policy["kind"] != "growing" or growing_kind(case.policy) in GROWING,
 )

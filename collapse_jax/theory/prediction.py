@@ -54,7 +54,7 @@ class Case(NamedTuple):
 class Condition(NamedTuple):
     """An assumption that can be checked: in words, and as a function of the case."""
 
-    words: str
+    description: str
     holds: Callable[[Case], bool]
 
 
@@ -127,7 +127,7 @@ class Prediction(NamedTuple):
         return ", ".join(re.findall(r"\d{4}\.\d{4,5}", self.source)) or "derived here"
 
 
-def over_first(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
+def ratio_to_first(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
     """Of one metric: samples whose mean is the ratio of its mean to that at fit 1, and whose error is that ratio's.
 
     The first order of a ratio of two means that the same chains make (delta method): what a chain adds to it.

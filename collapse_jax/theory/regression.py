@@ -7,10 +7,11 @@ import numpy as np
 from scipy.special import digamma, polygamma
 
 from collapse_jax.core.errors import UsageError
-from collapse_jax.theory.moment_recursions import Spread, fits
-from collapse_jax.theory.prediction import Case, Condition, Prediction, over_first
+from collapse_jax.theory.moment_recursions import VarianceMap, fit_moments
+from collapse_jax.theory.prediction import Case, Condition, Prediction, ratio_to_first
 
-WHOLE = ("replace", "accumulate", "window", "decay")  # policies that mix whole batches, of rows that share inputs
+# Policies that mix whole batches, so that rows keep sharing inputs.
+WHOLE_BATCH_POLICIES = ("replace", "accumulate", "window", "decay")
 
 
 def first_risk(n: int, dim: int, noise: float) -> float:
@@ -37,7 +38,7 @@ def risk_ratio(policy: Mapping[str, Any], n: int, num_generations: int) -> np.nd
     regression of one input (p = 2) at n = 200 under replace has 1.10 times the ratio at T = 4, 1.20 at 10, 1.43 at 20
     and 1.77 at 40.
     """
-    moments = fits(policy, n, num_generations, Spread(known=True))
+    moments = fit_moments(policy, n, num_generations, VarianceMap(known=True))
     return moments.square / moments.square[0]
 
 
@@ -94,7 +95,7 @@ FIRST_ORDER = Condition("T (d + 1) / n <= 0.04: errors small enough for the firs
 
 TABLE = (
     Prediction(
-        "excess_risk", "linear_regression", WHOLE, ("excess_risk",),
+        "excess_risk", "linear_regression", WHOLE_BATCH_POLICIES, ("excess_risk",),
         lambda case: first_risk(*_size(case)) * _ratio(case), "arXiv 2404.01413; window and decay derived here",
         assumptions=(PLAIN, SAME_INPUTS, LIGHT),
     ),
@@ -109,12 +110,12 @@ TABLE = (
         assumptions=(PLAIN, NEW_INPUTS, LIGHT),
     ),
     Prediction(
-        "log_excess_risk", "linear_regression", WHOLE, ("log_excess_risk",),
+        "log_excess_risk", "linear_regression", WHOLE_BATCH_POLICIES, ("log_excess_risk",),
         lambda case: log_first_risk(*_size(case)) + np.log(_ratio(case)), "derived here (log_first_risk)",
         assumptions=(PLAIN, SAME_INPUTS, REGULAR),
     ),
     Prediction(
-        "log_excess_risk", "linear_regression", WHOLE, ("log_excess_risk",),
+        "log_excess_risk", "linear_regression", WHOLE_BATCH_POLICIES, ("log_excess_risk",),
         lambda case: log_risk_variance(*_size(case)[:2]) + 0 * case.generations, "derived here (log_first_risk)",
         statistic="variance", assumptions=(PLAIN, SAME_INPUTS, REGULAR),
     ),
@@ -130,10 +131,10 @@ TABLE = (
         assumptions=(PLAIN, MANY), exact=False, fair=lambda case: case.generations >= 60,
     ),
     Prediction(
-        "excess_risk over its mean at fit 1", "logistic_regression", WHOLE, ("excess_risk",),
+        "excess_risk over its mean at fit 1", "logistic_regression", WHOLE_BATCH_POLICIES, ("excess_risk",),
         lambda case: _ratio(case) * np.array([[0.9], [1.15]]),
         "arXiv 2410.22812: of any regular estimator, as n grows; within -10% to 15% from n = 100 (d + 1) and up to "
         "T (d + 1) / n = 0.04 (risk_ratio)",
-        samples=over_first, assumptions=(SAME_INPUTS, LARGE, FIRST_ORDER), exact=False,
+        samples=ratio_to_first, assumptions=(SAME_INPUTS, LARGE, FIRST_ORDER), exact=False,
     ),
 )  # fmt: skip

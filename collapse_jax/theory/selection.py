@@ -14,17 +14,17 @@ from collapse_jax.theory.prediction import Case, Condition, Prediction
 FEW = 400  # rows up to which the law of a Bernoulli chain is followed state by state
 
 
-def best_mean(k: int) -> float:
+def best_of_mean(k: int) -> float:
     """Mean of the largest of `k` standard normals: 1 / sqrt pi of two."""
-    return _best_moment(k, 1)
+    return _best_of_moment(k, 1)
 
 
-def best_variance(k: int) -> float:
+def best_of_variance(k: int) -> float:
     """Its variance: 1 - 1/pi of two."""
-    return _best_moment(k, 2) - best_mean(k) ** 2
+    return _best_of_moment(k, 2) - best_of_mean(k) ** 2
 
 
-def _best_moment(k: int, power: int) -> float:
+def _best_of_moment(k: int, power: int) -> float:
     return quad(lambda x: x**power * k * stats.norm.pdf(x) * stats.norm.cdf(x) ** (k - 1), -12, 12)[0]
 
 
@@ -58,7 +58,7 @@ def top_variance(n: int, kept: int) -> float:
     return (1 - 1 / kept) * mean
 
 
-def chosen(p: np.ndarray, k: int, strength: float) -> np.ndarray:
+def chosen_probability(p: np.ndarray, k: int, strength: float) -> np.ndarray:
     """Probability that a 1 is chosen out of `k` draws with probability `p` each, 1s preferred by exp(strength).
 
     Bradley-Terry (arXiv 2407.09499, equation 1); an infinite strength is the best of k: 1 - (1 - p)^k.
@@ -76,7 +76,7 @@ def chosen_mean(p: float, n: int, num_generations: int, k: int, strength: float)
     The number of 1s among n rows is a Markov chain; its law is followed state by state (derived here).
     """
     states = np.arange(n + 1)
-    step = stats.binom.pmf(states, n, chosen(states / n, k, strength)[:, None])
+    step = stats.binom.pmf(states, n, chosen_probability(states / n, k, strength)[:, None])
     law, means = stats.binom.pmf(states, n, p), []
     for _ in range(num_generations):
         means.append(law @ states / n)
@@ -84,7 +84,7 @@ def chosen_mean(p: float, n: int, num_generations: int, k: int, strength: float)
     return np.array(means)
 
 
-def threshold(keep_right: float, keep_wrong: float) -> float:
+def verifier_threshold(keep_right: float, keep_wrong: float) -> float:
     """The share of right rows p* above which most of those that pass a verifier are right (arXiv 2406.07515).
 
     p keep_right > (1 - p) keep_wrong from p* = keep_wrong / (keep_right + keep_wrong) on.
@@ -92,7 +92,7 @@ def threshold(keep_right: float, keep_wrong: float) -> float:
     return keep_wrong / (keep_right + keep_wrong)
 
 
-def verified(p: np.ndarray, keep_right: float, keep_wrong: float) -> np.ndarray:
+def verified_share(p: np.ndarray, keep_right: float, keep_wrong: float) -> np.ndarray:
     """The share of right rows among those that pass: log odds grow by log(keep_right / keep_wrong)."""
     right, wrong = p * keep_right, (1 - p) * keep_wrong
     return right / (right + wrong)
@@ -101,16 +101,16 @@ def verified(p: np.ndarray, keep_right: float, keep_wrong: float) -> np.ndarray:
 def verified_mean(p: float, n: int, keep_right: float, keep_wrong: float) -> float:
     """E of the second fit's share of right rows: of those of n that pass, n rows of the first fit behind them; exact.
 
-    However many pass, each is right with the probability ``verified`` of the first fit (derived here).
+    However many pass, each is right with the probability ``verified_share`` of the first fit (derived here).
     """
     states = np.arange(n + 1)
-    return float(stats.binom.pmf(states, n, p) @ verified(states / n, keep_right, keep_wrong))
+    return float(stats.binom.pmf(states, n, p) @ verified_share(states / n, keep_right, keep_wrong))
 
 
-def majority(p: float, n: int, keep_right: float, keep_wrong: float) -> float:
+def majority_probability(p: float, n: int, keep_right: float, keep_wrong: float) -> float:
     """Probability that most of what the second fit sees is right, a draw counted half; exact (derived here).
 
-    Rises from 0 to 1 at ``threshold``, the more sharply the more rows there are.
+    Rises from 0 to 1 at ``verifier_threshold``, the more sharply the more rows there are.
     """
     states = np.arange(n + 1)
     below = np.zeros(n + 1)
@@ -131,7 +131,7 @@ def _kept(case: Case) -> int:
 
 
 def _best(case: Case) -> np.ndarray:
-    return _narrowed(case, best_variance(_curator(case)["k"]) * (1 - 1 / case.num_samples), case.num_samples)
+    return _narrowed(case, best_of_variance(_curator(case)["k"]) * (1 - 1 / case.num_samples), case.num_samples)
 
 
 def _top(case: Case) -> np.ndarray:
@@ -147,7 +147,7 @@ def _narrowed(case: Case, factor: float, kept: int) -> np.ndarray:
 def _moved(case: Case) -> float:
     """E of the squared mean of the second fit: the first one's, and what choosing moves it by, s (m + noise)."""
     n, k = case.num_samples, _curator(case)["k"]
-    square = best_mean(k) ** 2 + best_variance(k) / n
+    square = best_of_mean(k) ** 2 + best_of_variance(k) / n
     return case.truth * (1 / n + (n - 1) / (n - case.setting["ddof"]) * case.setting["temperature"] * square)
 
 
@@ -243,8 +243,9 @@ TABLE = (
     ),
     Prediction(
         "most are right", "bernoulli", ("replace",), ("log_probability_ratio",),
-        lambda case: _of_second(majority(case.setting["p"], case.num_samples, *_pair(case)), case),
-        "arXiv 2406.07515: jumps at p* = keep_wrong / (keep_right + keep_wrong); finite n derived here (majority)",
+        lambda case: _of_second(majority_probability(case.setting["p"], case.num_samples, *_pair(case)), case),
+        "arXiv 2406.07515: jumps at p* = keep_wrong / (keep_right + keep_wrong); "
+        "finite n derived here (majority_probability)",
         curator="verify", samples=_is_most, assumptions=_VERIFIED, fair=_second_only,
     ),
 )  # fmt: skip
