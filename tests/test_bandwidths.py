@@ -112,8 +112,8 @@ def test_chains_of_a_rule_keep_the_certificate(rule, policy):
         ("scott_scaled", [10, 100], "bandwidth must be scott or silverman, not 'scott_scaled'"),
         ("scott", [10], "two numbers"),
         ("scott", 10, "two numbers"),
-        ("scott", [0, 10], r"pool_rows\[0\] must be >= 1"),
-        ("scott", [10, 9], r"pool_rows\[1\] must be >= 10"),
+        ("scott", [0, 10], r"pool_rows\[0\] must be a whole number of at least 1"),
+        ("scott", [10, 9], r"pool_rows\[1\] must be a whole number of at least 10"),
         ("scott", [10, 20.5], "whole number"),
     ],
 )

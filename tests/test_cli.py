@@ -211,7 +211,7 @@ def python(code, cwd):
 def test_help_and_usage_import_nothing_heavy(argv, tmp_path):
     code = f"""
 import sys
-from collapse_jax.cli import main
+from collapse_jax.cli.main import main
 try:
     main({argv!r})
 except SystemExit:

@@ -6,7 +6,6 @@ import pytest
 from collapse_jax import policies
 from collapse_jax.core.random import draw_normals
 from collapse_jax.execution import runner
-from collapse_jax.execution import sweep as sweeps
 from collapse_jax.execution.sweep import run, sweep
 from collapse_jax.planning import plan
 from collapse_jax.settings.gaussian import gaussian
@@ -126,7 +125,7 @@ def test_numbers_drawn_outside_of_a_program_are_compiled_once():
 
 @pytest.mark.parametrize("metric", ["trace_ratio", "wasserstein2_squared"])  # singular values are found by LAPACK
 def test_the_next_program_is_traced_beside_blocks_unless_they_must_be_alone(monkeypatch, metric):
-    events, alone, trace, blocks = [], [], runner.Runner._trace, sweeps.run_blocks
+    events, alone, trace, blocks = [], [], runner.Runner._trace, runner.run_blocks
 
     def traced(runner, number):
         events.append(number)
@@ -140,7 +139,7 @@ def test_the_next_program_is_traced_beside_blocks_unless_they_must_be_alone(monk
         return out
 
     monkeypatch.setattr(runner.Runner, "_trace", traced)
-    monkeypatch.setattr(sweeps, "run_blocks", watched)
+    monkeypatch.setattr(runner, "run_blocks", watched)
     factory = lambda dim: gaussian(dim, num_test=4)  # noqa: E731
     sweep(factory, policies.replace(), axes={"dim": [2, 3]}, **{**SMALL, "metrics": [metric]})
     assert alone == [metric == "wasserstein2_squared"] * 2

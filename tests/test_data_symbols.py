@@ -41,19 +41,19 @@ def test_a_file_of_symbols(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: symbols.uniform(0), "uniform: num=0 is wrong; it must be an integer from 1 to"),
-        (lambda: symbols.zipf(10, exponent=float("nan")), "zipf: exponent=nan is wrong"),
-        (lambda: symbols.zipf(10, shift=-1.0), "zipf: shift=-1.0 is wrong; it must be a number above -1"),
-        (lambda: symbols.words(10**6), "words: num=1000000 is wrong; it must be an integer from 1 to 12533"),
-        (lambda: symbols.symbol_file(3), "path=3 is wrong"),
+        (lambda: symbols.uniform(0), "uniform: num must be a whole number from 1 to"),
+        (lambda: symbols.zipf(10, exponent=float("nan")), "zipf: exponent must be a finite number, not nan"),
+        (lambda: symbols.zipf(10, shift=-1.0), "zipf: shift must be a number above -1, not -1.0"),
+        (lambda: symbols.words(10**6), "words: num must be a whole number from 1 to 12533, not 1000000"),
+        (lambda: symbols.symbol_file(3), "path must be the path of a text file, one symbol a line, not 3"),
         (lambda: symbols.symbol_file("absent.txt"), "absent.txt: no such file"),
         (lambda: symbols.symbol_file("."), "cannot be read"),
         (lambda: discrete([0.5, 0.6]), "discrete: probabilities sum to 1.1, not to 1; divide counts by their sum"),
         (lambda: discrete([1.5, -0.5]), "discrete: probabilities[1] is -0.5; each must be a number from 0 to 1"),
         (lambda: discrete([0.5, float("nan")]), "discrete: probabilities[1] is nan"),
-        (lambda: discrete([[0.5, 0.5]]), "it must be a list of one or more numbers"),
-        (lambda: discrete([]), "it must be a list of one or more numbers"),
-        (lambda: discrete("uniform"), "it must be a list of numbers"),
+        (lambda: discrete([[0.5, 0.5]]), "must be a list of one or more numbers"),
+        (lambda: discrete([]), "must be a list of one or more numbers"),
+        (lambda: discrete("uniform"), "must be a list of numbers"),
     ],
 )
 def test_mistakes(make, message):

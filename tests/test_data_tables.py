@@ -258,7 +258,7 @@ BAD_ARGUMENTS = [
 def test_bad_arguments(name, argument, value, csv):
     needed = {"table": {"path": csv}, "image_files": {"path": "x.npz"}, "tfds_images": {"name": "x"}}
     options = {**needed.get(name, {}), argument: value}
-    one_line_error(lambda: data.REGISTRY[name](**options), f"{name}: {argument}=", "must be")
+    one_line_error(lambda: data.REGISTRY[name](**options), f"{name}: {argument} must be")
 
 
 # What config files and the command line are generated from

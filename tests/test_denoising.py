@@ -235,5 +235,5 @@ def test_no_temperature_no_noise():
 
 @pytest.mark.fast
 def test_too_many_levels_of_ddpm():
-    with pytest.raises(ValueError, match="sampler_steps must be <= 1000"):
+    with pytest.raises(ValueError, match="sampler_steps must be a whole number from 1 to 1000"):
         OBJECTIVES["ddpm"].grid(1001)

@@ -86,7 +86,7 @@ def test_rows_are_those_that_were_generated():
         ({"generator": 3}, "generator must be a Setting"),
         ({"generator": ecosystem()}, "an ecosystem is made of models, not of ecosystems"),
         ({"mixing": np.eye(9)}, "mixing must be a share or 2 rows of 2 shares"),
-        ({"models": 0}, "models must be >= 1"),
+        ({"models": 0}, "models must be a whole number of at least 1"),
         ({"mixing": 1.5}, "mixing must be a number from 0 to 1"),
         ({"mixing": [[1.0, 0.0]]}, "mixing must be a share or 2 rows of 2 shares"),
         ({"mixing": [[1.0, 0.1], [0.0, 1.0]]}, "mixing must be a share or 2 rows of 2 shares"),

@@ -219,12 +219,12 @@ def test_modes_die_under_replace():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"components": 1}, "components must be >= 2, not 1"),
-        ({"steps": 0}, "steps must be >= 1, not 0"),
+        ({"components": 1}, "components must be a whole number of at least 2, not 1"),
+        ({"steps": 0}, "steps must be a whole number of at least 1, not 0"),
         ({"covariance": "tied"}, "covariance must be one of full, diagonal, spherical, not 'tied'"),
-        ({"floor": 0.0}, "floor must be a number > 0, not 0.0"),
+        ({"floor": 0.0}, "floor must be a number above 0, not 0.0"),
         ({"start": "base"}, "start must be one of init, previous, not 'base'"),
-        ({"num_test": 0}, "num_test must be >= 1"),
+        ({"num_test": 0}, "num_test must be a whole number of at least 1"),
     ],
 )
 @pytest.mark.fast

@@ -151,10 +151,10 @@ def test_several_columns_are_averaged():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"delta": 0.0}, "delta must be a number > 0, not 0.0"),
-        ({"degree": 0}, "degree must be >= 1, not 0"),
-        ({"solver_steps": -1}, "solver_steps must be >= 0, not -1"),
-        ({"num_test": 0}, "num_test must be >= 1"),
+        ({"delta": 0.0}, "delta must be a number above 0, not 0.0"),
+        ({"degree": 0}, "degree must be a whole number of at least 1, not 0"),
+        ({"solver_steps": -1}, "solver_steps must be a whole number of at least 0, not -1"),
+        ({"num_test": 0}, "num_test must be a whole number of at least 1"),
     ],
 )
 @pytest.mark.fast

@@ -29,8 +29,8 @@ metrics: [trace_ratio]
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("collapse_jax.planning.plan._UNIT_OPERATIONS", 1.0)
-    monkeypatch.setattr("collapse_jax.planning.plan.blocks_at_once", lambda devices: 1)
+    monkeypatch.setattr("collapse_jax.planning.units._UNIT_OPERATIONS", 1.0)
+    monkeypatch.setattr("collapse_jax.planning.units.blocks_at_once", lambda devices: 1)
     (tmp_path / "small.yaml").write_text(CONFIG)
     assert main.main(["run", "small.yaml", "--out", "whole"]) == 0
     return tmp_path

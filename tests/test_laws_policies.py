@@ -244,7 +244,7 @@ def test_a_mix_is_of_real_and_synthetic_rows(real, made, nested):
 @pytest.mark.fast
 def test_mixes_that_cannot_be():
     same(record(policies.mix(0)), recorded("replace"))
-    with pytest.raises(ValueError, match="policy mix: real must be <= 5, not 6"):
+    with pytest.raises(ValueError, match="policy mix: real must be a whole number from 0 to 5, not 6"):
         record(policies.mix(6, 1))
     for given, message in (((0, 0), "a fit would see no rows"), ((-1, 3), "real must"), ((2, 1.5), "synthetic must")):
         with pytest.raises(ValueError, match=message):

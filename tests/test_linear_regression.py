@@ -201,11 +201,11 @@ def test_a_grid_of_noise_and_n_is_one_program_of_statistics():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"dim": 0}, "dim must be >= 1, not 0"),
-        ({"num_test": 0}, "num_test must be >= 1"),
-        ({"noise_variance": 0.0}, "noise_variance must be a number > 0, not 0.0"),
-        ({"ridge": -1e-3}, "ridge must be a number >= 0, not -0.001"),
-        ({"ridge": float("nan")}, "ridge must be a number >= 0"),
+        ({"dim": 0}, "dim must be a whole number of at least 1, not 0"),
+        ({"num_test": 0}, "num_test must be a whole number of at least 1"),
+        ({"noise_variance": 0.0}, "noise_variance must be a number above 0, not 0.0"),
+        ({"ridge": -1e-3}, "ridge must be a number of at least 0, not -0.001"),
+        ({"ridge": float("nan")}, "ridge must be a number of at least 0"),
     ],
 )
 def test_bad_arguments_are_refused(given, message):

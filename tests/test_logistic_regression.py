@@ -123,11 +123,11 @@ def test_labels_of_digits_belong_to_their_images():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"dim": 0}, "dim must be >= 1, not 0"),
-        ({"classes": 1}, "classes must be >= 2, not 1"),
-        ({"steps": 0}, "steps must be >= 1, not 0"),
-        ({"num_test": 0}, "num_test must be >= 1, not 0"),
-        ({"ridge": 0.0}, "ridge must be a number > 0, not 0.0"),
+        ({"dim": 0}, "dim must be a whole number of at least 1, not 0"),
+        ({"classes": 1}, "classes must be a whole number of at least 2, not 1"),
+        ({"steps": 0}, "steps must be a whole number of at least 1, not 0"),
+        ({"num_test": 0}, "num_test must be a whole number of at least 1, not 0"),
+        ({"ridge": 0.0}, "ridge must be a number above 0, not 0.0"),
         ({"source": data.normal(2)}, "source normal has no labels: give labels: true"),
         ({"source": data.array(np.eye(9)[:, 4:], labels=True), "classes": 3}, "has 4 features and 2 classes, not"),
     ],

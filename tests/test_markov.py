@@ -203,10 +203,10 @@ def test_tables_are_drawn_from():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: markov(-1), "order must be >= 0, not -1"),
-        (lambda: markov(2, length=2), "length must be >= 3, not 2"),
-        (lambda: markov(smoothing=-0.1), "smoothing must be a number >= 0, not -0.1"),
-        (lambda: markov(smoothing=float("nan")), "smoothing must be a number >= 0, not nan"),
+        (lambda: markov(-1), "order must be a whole number of at least 0, not -1"),
+        (lambda: markov(2, length=2), "length must be a whole number of at least 3, not 2"),
+        (lambda: markov(smoothing=-0.1), "smoothing must be a number of at least 0, not -0.1"),
+        (lambda: markov(smoothing=float("nan")), "smoothing must be a number of at least 0, not nan"),
         (lambda: markov(language="latin"), "language must be one of sparse, shakespeare, not 'latin'"),
         (lambda: markov(language=3), "language must be one of sparse, shakespeare or a Language, not 3"),
         (lambda: markov(5, language="shakespeare"), "order must be lower: 27^6 counts are more than 16777216"),

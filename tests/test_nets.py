@@ -121,7 +121,7 @@ def test_the_transformer_knows_places():
         ("dit", {"heads": 3}, "width must be a multiple of the 3 heads"),
         ("unet", {"width": 12}, "width must be a multiple of 8"),
         ("unet", {"depth": 5}, "depth must be so small"),
-        ("mlp", {"width": 0}, "width must be >= 1"),
+        ("mlp", {"width": 0}, "width must be a whole number of at least 1"),
     ],
 )
 @pytest.mark.fast

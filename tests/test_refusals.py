@@ -27,16 +27,16 @@ def shared(share: float = 0.5):
 @pytest.mark.parametrize(
     ("setting", "policy", "options", "message"),
     [
-        (gaussian, policies.replace, {"num_samples": 0}, "num_samples must be >= 1, not 0"),
-        (gaussian, policies.replace, {"num_samples": 2**40}, "num_samples must be <= 2147483647"),
-        (partial(gaussian, ddof=2), policies.replace, {"num_samples": 2}, "num_samples must be >= 3, not 2"),
-        (gaussian, policies.replace, {"num_generations": 0}, "num_generations must be >= 1"),
-        (gaussian, policies.replace, {"num_chains": 2.5}, "num_chains must be a whole number >= 1, not 2.5"),
-        (gaussian, policies.replace, {"seed": -1}, "seed must be >= 0"),
+        (gaussian, policies.replace, {"num_samples": 0}, "num_samples must be a whole number from 1 to"),
+        (gaussian, policies.replace, {"num_samples": 2**40}, "num_samples must be a whole number from 1 to 2147483647"),
+        (partial(gaussian, ddof=2), policies.replace, {"num_samples": 2}, "num_samples must be a whole number from 3 to"),
+        (gaussian, policies.replace, {"num_generations": 0}, "num_generations must be a whole number of at least 1"),
+        (gaussian, policies.replace, {"num_chains": 2.5}, "num_chains must be a whole number of at least 1, not 2.5"),
+        (gaussian, policies.replace, {"seed": -1}, "seed must be a whole number from 0 to"),
         (gaussian, policies.replace, {"precision": "float16"}, "precision must be one of"),
         (gaussian, policies.replace, {"rng": "philox"}, "rng must be one of threefry2x32"),
         (gaussian, policies.replace, {"backend": "exact"}, "backend must be one of auto, each, rows, law"),
-        (gaussian, policies.replace, {"chains_per_block": 0}, "chains_per_block must be >= 1"),
+        (gaussian, policies.replace, {"chains_per_block": 0}, "chains_per_block must be a whole number of at least 1"),
         (gaussian, policies.accumulate_subsample, {"backend": "law"}, "accumulate_subsample draws rows from its pool"),
         (SETTINGS["kde"], policies.replace, {"backend": "law"}, "setting kde knows no law"),
         (
@@ -51,20 +51,20 @@ def shared(share: float = 0.5):
         (gaussian, policies.decay, {"axes": {"gamma": []}}, "must be a list of one or more values"),
         (gaussian, policies.decay, {"axes": {"gamma": [0.5, 1.5]}}, "gamma must be a number from 0 to 1, not 1.5"),
         (gaussian, policies.decay, {"axes": {"gamma": [0.5, float("nan")]}}, "gamma must be a number from 0 to 1"),
-        (gaussian, policies.window, {"axes": {"k": [1, 0]}}, "k must be >= 1, not 0"),
+        (gaussian, policies.window, {"axes": {"k": [1, 0]}}, "k must be a whole number of at least 1, not 0"),
         (shared, policies.fixed_real, {"axes": {"share": [0.1]}}, "'setting.share' or 'policy.share'"),
         (gaussian, policies.replace, {"axes": {"num_samples": [2]}}, "both as an argument and as an axis"),
         (gaussian, policies.replace, {"num_samples": None}, "num_samples is needed"),
-        (partial(gaussian, dim=0), policies.replace, {}, "dim must be >= 1"),
-        (partial(SETTINGS["kde"], bandwidth=0.0), policies.replace, {}, "bandwidth must be a number > 0"),
-        (partial(poisson, rate=0.0), policies.replace, {}, "rate must be a number > 0"),
-        (partial(bernoulli, p=1.0), policies.replace, {}, "p=1.0 is wrong; it must be a number above 0 and below 1"),
-        (poisson, policies.replace, {"axes": {"rate": [1.0, -1.0]}}, "rate must be a number > 0"),
+        (partial(gaussian, dim=0), policies.replace, {}, "dim must be a whole number of at least 1"),
+        (partial(SETTINGS["kde"], bandwidth=0.0), policies.replace, {}, "bandwidth must be a number above 0"),
+        (partial(poisson, rate=0.0), policies.replace, {}, "rate must be a number above 0"),
+        (partial(bernoulli, p=1.0), policies.replace, {}, "p must be a number above 0 and below 1, not 1.0"),
+        (poisson, policies.replace, {"axes": {"rate": [1.0, -1.0]}}, "rate must be a number above 0"),
         (gaussian, [], {}, "policy: an empty list"),
     ],
 )
 def test_bad_input_is_one_line_before_any_compute(setting, policy, options, message, monkeypatch):
-    monkeypatch.setattr("collapse_jax.execution.sweep.run_blocks", lambda *_, **__: pytest.fail("it computed"))
+    monkeypatch.setattr("collapse_jax.execution.runner.run_blocks", lambda *_, **__: pytest.fail("it computed"))
     with pytest.raises(ValueError) as error:
         sweep(setting, policy, **({**SMALL, **options}))
     assert message in str(error.value)

@@ -331,7 +331,7 @@ def test_encoders_see_whole_images_one_by_one(encoder):
         ("conv", {"depth": 4}, "depth must be so small that 4 x 8 pixels can be halved 3 times, not 4"),
         ("vit", {"patch": 3}, "patch must divide the 4 x 8 pixels of an image, not 3"),
         ("vit", {"heads": 3}, "width must be a multiple of the 3 heads"),
-        ("mlp", {"width": 0}, "width must be >= 1"),
+        ("mlp", {"width": 0}, "width must be a whole number of at least 1"),
     ],
 )
 def test_sizes_that_do_not_fit(encoder, given, words):
@@ -344,20 +344,20 @@ def test_sizes_that_do_not_fit(encoder, given, words):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: ssl_objectives.simclr(temperature=0), "temperature must be a number > 0"),
-        (lambda: ssl_objectives.simclr(width=0), "width must be >= 1"),
-        (lambda: ssl_objectives.vicreg(variance=-1), "variance must be a number >= 0"),
-        (lambda: ssl_objectives.barlow_twins(redundancy=float("nan")), "redundancy must be a number >= 0"),
+        (lambda: ssl_objectives.simclr(temperature=0), "temperature must be a number above 0"),
+        (lambda: ssl_objectives.simclr(width=0), "width must be a whole number of at least 1"),
+        (lambda: ssl_objectives.vicreg(variance=-1), "variance must be a number of at least 0"),
+        (lambda: ssl_objectives.barlow_twins(redundancy=float("nan")), "redundancy must be a number of at least 0"),
         (lambda: ssl_objectives.byol(momentum=1.5), "momentum must be a number from 0 to 1"),
         (lambda: ssl_objectives.masked(share=2), "share must be a number from 0 to 1"),
-        (lambda: ssl_objectives.masked(cells=1), "cells must be >= 2"),
+        (lambda: ssl_objectives.masked(cells=1), "cells must be a whole number of at least 2"),
         (
             lambda: augmentation.check_strength(augmentation.AugmentationStrength(crop=1.5)),
             "crop must be a number from 0 to 1",
         ),
         (
             lambda: augmentation.check_strength(augmentation.AugmentationStrength(noise=-1)),
-            "noise must be a number >= 0",
+            "noise must be a number of at least 0",
         ),
     ],
 )

@@ -87,12 +87,12 @@ def test_a_death_while_writing_leaves_nothing_that_looks_complete(tmp_path, monk
 
 
 def test_results_survive_a_folder_that_was_filled_meanwhile(tmp_path, monkeypatch):
-    def write(ds, store, write=results._write):
+    def write(ds, store, write=io._write):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "file").touch()
         write(ds, store)
 
-    monkeypatch.setattr(results, "_write", write)
+    monkeypatch.setattr(io, "_write", write)
     with pytest.raises(results.StoreError, match="the results are in") as caught:
         results.save(dataset(), tmp_path / "out", "")
     assert results.open(str(caught.value).rpartition(" ")[2]).sizes["chain"] == 20

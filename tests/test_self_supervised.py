@@ -138,10 +138,10 @@ def test_configs_nest_generators_and_objectives(tmp_path):
     swept = load(tmp_path, "--sweep", axes)
     assert [axis.dim for axis in swept.grid().axes] == ["objective", "steps"]
     for path, words in (
-        ("--setting.generator.steps=0", "setting.generator: steps must be >= 1"),
+        ("--setting.generator.steps=0", "setting.generator: steps must be a whole number of at least 1"),
         ("--setting.generator=kde", "setting: generator kde has no source of images"),
         ("--setting.generator=self_supervised", "setting.generator.kind: unknown 'self_supervised'"),
-        ("--setting.objective.temperature=0", "setting.objective: temperature must be a number > 0"),
+        ("--setting.objective.temperature=0", "setting.objective: temperature must be a number above 0"),
     ):
         with pytest.raises(config.ConfigError, match=words):
             load(tmp_path, path).build()

@@ -229,7 +229,7 @@ def test_what_cannot_be_spread_is_refused():
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused_before_any_compute(mesh, message, monkeypatch):
-    monkeypatch.setattr("collapse_jax.execution.sweep.run_blocks", lambda *_, **__: pytest.fail("it computed"))
+    monkeypatch.setattr("collapse_jax.execution.runner.run_blocks", lambda *_, **__: pytest.fail("it computed"))
     setting = settings.flow_matching(width=4, depth=1, steps=2, batch_size=6, num_test=4)
     options = {"num_samples": 8, "num_generations": 2, "num_chains": 1, "devices": jax.devices() * 4}
     with pytest.raises(ValueError, match=message) as error:

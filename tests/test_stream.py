@@ -52,7 +52,7 @@ pytestmark = pytest.mark.xdist_group("stream")  # one worker, for they compare w
 def small_units(monkeypatch):
     """Many units in a small sweep."""
     for name, value in SMALL.items():
-        monkeypatch.setattr(f"collapse_jax.planning.plan.{name}", value)
+        monkeypatch.setattr(f"collapse_jax.planning.units.{name}", value)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SMALL.items():
-            patch.setattr(f"collapse_jax.planning.plan.{name}", value)
+            patch.setattr(f"collapse_jax.planning.units.{name}", value)
         for name, text in (("grid", CONFIG), ("flow", FLOW)):
             (folder / f"{name}.yaml").write_text(text)
             fill(folder / f"{name}.yaml", folder / name)

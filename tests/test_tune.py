@@ -54,7 +54,7 @@ def test_a_float_has_the_slopes_of_all_its_places():
         (gaussian(), policies.fixed_real, {}, "policy fixed_real counts rows"),
         (gaussian(), policies.decay, {"metric": "loss"}, "metric: setting gaussian has no 'loss'"),
         (linear_regression(2), policies.decay, {"num_samples": None}, "setting linear_regression draws rows"),
-        (gaussian(), policies.decay, {"num_generations": 1}, "num_generations must be >= 2"),
+        (gaussian(), policies.decay, {"num_generations": 1}, "num_generations must be a whole number of at least 2"),
     ],
 )
 def test_what_has_no_gradient_is_refused(setting, policy, more, message):
@@ -120,7 +120,7 @@ def test_a_schedule_is_found():
 def test_a_budget_is_divided():
     found = tune(lambda x: (jnp.array([1.0, 4.0, 9.0]) / x).sum(), jnp.full(3, 1 / 3), steps=300, budget=12.0)
     np.testing.assert_allclose(found.value, [2, 4, 6], rtol=1e-3)
-    with pytest.raises(ValueError, match="budget must be a number > 0"):
+    with pytest.raises(ValueError, match="budget must be a number above 0"):
         tune(lambda x: x.sum(), jnp.full(3, 1 / 3), budget=-1.0)
 
 

@@ -131,7 +131,7 @@ def test_each_policy_may_take_its_own_backend():
 @pytest.mark.parametrize("operations", [1.0, 1e5, 1e6, 1e7, 1e12])
 @pytest.mark.parametrize("width", [1, 2, 64])
 def test_units_tile_the_results_and_are_whole_chunks(monkeypatch, operations, width):
-    monkeypatch.setattr("collapse_jax.planning.plan._UNIT_OPERATIONS", operations)
+    monkeypatch.setattr("collapse_jax.planning.units._UNIT_OPERATIONS", operations)
     grid = grid_of(
         lambda dim: settings.gaussian(dim, num_test=8), policies.decay, None,
         {"gamma": [0.1, 0.2, 0.3, 0.4, 0.5], "dim": [1, 8], "num_samples": [4, 5]},

@@ -188,13 +188,13 @@ def test_plans_train_no_classifier(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        *(({name: 0}, f"{name} must be >= 1, not 0")
+        *(({name: 0}, f"{name} must be a whole number of at least 1, not 0")
           for name in ("latent", "width", "steps", "batch_size", "num_test", "rows_at_once")),
-        ({"depth": -1}, "depth must be >= 0, not -1"),
-        ({"beta": -1.0}, "beta must be a number >= 0"),
-        ({"deviation": 0.0}, "deviation must be a number > 0"),
-        ({"temperature": float("nan")}, "temperature must be a number >= 0"),
-        ({"noise": "off"}, "noise must be a number >= 0"),
+        ({"depth": -1}, "depth must be a whole number of at least 0, not -1"),
+        ({"beta": -1.0}, "beta must be a number of at least 0"),
+        ({"deviation": 0.0}, "deviation must be a number above 0"),
+        ({"temperature": float("nan")}, "temperature must be a number of at least 0"),
+        ({"noise": "off"}, "noise must be a number of at least 0"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"warmup": 5}, r"warmup must be below steps \(5\), not 5"),
         ({"schedule": "linear"}, "schedule must be one of cosine, constant"),

@@ -58,8 +58,8 @@ def drawing(size: int = 3, shift: float = 0.0) -> Setting:
 @pytest.fixture(autouse=True)
 def small_units(monkeypatch):
     """Many units in a small sweep."""
-    monkeypatch.setattr("collapse_jax.planning.plan._UNIT_OPERATIONS", 1.0)
-    monkeypatch.setattr("collapse_jax.planning.plan.blocks_at_once", lambda devices: 1)
+    monkeypatch.setattr("collapse_jax.planning.units._UNIT_OPERATIONS", 1.0)
+    monkeypatch.setattr("collapse_jax.planning.units.blocks_at_once", lambda devices: 1)
 
 
 @pytest.fixture(scope="module")
