@@ -7,7 +7,7 @@ from collapse_jax import policies
 from collapse_jax.core.random import draw_normals
 from collapse_jax.execution import runner
 from collapse_jax.execution.sweep import run, sweep
-from collapse_jax.planning import plan
+from collapse_jax.planning import units
 from collapse_jax.settings.gaussian import gaussian
 from collapse_jax.settings.kde import kde
 
@@ -157,7 +157,7 @@ def test_a_program_that_cannot_be_traced_is_tried_once(monkeypatch):
         return trace(runner, number)
 
     monkeypatch.setattr(runner.Runner, "_trace", fails)
-    monkeypatch.setattr(plan, "_UNIT_OPERATIONS", 1)  # a block is a unit
+    monkeypatch.setattr(units, "_UNIT_OPERATIONS", 1)  # a block is a unit
     factory = lambda dim: gaussian(dim, num_test=4)  # noqa: E731
     with pytest.raises(ValueError, match="not this one"):
         sweep(factory, policies.replace(), axes={"dim": [2, 3]}, **{**OPTIONS, "num_chains": 6, "chains_per_block": 2})

@@ -159,7 +159,7 @@ def test_the_metric_is_the_divergence(main, example):
     np.testing.assert_allclose(runs.divergence, expected, rtol=1e-3, atol=1e-6)
     assert runs.divergence.attrs["role"] == "excess_risk"
     # Of several columns, by NumPy.
-    divergence, moments = (example("metric_divergence")[name] for name in ("divergence", "moments"))
+    divergence, moments = (example("metric_divergence")[name] for name in ("divergence", "gaussian_moments"))
     of_laws = jax.jit(lambda m, s, k, f: divergence(moments.from_covariance(m, s), moments.from_covariance(k, f)))
     rng = np.random.default_rng(0)
     roots, (m, k) = rng.normal(size=(2, 3, 3)), rng.normal(size=(2, 3))

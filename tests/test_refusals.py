@@ -29,7 +29,12 @@ def shared(share: float = 0.5):
     [
         (gaussian, policies.replace, {"num_samples": 0}, "num_samples must be a whole number from 1 to"),
         (gaussian, policies.replace, {"num_samples": 2**40}, "num_samples must be a whole number from 1 to 2147483647"),
-        (partial(gaussian, ddof=2), policies.replace, {"num_samples": 2}, "num_samples must be a whole number from 3 to"),
+        (
+            partial(gaussian, ddof=2),
+            policies.replace,
+            {"num_samples": 2},
+            "num_samples must be a whole number from 3",
+        ),
         (gaussian, policies.replace, {"num_generations": 0}, "num_generations must be a whole number of at least 1"),
         (gaussian, policies.replace, {"num_chains": 2.5}, "num_chains must be a whole number of at least 1, not 2.5"),
         (gaussian, policies.replace, {"seed": -1}, "seed must be a whole number from 0 to"),

@@ -7,7 +7,7 @@ import xarray as xr
 
 from collapse_jax import results
 from collapse_jax.reporting import plot_curves, tables
-from collapse_jax.results import summary
+from collapse_jax.results import io, summary
 
 
 def dataset(chains=20, generations=6, policies=("replace", "accumulate"), seed=0):
@@ -77,7 +77,7 @@ def test_a_death_while_writing_leaves_nothing_that_looks_complete(tmp_path, monk
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(results, "_write", write_half)
+        patch.setattr(io, "_write", write_half)
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a killed process cleans nothing up
         with pytest.raises(Killed):
             results.save(dataset(), tmp_path / "out", "")
@@ -143,11 +143,11 @@ def test_swept_axes_have_their_columns():
 
 
 def rendered(ds):
-    import io
+    from io import StringIO
 
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=120)
+    console = Console(file=StringIO(), width=120)
     console.print(tables.render_summary(ds))
     return console.file.getvalue()
 

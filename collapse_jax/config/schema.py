@@ -27,7 +27,7 @@ HOMES = {
     "symbols": "data.symbols",
     "text": "data.texts",
     "generator": "settings",
-    "objective": "objectives",
+    "objective": "training.ssl_objectives",
 }
 
 
