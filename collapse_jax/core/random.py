@@ -1,4 +1,4 @@
-"""Random streams by name: a key never depends on how many were used before it."""
+"""Random streams by name, and faster draws of common numbers: no key depends on how many were used before it."""
 
 import math
 import zlib
@@ -13,41 +13,54 @@ from collapse_jax.types import Array, Key
 
 
 def stream(key: Key, name: str) -> Key:
-    """The sub-stream of `key` called `name`."""
+    """Return the sub-stream of `key` called `name`, which depends on these two alone."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
 
 
 def chain_keys(seed: int, num_chains: int, rng: str = "threefry2x32") -> Key:
-    """Keys of chains 0 .. num_chains - 1, shape ``[num_chains]``: chain c's depends on (`seed`, c) alone.
+    """Return the keys of chains 0 .. num_chains - 1, shape ``[num_chains]``.
 
-    `rng` is a JAX random-number implementation: ``"threefry2x32"``, ``"rbg"`` or ``"unsafe_rbg"``.
+    The key of chain c depends on (`seed`, c) alone, so 100 chains are the first of 1,000.
+
+    Args:
+      seed: a whole number from 0.
+      num_chains: the number of chains.
+      rng: a JAX random-number implementation: ``"threefry2x32"``, ``"rbg"`` or ``"unsafe_rbg"``.
     """
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed, impl=rng), jnp.arange(num_chains))
 
 
 def key_per_chain(key: Key) -> Key:
-    """A Threefry key drawn by `key`, for loops that lanes leave one after another.
+    """Draw a Threefry key from `key`, for loops in which the chains of a vmap take different numbers of turns.
 
-    Under a vmap, rbg draws for all lanes by the first one's key, which stands still once that lane is done.
+    Under a vmap, an rbg key draws for all chains by the first chain's key, which stands still once that chain is done.
     """
     return jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl="threefry2x32")
 
 
 def draw_normals(key: Key, shape: tuple[int, ...]) -> Array:
-    """Standard normals. Drawn flat: JAX's counters of a shape like ``[n, 3]`` cost several times those of ``[3 n]``."""
+    """Draw standard normals of this `shape`.
+
+    They are drawn flat, because JAX's counters for a shape like ``[n, 3]`` cost several times those for ``[3 n]``.
+    """
     return threefry.draw_normals(key, math.prod(shape)).reshape(shape)
 
 
 def draw_uniforms(key: Key, shape: tuple[int, ...] = (), dtype: Any = float) -> Array:
-    """Uniform numbers of [0, 1), those of ``jax.random.uniform``."""
+    """Draw uniform numbers of [0, 1): the same numbers as ``jax.random.uniform``."""
     return jax.random.uniform(unroll_rounds(key), (math.prod(shape),), dtype).reshape(shape)
 
 
 def draw_integers(key: Key, num: int, count: Array | int) -> Array:
-    """`num` whole numbers from 0 to `count` - 1 (may be traced, below 2^31), int32; 0 where `count` is 0.
+    """Draw `num` whole numbers from 0 to `count` - 1 as int32; all are 0 where `count` is 0.
 
-    The high word of a product of 32 random bits with `count`: no value's probability is off by more than 2^-32. A
-    quarter of the cost of ``jax.random.randint``, which takes remainders.
+    Each is the high word of 32 random bits times `count`, so no value's probability is off by more than 2^-32. This
+    costs a quarter of ``jax.random.randint``, which takes remainders.
+
+    Args:
+      key: a key of any implementation.
+      num: the number of draws.
+      count: below 2^31; it may be traced.
     """
     bits, count = jax.random.bits(unroll_rounds(key), (num,), jnp.uint32), jnp.asarray(count, jnp.uint32)
     (high, low), (count_high, count_low) = ((x >> 16, x & 0xFFFF) for x in (bits, count))
