@@ -12,8 +12,13 @@ from collapse_jax.types import Array
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
+def take_index(x: Array, index: Array, axis: int = 0) -> Array:
+    """Return the slice of `x` at a traced `index` of `axis`, without that axis."""
+    return jax.lax.dynamic_index_in_dim(x, index, axis, keepdims=False)
+
+
 def ldl_on_host(a: np.ndarray, eps: float, max_rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """Unit lower L and pivots D of L diag(D) L^T = `a`; see ``factorise_covariance``."""
+    """Return the unit lower L and the pivots D of L diag(D) L^T = `a`, by NumPy; see ``factorise_covariance``."""
     if len(a) <= max_rank:
         with contextlib.suppress(np.linalg.LinAlgError):
             lower = np.linalg.cholesky(a)
@@ -33,35 +38,37 @@ def ldl_on_host(a: np.ndarray, eps: float, max_rank: int) -> tuple[np.ndarray, n
 
 
 def factorise_covariance(covariance: Array, max_rank: Array | int | None = None) -> tuple[Array, Array]:
-    """Unit lower-triangular factor and log scales of a positive semidefinite matrix ``[d, d]``.
+    """Return the unit lower-triangular factor and the log scales of a positive semidefinite matrix ``[d, d]``.
 
     A pivot counts as 0 where it is no larger than the rounding that reached it: where variances of 1 are off by E,
-    pivot j is off by (L^-1 E L^-T)_jj, here with E = 8 eps I. So do pivots beyond `max_rank` others. Such directions
-    carry no spread. Plain array operations (an LDL^T column by column, halved recursively above 12 columns): under vmap
-    these are faster than thousands of small LAPACK calls, and two such calls at once can lock a small CPU's thread pool
-    up (seen with jaxlib 0.10.2).
+    pivot j is off by (L^-1 E L^-T)_jj, here with E = 8 eps I. Pivots beyond `max_rank` others count as 0, too. Such
+    directions have no variance.
+
+    The algorithm is an LDL^T in plain array operations, column by column and halved recursively above 12 columns. Under
+    vmap this is faster than thousands of small LAPACK calls, and two such calls at once can lock up a small CPU's
+    thread pool (seen with jaxlib 0.10.2).
     """
     d = covariance.shape[-1]
     variance = jnp.diagonal(covariance)
     if d == 1:
-        some = True if max_rank is None else max_rank > 0
-        return jnp.ones_like(covariance), jnp.where(some, 0.5 * jnp.log(variance), -jnp.inf)
-    spread = jnp.sqrt(jnp.where(variance > 0, variance, 1.0))
-    unit, pivot, _ = _ldl(covariance / spread / spread[:, None], None)
+        has_rank = True if max_rank is None else max_rank > 0
+        return jnp.ones_like(covariance), jnp.where(has_rank, 0.5 * jnp.log(variance), -jnp.inf)
+    deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1.0))
+    unit, pivot, _ = _ldl(covariance / deviation[None] / deviation[:, None], None)
     alive = pivot > 0
     if max_rank is not None:
         alive = alive & (jnp.cumsum(alive) <= max_rank)
         unit = jnp.where(alive, unit, 0.0)
-    log_scale = jnp.where(alive, 0.5 * jnp.log(jnp.where(alive, pivot, 1.0)) + jnp.log(spread), -jnp.inf)
-    return jnp.where(jnp.eye(d, dtype=bool), 1.0, unit * spread[:, None] / spread), log_scale
+    log_scale = jnp.where(alive, 0.5 * jnp.log(jnp.where(alive, pivot, 1.0)) + jnp.log(deviation), -jnp.inf)
+    return jnp.where(jnp.eye(d, dtype=bool), 1.0, unit * deviation[:, None] / deviation[None]), log_scale
 
 
-@jax.jit  # traced once a shape, for all programs of a sweep
+@jax.jit  # it is traced once for each shape, for all programs of a sweep
 def _ldl(a: Array, noise: Array | None) -> tuple[Array, Array, Array]:
-    """Unit lower L and pivots D with L diag(D) L^T = `a`, and the inverse of L.
+    """Return unit lower L and pivots D with L diag(D) L^T = `a`, and the inverse of L.
 
-    `noise` is the rounding that reached `a` in units of 8 eps, ``[d, d]``; None where nothing was eliminated yet:
-    the identity. A pivot that its rounding reaches is 0, as is its column.
+    `noise` ``[d, d]`` is the rounding that reached `a`, in units of 8 eps; None stands for the identity, where nothing
+    was eliminated yet. A pivot that is no larger than its rounding is 0, and so is its column.
     """
     d = a.shape[0]
     if d <= 12:  # below, loops over columns; above, matrix products: measured from 5 to 31
@@ -85,19 +92,19 @@ def _ldl(a: Array, noise: Array | None) -> tuple[Array, Array, Array]:
 
 
 def _ldl_by_columns(a: Array, noise: Array | None) -> tuple[Array, Array, Array]:
+    """Return the results of ``_ldl`` by a loop over columns."""
     index, eps = jnp.arange(a.shape[0]), 8 * jnp.finfo(a.dtype).eps
 
     def column(j: Array, carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         a, unit, pivots, inverse = carry
-        at = lambda x, axis=0: jax.lax.dynamic_index_in_dim(x, j, axis, keepdims=False)  # noqa: E731
-        column, row = at(a, 1), at(inverse)
-        pivot = at(column)
+        column, row = take_index(a, j, 1), take_index(inverse, j)
+        pivot = take_index(column, j)
         reached = (row**2).sum() if noise is None else (row * (noise * row).sum(1)).sum()
-        alive = pivot > eps * jnp.maximum(reached, 1.0)  # its own is 1: less is rounding in turn
+        alive = pivot > eps * jnp.maximum(reached, 1.0)  # a pivot's own rounding is 1; a smaller sum is rounding itself
         below = jnp.where((index > j) & alive, column / jnp.where(alive, pivot, 1.0), 0.0)
-        a = a - jnp.where(alive, pivot, 0.0) * below[:, None] * below
-        unit = unit + below[:, None] * (index == j)
-        return a, unit, pivots + jnp.where((index == j) & alive, pivot, 0.0), inverse - below[:, None] * row
+        a = a - jnp.where(alive, pivot, 0.0) * below[:, None] * below[None]
+        unit = unit + below[:, None] * (index == j)[None]
+        return a, unit, pivots + jnp.where((index == j) & alive, pivot, 0.0), inverse - below[:, None] * row[None]
 
     nothing = jnp.eye(a.shape[0], dtype=a.dtype)
     _, unit, pivots, inverse = jax.lax.fori_loop(
@@ -108,10 +115,10 @@ def _ldl_by_columns(a: Array, noise: Array | None) -> tuple[Array, Array, Array]
 
 @jax.jit
 def solve_unit_lower(unit: Array, columns: Array) -> Array:
-    """X with `unit` X = `columns` (``[d, k]``), by forward substitution."""
+    """Return X with `unit` X = `columns` ``[d, k]``, by forward substitution."""
 
     def eliminate(j: Array, x: Array) -> Array:
-        below = jax.lax.dynamic_index_in_dim(unit, j, 1, keepdims=False) * (jnp.arange(unit.shape[0]) > j)
-        return x - below[:, None] * jax.lax.dynamic_index_in_dim(x, j, 0, keepdims=False)
+        below = take_index(unit, j, 1) * (jnp.arange(unit.shape[0]) > j)
+        return x - below[:, None] * take_index(x, j)[None]
 
     return jax.lax.fori_loop(0, unit.shape[0], eliminate, columns)

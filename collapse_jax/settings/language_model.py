@@ -92,7 +92,7 @@ class Truth(NamedTuple):
     log_symbols: Array
     log_pairs: Array | None
     grams: T.Grams
-    sequence_loss: Array | None
+    loss: Array | None
 
 
 class Model(NamedTuple):
