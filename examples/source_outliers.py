@@ -31,7 +31,7 @@ def outliers(dim: int = 1, share: float = 0.05, scale: float = 5.0) -> Source:
       ValueError: a number out of range.
     """
     dim = require_integer("outliers: dim", dim, 1)
-    share = require_number("outliers: share", share, 0, 1, exclusive=True)
+    share = require_number("outliers: share", share, above=0, below=1)
     scale = require_positive("outliers: scale", scale)
 
     def draw(key: Key, arrays: Tree, num: int) -> Array:

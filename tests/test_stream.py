@@ -253,14 +253,16 @@ def test_a_truncated_checkpoint_is_named_and_redone_on_request(folder, whole, mo
 
 SLOW = """
 import sys, time
-from collapse_jax import cli, stream, units
+from collapse_jax.cli import main
+from collapse_jax.execution import resumable
+from collapse_jax.planning import units
 units._UNIT_OPERATIONS, units.blocks_at_once = 1.0, lambda devices: 1
-runs = stream.Runner.run
+runs = resumable.Runner.run
 def slow(self, unit, saver=None):
     time.sleep(0.05)
     return runs(self, unit, saver)
-stream.Runner.run = slow
-sys.exit(cli.main(sys.argv[1:]))
+resumable.Runner.run = slow
+sys.exit(main(sys.argv[1:]))
 """
 
 

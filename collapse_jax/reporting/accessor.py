@@ -32,10 +32,11 @@ class Collapse:
           UsageError: a suffix that matplotlib cannot write, or no metric that is one number a generation.
         """
         from collapse_jax.reporting import plot_curves
+        from collapse_jax.reporting.figures import save_figure
 
         figure = plot_curves.draw(self._ds)
         if path is not None:
-            figure.savefig(path, dpi=150)
+            save_figure(figure, path)
         figure.__dict__["_repr_png_"] = lambda: _png(figure)  # notebooks show it without pyplot
         return figure
 

@@ -13,6 +13,7 @@ from collapse_jax import results as results
 from collapse_jax.analysis.predictions import Lines
 from collapse_jax.core.errors import UsageError
 from collapse_jax.numerics.confidence_intervals import median_interval
+from collapse_jax.reporting.figures import save_figure
 from collapse_jax.reporting.plot_grid import THEORY, draw_grid, legend
 from collapse_jax.results import store
 from collapse_jax.results.summary import at_position, curve_positions
@@ -52,9 +53,7 @@ def plot(ds: xr.Dataset, path: Path | str) -> Path:
     Raises:
       UsageError: a suffix that matplotlib cannot write, or a dataset without a metric that is one number a generation.
     """
-    figure = draw(ds)
-    figure.savefig(path, dpi=150)
-    return Path(path)
+    return save_figure(draw(ds), path)
 
 
 def plot_into(ds: xr.Dataset, out: Any) -> str:

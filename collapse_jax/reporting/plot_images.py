@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from collapse_jax.core.errors import UsageError
+from collapse_jax.reporting.figures import save_figure
 from collapse_jax.results import store
 
 if TYPE_CHECKING:
@@ -39,8 +40,7 @@ def plot_samples(ds: xr.Dataset, path: Path | str) -> Path:
     Raises:
       UsageError: `ds` holds no images, or a suffix that matplotlib cannot write.
     """
-    draw_samples(ds).savefig(path, dpi=150)
-    return Path(path)
+    return save_figure(draw_samples(ds), path)
 
 
 def samples_into(ds: xr.Dataset, out: Any) -> str:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 from collapse_jax.analysis.strategies import Strategy, strategies
+from collapse_jax.reporting.figures import save_figure
 
 # Okabe and Ito's palette, told apart with any colour vision, and two more
 _COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8B5A2B", "#999999")
@@ -27,8 +28,7 @@ def plot(datasets: Sequence[xr.Dataset], path: Path | str) -> Path:
     Raises:
       UsageError: a suffix that matplotlib cannot write.
     """
-    draw([strategies(ds) for ds in datasets]).savefig(path, dpi=150)
-    return Path(path)
+    return save_figure(draw([strategies(ds) for ds in datasets]), path)
 
 
 def draw(groups: Sequence[Sequence[Strategy]]) -> "Figure":

@@ -1,0 +1,24 @@
+"""Figures as files: a suffix that matplotlib cannot write is the user's mistake."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from collapse_jax.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_DPI = 150
+
+
+def save_figure(figure: "Figure", path: Path | str) -> Path:
+    """Write `figure` to a file whose suffix names the format, and return its path.
+
+    Raises:
+      UsageError: matplotlib writes no such format.
+    """
+    suffix, formats = Path(path).suffix.removeprefix("."), figure.canvas.get_supported_filetypes()
+    if suffix not in formats:
+        raise UsageError(f"{path}: {suffix or 'no suffix'} is no picture format; one of {', '.join(sorted(formats))}")
+    figure.savefig(path, dpi=_DPI)
+    return Path(path)
