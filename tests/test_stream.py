@@ -253,7 +253,7 @@ def test_a_truncated_checkpoint_is_named_and_redone_on_request(folder, whole, mo
 
 SLOW = """
 import sys, time
-from collapse_jax.cli import main
+from collapse_jax.cli.main import main
 from collapse_jax.execution import resumable
 from collapse_jax.planning import units
 units._UNIT_OPERATIONS, units.blocks_at_once = 1.0, lambda devices: 1
