@@ -65,7 +65,7 @@ def loop(job: Job, curator: Curator | None) -> Callable[[], float]:
 
 def possible(setting: Setting) -> dict[str, Curator]:
     """The curators that have what they need there, as they are by default."""
-    missing = {"verify": "right" not in setting.scores, "edit": setting.rewrite is None}
+    missing = {"verify": "right" not in setting.extras.row_scores, "edit": setting.extras.rewrite is None}
     return {name: factory() for name, factory in curators.REGISTRY.items() if not missing.get(name)}
 
 

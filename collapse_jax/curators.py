@@ -1,7 +1,7 @@
 """What is done to a synthetic batch before it joins the data: rows are chosen, dropped, weighed or changed.
 
 Real rows are never curated, so generation 1 is the same under every curator. Rows are judged by what the setting can
-score (``Setting.scores``); `by` names the score, by default the setting's first. Every curator costs information or
+score (``Extras.row_scores``); `by` names the score, by default the setting's first. Every curator costs information or
 spread somewhere: look at a metric of spread (``role`` ``log_variance``, ``spread``, ``modes`` or ``tail``) beside the
 risk, as ``compare`` does; each curator says which. Linear regression has none.
 Floats may be tracers; whole numbers are shapes.
@@ -242,10 +242,10 @@ def edit(fraction: Array | float = 0.5) -> Curator:
     require_share("fraction", fraction)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
-        if setting.rewrite is None:
+        if setting.extras.rewrite is None:
             raise UsageError(f"curator edit: rows of setting {setting.name} are no sequences that a fit can rewrite")
-        real = setting.real(stream(key, "real"), world, num)
-        rows = setting.rewrite(stream(key, "rewrite"), params, real, fraction)
+        real = setting.sample_real(stream(key, "real"), world, num)
+        rows = setting.extras.rewrite(stream(key, "rewrite"), params, real, fraction)
         return candidates._replace(items=rows.astype(candidates.items.dtype)[None])
 
     return Curator("edit", 1, apply, 1.0)
@@ -300,11 +300,11 @@ def score_of(setting: Setting, by: str | None, world: World, params: Tree, candi
     Raises:
       UsageError: the setting has no such score, or none at all.
     """
-    if not setting.scores or (by is not None and by not in setting.scores):
-        known = f"one of {', '.join(setting.scores)}" if setting.scores else "it has none"
+    if not setting.extras.row_scores or (by is not None and by not in setting.extras.row_scores):
+        known = f"one of {', '.join(setting.extras.row_scores)}" if setting.extras.row_scores else "it has none"
         raise UsageError(f"by: setting {setting.name} has no score {by or 'to judge rows by'!r}; {known}")
-    name = next(iter(setting.scores)) if by is None else by
-    return setting.scores[name](world, params, batch.rows(candidates)[0])
+    name = next(iter(setting.extras.row_scores)) if by is None else by
+    return setting.extras.row_scores[name](world, params, batch.rows(candidates)[0])
 
 
 def _weight(candidates: Batch) -> Array:
@@ -330,7 +330,7 @@ def _pick(candidates: Batch, num: int, value: Array) -> Batch:
 
 def _with_real(setting: Setting, key: Key, world: World, candidates: Batch, where: Array) -> Batch:
     """The candidates, but new real rows of weight 1 where said."""
-    real = setting.real(stream(key, "real"), world, where.size)
+    real = setting.sample_real(stream(key, "real"), world, where.size)
     put = lambda x, r: jnp.where(where.reshape(1, -1, *[1] * (x.ndim - 2)), r[None].astype(x.dtype), x)  # noqa: E731
     return Batch(jax.tree.map(put, candidates.items, real), jnp.where(where, 1.0, batch.full_weight(candidates)))
 

@@ -12,7 +12,7 @@ from collapse_jax.core import batch
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.registry import recorded
 from collapse_jax.core.validation import is_traced, require_integer, require_share
-from collapse_jax.types import Array, Batch, Policy
+from collapse_jax.types import Array, Batch, Join, JoinCounts, PartlyReal, Policy, Resample
 
 
 @recorded
@@ -32,7 +32,7 @@ def accumulate_subsample(num: int | None = None, replacement: bool = False) -> P
     """Accumulate, but each fit sees `num` rows (default n) drawn anew from the whole pool (arXiv 2410.16713)."""
     if num is not None:
         require_integer("num", num, 1)
-    return Policy("accumulate_subsample", redraw=lambda n: n if num is None else num, replacement=replacement)
+    return Policy("accumulate_subsample", resample=Resample(lambda n: n if num is None else num, replacement))
 
 
 @recorded
@@ -41,13 +41,13 @@ def fixed_real(share: float = 0.5) -> Policy:
 
     "Synthetic augmentation loop" of arXiv 2307.01850; 2310.00429.
     """
-    return Policy("fixed_real", keep=1, real="first", real_rows=_count(share))
+    return Policy("fixed_real", keep=1, batches=PartlyReal("first", _count(share)))
 
 
 @recorded
 def fresh_real(share: float = 0.5) -> Policy:
     """Of n rows, `share` are new real ones, the rest the latest synthetic ("fresh data loop", arXiv 2307.01850)."""
-    return Policy("fresh_real", keep=1, real="fresh", real_rows=_count(share))
+    return Policy("fresh_real", keep=1, batches=PartlyReal("fresh", _count(share)))
 
 
 @recorded
@@ -62,19 +62,18 @@ def weighted_fresh(weight: float = 0.5, real: int | None = None) -> Policy:
     if real is not None:
         require_integer("real", real, 1)
 
-        def beside(new: Batch, rows: Batch) -> Batch:
-            n = (
-                batch.num_rows(new) if batch.num_rows(new) > 1 else batch.total(new)
-            )  # statistics are one row of weight n
+        def beside(new: Batch, rows: Batch | None) -> Batch:
+            assert rows is not None
+            n = batch.num_rows(new) if batch.num_rows(new) > 1 else batch.total(new)  # statistics: one row of weight n
             return batch.beside(batch.scale(new, 2 * (1 - weight)), batch.scale(rows, 2 * weight * n / real))
 
-        return Policy("weighted_fresh", keep=1, real="fresh", real_rows=lambda n: real, new_rows=lambda n: n,
-                      join=beside)  # fmt: skip
+        return Policy("weighted_fresh", keep=1, batches=JoinCounts(beside, "fresh", lambda n: real, lambda n: n))
 
-    def join(new: Batch, rows: Batch) -> Batch:
+    def join(new: Batch, rows: Batch | None) -> Batch:
+        assert rows is not None
         return batch.stack(batch.scale(new, 2 * (1 - weight)), batch.scale(rows, 2 * weight))
 
-    return Policy("weighted_fresh", keep=1, real="fresh", join=join)
+    return Policy("weighted_fresh", keep=1, batches=Join(join, "fresh"))
 
 
 @recorded
@@ -101,9 +100,17 @@ def mix(real: int | None = None, synthetic: int | None = None, nested: bool = Tr
             require_integer(name, value, 0)
     if real == synthetic == 0:
         raise UsageError("real and synthetic are both 0: a fit would see no rows")
-    rows = lambda given: lambda n: n if given is None else given  # noqa: E731
-    return Policy("mix", keep=1, real="first" if nested else "fresh", real_rows=rows(real), new_rows=rows(synthetic),
-                  join=lambda new, real: batch.beside(real, new))  # fmt: skip
+
+    def beside(new: Batch, rows: Batch | None) -> Batch:
+        assert rows is not None
+        return batch.beside(rows, new)
+
+    def count(given: int | None) -> Callable[[int], int]:
+        return lambda n: n if given is None else given
+
+    return Policy(
+        "mix", keep=1, batches=JoinCounts(beside, "first" if nested else "fresh", count(real), count(synthetic))
+    )
 
 
 @recorded
@@ -123,7 +130,7 @@ def decay(gamma: float = 0.5) -> Policy:
 @recorded
 def contaminated(share: float = 0.5) -> Policy:
     """A pool grows by n rows a generation: `share` of them new real ones, the rest synthetic (arXiv 2602.16065)."""
-    return Policy("contaminated", real="fresh", real_rows=_count(share))
+    return Policy("contaminated", batches=PartlyReal("fresh", _count(share)))
 
 
 @recorded
@@ -140,12 +147,15 @@ def growing(sizes: Sequence[int] = (), policy: Policy | None = None) -> Policy:
       policy: any but those that say how many rows are generated (``mix``, ``weighted_fresh`` with `real`).
 
     Raises:
-      UsageError: a size below 1, or (when used) another such policy.
+      UsageError: a size below 1, or a policy that says how many rows are generated.
     """
     for size in sizes:
         require_integer("sizes", size, 1)
     inner = replace() if policy is None else policy
-    return inner._replace(name="growing" if policy is None else f"growing {inner.name}", sizes=tuple(sizes))
+    if isinstance(inner.batches, JoinCounts):
+        raise UsageError(f"policy {inner.name} says how many rows each batch has, so that none of them can grow")
+    batches = inner.batches._replace(sizes=tuple(sizes))
+    return inner._replace(name="growing" if policy is None else f"growing {inner.name}", batches=batches)
 
 
 def _count(share: Array | float) -> Callable[[int], Array | int]:

@@ -17,7 +17,7 @@ from collapse_jax.core.chain import make_chain
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import chain_keys
 from collapse_jax.core.validation import require_integer, require_positive
-from collapse_jax.types import Array, Key, Policy, Setting, Tree
+from collapse_jax.types import Array, Key, PartlyReal, Policy, Setting, Tree
 
 
 class Tuned(NamedTuple):
@@ -67,20 +67,21 @@ def final_risk(
     """
     require_integer("num_generations", num_generations, 2)
     require_integer("num_chains", num_chains, 1)
-    if not setting.reparameterised:
+    if not setting.info.differentiable:
         raise UsageError(
             f"setting {setting.name} chooses rows or symbols among others, so the risk has no gradient through its "
             "generations; gaussian and linear_regression have one"
         )
     if metric not in (known := [m.name for m in setting.metrics]):
         raise UsageError(f"metric: setting {setting.name} has no {metric!r}; one of {', '.join(known)}")
-    if num_samples is None and (setting.relabel is not None or setting.real_compressed is None):
+    statistics = setting.statistics if setting.label_only is None else None
+    if num_samples is None and (statistics is None or statistics.sample_real is None):
         raise UsageError(f"setting {setting.name} draws rows, of which there are whole numbers; give num_samples")
     world, keys = setting.world(), chain_keys(seed, num_chains)
 
     def chain_at(value: Array) -> Tree:
         made = policy(value)
-        if made.real_rows is not None and made.new_rows is None:
+        if isinstance(made.batches, PartlyReal):
             raise UsageError(f"policy {made.name} counts rows, in which no risk is smooth; weighted_fresh weighs them")
         rows: Any = value if num_samples is None else num_samples
         return make_chain(setting, made, num_samples=rows, num_generations=num_generations)

@@ -8,7 +8,7 @@ from collapse_jax import policies, settings
 from collapse_jax.core import batch
 from collapse_jax.core.registry import recorded
 from collapse_jax.core.validation import require_share
-from collapse_jax.types import Array, Policy
+from collapse_jax.types import Array, Join, Policy
 
 
 @recorded
@@ -22,7 +22,7 @@ def distrust(trust: Array | float = 0.5) -> Policy:
       ValueError: a trust outside [0, 1].
     """
     require_share("trust", trust)
-    return Policy("distrust", join=lambda new, real: batch.scale(new, trust))
+    return Policy("distrust", batches=Join(lambda new, real: batch.scale(new, trust)))
 
 
 policies.REGISTRY["distrust"] = distrust

@@ -14,7 +14,7 @@ from collapse_jax import policies, settings
 from collapse_jax.core import batch as B
 from collapse_jax.core.registry import recorded
 from collapse_jax.core.validation import require_positive
-from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
+from collapse_jax.types import Array, Batch, Extras, Key, Metric, Setting, SufficientStatistics, Tree, World
 
 
 @recorded  # remembers the call, so that results can say what was run
@@ -39,7 +39,7 @@ def laplace(scale: Array | float = 1.0) -> Setting:
     return Setting(
         name="laplace",
         world=lambda: World(real=(), truth=(), test=None),
-        real=lambda key, world, num: scale * jax.random.laplace(key, (num,)),
+        sample_real=lambda key, world, num: scale * jax.random.laplace(key, (num,)),
         fit=lambda key, train, start: compress(train).items[0, 0],
         sample=lambda key, fitted, num: fitted * jax.random.laplace(key, (num,)),
         observe=observe,
@@ -48,9 +48,8 @@ def laplace(scale: Array | float = 1.0) -> Setting:
                    role="log_variance"),
             Metric("divergence", "Kullback-Leibler, KL(fit, truth)", "nats", "definition", "log", "excess_risk"),
         ),
-        compress=compress,
-        sample_compressed=sample_compressed,
-        scores={"likelihood": lambda world, fitted, x: -jnp.abs(x) / scale},
+        statistics=SufficientStatistics(compress, sample_statistics),
+        extras=Extras(row_scores={"likelihood": lambda world, fitted, x: -jnp.abs(x) / scale}),
     )  # fmt: skip
 
 
@@ -62,7 +61,7 @@ def compress(batch: Batch) -> Batch:
     return B.unit(mean[None], mass)
 
 
-def sample_compressed(key: Key, fitted: Array, num: int, count: Array | int, exact: bool) -> Array:
+def sample_statistics(key: Key, fitted: Array, num: int, count: Array | int, exact: bool) -> Array:
     """The mean absolute of `count` new rows: from its law, or of rows that are drawn."""
     if exact:
         return fitted * jax.random.gamma(key, jnp.asarray(count, float))[None] / count

@@ -187,9 +187,9 @@ def fitted(setting: Setting, world: World, train: Batch, key: jax.Array) -> tupl
     """What one fit to `train` gives: parameters, and the summary of the rows where there is one."""
     start = None if setting.init is None else setting.init(stream(key, "init"), world)
     params = setting.fit(stream(key, "fit"), train, start)
-    if setting.summarise is None:
+    if setting.extras.summarize is None:
         return params, None
-    return params, jax.tree.map(lambda x: x[0, 0], setting.summarise(world, train).items)
+    return params, jax.tree.map(lambda x: x[0, 0], setting.extras.summarize(world, train).items)
 
 
 def observed(setting: Setting, world: World, params: Any, summary: Any, key: jax.Array, generated: Any = None) -> dict:
@@ -227,7 +227,7 @@ def recorder() -> Setting:
     return Setting(
         name="recorder",
         world=lambda: World((), (), None),
-        real=lambda key, world, num: rows(1, key, num),
+        sample_real=lambda key, world, num: rows(1, key, num),
         fit=lambda key, train, start: train,
         sample=lambda key, params, num: rows(0, key, num),
         observe=observe,
@@ -266,7 +266,7 @@ def record(
     policy: Policy, n: int = 5, horizon: int = 4, num: int = 1, scan: bool | None = None, **options: Any
 ) -> Record:
     """What every fit of `num` chains under `policy` saw; `scan` says how they are run, by default the faster way."""
-    how = chains if (num > 1 or policy.redraw is not None if scan is None else scan) else step_by_step
+    how = chains if (num > 1 or policy.resample is not None if scan is None else scan) else step_by_step
     seen = how(recorder(), policy, n=n, horizon=horizon, num=num, **options)
     return Record(*seen["rows"], seen["weight"], seen["new"])
 

@@ -71,7 +71,7 @@ def test_a_model_learns_a_normal(objective):
     source = normal_source()
     setting = diffusion(source, objective, width=48, depth=2, steps=800, learning_rate=1e-2, num_test=400)
     world = setting.world()
-    params = fitted(setting, setting.real(KEY, world, 4000))
+    params = fitted(setting, setting.sample_real(KEY, world, 4000))
     drawn = np.asarray(jax.jit(lambda p: setting.sample(KEY, p, 3000))(params))
     np.testing.assert_allclose(drawn.mean(0), MEAN, atol=0.06)
     np.testing.assert_allclose(np.cov(drawn.T), COVARIANCE, atol=0.07)
@@ -193,17 +193,17 @@ def test_plans_train_no_classifier(monkeypatch):
     made = lambda **options: diffusion(PICTURES, **TINY | options)  # noqa: E731
     world = made().world()
     monkeypatch.setattr(classifier, "train_classifier", None)
-    outline = made().outline()
+    outline = made().info.world_shapes()
     assert same(outline._replace(truth=outline.truth._replace(judged=None)),
                 world._replace(truth=world.truth._replace(judged=None)))  # fmt: skip
     judged = (w.truth.judged for w in (outline, world))
     assert jax.tree.all(jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), *judged))
     assert all(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(outline.truth.judged.net))
     for other in ({"objective": "edm"}, {"objective": "ddpm"}, {"num_test": 9}, {"conditional": True}):
-        assert not same(outline, made(**other).outline())
+        assert not same(outline, made(**other).info.world_shapes())
     plan = make_plan(grid_of(made, policies.replace(), 8, {}), Options(num_generations=2, num_chains=1))
     check_fits(plan)
-    assert made(features=lambda x: x).outline is None
+    assert made(features=lambda x: x).info.world_shapes is None
 
 
 @pytest.mark.fast

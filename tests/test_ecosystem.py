@@ -10,6 +10,7 @@ from collapse_jax import policies, settings
 from collapse_jax.settings.ecosystem import Coupled, _edges, _sources, ecosystem
 from collapse_jax.theory.ecosystem import ecosystem_moments, joint_readings, mixing_matrix
 from collapse_jax.theory.moment_recursions import fit_moments as plain_fits
+from collapse_jax.types import LabelOnly
 
 MATRIX = np.array([[0.8, 0.2, 0.0], [0.5, 0.3, 0.2], [0.0, 0.1, 0.9]])
 COINS = settings.bernoulli(0.4)
@@ -69,14 +70,14 @@ def test_rows_are_those_that_were_generated():
     """Model p of this setting generates 100 p + the place, and labels an input by 100 p + it."""
     toy = COINS._replace(
         sample=lambda key, params, num: 100 * params + jnp.arange(num),
-        relabel=lambda key, params, items: 100 * params + items,
+        label_only=LabelOnly(lambda key, params, items: 100 * params + items),
     )
     made, key, params = ecosystem(toy, 3, MATRIX.tolist()), jax.random.key(1), jnp.arange(3)
     source = np.asarray(_sources(Coupled(toy, 3, _edges(3, MATRIX)), key, 50))
     assert len(np.unique(source, axis=0)) > 2
     np.testing.assert_array_equal(made.sample(key, params, 50), 100 * source + np.arange(50)[:, None])
     inputs = jnp.arange(150).reshape(50, 3) * 1000
-    np.testing.assert_array_equal(made.relabel(key, params, inputs), 100 * source + inputs)
+    np.testing.assert_array_equal(made.label_only.relabel(key, params, inputs), 100 * source + inputs)
 
 
 @pytest.mark.fast

@@ -177,7 +177,7 @@ def trained():
     @jax.jit
     @jax.vmap
     def one(key):
-        real = setting.real(key, world, 4000)
+        real = setting.sample_real(key, world, 4000)
         params = setting.fit(key, batch.unit(real), setting.init(key, world))
         rows = setting.sample(key, params, 5000)
         observe = lambda k, p: setting.observe(k, world, p, None, rows)  # noqa: E731
@@ -220,7 +220,7 @@ def test_a_traced_learning_rate_compiles_once():
         def one(rate):
             traces.append(rate)
             setting = flow_matching(source, **TINY | {"steps": 50}, learning_rate=rate)
-            params = setting.fit(jax.random.key(1), batch.unit(setting.real(jax.random.key(0), world, 50)), None)
+            params = setting.fit(jax.random.key(1), batch.unit(setting.sample_real(jax.random.key(0), world, 50)), None)
             return setting.observe(None, world, params, None, world.test)["test_loss"]
 
         return jax.vmap(one)(rates)
@@ -260,7 +260,7 @@ def test_empty_slots_are_not_trained_on(policy):
     setting = Setting(
         name="ones",
         world=lambda: World((), (), None),
-        real=ones,
+        sample_real=ones,
         fit=fit,
         sample=ones,
         observe=lambda key, world, params, summary, generated: {"zeros": params},
@@ -292,4 +292,4 @@ def test_default_source_is_moons():
     world = setting.world()
     assert world.test.shape == (16, 2)
     np.testing.assert_allclose(world.truth.mean, [0.5, 0.25], atol=1e-6)
-    assert setting.real(jax.random.key(0), world, 7).shape == (7, 2)
+    assert setting.sample_real(jax.random.key(0), world, 7).shape == (7, 2)

@@ -241,7 +241,9 @@ def test_rows_are_judged_by_the_real_modes():
     setting = gaussian_mixture(2, num_test=4, source=source)
     rows, world = np.random.default_rng(0).normal(size=(30, 2)) * 4, setting.world()
     laws = [scipy.stats.multivariate_normal(centre, 0.25).logpdf(rows) for centre in np.asarray(source.modes)]
-    likelihood, right = (np.asarray(setting.scores[by](world, None, rows), float) for by in ("likelihood", "right"))
+    likelihood, right = (
+        np.asarray(setting.extras.row_scores[by](world, None, rows), float) for by in ("likelihood", "right")
+    )
     exact = np.logaddexp(*laws)
     np.testing.assert_allclose(likelihood - likelihood[0], exact - exact[0], rtol=1e-3, atol=1e-3)
     near = np.linalg.norm(rows[:, None] - np.asarray(source.modes), axis=2).min(1)

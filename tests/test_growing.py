@@ -132,13 +132,11 @@ def test_errors_add_up_as_the_sum_of_inverse_sizes():
 def test_a_schedule_is_refused_where_it_means_nothing():
     with pytest.raises(ValueError, match="sizes must be a whole number of at least 1, not 0"):
         growing([5, 0])
-    refused = [
-        (growing([9], policies.mix()), "give new_rows or sizes, not both"),
-        (growing([3], policies.fixed_real()), "policy growing fixed_real: sizes must be a whole number from 5 to"),
-    ]
-    for policy, message in refused:
-        with pytest.raises(ValueError, match=message):
-            make_chain(gaussian(), policy, num_samples=N, num_generations=3)
+    for counted in (policies.mix(), policies.weighted_fresh(0.5, real=3)):
+        with pytest.raises(ValueError, match=f"policy {counted.name} says how many rows each batch has"):
+            growing([9], counted)
+    with pytest.raises(ValueError, match="policy growing fixed_real: sizes must be a whole number from 5 to"):
+        make_chain(gaussian(), growing([3], policies.fixed_real()), num_samples=N, num_generations=3)
     with pytest.raises(ValueError, match="num_samples is traced"):
         jax.eval_shape(lambda n: make_chain(gaussian(), growing([9]), num_samples=n, num_generations=3) and n, N)
     assert not plan_data(SETTINGS["linear_regression"](), growing([9])).law

@@ -46,10 +46,13 @@ def learned():
     def fits(key, rows):
         params = setting.fit(key, B.unit(rows), setting.init(key, world))
         new = setting.sample(key, params, 256)
-        grams = jax.tree.map(lambda x: x[0, 0], setting.summarise(world, B.unit(rows)).items)
+        grams = jax.tree.map(lambda x: x[0, 0], setting.extras.summarize(world, B.unit(rows)).items)
         return new, setting.observe(key, world, params, grams, new)
 
-    much, little = setting.real(jax.random.key(1), world, 8192), setting.real(jax.random.key(1), world, 32)
+    much, little = (
+        setting.sample_real(jax.random.key(1), world, 8192),
+        setting.sample_real(jax.random.key(1), world, 32),
+    )
     return world, fits(KEY, much), fits(KEY, little)
 
 
@@ -82,7 +85,7 @@ def test_where_fits_start(start):
     setting = settings.language_model(**TINY, start=start, learning_rate=1e-9, base_steps=3)
     world = setting.world()
     begun = setting.init(KEY, world)
-    rows = B.unit(setting.real(KEY, world, 16))
+    rows = B.unit(setting.sample_real(KEY, world, 16))
     fit = jax.jit(setting.fit)
     one = fit(jax.random.key(1), rows, begun)
     two = fit(jax.random.key(2), rows, one._replace(net=jax.tree.map(lambda x: x + 1, one.net)))
@@ -138,7 +141,7 @@ def test_a_base_is_trained_once_and_when_it_is_needed(monkeypatch):
 )  # fmt: skip
 def test_a_base_is_shared_where_all_that_made_it_agrees(change, shared):
     one, other = (settings.language_model(**TINY | {"start": "base", "base_steps": 3} | c) for c in ({}, change))
-    assert same(one.outline(), other.outline()) == shared
+    assert same(one.info.world_shapes(), other.info.world_shapes()) == shared
 
 
 @pytest.mark.nightly
@@ -159,8 +162,8 @@ def test_metrics_against_numpy():
     world, bits = setting.world(), text.num_symbols
     start = setting.init(KEY, world)
     model = start._replace(first=jax.tree.map(lambda x: 1.5 * x, start.net))
-    new = np.asarray(setting.real(KEY, world, 10)).astype(int)
-    known = jax.tree.map(lambda x: x[0, 0], setting.summarise(world, B.unit(jnp.asarray(new[:5, 2:]))).items)
+    new = np.asarray(setting.sample_real(KEY, world, 10)).astype(int)
+    known = jax.tree.map(lambda x: x[0, 0], setting.extras.summarize(world, B.unit(jnp.asarray(new[:5, 2:]))).items)
     seen = jax.jit(setting.observe)(KEY, world, model, known, jnp.asarray(new))
     size = resolve_size("tiny", {"width": 8, "depth": 1, "heads": 1})
     _, apply = make_functional(lambda rngs: Transformer(bits, size, rngs=rngs))
@@ -190,7 +193,7 @@ def test_metrics_against_numpy():
 
 def test_without_a_set_of_ngrams():
     setting = settings.language_model(**TINY | {"gram_bits": 0})
-    assert setting.summarise is None
+    assert setting.extras.summarize is None
     world, new = setting.world(), jnp.zeros((8, 8), jnp.uint8)
     seen = jax.eval_shape(lambda: setting.observe(KEY, world, setting.init(KEY, world), None, new))
     assert sorted(seen) == sorted(m.name for m in setting.metrics)

@@ -18,7 +18,7 @@ from collapse_jax.execution.sweep import run, sweep
 from collapse_jax.numerics import gaussian_moments
 from collapse_jax.planning.options import RNGS
 from collapse_jax.settings.gaussian import gaussian
-from collapse_jax.types import Batch, Curator, Policy
+from collapse_jax.types import Batch, Curator, PartlyReal, Policy
 
 ALWAYS = ("replace", "accumulate", "accumulate_subsample")
 TRAINED = ("flow_matching", "diffusion", "language_model", "self_supervised", "vae")  # slow to compile
@@ -96,8 +96,8 @@ def some_by_day(pairs):
 def test_generation_one_is_the_same_under_all_policies(setting, policy):
     first = lambda p: arrays(ran(setting, p).isel(generation=[0]))  # noqa: E731
     # A redraw gives the same rows with a weight each, of which a fit by gradients draws other minibatches.
-    if policies.REGISTRY[policy]().redraw is None or settings.REGISTRY[setting]().init is None:
-        same = {"backend": "rows"} if policies.REGISTRY[policy]().redraw is not None else {}
+    if policies.REGISTRY[policy]().resample is None or settings.REGISTRY[setting]().init is None:
+        same = {"backend": "rows"} if policies.REGISTRY[policy]().resample is not None else {}
         close(first(policy), arrays(ran(setting, "replace", **same).isel(generation=[0])))
     last = lambda p: arrays(ran(setting, p).isel(generation=-1))  # noqa: E731
     assert any(not np.allclose(last(policy)[m], last("replace")[m], rtol=1e-2) for m in last(policy))
@@ -323,7 +323,7 @@ def test_folded_pools_are_blocks_are_rows(policy):
         return
     rows, law, blocks = go(), go(backend="law", seed=0), go(fold="blocks", num=3000)
     first, last = ({name: x[half] for name, x in blocks.items()} for half in (slice(1500), slice(1500, None)))
-    if made.real_rows is None:
+    if not isinstance(made.batches, PartlyReal):
         close(rows, first, atol=1e-4)  # the same normals are drawn
     else:
         alike_in_law(rows, last)

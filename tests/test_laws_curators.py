@@ -15,7 +15,7 @@ from collapse_jax.core.lineage import Descendant
 from collapse_jax.core.random import stream
 from collapse_jax.curators import best_of, curate, detect, diverse, edit, self_correct, then, top_fraction
 from collapse_jax.execution.sweep import run
-from collapse_jax.types import Setting, World
+from collapse_jax.types import Extras, Setting, World
 
 SMALL = {"num_samples": NUM, "num_generations": HORIZON, "num_chains": CHAINS}
 # Curators that, with these arguments, change nothing: bit for bit, or where they weigh each row, in law.
@@ -37,14 +37,16 @@ def judge(scores=None, real=None):
     return Setting(
         name="judge",
         world=lambda: OWN,
-        real=real or (lambda key, world, num: 100 + jnp.arange(num) * 1.0),
+        sample_real=real or (lambda key, world, num: 100 + jnp.arange(num) * 1.0),
         fit=lambda key, train, start: (),
         sample=lambda key, params, num: jax.random.normal(key, (num,)),
         observe=lambda *_: {},
         metrics=(),
-        scores={"value": lambda world, params, x: x, "right": lambda world, params, x: (x > 0) * 1.0}
-        if scores is None
-        else scores,
+        extras=Extras(
+            row_scores={"value": lambda world, params, x: x, "right": lambda world, params, x: (x > 0) * 1.0}
+            if scores is None
+            else scores
+        ),
     )
 
 
@@ -235,7 +237,9 @@ def test_what_cannot_be_judged_is_refused_before_any_compute(setting, curator, m
 
 def allowed(setting, curator):
     """Whether the setting has what the curator needs."""
-    return (curator != "verify" or "right" in setting.scores) and (curator != "edit" or setting.rewrite is not None)
+    return (curator != "verify" or "right" in setting.extras.row_scores) and (
+        curator != "edit" or setting.extras.rewrite is not None
+    )
 
 
 # Networks and the slower of the others wait for the night; batches of all settings are batches.
@@ -256,7 +260,7 @@ def test_every_curator_with_every_setting(name):
 
     @jax.jit
     def draw(world):
-        params, _ = fitted(setting, world, B.unit(setting.real(KEY, world, NUM)), KEY)
+        params, _ = fitted(setting, world, B.unit(setting.sample_real(KEY, world, NUM)), KEY)
         return params, B.unit(setting.sample(KEY, params, NUM * most))
 
     @jax.jit  # a program of its own: in one, rows may be computed once a reader, with other roundings
@@ -270,7 +274,7 @@ def test_every_curator_with_every_setting(name):
     world = setting.world()
     params, drawn = draw(world)
     curated = curate(world, params, drawn)
-    assert setting.scores
+    assert setting.extras.row_scores
     for kind, new in curated.items():
         shape = jax.tree.map(lambda x: (x.shape, x.dtype), new.items)
         assert shape == jax.tree.map(lambda x: ((1, NUM, *x.shape[2:]), x.dtype), drawn.items), kind
@@ -356,7 +360,7 @@ def test_text_is_edited_symbol_by_symbol():
     @jax.jit
     @partial(jax.vmap, in_axes=(0, None))
     def edited(fraction, world):
-        real = setting.real(stream(KEY, "real"), world, 400)
+        real = setting.sample_real(stream(KEY, "real"), world, 400)
         params, _ = fitted(setting, world, B.unit(real), KEY)
         new = edit(fraction).apply(setting, KEY, world, params, B.unit(jnp.zeros_like(real)), 400)
         return real, new.items[0]

@@ -13,12 +13,14 @@ from collapse_jax import policies
 from collapse_jax.core import batch
 from collapse_jax.core.chain import make_chain, simulate
 from collapse_jax.core.random import chain_keys
-from collapse_jax.types import Curator, Policy
+from collapse_jax.types import Curator, PartlyReal, Policy, Resample
 
 N, T = 5, 4  # as `recorded` has them
 GENERATIONS = range(1, T + 1)
 OF_SHARES = [name for name, factory in policies.REGISTRY.items() if "share" in floats_of(factory)]
-REDRAWS_WITH_REPLACEMENT = {name for name, make in POLICIES.items() if make().replacement}
+REDRAWS_WITH_REPLACEMENT = {
+    name for name, make in POLICIES.items() if (resample := make().resample) is not None and resample.replacement
+}
 FLOATS = [(name, p) for name, factory in policies.REGISTRY.items() for p in floats_of(factory)]
 
 
@@ -44,9 +46,9 @@ def test_generation_one_is_the_real_rows(name):
     rows = recorded(name).seen(1)
     assert {(real, weight) for _, _, real, weight in rows} == {(1, 1.0)}
     assert len({tag for tag, *_ in rows}) == 1
-    redraw = POLICIES[name]().redraw
+    resample = POLICIES[name]().resample
     if name in REDRAWS_WITH_REPLACEMENT:
-        assert len(rows) == redraw(N)
+        assert len(rows) == resample.num(N)
     else:
         assert [number for _, number, *_ in rows] == list(range(N))
 
@@ -159,7 +161,7 @@ COUNTS = [  # n, share, real rows: half up, and one row stays on each side
 def test_counts_of_real_rows_round_half_up(policy):
     factory = policies.REGISTRY[policy]
     for n, share, count in COUNTS:
-        assert int(factory(share).real_rows(n)) == count, (n, share)
+        assert int(factory(share).batches.num_real(n)) == count, (n, share)
 
 
 @pytest.mark.parametrize("policy", OF_SHARES)
@@ -167,8 +169,8 @@ def test_traced_shares_count_as_concrete_ones(policy):
     factory = policies.REGISTRY[policy]
     shares = [i / 100 for i in range(101)]
     for n in (2, 5, 20, 50, 100, 1000):
-        traced = jax.jit(jax.vmap(lambda s, n=n: jnp.asarray(factory(s).real_rows(n))))(jnp.asarray(shares))
-        concrete = [factory(s).real_rows(n) for s in shares]
+        traced = jax.jit(jax.vmap(lambda s, n=n: jnp.asarray(factory(s).batches.num_real(n))))(jnp.asarray(shares))
+        concrete = [factory(s).batches.num_real(n) for s in shares]
         wrong = [(s, int(t), int(c)) for s, t, c in zip(shares, traced, concrete, strict=True) if t != c]
         assert not wrong, f"n = {n}: (share, traced, concrete) {wrong}"
 
@@ -289,14 +291,14 @@ def test_the_registered_floats_are_found():
 
 def test_a_users_own_combination_of_fields():
     gamma = 0.5
-    fading = Policy("fading_subsample", fade=gamma, redraw=lambda n: n)
+    fading = Policy("fading_subsample", fade=gamma, resample=Resample(lambda n: n))
     seen = record(fading, num=20)
     birth = seen.birth()
     for g in GENERATIONS:
         there = seen.weight[:, g - 1] > 0
         assert (there.sum(1) == N).all()
         np.testing.assert_allclose(seen.weight[:, g - 1][there], gamma ** (g - 1.0 - birth[:, g - 1][there]))
-    last = Policy("last_two_with_real", keep=2, real="first", real_rows=lambda n: 2)
+    last = Policy("last_two_with_real", keep=2, batches=PartlyReal("first", lambda n: 2))
     seen = record(last)
     assert [seen.mass(g, 0) for g in GENERATIONS] == [N, N + 2, 4, 4]
     assert [seen.weight[0, g - 1].sum() for g in GENERATIONS] == [N, 2 * N, 2 * N, 2 * N]
@@ -316,7 +318,7 @@ def halves(width):
 @pytest.mark.parametrize("name", policies.REGISTRY)
 def test_weights_that_a_curator_gives_are_kept(name, width):
     plain, seen = recorded(name), record(POLICIES[name](), curator=halves(width), scan=width == "rows" or None)
-    if POLICIES[name]().redraw is None:  # a redraw is uniform over rows, whatever they weigh
+    if POLICIES[name]().resample is None:  # a redraw is uniform over rows, whatever they weigh
         for g in GENERATIONS:
             # Rows that a curated batch lost to real ones were real before, too: only synthetic weights halve.
             for b in range(g):

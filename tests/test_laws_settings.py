@@ -30,8 +30,8 @@ ROLES = {
 }  # see types.Metric
 CLOSED = [name for name, make in SETTINGS.items() if make().init is None]
 TRAINED = [name for name in settings.REGISTRY if name not in CLOSED]
-COMPRESSED = [name for name, make in SETTINGS.items() if make().compress is not None]
-SUMMARISED = [name for name, make in SETTINGS.items() if make().summarise is not None]
+COMPRESSED = [name for name, make in SETTINGS.items() if make().statistics is not None]
+SUMMARISED = [name for name, make in SETTINGS.items() if make().extras.summarize is not None]
 LONG = ("diffusion", "language_model", "self_supervised", "vae")  # whose laws about many fits wait for the night
 FLOATS = [(name, p) for name, factory in settings.REGISTRY.items() for p in floats_of(factory)]
 
@@ -45,7 +45,7 @@ def made(name):
     """A setting, its world, and `M` real rows."""
     setting = SETTINGS[name]()
     world = setting.world()
-    return setting, world, setting.real(stream(KEY, "rows"), world, M)
+    return setting, world, setting.sample_real(stream(KEY, "rows"), world, M)
 
 
 @cache
@@ -154,7 +154,7 @@ def test_weight_two_is_the_row_twice_in_distribution(name):
 @pytest.mark.parametrize("name", COMPRESSED)
 def test_statistics_are_sufficient(name):
     setting, _, items = made(name)
-    compress, fit = jax.jit(setting.compress), metrics_of(name)
+    compress, fit = jax.jit(setting.statistics.compress), metrics_of(name)
     weight = np.linspace(0, 2, M)
     train = padded(items, weight)
     compressed = compress(train)
@@ -182,7 +182,7 @@ def test_statistics_are_sufficient(name):
 @pytest.mark.parametrize("name", SUMMARISED)
 def test_summaries_merge(name):
     setting, world, items = made(name)
-    summarise = jax.jit(lambda batch: setting.summarise(world, batch))
+    summarise = jax.jit(lambda batch: setting.extras.summarize(world, batch))
     weight = np.linspace(0.5, 2, M)
     early = np.arange(M) < 5
     parts = [summarise(padded(items, weight * here, nan)) for here in (early, ~early)]
@@ -213,10 +213,10 @@ def test_new_rows_look_like_real_ones(name):
     assert jax.tree.leaves(jax.eval_shape(lambda p: setting.sample(KEY, p, 4), params))[0].shape[0] == 4
     if setting.init is not None:  # the scan carries them
         assert shape(jax.eval_shape(lambda: setting.init(KEY, world))) == shape(params)
-    if setting.compress is not None:
-        statistics = jax.eval_shape(lambda: setting.compress(train).items)
+    if setting.statistics is not None:
+        statistics = jax.eval_shape(lambda: setting.statistics.compress(train).items)
         for exact in (False, True):
-            drawn = jax.eval_shape(lambda p, e=exact: setting.sample_compressed(KEY, p, M, M, e), params)
+            drawn = jax.eval_shape(lambda p, e=exact: setting.statistics.sample(KEY, p, M, M, e), params)
             assert shape(jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), drawn)) == shape(
                 statistics
             )

@@ -102,7 +102,7 @@ def test_least_norm_where_rows_are_fewer_than_inputs(options):
     assert_law("n < d", seen, expected, expected - noise)
 
 
-FOLDED = [name for name, make in POLICIES.items() if make().redraw is None]
+FOLDED = [name for name, make in POLICIES.items() if make().resample is None]
 SOON = [("accumulate", 0.2)]
 
 

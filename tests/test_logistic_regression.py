@@ -48,7 +48,7 @@ def test_steps_too_long_are_taken_back():
 def test_metrics_are_scikit_learns():
     setting = logistic_regression(source=data.digits(pca=5, labels=True), ridge=1e-2, num_test=200)
     world = setting.world()
-    items = setting.real(jax.random.key(1), world, 150)
+    items = setting.sample_real(jax.random.key(1), world, 150)
     assert set(np.unique(items.label)) == set(range(10))
     params = setting.fit(None, batch.unit(items), None)
     seen = setting.observe(None, world, params, None, None)
@@ -72,7 +72,7 @@ def test_labels_are_drawn_by_the_fits_odds():
     params = jnp.asarray([[1.0, -1.0, 0.0], [0.0, 0.5, -0.5], [0.2, 0.0, -0.2]])
     x = jnp.tile(jnp.asarray([[0.3, -1.0]]), (40_000, 1))
     odds = np.asarray(jax.nn.softmax(x[0] @ params[:2] + params[2]), float)
-    label = np.asarray(setting.relabel(jax.random.key(0), params, Rows(x, jnp.zeros(40_000, int))).label)
+    label = np.asarray(setting.label_only.relabel(jax.random.key(0), params, Rows(x, jnp.zeros(40_000, int))).label)
     share = np.bincount(label, minlength=3) / 40_000
     assert (np.abs(share - odds) < 4 * np.sqrt(odds * (1 - odds) / 40_000)).all()
 

@@ -36,7 +36,7 @@ def counted(rows, weight, order, size):
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
 def test_a_fit_counts(order):
     setting = markov(order, 0.25, 9, markov_texts.language_from_table(TABLE))
-    rows = setting.real(jax.random.key(0), setting.world(), 20)
+    rows = setting.sample_real(jax.random.key(0), setting.world(), 20)
     weight = np.random.default_rng(0).integers(0, 4, 20) * 0.5
     junk = jnp.where(weight[:, None] > 0, rows, jnp.uint8(2))
     model = setting.fit(None, batch.unit(junk, weight), None)
@@ -59,7 +59,7 @@ def entropies(model, grams):
 def test_metrics_of_a_table(order):
     setting = markov(order, 0.5, 12, markov_texts.language_from_table(TABLE))
     world = setting.world()
-    model = setting.fit(None, batch.unit(setting.real(jax.random.key(1), world, 6)), None)
+    model = setting.fit(None, batch.unit(setting.sample_real(jax.random.key(1), world, 6)), None)
     seen = observe(setting, world, model)
     values, vectors = np.linalg.eig(TABLE.T)
     stationary = np.real(vectors[:, np.argmax(values.real)])
@@ -107,7 +107,7 @@ def test_cross_entropy_of_the_text():
     pairs = markov_texts.count_grams(world.real[None], jnp.ones(1), 1, 27)
     seen = observe(setting, world, Model(pairs, jnp.float32(0.5)))
     assert float(seen["cross_entropy"]) == pytest.approx(-np.mean(log_next), rel=1e-4)
-    rows = np.asarray(setting.real(jax.random.key(0), world, 20))
+    rows = np.asarray(setting.sample_real(jax.random.key(0), world, 20))
     assert rows.shape == (20, 10)
     assert all("".join(markov_texts.LETTERS[i] for i in row) in text[:split] for row in rows)
     assert len({row.tobytes() for row in rows}) > 15
@@ -160,7 +160,7 @@ def test_copied_runs_are_those_of_a_plain_search():
     setting = markov(2, 0.0, 40, "shakespeare")
     world, key = setting.world(), jax.random.key(7)
     text = "".join(markov_texts.LETTERS[i] for i in np.asarray(world.real))
-    rows = setting.real(jax.random.key(1), world, 50)
+    rows = setting.sample_real(jax.random.key(1), world, 50)
     model = setting.fit(None, batch.unit(rows), None)
     seen = jax.jit(setting.observe)(key, world, model, None, None)
     new = ["".join(markov_texts.LETTERS[i] for i in row) for row in np.asarray(setting.sample(key, model, 8))]

@@ -107,7 +107,7 @@ def test_kde_at_a_tiny_bandwidth(h):
     setting = kde(h, num_test=100, source=data.normal(2, scale=3.0))
     world, train = setting.world(), B.unit(jnp.asarray(rows))
     params = setting.fit(None, train, None)
-    summary = jax.tree.map(lambda x: x[0, 0], setting.summarise(world, train).items)
+    summary = jax.tree.map(lambda x: x[0, 0], setting.extras.summarize(world, train).items)
     nll = float(setting.observe(None, world, params, summary, None)["test_nll"])
     exact = nll_float64(rows, np.ones(40), world.test, h)
     assert exact > 1e3
@@ -148,8 +148,8 @@ def test_gaussian_pools_of_far_batches(offset, scale):
     """Merged statistics against all rows at once: means and spreads of batches, at float32's digits of a mean."""
     x = far_rows(offset, scale, 400).reshape(4, 100, 3)
     setting = gaussian(3)
-    parts = [setting.compress(B.unit(jnp.asarray(rows))) for rows in x]
-    merged = setting.compress(jax.tree.map(lambda *a: jnp.concatenate(a), *parts))
+    parts = [setting.statistics.compress(B.unit(jnp.asarray(rows))) for rows in x]
+    merged = setting.statistics.compress(jax.tree.map(lambda *a: jnp.concatenate(a), *parts))
     fit = setting.fit(None, merged, None)
     covariance = np.cov(x.reshape(-1, 3).T.astype(float), ddof=0)
     lower = np.asarray(fit.factor, float) * np.exp(np.asarray(fit.log_scale, float))
@@ -167,7 +167,7 @@ def test_kde_of_far_rows(offset, scale):
     x, h = far_rows(offset, scale), 0.3 * scale
     setting = kde(h, num_test=50, source=data.normal(3, mean=offset, scale=scale))
     world, train = setting.world(), B.unit(jnp.asarray(x))
-    summary = jax.tree.map(lambda a: a[0, 0], setting.summarise(world, train).items)
+    summary = jax.tree.map(lambda a: a[0, 0], setting.extras.summarize(world, train).items)
     seen = setting.observe(None, world, setting.fit(None, train, None), summary, None)
     exact = nll_float64(x, np.ones(200), world.test, h)
     assert float(seen["test_nll"]) == pytest.approx(exact, rel=1e-5, abs=1e-4)

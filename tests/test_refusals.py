@@ -13,7 +13,7 @@ from collapse_jax.core.chain import make_chain
 from collapse_jax.core.random import chain_keys
 from collapse_jax.execution.sweep import sweep
 from collapse_jax.settings import bernoulli, gaussian, poisson
-from collapse_jax.types import Batch, Curator, Policy
+from collapse_jax.types import Batch, Curator, Join, Policy
 
 SMALL = {"num_samples": 4, "num_generations": 3, "num_chains": 2}
 
@@ -96,11 +96,13 @@ def test_a_join_of_another_shape_is_refused():
     double = Policy(
         "double",
         keep=1,
-        join=lambda new, real: Batch(jax.tree.map(lambda x: jnp.repeat(x, 2, 1), new.items), new.weight),
+        batches=Join(lambda new, real: Batch(jax.tree.map(lambda x: jnp.repeat(x, 2, 1), new.items), new.weight)),
     )
     chain = make_chain(recorder(), double, num_samples=4, num_generations=2)
     with pytest.raises(ValueError, match="policy double: join must stack blocks of n rows, or weigh each row"):
         chain.init(chain_keys(0, 1)[0], recorder().world())
-    weighed = double._replace(join=lambda new, real: batch.Batch(double.join(new, real).items, jnp.ones((1, 8))))
+    weighed = double._replace(
+        batches=Join(lambda new, real: batch.Batch(double.batches.function(new, real).items, jnp.ones((1, 8))))
+    )
     seen = chains(recorder(), weighed, n=4, horizon=2, num=1)
     assert seen["weight"].sum(-1).tolist() == [[4.0, 8.0]]

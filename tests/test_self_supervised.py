@@ -36,7 +36,7 @@ def test_the_generator_is_what_it_is_alone_and_the_first_encoder_is_kept():
     setting = self_supervised(**TINY)
     world = PAINTER.world()
     ours = world._replace(truth=Truth(world.truth, None, None, {}))
-    rows = PAINTER.real(KEY, world, 9)
+    rows = PAINTER.sample_real(KEY, world, 9)
 
     @jax.jit
     def go(rows):
@@ -51,7 +51,7 @@ def test_the_generator_is_what_it_is_alone_and_the_first_encoder_is_kept():
     for model in (first, second):
         assert jax.tree.all(jax.tree.map(np.array_equal, model.first, first.learner["encoder"]))
     assert not jax.tree.all(jax.tree.map(np.array_equal, second.first, second.learner["encoder"]))
-    np.testing.assert_array_equal(PAINTER.real(KEY, world, 3), setting.real(KEY, ours, 3))
+    np.testing.assert_array_equal(PAINTER.sample_real(KEY, world, 3), setting.sample_real(KEY, ours, 3))
 
 
 @pytest.mark.nightly
@@ -97,12 +97,15 @@ def test_controls_are_those_of_pixels():
 def test_worlds_are_told_apart_and_planned_without_training(monkeypatch):
     world = self_supervised(**TINY).world()
     monkeypatch.setattr(classifier, "train_classifier", None)
-    outline = self_supervised(**TINY).outline()
+    outline = self_supervised(**TINY).info.world_shapes()
     alike = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), outline.truth, world.truth)
     assert jax.tree.all(alike)
-    assert same(outline, self_supervised(**TINY | {"learning_rate": 0.1, "objective": ssl_objectives.byol()}).outline())
+    assert same(
+        outline,
+        self_supervised(**TINY | {"learning_rate": 0.1, "objective": ssl_objectives.byol()}).info.world_shapes(),
+    )
     for other in ({"width": 9}, {"k": 2}, {"num_probe": 20}):
-        assert not same(outline, self_supervised(**TINY | other).outline()), other
+        assert not same(outline, self_supervised(**TINY | other).info.world_shapes()), other
     made = lambda **options: self_supervised(**TINY | options)  # noqa: E731
     check_fits(make_plan(grid_of(made, policies.replace(), 8, {}), Options(num_generations=2, num_chains=1)))
 

@@ -114,7 +114,7 @@ def test_chains_that_train_are_as_many_as_memory_allows(monkeypatch):
         return make_plan(grid_of(setting, policies.replace(), 8, {}), Options(2, 2)).programs[0].width
 
     activations = 4 * 1000 * 8
-    assert width(2**40) == setting.block_hint
+    assert width(2**40) == setting.info.largest_block
     assert width(40 * activations) in (2, 4)
     assert width(activations) == 1
 
@@ -227,4 +227,4 @@ def test_a_sweep_section_survives_its_yaml():
     assert [(a.dim, a.traced) for a in grid.axes] == [("gamma", True), ("num_samples_ddof", False)]
     for i, j in itertools.product(range(2), range(2)):
         setting, policy, _, num = grid.make(1, grid.values((i, j)))
-        assert (policy.fade, num, setting.min_samples) == ([0.1, 0.9][i], [4, 5][j], [1, 2][j])
+        assert (policy.fade, num, setting.info.min_samples) == ([0.1, 0.9][i], [4, 5][j], [1, 2][j])

@@ -182,7 +182,7 @@ def test_plans_train_no_classifier(monkeypatch):
         grid_of(lambda: vae(PICTURES, **TINY), policies.replace(), 8, {}), Options(num_generations=2, num_chains=1)
     )
     check_fits(plan)
-    assert vae(PICTURES, features=lambda x: x, **TINY).outline is None
+    assert vae(PICTURES, features=lambda x: x, **TINY).info.world_shapes is None
 
 
 @pytest.mark.parametrize(

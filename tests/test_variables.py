@@ -42,7 +42,7 @@ def drawing(size: int = 3, shift: float = 0.0) -> Setting:
     return Setting(
         name="drawing",
         world=lambda: World((), (), None),
-        real=lambda key, world, num: jax.random.normal(key, (num,)),
+        sample_real=lambda key, world, num: jax.random.normal(key, (num,)),
         fit=fit,
         sample=lambda key, fitted, num: fitted + jax.random.normal(key, (num,)),
         observe=observe,

@@ -34,7 +34,7 @@ def _job(
 
 def gaussian(name: str, policy: Any, dim: int, n: int, chains: int, target: float) -> Job:
     generations, accumulate = 100, policy.name == "accumulate"
-    if policy.redraw is not None:
+    if policy.resample is not None:
         peer = seeded(loops.gaussian_subsample, dim, n, generations)
     elif dim == 1:
         peer = seeded(loops.gaussian_1d, n, generations, accumulate)

@@ -36,7 +36,7 @@ def case_of(experiment: config.Experiment, policy: int = 0, point: Sequence[int]
         config.to_dict(policy_spec),
         int(num_samples),
         experiment.num_generations,
-        _built(setting_spec).source,
+        _built(setting_spec).info.source,
         config.to_dict(curator_spec),
     )
 

@@ -8,6 +8,7 @@ import yaml
 
 from collapse_jax import config
 from collapse_jax.analysis.verdicts import DEFINITIONS, score
+from collapse_jax.core.batch_rows import batch_rows
 from collapse_jax.core.errors import UsageError
 from collapse_jax.numerics.confidence_intervals import Interval, median_interval
 from collapse_jax.planning.grid import Point
@@ -122,9 +123,11 @@ def _real_rows(point: Point, generations: int) -> float:
     _, policy, curator, n = point
     sizes = [*policy.sizes, *generations * [policy.sizes[-1] if policy.sizes else n]][: generations - 1]
     total = float(n)
+    counts = batch_rows(point.setting, policy, n)
     for size in sizes:  # the last batch joins what no fit sees
+        rows = counts._replace(size=size)
         if policy.real == "fresh":
-            total += size if policy.real_rows is None else int(policy.real_rows(size))
+            total += size if rows.real is None else int(rows.real)
         if curator is not None:
-            total += float(curator.real_rows) * (size if policy.new_rows is None else policy.new_rows(n))
+            total += float(curator.real_rows) * rows.synthetic
     return total

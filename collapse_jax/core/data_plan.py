@@ -7,48 +7,50 @@ from collapse_jax.core.validation import require_choice
 from collapse_jax.types import Curator, Policy, Setting
 
 BACKENDS = ("auto", "rows", "law")
-
-
 FOLDS = ("auto", "blocks")
 
 
 class DataPlan(NamedTuple):
-    """Which forms of the data a pair of setting and policy needs; all static."""
+    """The forms of the data that a pair of setting and policy needs; all static."""
 
     law: bool  # statistics are drawn from their law
     fold: bool  # fits see statistics, rows are not kept
-    summarise: bool  # evaluations are made at birth and merged
+    summarize: bool  # evaluations are made at birth and merged
     shared: bool  # batches differ in their labels alone, and statistics of these are kept
 
 
 def plan_data(
     setting: Setting, policy: Policy, curator: Curator | None = None, backend: str = "auto", fold: str = "auto"
 ) -> DataPlan:
-    """The cheapest forms that `setting` and `policy` allow.
+    """Return the cheapest forms that `setting` and `policy` allow.
 
     Raises:
       UsageError: the law of the statistics is asked for, and rows are needed or no law is known.
     """
     require_choice("backend", backend, BACKENDS)
     require_choice("fold", fold, FOLDS)
-    statistics = setting.sample_compressed is not None and policy.redraw is None and curator is None
-    folds = statistics and fold == "auto"
-    shared = folds and setting.inputs is not None and policy.real is None and not policy.sizes
-    lawful = shared if setting.relabel is not None else folds
-    if backend == "law" and not lawful:
-        why = (
-            f"setting {setting.name} knows no law of its statistics"
-            if setting.sample_compressed is None
-            else f"policy {policy.name} draws rows from its pool"
-            if policy.redraw
-            else f"policy {policy.name} needs other rows than the first, which setting {setting.name} relabels"
-            if folds
-            else "rows are curated or kept"
+    folds = setting.statistics is not None and policy.resample is None and curator is None and fold == "auto"
+    of_labels = None if setting.label_only is None else setting.label_only.statistics
+    shared = folds and of_labels is not None and policy.real is None and not policy.sizes
+    has_law = folds if setting.label_only is None else shared
+    if backend == "law" and not has_law:
+        raise UsageError(
+            f"backend 'law' is not possible here: {_why_no_law(setting, policy, folds)}; use 'auto' or 'rows'"
         )
-        raise UsageError(f"backend 'law' is not possible here: {why}; use 'auto' or 'rows'")
     return DataPlan(
-        law=lawful and backend != "rows",
+        law=has_law and backend != "rows",
         fold=folds,
-        summarise=setting.summarise is not None and policy.redraw is None and not folds,
+        summarize=setting.extras.summarize is not None and policy.resample is None and not folds,
         shared=shared,
     )
+
+
+def _why_no_law(setting: Setting, policy: Policy, folds: bool) -> str:
+    """Return why rows must be drawn."""
+    if setting.statistics is None:
+        return f"setting {setting.name} knows no law of its statistics"
+    if policy.resample is not None:
+        return f"policy {policy.name} draws rows from its pool"
+    if folds:
+        return f"policy {policy.name} needs other rows than the first, which setting {setting.name} relabels"
+    return "rows are curated or kept"

@@ -1,20 +1,31 @@
 """Real ancestors: which of the real rows the rows of a later generation descend from.
 
-For settings whose new rows each come from one training row (``Setting.mutate``): neutral genealogies, where lines die
-out by chance alone. Off unless a setting is made with ``lineage=True``; then rows are drawn and carry two numbers each.
+For settings whose new rows each come from one training row (``Extras.sample_children``): neutral genealogies, where
+lines die out by chance alone. Off unless a setting is made with ``lineage=True``; then rows are drawn and carry two
+numbers each.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from collapse_jax.core import batch as B
+from collapse_jax.core import batch
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import stream
-from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
+from collapse_jax.types import (
+    Array,
+    Batch,
+    Key,
+    Metric,
+    RewriteFn,
+    RowScoreFn,
+    Setting,
+    SummarizeFn,
+    Tree,
+    World,
+)
 
 METRIC = Metric(
     "ancestors_alive", "different real ancestors of the training rows, over n", "1", "definition", "log", "ancestors"
@@ -41,7 +52,7 @@ class Fitted(NamedTuple):
 
 
 def with_ancestors(setting: Setting) -> Setting:
-    """`setting` with rows that know their ancestors, and with the metric ``ancestors_alive``.
+    """Return `setting` with rows that know their ancestors, and with the metric ``ancestors_alive``.
 
     The share of n that are different real rows from which the rows a fit saw descend: 1 at generation 1, above 1 where
     new real rows keep coming. Two batches of real rows share a number in one of 2^32 cases. Parents are drawn row by
@@ -50,52 +61,66 @@ def with_ancestors(setting: Setting) -> Setting:
     Raises:
       UsageError: new rows of `setting` have no parents.
     """
-    mutate = setting.mutate
-    if mutate is None:
+    sample_children, extras = setting.extras.sample_children, setting.extras
+    if sample_children is None or setting.label_only is not None:
         raise UsageError(f"setting {setting.name} has no lineage: its new rows do not each come from one training row")
 
-    def real(key: Key, world: World, num: int) -> Descendant:
-        batch = jnp.broadcast_to(jax.random.bits(stream(key, "root"), (), jnp.uint32), (num,))
-        return Descendant(setting.real(key, world, num), jnp.stack([batch, jnp.arange(num, dtype=jnp.uint32)], 1))
+    def sample_real(key: Key, world: World, num: int) -> Descendant:
+        origin = jnp.broadcast_to(jax.random.bits(stream(key, "root"), (), jnp.uint32), (num,))
+        root = jnp.stack([origin, jnp.arange(num, dtype=jnp.uint32)], 1)
+        return Descendant(setting.sample_real(key, world, num), root)
+
+    def fit(key: Key, train: Batch, start: Tree) -> Fitted:
+        return Fitted(setting.fit(key, bare(train), start.params if isinstance(start, Fitted) else start), train)
 
     def sample(key: Key, fitted: Fitted, num: int) -> Descendant:
         key_row, key_change = jax.random.split(key)
-        parents = B.choose(key_row, fitted.train, num)
-        return parents._replace(row=mutate(key_change, fitted.params, parents.row))
+        parents = batch.choose(key_row, fitted.train, num)
+        return parents._replace(row=sample_children(key_change, fitted.params, parents.row))
 
     def observe(key: Key, world: World, fitted: Fitted, summary: Tree, generated: Descendant) -> dict[str, Array]:
-        seen = setting.observe(key, world, fitted.params, summary, generated.row)
-        return seen | {"ancestors_alive": num_roots(fitted.train) / generated.root.shape[0]}
+        metrics = setting.observe(key, world, fitted.params, summary, generated.row)
+        return metrics | {METRIC.name: num_roots(fitted.train) / generated.root.shape[0]}
 
-    summarise = setting.summarise
     return setting._replace(
-        real=real,
-        fit=lambda key, train, start: Fitted(setting.fit(key, bare(train), start), train),
+        sample_real=sample_real,
+        fit=fit,
         sample=sample,
         observe=observe,
         metrics=(*setting.metrics, METRIC),
-        compress=None,
-        sample_compressed=None,
-        real_compressed=None,
-        summarise=None if summarise is None else lambda world, batch: summarise(world, bare(batch)),
-        mutate=None,
-        scores={name: partial(_of_rows, score) for name, score in setting.scores.items()},
+        statistics=None,
+        extras=extras._replace(
+            summarize=None if extras.summarize is None else partial(_summarize_rows, extras.summarize),
+            sample_children=None,
+            rewrite=None if extras.rewrite is None else partial(_rewrite_rows, extras.rewrite),
+            row_scores={name: partial(_score_rows, score) for name, score in extras.row_scores.items()},
+        ),
     )
 
 
-def _of_rows(score: Callable[[World, Tree, Tree], Array], world: World, fitted: Fitted, items: Descendant) -> Array:
+def _summarize_rows(summarize: SummarizeFn, world: World, train: Batch) -> Batch:
+    return summarize(world, bare(train))
+
+
+def _rewrite_rows(
+    rewrite: RewriteFn, key: Key, fitted: Fitted, items: Descendant, fraction: Array | float
+) -> Descendant:
+    return items._replace(row=rewrite(key, fitted.params, items.row, fraction))
+
+
+def _score_rows(score: RowScoreFn, world: World, fitted: Fitted, items: Descendant) -> Array:
     return score(world, fitted.params, items.row)
 
 
 def num_roots(train: Batch) -> Array:
-    """How many different roots the rows of positive weight have."""
-    items, weight = B.rows(train)
+    """Return how many different roots the rows of positive weight have."""
+    items, weight = batch.rows(train)
     last = jnp.uint32(2**32 - 1)  # no row's place: absent rows are sorted to the end
-    batch, place = jax.lax.sort(tuple(jnp.where(weight > 0, items.root[:, i], last) for i in (0, 1)), num_keys=2)
-    differs = (batch[1:] != batch[:-1]) | (place[1:] != place[:-1])
+    origin, place = jax.lax.sort(tuple(jnp.where(weight > 0, items.root[:, i], last) for i in (0, 1)), num_keys=2)
+    differs = (origin[1:] != origin[:-1]) | (place[1:] != place[:-1])
     return (place < last)[:1].sum() + (differs & (place[1:] < last)).sum()
 
 
-def bare(batch: Batch) -> Batch:
-    """Rows without their roots, where they have some; rows of evaluations have none."""
-    return batch._replace(items=batch.items.row) if isinstance(batch.items, Descendant) else batch
+def bare(rows: Batch) -> Batch:
+    """Return the rows without their roots, where they have some; rows of evaluations have none."""
+    return rows._replace(items=rows.items.row) if isinstance(rows.items, Descendant) else rows

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import numpy as np
 
 from collapse_jax.core.errors import UsageError
+from collapse_jax.types import Setting
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,9 +38,29 @@ def recorded(factory: Callable[P, T]) -> Callable[P, T]:
         made: Any = factory(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        return made._replace(call=Call(factory.__name__, dict(bound.arguments), made))
+        return _with_call(made, Call(factory.__name__, dict(bound.arguments), made))
 
     return call
+
+
+def call_of(part: Any) -> Call | None:
+    """Return the recorded call that made `part`; None where its factory is not registered."""
+    call = part.info.call if isinstance(part, Setting) else getattr(part, "call", None)
+    return call if isinstance(call, Call) else None
+
+
+def _with_call(product: Any, call: Call) -> Any:
+    if isinstance(product, Setting):
+        return product._replace(info=product.info._replace(call=call))
+    return product._replace(call=call)
+
+
+def _fields_of(part: Any) -> dict[str, Any]:
+    """Return all fields but the name and the call."""
+    fields = part._asdict()
+    if isinstance(part, Setting):
+        fields |= fields.pop("info")._asdict()
+    return {name: value for name, value in fields.items() if name not in ("name", "call")}
 
 
 def written(value: Any) -> Any:
@@ -48,10 +69,10 @@ def written(value: Any) -> Any:
     Raises:
       UsageError: what no config can say, or what is too long for one.
     """
-    call = getattr(value, "call", None)
-    if isinstance(call, Call):
-        own = {name: getattr(value, name) for name in value._fields if name not in ("name", "call")}
-        if any(part is not getattr(call.made, name) for name, part in own.items()):
+    call = call_of(value)
+    if call is not None:
+        made = _fields_of(call.made)
+        if any(part is not made[name] for name, part in _fields_of(value).items()):
             raise UsageError(f"parts of {call.kind} were replaced")
         return {"kind": call.kind, **{name: written(argument) for name, argument in call.arguments.items()}}
     if isinstance(value, np.generic | np.ndarray):

@@ -17,7 +17,7 @@ class Outlines:
     def of(self, setting: Setting) -> Any:
         """The outline where the setting has one, or the world."""
         if id(setting) not in self._known:
-            self._known[id(setting)] = setting, (setting.outline or setting.world)()
+            self._known[id(setting)] = setting, (setting.info.world_shapes or setting.world)()
         return self._known[id(setting)][1]
 
 
@@ -29,7 +29,7 @@ class Worlds:
 
     def of(self, setting: Setting, outline: Any) -> World:
         """The world that `outline` stands for; it is its own where the setting has none."""
-        if setting.outline is None:
+        if setting.info.world_shapes is None:
             return outline
         for known, world in self._made:
             if same(known, outline):

@@ -21,7 +21,7 @@ from collapse_jax.planning.cost import operations, peak
 from collapse_jax.planning.grid import Grid, Point
 from collapse_jax.planning.options import Options, check_options
 from collapse_jax.planning.units import Cut, Program, Unit, block_shape, cut_units, numbers_per_generation
-from collapse_jax.types import Chain, Metric, Setting
+from collapse_jax.types import Chain, JoinCounts, Metric, PartlyReal, Setting
 
 
 class Plan(NamedTuple):
@@ -166,9 +166,14 @@ def _law(grid: Grid, number: int, backend: str) -> bool:
 def _any_n(grid: Grid, number: int, law: bool) -> bool:
     """Whether n itself can be traced: shapes must not depend on it."""
     setting, policy, _, _ = grid.make(number, grid.values([0] * len(grid.axes)))
-    share_of_first = policy.real == "first" and policy.real_rows is not None
-    sized = share_of_first or policy.new_rows is not None or bool(policy.sizes)
-    return law and setting.real_compressed is not None and not sized
+    counted = policy.real == "first" and isinstance(policy.batches, PartlyReal)
+    counted = counted or isinstance(policy.batches, JoinCounts) or bool(policy.sizes)
+    return law and _has_law_of_real(setting) and not counted
+
+
+def _has_law_of_real(setting: Setting) -> bool:
+    """Return whether statistics of real rows can be drawn from their law."""
+    return setting.statistics is not None and setting.statistics.sample_real is not None
 
 
 def _sized(plan: Plan, program: Program, key: jax.Array, made: Outlines) -> Program:
@@ -186,8 +191,8 @@ def _sized(plan: Plan, program: Program, key: jax.Array, made: Outlines) -> Prog
         )
     values = {k: v for axis in moving for k, v in axis.point(0).items()}
     chain, options = plan.chain_of(program, values), plan.options
-    rowless = program.law and program.setting.real_compressed is not None
-    rows = () if rowless else jax.eval_shape(lambda: program.setting.real(key, world, num))
+    rowless = program.law and _has_law_of_real(program.setting)
+    rows = () if rowless else jax.eval_shape(lambda: program.setting.sample_real(key, world, num))
     state = jax.eval_shape(chain.init, key, world)
     new, seen, jaxpr, asked = _step(chain, world, state, program.metrics)
     _check_shapes(program.setting, seen)
@@ -195,7 +200,7 @@ def _sized(plan: Plan, program: Program, key: jax.Array, made: Outlines) -> Prog
     training = 0 if program.setting.init is None else peak(jaxpr)  # activations outweigh what a chain keeps
     metrics = program.setting.metrics  # all: bits may depend on the width, which must not on what is asked for
     held = lane + stretch(plan) * _bytes_of_arrays(metrics)
-    width = block_width(held, drawn, program.setting.block_hint, options.chains_per_block, training)
+    width = block_width(held, drawn, program.setting.info.largest_block, options.chains_per_block, training)
     lane += stretch(plan) * _bytes_of_arrays(m for m in metrics if m.name in program.metrics)
     return program._replace(world=world, width=width, work=operations(asked), lane=lane + drawn)
 

@@ -33,7 +33,7 @@ from collapse_jax.training.nets.denoiser import NETS, make_denoiser
 from collapse_jax.training.row_transform import GenerativeModel, RowTransform
 from collapse_jax.training.sgd import SCHEDULES as RATES
 from collapse_jax.training.sgd import AveragedParams, average_params, check_warmup, fit_sgd, make_adamw
-from collapse_jax.types import Array, Key, Metric, Setting, Source, Tree, World
+from collapse_jax.types import Array, Extras, Info, Key, Metric, Setting, Source, Tree, World
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _CLIP = 1.0  # largest norm of a gradient, as in arXiv 2006.11239's code
@@ -191,21 +191,24 @@ def diffusion(
     task = Task(seen, how, apply, hidden, guidance, draw, rows_at_once, judge)
     both = lambda key: AveragedParams(init(key), init(key))  # noqa: E731
     optimizer = lambda number: average_params(make_adamw(learning_rate, schedule, warmup, 0.0, _CLIP, number), ema)  # noqa: E731
+    fit = fit_sgd(partial(_loss, task), optimizer, init=both, steps=steps, batch_size=batch_size, start=start)
     return Setting(
         name="diffusion",
         world=partial(_world, task, num_test, judge.truth),
-        real=partial(row_transform.draw_real_rows, seen),
-        fit=partial(row_transform.fit_with_classes, seen, fit_sgd(
-            partial(_loss, task), optimizer, init=both, steps=steps, batch_size=batch_size, start=start)),
+        sample_real=partial(row_transform.draw_real_rows, seen),
+        fit=partial(row_transform.fit_with_classes, seen, fit),
         sample=partial(_sample, task),
         observe=partial(_observe, task),
         metrics=_metrics(task),
         init=lambda key, world: GenerativeModel(both(key), jnp.ones(seen.classes) if seen.classes else None),
-        outline=partial(_world, task, num_test, judge.outline) if features is None else None,  # functions look alike
-        block_hint=_side_by_side(net),
-        source=source,
-        scores=row_scores.ROW_SCORES,
-    )  # fmt: skip
+        extras=Extras(row_scores=row_scores.ROW_SCORES),
+        info=Info(
+            source=source,
+            largest_block=_side_by_side(net),
+            # Functions look alike, so what is judged by one has no shapes to be known by.
+            world_shapes=partial(_world, task, num_test, judge.outline) if features is None else None,
+        ),
+    )
 
 
 def _side_by_side(net: str) -> int:

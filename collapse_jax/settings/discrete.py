@@ -16,7 +16,19 @@ from collapse_jax.core.validation import is_traced, require_positive
 from collapse_jax.data import symbols
 from collapse_jax.metrics import row_scores
 from collapse_jax.numerics import count_laws
-from collapse_jax.types import Array, Batch, Key, Metric, Setting, Symbols, Tree, World
+from collapse_jax.types import (
+    Array,
+    Batch,
+    Extras,
+    Info,
+    Key,
+    Metric,
+    Setting,
+    SufficientStatistics,
+    Symbols,
+    Tree,
+    World,
+)
 
 METRICS = (
     Metric("entropy", "entropy of the fit", "nats", "arXiv 2410.16713"),
@@ -67,17 +79,24 @@ def discrete(
     setting = Setting(
         name="discrete",
         world=lambda: World(real=jnp.asarray(law, float), truth=jnp.asarray(law, float), test=None),
-        real=lambda key, world, n: count_laws.draw_categorical(key, world.real, n),
+        sample_real=lambda key, world, n: count_laws.draw_categorical(key, world.real, n),
         fit=lambda key, train, start: jax.tree.map(lambda x: x[0, 0], _compress(num, train).items),
         sample=lambda key, params, n: count_laws.draw_categorical(key, heated(params).share, n),
         observe=_observe,
         metrics=_metrics(law),
-        compress=partial(_compress, num),
-        sample_compressed=lambda key, params, *given: _sample_compressed(key, heated(params), *given),
-        real_compressed=_real_compressed,
-        source=probabilities,
-        mutate=(lambda key, params, rows: rows) if as_fitted else None,
-        scores={"likelihood": lambda world, params, rows: jnp.log(world.truth)[rows], "value": row_scores.score_number},
+        statistics=SufficientStatistics(
+            compress=partial(_compress, num),
+            sample=lambda key, params, *rest: _sample_statistics(key, heated(params), *rest),
+            sample_real=_sample_real_statistics,
+        ),
+        extras=Extras(
+            sample_children=(lambda key, params, rows: rows) if as_fitted else None,
+            row_scores={
+                "likelihood": lambda world, params, rows: jnp.log(world.truth)[rows],
+                "value": row_scores.score_number,
+            },
+        ),
+        info=Info(source=probabilities),
     )
     return with_ancestors(setting) if lineage else setting
 
@@ -104,12 +123,12 @@ def _heated(temperature: Array | float, params: Frequencies) -> Frequencies:
     return Frequencies(jax.nn.softmax(jnp.log(params.share) / temperature))
 
 
-def _sample_compressed(key: Key, params: Frequencies, num: int, count: Array | int, exact: bool) -> Frequencies:
+def _sample_statistics(key: Key, params: Frequencies, num: int, count: Array | int, exact: bool) -> Frequencies:
     draw = count_laws.draw_multinomial if exact else count_laws.draw_counts
     return Frequencies(draw(key, params.share, num, count)[None] / count)
 
 
-def _real_compressed(key: Key, world: World, num: Array | int, count: Array | int | None = None) -> Frequencies:
+def _sample_real_statistics(key: Key, world: World, num: Array | int, count: Array | int | None = None) -> Frequencies:
     whole = count_laws.draw_multinomial(key, world.real, num, num)
     if count is None:
         return Frequencies(whole[None] / num)

@@ -1,6 +1,6 @@
 """Several models that train on each other's outputs, from isolation to full mixing."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,13 +8,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.core import batch as B
+from collapse_jax.core import batch
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import stream
 from collapse_jax.core.registry import recorded
 from collapse_jax.core.validation import one_line, require_integer, require_share
 from collapse_jax.settings.gaussian import gaussian
-from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
+from collapse_jax.types import (
+    Array,
+    Batch,
+    InitFn,
+    Key,
+    LabelOnly,
+    Metric,
+    RewriteFn,
+    RowScoreFn,
+    Setting,
+    SummarizeFn,
+    Tree,
+    World,
+)
 
 # The axis of a batch that models lie along; a place weighs the same for all.
 _ALONG: Any = Batch(2, None)  # type: ignore[arg-type]
@@ -72,25 +85,24 @@ def ecosystem(
         raise UsageError(f"generator {generator.name}: an ecosystem is made of models, not of ecosystems")
     require_integer("models", models, 1)
     coupled = Coupled(generator, models, _edges(models, mixing))
-    hint = generator.block_hint
-    return Setting(
+    extras, label_only, largest = generator.extras, generator.label_only, generator.info.largest_block
+    return generator._replace(
         name="ecosystem",
-        world=generator.world,
-        real=lambda key, world, num: _over(coupled, lambda k: generator.real(k, world, num), key, out=1),
+        sample_real=partial(_sample_real, coupled),
         fit=partial(_fit, coupled),
         sample=partial(_sample, coupled),
         observe=partial(_observe, coupled),
         metrics=_metrics(coupled),
-        init=None if generator.init is None else partial(_init, coupled),
-        outline=generator.outline,
-        relabel=None if generator.relabel is None else partial(_relabel, coupled),
-        summarise=None if generator.summarise is None else partial(_summarise, coupled),
-        rewrite=None if generator.rewrite is None else partial(_rewrite, coupled),
-        scores=_scores(coupled),
-        reparameterised=generator.reparameterised,
-        min_samples=generator.min_samples,
-        block_hint=None if hint is None else max(hint // models, 1),
-        source=generator.source,
+        init=None if generator.init is None else partial(_init, coupled, generator.init),
+        statistics=None,  # each row is of some model, drawn row by row
+        label_only=None if label_only is None else LabelOnly(partial(_relabel, coupled, label_only)),
+        extras=extras._replace(
+            summarize=None if extras.summarize is None else partial(_summarize, extras.summarize),
+            sample_children=None,  # rows of a place may come from different places
+            rewrite=None if extras.rewrite is None else partial(_rewrite, coupled, extras.rewrite),
+            row_scores={name: partial(_score, score) for name, score in extras.row_scores.items()},
+        ),
+        info=generator.info._replace(call=None, largest_block=None if largest is None else max(largest // models, 1)),
     )
 
 
@@ -121,9 +133,11 @@ def _over(coupled: Coupled, function: Callable, key: Key, *given: Tree, axes: Se
     return jax.vmap(function, (0, *axes), out)(_keys(coupled, key), *given)
 
 
-def _init(coupled: Coupled, key: Key, world: World) -> Tree:
-    init = coupled.generator.init
-    assert init is not None
+def _sample_real(coupled: Coupled, key: Key, world: World, num: int) -> Tree:
+    return _over(coupled, lambda k: coupled.generator.sample_real(k, world, num), key, out=1)
+
+
+def _init(coupled: Coupled, init: InitFn, key: Key, world: World) -> Tree:
     return _over(coupled, lambda k: init(k, world), key)
 
 
@@ -145,36 +159,30 @@ def _sample(coupled: Coupled, key: Key, params: Tree, num: int) -> Tree:
     return jax.tree.map(lambda x: x[source, place], made)
 
 
-def _relabel(coupled: Coupled, key: Key, params: Tree, items: Tree) -> Tree:
+def _relabel(coupled: Coupled, label_only: LabelOnly, key: Key, params: Tree, items: Tree) -> Tree:
     """Every model labels everyone's inputs, and one label is taken."""
-    relabel = coupled.generator.relabel
-    assert relabel is not None
-    by_all = jax.vmap(relabel, (None, 0, None))
+    by_all = jax.vmap(label_only.relabel, (None, 0, None))
     made = _over(coupled, lambda k, x: by_all(k, params, x), key, items, axes=(1,))
     num = jax.tree.leaves(items)[0].shape[0]
     reader, place = jnp.arange(coupled.models), jnp.arange(num)[:, None]
     return jax.tree.map(lambda x: x[reader, _sources(coupled, key, num), place], made)
 
 
-def _rewrite(coupled: Coupled, key: Key, params: Tree, items: Tree, fraction: Array | float) -> Tree:
-    """By each model, of its own rows."""
-    rewrite = coupled.generator.rewrite
-    assert rewrite is not None
+def _rewrite(
+    coupled: Coupled, rewrite: RewriteFn, key: Key, params: Tree, items: Tree, fraction: Array | float
+) -> Tree:
+    """Each model rewrites its own rows."""
     return _over(coupled, lambda k, p, x: rewrite(k, p, x, fraction), key, params, items, axes=(0, 1), out=1)
 
 
-def _summarise(coupled: Coupled, world: World, batch: Batch) -> Batch:
-    summarise = coupled.generator.summarise
-    assert summarise is not None
-    made = jax.vmap(lambda b: summarise(world, b), (_ALONG,), _ALONG._replace(weight=0))(batch)
-    return made._replace(weight=made.weight[0])
+def _summarize(summarize: SummarizeFn, world: World, train: Batch) -> Batch:
+    by_model = jax.vmap(lambda rows: summarize(world, rows), (_ALONG,), _ALONG._replace(weight=0))(train)
+    return by_model._replace(weight=by_model.weight[0])
 
 
-def _scores(coupled: Coupled) -> Mapping[str, Callable[[World, Tree, Tree], Array]]:
-    def of(score: Callable[[World, Tree, Tree], Array]) -> Callable[[World, Tree, Tree], Array]:
-        return lambda world, params, items: jax.vmap(partial(score, world), (0, 1))(params, items).mean(0)
-
-    return {name: of(score) for name, score in coupled.generator.scores.items()}
+def _score(score: RowScoreFn, world: World, params: Tree, items: Tree) -> Array:
+    """The mean over models of what each one's row is worth."""
+    return jax.vmap(partial(score, world), (0, 1))(params, items).mean(0)
 
 
 def _metrics(coupled: Coupled) -> tuple[Metric, ...]:
@@ -199,13 +207,12 @@ def _observe(
     axes = (0, None if summary is None else 0, 1)
     seen = _over(coupled, one, key, params, summary, generated, axes=axes)
     rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), generated)
-    everything = B.unit(rows)
+    everything = batch.unit(rows)
     start = None if generator.init is None else generator.init(key_all, world)
     whole = generator.fit(key_all, everything, start)
-    if generator.summarise is None:
-        evaluated = None
-    else:
-        evaluated = jax.tree.map(lambda x: x[0, 0], generator.summarise(world, everything).items)
+    evaluated, summarize = None, generator.extras.summarize
+    if summarize is not None:
+        evaluated = jax.tree.map(lambda x: x[0, 0], summarize(world, everything).items)
     together = generator.observe(key_all, world, whole, evaluated, rows)
     arrays = {m.name for m in generator.metrics if m.dims}
     numbers = [m.name for m in generator.metrics if not m.dims]

@@ -12,7 +12,7 @@ from collapse_jax.core.registry import recorded
 from collapse_jax.core.validation import is_traced, require_number, require_positive
 from collapse_jax.metrics import row_scores
 from collapse_jax.numerics import count_laws
-from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
+from collapse_jax.types import Array, Batch, Extras, Key, Metric, Setting, SufficientStatistics, Tree, World
 
 
 class Family(NamedTuple):
@@ -98,7 +98,7 @@ def _setting(name: str, family: Family, truth: Array | float, ratio: Metric) -> 
     return Setting(
         name=name,
         world=lambda: World((), (), None),
-        real=lambda key, world, num: family.draw(key, jnp.asarray(truth, float), num),
+        sample_real=lambda key, world, num: family.draw(key, jnp.asarray(truth, float), num),
         fit=lambda key, train, start: _compress(train).items[0, 0],
         sample=family.draw,
         observe=partial(_observe, family, truth, ratio.name),
@@ -108,10 +108,10 @@ def _setting(name: str, family: Family, truth: Array | float, ratio: Metric) -> 
             Metric("divergence", "Kullback-Leibler, KL(fit, truth)", "nats", "definition", role="excess_risk"),
             *([] if family.values is None else [alive]),
         ),
-        compress=_compress,
-        sample_compressed=partial(_sample_compressed, family),
-        real_compressed=partial(_real_compressed, family, truth),
-        scores={"value": row_scores.score_number},
+        statistics=SufficientStatistics(
+            _compress, partial(_sample_statistics, family), partial(_sample_real_statistics, family, truth)
+        ),
+        extras=Extras(row_scores={"value": row_scores.score_number}),
     )
 
 
@@ -122,13 +122,13 @@ def _compress(batch: Batch) -> Batch:
     return B.unit((jnp.where(weight > 0, weight * items, 0.0).sum() / mass)[None], mass)
 
 
-def _sample_compressed(family: Family, key: Key, mean: Array, num: int, count: Array | int, exact: bool) -> Array:
+def _sample_statistics(family: Family, key: Key, mean: Array, num: int, count: Array | int, exact: bool) -> Array:
     if exact:
         return family.total(key, mean, num, count)[None] / count
     return jnp.where(jnp.arange(num) < count, family.draw(key, mean, num), 0.0).sum()[None] / count
 
 
-def _real_compressed(
+def _sample_real_statistics(
     family: Family, truth: Array | float, key: Key, world: World, num: Array | int, count: Array | int | None = None
 ) -> Array:
     whole = family.total(key, jnp.asarray(truth, float), num, num)

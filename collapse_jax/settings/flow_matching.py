@@ -21,7 +21,7 @@ from collapse_jax.training.diffusion_objectives import PROBES_PER_ROW, draw_prob
 from collapse_jax.training.nets.mlp import TimedMLP
 from collapse_jax.training.nnx_functional import make_functional
 from collapse_jax.training.sgd import fit_sgd
-from collapse_jax.types import Array, Key, Metric, Setting, Source, Tree, World
+from collapse_jax.types import Array, Extras, Info, Key, Metric, Setting, Source, Tree, World
 
 Velocity = Callable[[Tree, Array, Array], Array]  # (params, x [B, D], t [B]) -> [B, D]
 
@@ -107,15 +107,14 @@ def flow_matching(
     return Setting(
         name="flow_matching",
         world=lambda: _world(source, num_test),
-        real=lambda key, world, num: source.draw(key, world.real, num),
+        sample_real=lambda key, world, num: source.draw(key, world.real, num),
         fit=fit_sgd(loss, adam, init=init, steps=steps, batch_size=batch_size, start=start),
         sample=partial(_sample, velocity, source.dim, sampler_steps),
         observe=partial(_observe, velocity),
         metrics=_metrics(source),
         init=lambda key, world: init(key),
-        block_hint=8,
-        source=source,
-        scores=row_scores.ROW_SCORES,
+        extras=Extras(row_scores=row_scores.ROW_SCORES),
+        info=Info(source=source, largest_block=8),
     )
 
 

@@ -17,7 +17,19 @@ from collapse_jax.core.validation import require_integer, require_positive
 from collapse_jax.metrics import row_scores
 from collapse_jax.numerics import gaussian_moments, ldl
 from collapse_jax.numerics.gaussian_moments import Moments
-from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
+from collapse_jax.types import (
+    Array,
+    Batch,
+    Extras,
+    Info,
+    Key,
+    Metric,
+    Setting,
+    Source,
+    SufficientStatistics,
+    Tree,
+    World,
+)
 
 METRICS = (
     Metric("wasserstein2_squared", "squared Wasserstein-2 distance of the two normal laws", "data units^2",
@@ -93,18 +105,18 @@ def gaussian(
     return Setting(
         name="gaussian",
         world=partial(_world, source, num_test),
-        real=lambda key, world, num: source.draw(key, world.real.arrays, num),
+        sample_real=lambda key, world, num: source.draw(key, world.real.arrays, num),
         fit=partial(_fit, ddof),
         sample=lambda key, params, num: _sample(key, _heated(temperature, params), num),
         observe=_observe,
         metrics=_metrics(source),
-        compress=gaussian_moments.compress_rows,
-        sample_compressed=lambda key, params, *given: _sample_compressed(key, _heated(temperature, params), *given),
-        real_compressed=_real_compressed if source.is_normal else None,
-        scores=SCORES,
-        reparameterised=True,
-        min_samples=ddof + 1,
-        source=source,
+        statistics=SufficientStatistics(
+            compress=gaussian_moments.compress_rows,
+            sample=lambda key, params, *rest: _sample_statistics(key, _heated(temperature, params), *rest),
+            sample_real=_sample_real_statistics if source.is_normal else None,
+        ),
+        extras=Extras(row_scores=ROW_SCORES),
+        info=Info(source=source, min_samples=ddof + 1, differentiable=True),
     )
 
 
@@ -130,7 +142,7 @@ def _is_plausible(world: World, params: Tree, rows_nxd: Array) -> Array:
     return (jnp.abs(_standard(world, rows_nxd)) <= _UNLIKELY).all(1) * 1.0
 
 
-SCORES = {"likelihood": _likelihood, "right": _is_plausible, "value": row_scores.score_first_column}
+ROW_SCORES = {"likelihood": _likelihood, "right": _is_plausible, "value": row_scores.score_first_column}
 
 
 def _metrics(source: Source) -> tuple[Metric, ...]:
@@ -167,7 +179,7 @@ def _sample(key: Key, params: Moments, num: int) -> Array:
     )
 
 
-def _sample_compressed(key: Key, params: Moments, num: int, count: Array | int, exact: bool) -> Moments:
+def _sample_statistics(key: Key, params: Moments, num: int, count: Array | int, exact: bool) -> Moments:
     dim = params.mean.shape[0]
     white = (
         gaussian_moments.draw_normal_moments(key, dim, count)
@@ -177,7 +189,7 @@ def _sample_compressed(key: Key, params: Moments, num: int, count: Array | int, 
     return jax.tree.map(lambda x: x[None], gaussian_moments.compose_moments(params, white))
 
 
-def _real_compressed(key: Key, world: World, num: Array | int, count: Array | int | None = None) -> Moments:
+def _sample_real_statistics(key: Key, world: World, num: Array | int, count: Array | int | None = None) -> Moments:
     dim = world.real.law.mean.shape[0]
     if isinstance(num, int) and num <= dim:  # so few rows are singular, and cheap to draw
         white = gaussian_moments.moments_of_normal_rows(key, dim, max(num, 1), num if count is None else count)

@@ -14,7 +14,7 @@ from collapse_jax.core.validation import require_choice, require_integer, requir
 from collapse_jax.metrics import row_scores
 from collapse_jax.numerics import ldl
 from collapse_jax.training.sgd import STARTS
-from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, World
+from collapse_jax.types import Array, Batch, Extras, Info, Key, Metric, Setting, Source, World
 
 NEAR = 3.0  # standard deviations of a real mode, within which a component counts as its own
 ENOUGH = 0.1  # of a real mode's probability: less does not keep it alive
@@ -114,14 +114,14 @@ def gaussian_mixture(
     return Setting(
         name="gaussian_mixture",
         world=partial(_world, source, num_test),
-        real=lambda key, world, num: source.draw(key, world.real, num),
+        sample_real=lambda key, world, num: source.draw(key, world.real, num),
         fit=partial(_fit, components, steps, covariance, floor),
         sample=_sample,
         observe=_observe,
         metrics=METRICS if source.modes is None else (*_OF_MODES, *METRICS),
         init=(lambda key, world: empty) if start == "previous" else None,
-        scores=row_scores.ROW_SCORES if source.modes is None else SCORES,
-        source=source,
+        extras=Extras(row_scores=row_scores.ROW_SCORES if source.modes is None else ROW_SCORES),
+        info=Info(source=source),
     )
 
 
@@ -154,7 +154,7 @@ def _is_near(world: World, params: Mixture, rows_nxd: Array) -> Array:
     return (_squares(world, rows_nxd).min(1) <= NEAR**2) * 1.0
 
 
-SCORES = {"likelihood": _likelihood, "right": _is_near, **row_scores.ROW_SCORES}
+ROW_SCORES = {"likelihood": _likelihood, "right": _is_near, **row_scores.ROW_SCORES}
 
 
 def _empty(components: int, dim: int, covariance: str) -> Mixture:

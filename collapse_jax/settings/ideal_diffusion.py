@@ -18,7 +18,7 @@ from collapse_jax.core.registry import recorded
 from collapse_jax.core.validation import require_integer, require_positive
 from collapse_jax.metrics import row_scores
 from collapse_jax.settings.kde import log_mean_kernel
-from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
+from collapse_jax.types import Array, Batch, Extras, Info, Key, Metric, Setting, Source, Tree, World
 
 FAR = 8.0  # time at which the ODE starts from noise alone: exp(-8) of a row is left there
 
@@ -72,15 +72,13 @@ def ideal_diffusion(
     setting = Setting(
         name="ideal_diffusion",
         world=lambda: World(jax.tree.map(jnp.asarray, source.arrays), None, jnp.asarray(source.held_out(num_test))),
-        real=lambda key, world, num: source.draw(key, world.real, num),
+        sample_real=lambda key, world, num: source.draw(key, world.real, num),
         fit=lambda key, train, start: Ideal(train, jnp.asarray(delta, jnp.result_type(float))),
         sample=partial(_integrate, solver_steps) if solver_steps else _sample,
         observe=partial(_observe, degree),
         metrics=_metrics(degree),
-        block_hint=32,
-        source=source,
-        mutate=None if solver_steps else _mutate,
-        scores=row_scores.ROW_SCORES,
+        extras=Extras(sample_children=None if solver_steps else _sample_children, row_scores=row_scores.ROW_SCORES),
+        info=Info(source=source, largest_block=32),
     )
     return with_ancestors(setting) if lineage else setting
 
@@ -97,10 +95,10 @@ def _metrics(degree: int) -> tuple[Metric, ...]:
 
 def _sample(key: Key, params: Ideal, num: int) -> Array:
     key_row, key_noise = jax.random.split(key)
-    return _mutate(key_noise, params, batch.choose(key_row, params.train, num))
+    return _sample_children(key_noise, params, batch.choose(key_row, params.train, num))
 
 
-def _mutate(key: Key, params: Ideal, rows_nxd: Array) -> Array:
+def _sample_children(key: Key, params: Ideal, rows_nxd: Array) -> Array:
     return jnp.exp(-params.delta) * rows_nxd + _noise(params.delta) * draw_normals(key, rows_nxd.shape)
 
 

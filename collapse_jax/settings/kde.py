@@ -17,7 +17,7 @@ from collapse_jax.core.registry import recorded
 from collapse_jax.core.validation import require_choice, require_integer, require_positive
 from collapse_jax.metrics import row_scores
 from collapse_jax.numerics.kernel_interpolation import interpolate_log_kernel, interpolation_nodes
-from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
+from collapse_jax.types import Array, Batch, Extras, Info, Key, Metric, Setting, Source, Tree, World
 
 METRICS = (
     Metric("test_nll", "mean negative log likelihood of held-out rows", "nats a row", "arXiv 2410.16713", role="risk"),
@@ -98,17 +98,17 @@ def kde(
     setting = Setting(
         name="kde",
         world=partial(_world, source, num_test),
-        real=lambda key, world, num: source.draw(key, world.real, num),
+        sample_real=lambda key, world, num: source.draw(key, world.real, num),
         fit=partial(_fit, bandwidth),
         sample=_sample,
         observe=partial(_observe, nodes),
         metrics=METRICS if nodes is None else (*METRICS, _ERROR),
-        summarise=partial(_summarise, _at_birth(bandwidth, nodes)),
-        min_samples=2 if str(bandwidth).endswith("_scaled") else 1,
-        block_hint=32,
-        source=source,
-        mutate=_mutate,
-        scores=row_scores.ROW_SCORES,
+        extras=Extras(
+            summarize=partial(_summarize, _at_birth(bandwidth, nodes)),
+            sample_children=_sample_children,
+            row_scores=row_scores.ROW_SCORES,
+        ),
+        info=Info(source=source, min_samples=2 if str(bandwidth).endswith("_scaled") else 1, largest_block=32),
     )
     return with_ancestors(setting) if lineage else setting
 
@@ -162,10 +162,10 @@ def _fit(bandwidth: Array | float | str, key: Key, train: Batch, start: Tree) ->
 
 def _sample(key: Key, params: Estimate, num: int) -> Array:
     key_row, key_noise = jax.random.split(key)
-    return _mutate(key_noise, params, B.choose(key_row, params.train, num))
+    return _sample_children(key_noise, params, B.choose(key_row, params.train, num))
 
 
-def _mutate(key: Key, params: Estimate, rows_nxd: Array) -> Array:
+def _sample_children(key: Key, params: Estimate, rows_nxd: Array) -> Array:
     return rows_nxd + params.bandwidth * draw_normals(key, rows_nxd.shape)
 
 
@@ -189,7 +189,7 @@ def _observe(
     }
 
 
-def _summarise(evaluate: Callable[[Batch, Array], Array] | None, world: World, batch: Batch) -> Batch:
+def _summarize(evaluate: Callable[[Batch, Array], Array] | None, world: World, batch: Batch) -> Batch:
     """One row of evaluations, for rows of data and for rows of evaluations alike."""
     items, weight = B.rows(batch)
     mass = weight.sum()

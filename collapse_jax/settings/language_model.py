@@ -26,7 +26,7 @@ from collapse_jax.training.nets.sequence_model import (
 from collapse_jax.training.nets.transformer import Transformer, TransformerSize, draw_initial_parameters, resolve_size
 from collapse_jax.training.nnx_functional import make_functional
 from collapse_jax.training.sgd import SCHEDULES, check_warmup, fit_sgd, make_adamw
-from collapse_jax.types import Array, Batch, Key, Metric, Setting, Text, Tree, World
+from collapse_jax.types import Array, Batch, Extras, Info, Key, Metric, Setting, Text, Tree, World
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 STARTS = ("init", "previous", "base")
@@ -257,17 +257,21 @@ def language_model(
     return Setting(
         name="language_model",
         world=partial(_world, task, base, trained=True),
-        real=lambda key, world, num: text.draw(key, world.real.text, num, length),
+        sample_real=lambda key, world, num: text.draw(key, world.real.text, num, length),
         fit=partial(_fit, fit),
         sample=partial(_sample, task),
         observe=partial(_observe, task),
         metrics=(*_metrics(text, gram_bits), T.sample_text_metric(text, num_shown, length)),
         init=partial(_init, task, net_init),
-        summarise=partial(_summarise, task) if gram_bits else None,
-        rewrite=lambda key, params, rows, part: rewrite_rows(network, params.net, key, rows, part, how, prompt),
-        scores=T.SCORES,
-        block_hint=1 if jax.default_backend() == "cpu" else None,  # of a CPU, blocks share the cores
-        outline=None if base is None else partial(_world, task, base, trained=False),
+        extras=Extras(
+            summarize=partial(_summarize, task) if gram_bits else None,
+            rewrite=lambda key, params, rows, part: rewrite_rows(network, params.net, key, rows, part, how, prompt),
+            row_scores=T.SCORES,
+        ),
+        info=Info(
+            largest_block=1 if jax.default_backend() == "cpu" else None,  # of a CPU, blocks share the cores
+            world_shapes=None if base is None else partial(_world, task, base, trained=False),
+        ),
     )
 
 
@@ -356,7 +360,7 @@ def _fit(fit: Callable[..., Tree], key: Key, train: Batch, before: Model) -> Mod
     return before._replace(net=net, first=first, age=before.age + 1)
 
 
-def _summarise(task: Task, world: World, batch: Batch) -> Batch:
+def _summarize(task: Task, world: World, batch: Batch) -> Batch:
     if not isinstance(batch.items, T.GramSet):
         rows = batch.weight.shape[0] * B.num_rows(batch)
         T.check_gram_room(rows * (task.network.length - task.ngram + 1), task.gram_bits)

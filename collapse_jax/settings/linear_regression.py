@@ -14,7 +14,20 @@ from collapse_jax.core.registry import recorded
 from collapse_jax.core.validation import is_traced, require_integer, require_number, require_positive
 from collapse_jax.data.synthetic import HELD_OUT_SEED
 from collapse_jax.numerics import gaussian_moments, least_squares
-from collapse_jax.types import Array, Batch, Key, Metric, Setting, Tree, World
+from collapse_jax.types import (
+    Array,
+    Batch,
+    Extras,
+    Info,
+    Key,
+    LabelOnly,
+    LabelStatistics,
+    Metric,
+    Setting,
+    SufficientStatistics,
+    Tree,
+    World,
+)
 
 METRICS = (
     Metric("excess_risk", "mean squared error of noise-free labels, over the law of the inputs", "label units^2",
@@ -98,25 +111,33 @@ def linear_regression(
     return Setting(
         name="linear_regression",
         world=lambda: _world(dim, num_test),
-        real=lambda key, world, num: rows(key, world.real, num),
+        sample_real=lambda key, world, num: rows(key, world.real, num),
         fit=partial(_fit, penalty),
         sample=rows,
         observe=_observe,
         metrics=tuple(m._replace(baseline=float(dim)) if m.role else m for m in METRICS),  # of no coefficients: |w|^2
-        compress=_compress,
-        sample_compressed=partial(_sample_compressed, rows, statistics),
-        # Of new inputs fixed_real asks for the law of a part of a batch, given the whole, which is not known here.
-        real_compressed=(lambda key, world, num: statistics(key, world.real, num)) if reuse_inputs else None,
-        relabel=partial(_relabel, noise) if reuse_inputs else None,
-        inputs=partial(_inputs, penalty) if reuse_inputs else None,
-        relabel_compressed=partial(_relabel_compressed, noise) if reuse_inputs else None,
-        reparameterised=True,
-        scores={
-            "likelihood": lambda world, params, rows: -0.5 * _standard(noise, world, rows) ** 2,
-            "right": lambda world, params, rows: (jnp.abs(_standard(noise, world, rows)) <= TOLERANCE) * 1.0,
-            "value": lambda world, params, rows: rows.y,
-        },
+        statistics=SufficientStatistics(
+            compress=_compress,
+            sample=partial(_sample_statistics, rows, statistics),
+            # Of new inputs fixed_real asks for the law of a part of a batch, given the whole, which is not known here.
+            sample_real=partial(_sample_real_statistics, statistics) if reuse_inputs else None,
+        ),
+        label_only=_label_only(noise, penalty) if reuse_inputs else None,
+        extras=Extras(
+            row_scores={
+                "likelihood": lambda world, params, rows: -0.5 * _standard(noise, world, rows) ** 2,
+                "right": lambda world, params, rows: (jnp.abs(_standard(noise, world, rows)) <= TOLERANCE) * 1.0,
+                "value": lambda world, params, rows: rows.y,
+            }
+        ),
+        info=Info(differentiable=True),
     )
+
+
+def _label_only(noise: Array, ridge: Array | float | None) -> LabelOnly:
+    """Return how labels are given to a chain's inputs."""
+    of_labels = LabelStatistics(partial(_prepare_inputs, ridge), partial(_relabel_statistics, noise))
+    return LabelOnly(partial(_relabel, noise), of_labels)
 
 
 def _standard(noise: Array, world: World, rows: Rows) -> Array:
@@ -151,7 +172,7 @@ def _statistics(noise: Array, key: Key, coefficients: Array, count: Array | int)
     return Statistics(root[None], jnp.where(jnp.diagonal(root) != 0, target, 0.0)[None])
 
 
-def _sample_compressed(
+def _sample_statistics(
     rows: Callable[[Key, Array, int], Rows],
     statistics: Callable[[Key, Array, Array | int], Statistics],
     key: Key,
@@ -165,6 +186,17 @@ def _sample_compressed(
         return statistics(key, params, count)
     drawn = B.unit(rows(key, params, num), jnp.arange(num) < count)
     return jax.tree.map(lambda x: x[0], _compress(drawn).items)
+
+
+def _sample_real_statistics(
+    statistics: Callable[[Key, Array, Array | int], Statistics],
+    key: Key,
+    world: World,
+    num: Array | int,
+    count: Array | int | None = None,
+) -> Statistics:
+    assert count is None  # a loop that shares its inputs has no law beside counted real rows
+    return statistics(key, world.real, num)
 
 
 def _compress(batch: Batch) -> Batch:
@@ -203,7 +235,7 @@ def _solved(ridge: Array | float | None, root: Array, targets: Array) -> Array:
     return least_squares.solve_triangle(reduced[:, :dim], reduced[:, dim:])
 
 
-def _inputs(ridge: Array | float | None, first: Batch) -> tuple[Inputs, Batch]:
+def _prepare_inputs(ridge: Array | float | None, first: Batch) -> tuple[Inputs, Batch]:
     """What a chain keeps of its first batch, and the coefficients that its labels give."""
     root, target = jax.tree.map(lambda x: x[0, 0], _compress(first).items)
     count, eye = B.total(first), jnp.eye(root.shape[0])
@@ -217,7 +249,7 @@ def _inputs(ridge: Array | float | None, first: Batch) -> tuple[Inputs, Batch]:
     return Inputs(gain / jnp.sqrt(count), shrinkage), B.unit(coefficients[None], count)
 
 
-def _relabel_compressed(noise: Array, key: Key, params: Array, inputs: Inputs) -> Array:
+def _relabel_statistics(noise: Array, key: Key, params: Array, inputs: Inputs) -> Array:
     """The coefficients of labels drawn from a fit that lies in the span of the inputs."""
     new = params + noise * jnp.matmul(inputs.gain, draw_normals(key, inputs.gain.shape[1:]), precision=_HIGHEST)
     if inputs.shrinkage is not None:

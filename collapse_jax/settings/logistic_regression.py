@@ -15,7 +15,7 @@ from collapse_jax.core.registry import recorded
 from collapse_jax.core.validation import require_integer, require_positive
 from collapse_jax.data.synthetic import HELD_OUT_SEED
 from collapse_jax.numerics import logistic_newton
-from collapse_jax.types import Array, Batch, Key, Metric, Setting, Source, Tree, World
+from collapse_jax.types import Array, Batch, Extras, Key, LabelOnly, Metric, Setting, Source, Tree, World
 
 METRICS = (
     Metric("cross_entropy", "mean negative log likelihood of held-out labels", "nats a label", "arXiv 2410.22812",
@@ -86,19 +86,19 @@ def logistic_regression(
         x = draw_normals(key_x, (num, dim)) if source is None else source.draw(key_x, source.arrays, num)[:, :dim]
         return _relabel(key, params, Rows(x, jnp.zeros(num, jnp.int32)))
 
-    def real(key: Key, world: World, num: int) -> Rows:
+    def sample_real(key: Key, world: World, num: int) -> Rows:
         return rows(key, world.real, num) if source is None else _labelled(source.draw(key, world.real, num))
 
     return Setting(
         name="logistic_regression",
         world=lambda: _world(dim, logits, num_test, rows) if source is None else _world_of(source, num_test, fit),
-        real=real,
+        sample_real=sample_real,
         fit=fit,
         sample=rows,
         observe=_observe,
         metrics=(METRICS[0]._replace(baseline=float(np.log(classes))), *METRICS[1:]),  # of classes alike
-        relabel=_relabel if reuse_inputs else None,
-        scores=SCORES,
+        label_only=LabelOnly(_relabel) if reuse_inputs else None,
+        extras=Extras(row_scores=ROW_SCORES),
     )
 
 
@@ -166,7 +166,7 @@ def _fit(classes: int, ridge: Array | float, steps: int, key: Key, train: Batch,
     return logistic_newton.fit_coefficients(items.x, items.label, weight, classes, ridge, steps)
 
 
-SCORES = {
+ROW_SCORES = {
     "likelihood": lambda world, params, rows: _log_probability(world.truth, rows),
     "right": _is_right,
     "confidence": lambda world, params, rows: _log_probability(params, rows),  # of the classifier that gave the label

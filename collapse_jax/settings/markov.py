@@ -15,7 +15,19 @@ from collapse_jax.core.validation import require_choice, require_integer, requir
 from collapse_jax.data import markov_texts
 from collapse_jax.data.markov_texts import Language
 from collapse_jax.metrics import row_scores, text
-from collapse_jax.types import Array, Batch, Key, Metric, Setting, Symbols, Tree, World
+from collapse_jax.types import (
+    Array,
+    Batch,
+    Extras,
+    Info,
+    Key,
+    Metric,
+    Setting,
+    SufficientStatistics,
+    Symbols,
+    Tree,
+    World,
+)
 
 METRICS = (
     Metric("cross_entropy", "cross-entropy of the fit on real sequences: the table's law, or held-out text",
@@ -118,16 +130,17 @@ def markov(
     return Setting(
         name="markov",
         world=partial(_world, language, order, gram),
-        real=lambda key, world, num: language.draw(key, world.real, num, length),
+        sample_real=lambda key, world, num: language.draw(key, world.real, num, length),
         fit=partial(_fit, compress, smoothing),
         sample=sample,
         observe=partial(_observe, sample, gram),
         metrics=_metrics(language, order),
-        compress=compress,
-        sample_compressed=partial(_sample_compressed, compress, sample),
-        rewrite=partial(_rewrite, order),
-        scores={"likelihood": partial(_likelihood, order, size), "value": row_scores.score_mean_symbol},
-        source=Symbols(language.name, language.grams(order).reshape(-1)) if single else None,
+        statistics=SufficientStatistics(compress, partial(_sample_statistics, compress, sample)),
+        extras=Extras(
+            rewrite=partial(_rewrite, order),
+            row_scores={"likelihood": partial(_likelihood, order, size), "value": row_scores.score_mean_symbol},
+        ),
+        info=Info(source=Symbols(language.name, language.grams(order).reshape(-1)) if single else None),
     )
 
 
@@ -203,7 +216,7 @@ def _likelihood(order: int, num_symbols: int, world: World, params: Model, rows_
     return log_next[context_nxl, rows_nxl[:, order:].astype(int)].mean(1)
 
 
-def _sample_compressed(
+def _sample_statistics(
     compress: Tree, sample: Tree, key: Key, params: Model, num: int, count: Array | int, exact: bool
 ) -> Counts:
     """Rows are drawn either way: their counts have no law that is cheaper to draw."""

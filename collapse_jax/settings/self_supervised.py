@@ -1,6 +1,6 @@
 """Self-supervised learning on synthetic images: an encoder is fitted beside the generator and judged on real ones."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -18,7 +18,7 @@ from collapse_jax.settings.diffusion import diffusion
 from collapse_jax.training import augmentation, ssl_objectives
 from collapse_jax.training.nets.encoders import EncoderNetworks, make_encoder
 from collapse_jax.training.sgd import SCHEDULES, AveragedParams, average_params, check_warmup, fit_sgd, make_adamw
-from collapse_jax.types import Array, Batch, Key, Metric, Pretext, Setting, Source, Tree, World
+from collapse_jax.types import Array, Batch, Extras, Key, Metric, Pretext, RowScoreFn, Setting, Source, Tree, World
 
 VIEWS = augmentation.AugmentationStrength()  # that encoders are judged by, and the default of training
 _CLIP = 1.0  # largest norm of a gradient
@@ -202,19 +202,22 @@ def self_supervised(
     optimizer = plain if momentum is None else lambda number: average_params(plain(number), momentum)
     fit = fit_sgd(partial(_loss, task), optimizer, init=partial(_fresh, task), steps=steps, batch_size=batch_size,
                   start=start)  # fmt: skip
-    return Setting(
+    return generator._replace(
         name="self_supervised",
         world=partial(_world, task, computed=True),
-        real=lambda key, world, num: generator.real(key, _of_generator(world), num),
+        sample_real=lambda key, world, num: generator.sample_real(key, _of_generator(world), num),
         fit=partial(_fit, task, fit),
         sample=lambda key, params, num: generator.sample(key, params.generator, num),
         observe=partial(_observe, task),
         metrics=_metrics(task, features),
         init=partial(_init, task),
-        outline=partial(_world, task, computed=False),
-        block_hint=generator.block_hint,
-        source=source,
-        scores=_scores(generator),
+        statistics=None,  # the encoder reads rows
+        extras=_extras(generator.extras),
+        info=generator.info._replace(
+            call=None,
+            differentiable=False,  # the encoder reads rows that are chosen among others
+            world_shapes=partial(_world, task, computed=False),
+        ),
     )
 
 
@@ -222,11 +225,13 @@ def _source(generator: Setting) -> tuple[Source, tuple[int, int, int]]:
     """Of a generator that will do, and the shape of its images."""
     if not isinstance(generator, Setting):
         raise UsageError(f"generator must be a Setting, such as settings.diffusion(), not {one_line(repr(generator))}")
-    source = generator.source
+    source = generator.info.source
     if not isinstance(source, Source) or source.shape is None:
         raise UsageError(f"generator {generator.name} has no source of images; give it one, such as digits(pca: null)")
     if source.classes is None:
         raise UsageError(f"source {source.name} has no labels, which probes read; give labels: true")
+    if generator.label_only is not None:
+        raise UsageError(f"generator {generator.name} labels images that are there; give one that makes new ones")
     if generator.init is None:
         raise UsageError(f"generator {generator.name} is not trained by gradients; give one that is, such as diffusion")
     return source, source.shape
@@ -243,13 +248,19 @@ def _metrics(task: Task, features: int) -> tuple[Metric, ...]:
     return (*own, *controls, *task.generator.metrics)
 
 
-def _scores(generator: Setting) -> Mapping[str, Callable[[World, Tree, Tree], Array]]:
-    """The generator's, of its own world and parameters."""
+def _extras(extras: Extras) -> Extras:
+    """Return the generator's, of its own world and parameters."""
+    summarize, sample_children, rewrite = extras.summarize, extras.sample_children, extras.rewrite
 
-    def of(score: Callable[[World, Tree, Tree], Array]) -> Callable[[World, Tree, Tree], Array]:
+    def score_of(score: RowScoreFn) -> RowScoreFn:
         return lambda world, params, items: score(_of_generator(world), params.generator, items)
 
-    return {name: of(score) for name, score in generator.scores.items()}
+    return extras._replace(
+        summarize=summarize and (lambda world, train: summarize(_of_generator(world), train)),
+        sample_children=sample_children and (lambda key, params, rows: sample_children(key, params.generator, rows)),
+        rewrite=rewrite and (lambda key, params, *rest: rewrite(key, params.generator, *rest)),
+        row_scores={name: score_of(score) for name, score in extras.row_scores.items()},
+    )
 
 
 def _of_generator(world: World) -> World:
@@ -258,7 +269,8 @@ def _of_generator(world: World) -> World:
 
 def _world(task: Task, computed: bool) -> World:
     """With controls that are not `computed`, only their shapes."""
-    theirs = task.generator.world() if computed or task.generator.outline is None else task.generator.outline()
+    shapes = task.generator.info.world_shapes
+    theirs = task.generator.world() if computed or shapes is None else shapes()
     train, test = (np.asarray(rows) for rows in (task.source.arrays, task.source.held_out(task.num_test)))
     pixels = lambda rows: jnp.asarray(rows[:, :-1], float)  # noqa: E731
     label = lambda rows: jnp.asarray(rows[:, -1].round(), jnp.int32)  # noqa: E731
@@ -322,7 +334,7 @@ def _fit(task: Task, fit: Callable[..., Tree], key: Key, train: Batch, before: M
 
 
 def _observe(
-    task: Task, key: Key, world: World, params: Model, summary: None, generated_NxC: Array
+    task: Task, key: Key, world: World, params: Model, summary: Tree, generated_NxC: Array
 ) -> dict[str, Array]:
     truth, encoder = world.truth, _now(params.learner)["encoder"]
     images, (controls,) = truth.images, truth.controls.values()

@@ -18,7 +18,7 @@ from collapse_jax.training.diffusion_objectives import PROBES_PER_ROW, draw_prob
 from collapse_jax.training.nets.vae import make_autoencoder
 from collapse_jax.training.row_transform import GenerativeModel, RowTransform
 from collapse_jax.training.sgd import SCHEDULES, check_warmup, fit_sgd, make_adamw
-from collapse_jax.types import Array, Key, Metric, Setting, Source, Tree, World
+from collapse_jax.types import Array, Extras, Info, Key, Metric, Setting, Source, Tree, World
 
 _CLIP = 1.0  # largest norm of a gradient of the loss a column
 _ACTIVE = 0.01  # variance above which a latent's posterior mean counts as used, as in arXiv 1509.00519
@@ -158,21 +158,24 @@ def vae(
     task = Task(seen, latent, apply, beta, deviation, temperature, noise, rows_at_once, judge)
     first = lambda key: Net(init(key), jnp.zeros(()) if deviation is None else None)  # noqa: E731
     optimizer = lambda number: make_adamw(learning_rate, schedule, warmup, 0.0, _CLIP, number)  # noqa: E731
+    fit = fit_sgd(partial(_loss, task), optimizer, init=first, steps=steps, batch_size=batch_size, start=start)
     return Setting(
         name="vae",
         world=partial(_world, task, num_test, judge.truth),
-        real=partial(row_transform.draw_real_rows, seen),
-        fit=partial(row_transform.fit_with_classes, seen, fit_sgd(
-            partial(_loss, task), optimizer, init=first, steps=steps, batch_size=batch_size, start=start)),
+        sample_real=partial(row_transform.draw_real_rows, seen),
+        fit=partial(row_transform.fit_with_classes, seen, fit),
         sample=partial(_sample, task),
         observe=partial(_observe, task),
         metrics=_metrics(task),
         init=lambda key, world: GenerativeModel(first(key), jnp.ones(seen.classes) if seen.classes else None),
-        outline=partial(_world, task, num_test, judge.outline) if features is None else None,  # functions look alike
-        block_hint=8,
-        source=source,
-        scores=row_scores.ROW_SCORES,
-    )  # fmt: skip
+        extras=Extras(row_scores=row_scores.ROW_SCORES),
+        info=Info(
+            source=source,
+            largest_block=8,
+            # Functions look alike, so what is judged by one has no shapes to be known by.
+            world_shapes=partial(_world, task, num_test, judge.outline) if features is None else None,
+        ),
+    )
 
 
 def _metrics(task: Task) -> tuple[Metric, ...]:

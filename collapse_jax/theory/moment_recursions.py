@@ -17,6 +17,7 @@ import numpy as np
 from collapse_jax import policies
 from collapse_jax.core.errors import UsageError
 from collapse_jax.theory.prediction import Condition
+from collapse_jax.types import PartlyReal
 
 
 class FitMoments(NamedTuple):
@@ -249,9 +250,9 @@ def kept_expectation(policy: Mapping[str, Any], n: int, num_generations: int, fa
 
 def count_real_rows(share: float, n: int) -> int:
     """How many of `n` rows are real, as the policies round it."""
-    count = policies.fixed_real(share).real_rows
-    assert count is not None
-    return int(count(n))
+    made = policies.fixed_real(share).batches
+    assert isinstance(made, PartlyReal)
+    return int(made.num_real(n))
 
 
 GROWING = ("replace", "accumulate", "decay", "fresh_real", "contaminated")  # whose batches may have any size

@@ -76,7 +76,7 @@ def make_row_transform(source: Source, conditional: bool, frame: str) -> RowTran
 
 
 def draw_real_rows(frame: RowTransform, key: Key, world: World, num: int) -> Array:
-    """A ``Setting.real``; labels stay where they are learned."""
+    """A ``Setting.sample_real``; labels stay where they are learned."""
     return _drop_unlearned_label(frame, frame.source.draw(key, world.real, num))
 
 
