@@ -16,8 +16,8 @@ import jax
 from collapse_jax import curators, make_chain, policies, settings
 from collapse_jax.core.random import chain_keys
 from collapse_jax.execution.blocks import run_blocks
-from collapse_jax.execution.programs import compile_blocks, trace_blocks
-from collapse_jax.planning.block_size import stretch_of
+from collapse_jax.execution.programs import compile_block, trace_block
+from collapse_jax.planning.block_size import choose_generations_per_call
 from collapse_jax.planning.grid import grid_of
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
@@ -51,12 +51,16 @@ def loop(job: Job, curator: Curator | None) -> Callable[[], float]:
     chain = make_chain(setting, policies.replace(), num_samples=job.num_samples, num_generations=generations,
                        curator=curator, backend="rows", fold="blocks")  # fmt: skip
     world, keys = setting.world(), chain_keys(0, job.num_chains)
-    made = {"metrics": (job.metric,), "width": plan.programs[0].width, "stretch": stretch_of(generations)}
-    programs = compile_blocks(trace_blocks(lambda _: chain, world, {}, keys, **made))
+    sizes = {
+        "metrics": (job.metric,),
+        "chains_per_block": plan.programs[0].chains_per_block,
+        "generations_per_call": choose_generations_per_call(generations),
+    }
+    programs = compile_block(trace_block(lambda _: chain, world, {}, keys, **sizes))
 
     def seconds() -> float:
         clock = time.perf_counter()
-        run_blocks(programs, world, {}, keys, num_generations=generations, progress=lambda _: None)
+        run_blocks(programs, world, {}, keys, num_generations=generations, progress_callback=lambda _: None)
         return time.perf_counter() - clock
 
     seconds()

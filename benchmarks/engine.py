@@ -27,20 +27,23 @@ sweep: {product: {num_samples: [50, 100, 200]}}
 INSIDE = """
 import json, statistics, sys, time
 import jax
-from collapse_jax import config, stream, sweeps, units
+from collapse_jax import config
+from collapse_jax.execution import resumable
+from collapse_jax.execution.runner import Runner
+from collapse_jax.planning.plan import make_plan
 
 experiment = config.load(sys.argv[1], [])
 grid, options, repeats = experiment.grid(), experiment.options(), int(sys.argv[3])
 
 
 def plan():
-    return units.make_plan(grid, options)
+    return make_plan(grid, options)
 
 
 def compute(made):
-    runner = sweeps.Runner(made, lambda _: None)
-    for unit in runner.expect(made.units):
-        runner.run(unit)
+    runner = Runner(made, lambda _: None)
+    for unit in runner.announce(made.units):
+        runner.run_unit(unit)
 
 
 def clock(function, *arguments):
@@ -52,7 +55,8 @@ def clock(function, *arguments):
 made = plan()
 compute(made)  # fills the cache of compiled programs
 planned, computed, streamed = zip(*(
-    (clock(plan), clock(compute, made), clock(stream.run, grid, options, f"{sys.argv[2]}/{i}")) for i in range(repeats)
+    (clock(plan), clock(compute, made), clock(resumable.fill_store, grid, options, f"{sys.argv[2]}/{i}"))
+    for i in range(repeats)
 ))
 generations = experiment.num_chains * experiment.num_generations * 6
 print(json.dumps({"units": len(made.units), "devices": jax.device_count(), "plan": statistics.median(planned),

@@ -178,8 +178,8 @@ def plan_of(setting: Setting, num_chains: int) -> Runner:
 
 
 def run_plan(runner: Runner) -> None:
-    for unit in runner.expect(runner.plan.units):
-        runner.run(unit)
+    for unit in runner.announce(runner.plan.units):
+        runner.run_unit(unit)
 
 
 def accumulating(rounds: int, generation: int = 20, num: int = 1000) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def run(name: str, published: Published, fraction: float, data: Path) -> list[xr
     for path, _, experiment in planned(published, fraction):
         text = config.dumps(experiment)
         out = data / name / f"{Path(path).stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-        outcome = resumable.run(experiment.grid(), experiment.options(), out, config=text)
+        outcome = resumable.fill_store(experiment.grid(), experiment.options(), out, config=text)
         for unit, error in outcome.failures:
             raise RuntimeError(f"{path}: unit {unit} failed: {error}") from error
         found.append(cj.open(out).load())

@@ -103,7 +103,7 @@ def test_tables_are_whole_in_a_notebook(runs, cell):
 
 
 def test_progress_shows_in_a_notebook(cell):
-    with progress.told(True) as tell:
+    with progress.show_sweep_progress(True) as tell:
         tell(10, 40)
         tell(40, 40)
     assert "compiling" in cell.shown[0]
@@ -113,15 +113,15 @@ def test_progress_shows_in_a_notebook(cell):
 
 def test_progress_is_a_function_a_bar_or_nothing(cell, monkeypatch, capsys):
     seen = []
-    with progress.told(lambda *given: seen.append(given)) as tell:
+    with progress.show_sweep_progress(lambda *given: seen.append(given)) as tell:
         tell(1, 2)
     for nothing in (None, False):
-        with progress.told(nothing) as tell:
+        with progress.show_sweep_progress(nothing) as tell:
             tell(1, 2)
     assert (seen, cell.shown) == ([(1, 2)], [])
     monkeypatch.delitem(sys.modules, "IPython")
     monkeypatch.setenv("FORCE_COLOR", "1")  # as rich is told of a terminal
-    with progress.told(True) as tell:
+    with progress.show_sweep_progress(True) as tell:
         tell(1, 2)
         tell(2, 2)
     assert cell.shown == []

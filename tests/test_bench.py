@@ -14,14 +14,14 @@ from collapse_jax.bench import measure, plots, profile_regions, report, run, sui
 from collapse_jax.bench.machine import Rates, copied_size, floor, limit, lowest
 from collapse_jax.bench.suites import Case
 from collapse_jax.cli import main
-from collapse_jax.planning.roofline import Work, count
+from collapse_jax.planning.roofline import Work, count_work
 from collapse_jax.settings.gaussian import gaussian
 
 TINY = Case("gaussian", gaussian, policies.replace(), 1, 4, 3, ("trace_ratio",), "rows")
 
 
 def work_of(function, *shapes):
-    return count(jax.make_jaxpr(function)(*(jnp.zeros(shape) for shape in shapes)).jaxpr)
+    return count_work(jax.make_jaxpr(function)(*(jnp.zeros(shape) for shape in shapes)).jaxpr)
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +54,8 @@ def test_calls_branches_and_random_numbers_are_counted():
     assert work_of(lambda x: inner(inner(x)), (4, 4)).products == 2 * 2 * 4**3
     either = lambda x: jax.lax.cond(x[0, 0] > 0, lambda y: y @ y, lambda y: y + 1, x)  # noqa: E731
     assert work_of(either, (4, 4)).products == 2 * 4**3
-    drawn = count(jax.make_jaxpr(lambda key: jax.random.normal(key, (70,)))(jax.random.key(0)).jaxpr)
-    assert (drawn.words, drawn.normals) == (70, 70)
+    drawn = count_work(jax.make_jaxpr(lambda key: jax.random.normal(key, (70,)))(jax.random.key(0)).jaxpr)
+    assert (drawn.random_words, drawn.normals) == (70, 70)
     part = work_of(lambda pool: jax.lax.dynamic_update_slice_in_dim(pool, jnp.ones((1, 3)), 0, 0), (1000, 3))
     assert part.bytes == 2 * 4 * 3  # not the pool
 
@@ -63,7 +63,7 @@ def test_calls_branches_and_random_numbers_are_counted():
 @pytest.mark.fast
 def test_floors_add_what_shares_the_units():
     rates = Rates(1e3, 1e2, 50.0, 10.0, {copied_size(1): 1e3})
-    parts = floor(Work(products=2e3, exponentials=1e2, words=30, normals=20, bytes=500), rates, 1)
+    parts = floor(Work(products=2e3, exponentials=1e2, random_words=30, normals=20, bytes=500), rates, 1)
     assert parts == {"products": 2.0, "exponentials": 1.0, "random numbers": pytest.approx(2.2), "memory": 0.5}
     assert lowest(parts) == pytest.approx(5.2)
     assert lowest(parts | {"memory": 9.0}) == 9.0
@@ -78,7 +78,7 @@ def test_a_case_is_measured(tiny):
     assert min(row.seconds) > 0
     assert row.num_chains % row.width == 0
     assert row.work.normals == 4  # of its rows
-    assert row.work.words > row.work.normals  # keys
+    assert row.work.random_words > row.work.normals  # keys
     assert row.floor["random numbers"] > 0
     assert row.peak_bytes > 0
     assert min(tiny.rates[:4]) > 0

@@ -1,4 +1,4 @@
-"""Blocks side by side: neither their number nor their order nor a failure among them shows in the results."""
+"""Concurrent blocks: neither their number nor their order nor a failure among them changes the results."""
 
 import threading
 
@@ -9,25 +9,27 @@ import pytest
 from collapse_jax import policies, settings
 from collapse_jax.core.chain import make_chain
 from collapse_jax.core.random import chain_keys
-from collapse_jax.execution.blocks import Saver, run_blocks
-from collapse_jax.execution.programs import compile_blocks, trace_blocks
+from collapse_jax.execution.blocks import StateSaver, run_blocks
+from collapse_jax.execution.programs import compile_block, trace_block
 
-LANES, WIDTH, GENERATIONS, STRETCH = 13, 2, 6, 2
+CHAINS, CHAINS_PER_BLOCK, GENERATIONS, GENERATIONS_PER_CALL = 13, 2, 6, 2
 METRICS = ("log_trace_ratio", "test_nll")
 
 
-def blocks_of(width):
-    """``run(at_once, **options)`` of blocks of so many lanes."""
+def blocks_of(chains_per_block):
+    """Return ``run(max_concurrent, **options)`` for blocks of so many chains."""
     setting = settings.gaussian(2, num_test=8)
-    world, keys = setting.world(), chain_keys(0, LANES, "threefry2x32")
+    world, keys = setting.world(), chain_keys(0, CHAINS, "threefry2x32")
     chain = make_chain(setting, policies.accumulate_subsample(), num_samples=5, num_generations=GENERATIONS)
-    traced = trace_blocks(lambda values: chain, world, {}, keys, metrics=METRICS, width=width, stretch=STRETCH)
-    programs = compile_blocks(traced)
+    compiled = compile_block(trace_block(
+        lambda values: chain, world, {}, keys, metrics=METRICS, chains_per_block=chains_per_block,
+        generations_per_call=GENERATIONS_PER_CALL,
+    ))  # fmt: skip
 
-    def run(at_once, progress=lambda generations: None, saver=None, **others):
+    def run(max_concurrent, progress_callback=lambda generations: None, saver=None, **others):
         return run_blocks(
-            programs._replace(at_once=at_once), world, {}, keys,
-            num_generations=GENERATIONS, progress=progress, saver=saver, **others,
+            compiled._replace(max_concurrent=max_concurrent), world, {}, keys,
+            num_generations=GENERATIONS, progress_callback=progress_callback, saver=saver, **others,
         )  # fmt: skip
 
     return run
@@ -36,10 +38,10 @@ def blocks_of(width):
 @pytest.fixture(scope="module")
 def blocks():
     """Seven of two, the last half empty."""
-    return blocks_of(WIDTH)
+    return blocks_of(CHAINS_PER_BLOCK)
 
 
-def test_a_lane_alone_is_what_it_is_among_others(blocks):
+def test_a_chain_alone_is_what_it_is_among_others(blocks):
     alone, among = blocks_of(1)(2), blocks(2)
     for name in METRICS:
         np.testing.assert_allclose(alone[name], among[name], rtol=1e-4, atol=1e-4)
@@ -58,25 +60,25 @@ def memory(after=None):
         steps = [done for b, done in kept if b == block]
         return (max(steps), kept[block, max(steps)]) if steps else None
 
-    return kept, Saver(load, save)
+    return kept, StateSaver(load, save)
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 4, 16])
-def test_how_many_run_at_once_does_not_matter(blocks, at_once):
+@pytest.mark.parametrize("max_concurrent", [1, 2, 4, 16])
+def test_results_do_not_depend_on_how_many_run_at_once(blocks, max_concurrent):
     steps, one = [], blocks(0)
-    many = blocks(at_once, steps.append)
-    assert sum(steps) == LANES * GENERATIONS
+    many = blocks(max_concurrent, steps.append)
+    assert sum(steps) == CHAINS * GENERATIONS
     for name in METRICS:
-        assert one[name].shape == (LANES, GENERATIONS)
+        assert one[name].shape == (CHAINS, GENERATIONS)
         assert np.isfinite(one[name]).all()
         np.testing.assert_array_equal(one[name], many[name])
 
 
-@pytest.mark.parametrize("at_once", [1, 4])
-def test_what_died_goes_on_from_its_states(blocks, at_once):
+@pytest.mark.parametrize("max_concurrent", [1, 4])
+def test_what_died_goes_on_from_its_states(blocks, max_concurrent):
     kept, dying = memory(after=8)
     with pytest.raises(OSError, match="no room"):
-        blocks(at_once, saver=dying)
+        blocks(max_concurrent, saver=dying)
     assert len(kept) == 8
     steps, (_, saver) = [], memory()
     there = dict(kept)
@@ -85,14 +87,14 @@ def test_what_died_goes_on_from_its_states(blocks, at_once):
         assert (block, done) not in there  # nothing is done twice
         saver.save(block, done, state)
 
-    resumed = blocks(at_once, steps.append, Saver(dying.load, save))
-    assert sum(steps) == LANES * GENERATIONS
+    resumed = blocks(max_concurrent, steps.append, StateSaver(dying.load, save))
+    assert sum(steps) == CHAINS * GENERATIONS
     for name, value in blocks(0).items():
         np.testing.assert_array_equal(value, resumed[name])
 
 
-@pytest.mark.parametrize("at_once", [1, 4])
-def test_ctrl_c_stops_all(blocks, at_once):
+@pytest.mark.parametrize("max_concurrent", [1, 4])
+def test_ctrl_c_stops_all(blocks, max_concurrent):
     steps = []
 
     def progress(generations):
@@ -101,20 +103,20 @@ def test_ctrl_c_stops_all(blocks, at_once):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        blocks(at_once, progress)
-    assert len(steps) < 3 * at_once  # what was under way and what it had ahead, not all of the 21 stretches
+        blocks(max_concurrent, progress)
+    assert len(steps) < 3 * max_concurrent  # the running calls and the next ones, not all of the 21
 
 
-@pytest.mark.parametrize("at_once", [0, 1, 4])
-def test_something_else_can_be_done_meanwhile(blocks, at_once):
+@pytest.mark.parametrize("max_concurrent", [0, 1, 4])
+def test_something_else_can_be_done_meanwhile(blocks, max_concurrent):
     done, begun = [], threading.Event()
 
-    def tell(generations):
+    def count(generations):
         done.append(generations)
         begun.set()
 
-    blocks(at_once, tell, meanwhile=lambda: begun.wait(60) or pytest.fail("no block has begun"))
-    assert sum(done) == LANES * GENERATIONS
+    blocks(max_concurrent, count, meanwhile=lambda: begun.wait(60) or pytest.fail("no block has begun"))
+    assert sum(done) == CHAINS * GENERATIONS
 
 
 def test_settings_of_a_thread_reach_the_blocks(blocks):
@@ -134,4 +136,4 @@ def test_what_fails_meanwhile_stops_all(blocks):
 
     with pytest.raises(KeyboardInterrupt):
         blocks(1, done.append, meanwhile=meanwhile)
-    assert sum(done) < LANES * GENERATIONS
+    assert sum(done) < CHAINS * GENERATIONS

@@ -20,15 +20,16 @@ num_chains: 4
 class FakeRunner:
     """Gives what the engine gives, without its compile time."""
 
-    def __init__(self, plan, tick, devices=None):
-        self.plan, self.tick, self.seconds, self.rng = plan, tick, {"seconds_run": 0.1}, np.random.default_rng(0)
+    def __init__(self, plan, progress_callback, devices=None):
+        self.plan, self.progress_callback = plan, progress_callback
+        self.seconds, self.rng = {"seconds_run": 0.1}, np.random.default_rng(0)
 
-    def expect(self, units):
+    def announce(self, units):
         return units
 
-    def run(self, unit, saver=None):
+    def run_unit(self, unit, saver=None):
         shape = (*unit.shape, self.plan.options.num_generations)
-        self.tick(int(np.prod(shape)))
+        self.progress_callback(int(np.prod(shape)))
         return {name: self.rng.lognormal(size=shape) for name in self.plan.programs[unit.program].metrics}
 
 
@@ -180,7 +181,7 @@ def test_interrupt(engine, capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(FakeRunner, "run", interrupt)
+    monkeypatch.setattr(FakeRunner, "run_unit", interrupt)
     assert main.main(["run", "small.yaml"]) == 130
     assert capsys.readouterr().err.endswith("interrupted: what was done is kept; the same command goes on\n")
     assert np.isnan(results.open("results/small").trace_ratio).all()

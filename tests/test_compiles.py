@@ -127,13 +127,13 @@ def test_numbers_drawn_outside_of_a_program_are_compiled_once():
 def test_the_next_program_is_traced_beside_blocks_unless_they_must_be_alone(monkeypatch, metric):
     events, alone, trace, blocks = [], [], runner.Runner._trace, runner.run_blocks
 
-    def traced(runner, number):
+    def traced(self, number):
         events.append(number)
-        return trace(runner, number)
+        return trace(self, number)
 
     def watched(programs, *args, **kwargs):
         events.append("blocks")
-        alone.append(programs.alone)
+        alone.append(programs.runs_alone)
         out = blocks(programs, *args, **kwargs)
         events.append("done")
         return out
@@ -150,11 +150,11 @@ def test_the_next_program_is_traced_beside_blocks_unless_they_must_be_alone(monk
 def test_a_program_that_cannot_be_traced_is_tried_once(monkeypatch):
     tried, trace = [], runner.Runner._trace
 
-    def fails(runner, number):
+    def fails(self, number):
         tried.append(number)
         if number == 1:
             raise ValueError("not this one")
-        return trace(runner, number)
+        return trace(self, number)
 
     monkeypatch.setattr(runner.Runner, "_trace", fails)
     monkeypatch.setattr(units, "_UNIT_OPERATIONS", 1)  # a block is a unit

@@ -15,7 +15,7 @@ from collapse_jax import data, policies, settings
 from collapse_jax.core import batch
 from collapse_jax.core.worlds import same
 from collapse_jax.planning.grid import grid_of
-from collapse_jax.planning.memory_estimate import check_fits
+from collapse_jax.planning.memory_estimate import check_memory
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
 from collapse_jax.settings import diffusion
@@ -202,7 +202,7 @@ def test_plans_train_no_classifier(monkeypatch):
     for other in ({"objective": "edm"}, {"objective": "ddpm"}, {"num_test": 9}, {"conditional": True}):
         assert not same(outline, made(**other).info.world_shapes())
     plan = make_plan(grid_of(made, policies.replace(), 8, {}), Options(num_generations=2, num_chains=1))
-    check_fits(plan)
+    check_memory(plan)
     assert made(features=lambda x: x).info.world_shapes is None
 
 

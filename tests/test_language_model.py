@@ -18,9 +18,9 @@ from collapse_jax.core.worlds import same
 from collapse_jax.data import texts
 from collapse_jax.execution.runner import Runner
 from collapse_jax.execution.sweep import run, sweep
-from collapse_jax.planning.cost import operations
+from collapse_jax.planning.cost import count_operations
 from collapse_jax.planning.grid import grid_of
-from collapse_jax.planning.memory_estimate import check_fits
+from collapse_jax.planning.memory_estimate import check_memory
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
 from collapse_jax.training.nets.transformer import Transformer, resolve_size
@@ -116,7 +116,7 @@ def test_a_base_is_trained_once_and_when_it_is_needed(monkeypatch):
     outlined = len(trained)  # by shape
     assert all(isinstance(x, jax.ShapeDtypeStruct) for p in plan.programs for x in jax.tree.leaves(p.world.real.base))
     assert len(plan.programs) == 2
-    check_fits(plan)
+    check_memory(plan)
     runner = Runner(plan, lambda _: None)
     worlds = [runner._worlds.of(program.setting, program.world) for program in plan.programs]
     assert len(trained) == outlined + 1
@@ -322,7 +322,7 @@ def test_a_generation_costs_the_same_at_any_age():
         chain = make_chain(setting, policy, num_samples=64, num_generations=20)
         state = jax.eval_shape(lambda: chain.init(KEY, world))
         jaxpr = jax.make_jaxpr(lambda s: chain.emit(world, s, jnp.int32(1))[2]["test_loss"])(state)
-        return operations(jaxpr.jaxpr)
+        return count_operations(jaxpr.jaxpr)
 
     assert work(policies.accumulate()) < 1.1 * work(policies.replace())
 

@@ -30,7 +30,7 @@ metrics: [trace_ratio]
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("collapse_jax.planning.units._UNIT_OPERATIONS", 1.0)
-    monkeypatch.setattr("collapse_jax.planning.units.blocks_at_once", lambda devices: 1)
+    monkeypatch.setattr("collapse_jax.planning.units.max_concurrent_blocks", lambda devices: 1)
     (tmp_path / "small.yaml").write_text(CONFIG)
     assert main.main(["run", "small.yaml", "--out", "whole"]) == 0
     return tmp_path
@@ -88,7 +88,7 @@ def test_a_unit_computed_elsewhere_is_the_same(folder):
         for unit in units:
             yield unit, launch.compute_unit(config.dumps(experiment), plan.cuts, plan.units.index(unit))
 
-    resumable.run(experiment.grid(), experiment.options(), "out", config=config.dumps(experiment), engine=engine)
+    resumable.fill_store(experiment.grid(), experiment.options(), "out", config=config.dumps(experiment), engine=engine)
     same("out")
 
 

@@ -14,7 +14,7 @@ from collapse_jax.core import batch
 from collapse_jax.core.worlds import same
 from collapse_jax.metrics import representations
 from collapse_jax.planning.grid import grid_of
-from collapse_jax.planning.memory_estimate import check_fits
+from collapse_jax.planning.memory_estimate import check_memory
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
 from collapse_jax.settings import self_supervised
@@ -107,7 +107,7 @@ def test_worlds_are_told_apart_and_planned_without_training(monkeypatch):
     for other in ({"width": 9}, {"k": 2}, {"num_probe": 20}):
         assert not same(outline, self_supervised(**TINY | other).info.world_shapes()), other
     made = lambda **options: self_supervised(**TINY | options)  # noqa: E731
-    check_fits(make_plan(grid_of(made, policies.replace(), 8, {}), Options(num_generations=2, num_chains=1)))
+    check_memory(make_plan(grid_of(made, policies.replace(), 8, {}), Options(num_generations=2, num_chains=1)))
 
 
 CONFIG = """

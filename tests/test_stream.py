@@ -42,7 +42,10 @@ checkpoint_every: 1
 metrics: [trace_ratio, test_loss]
 """
 
-SMALL = {"_UNIT_OPERATIONS": 1.0, "blocks_at_once": lambda devices: 1}  # units of one block, whatever the machine
+SMALL = {
+    "_UNIT_OPERATIONS": 1.0,
+    "max_concurrent_blocks": lambda devices: 1,
+}  # units of one block
 
 
 pytestmark = pytest.mark.xdist_group("stream")  # one worker, for they compare with stores that are made once
@@ -78,15 +81,17 @@ def folder(tmp_path, monkeypatch):
 
 def fill(name, out, overrides=(), **options):
     experiment = config.load(name, overrides)
-    return resumable.run(experiment.grid(), experiment.options(), out, config=config.dumps(experiment), **options)
+    return resumable.fill_store(
+        experiment.grid(), experiment.options(), out, config=config.dumps(experiment), **options
+    )
 
 
 def stop_at_save(monkeypatch, number):
     """The run of flow.yaml, interrupted after so many checkpoints."""
-    saver_of, count = resumable.checkpoint.saver, [0]
+    make_saver, count = resumable.checkpoint.make_saver, [0]
 
     def killing(path):
-        made = saver_of(path)
+        made = make_saver(path)
 
         def save(block, done, state):
             made.save(block, done, state)
@@ -97,7 +102,7 @@ def stop_at_save(monkeypatch, number):
         return made._replace(save=save)
 
     with monkeypatch.context() as patch:
-        patch.setattr(resumable.checkpoint, "saver", killing)
+        patch.setattr(resumable.checkpoint, "make_saver", killing)
         with pytest.raises(KeyboardInterrupt):
             fill("flow.yaml", "out")
 
@@ -131,7 +136,7 @@ def test_a_stream_is_the_sweep_in_memory(whole):
 
 
 def test_what_is_unfinished_is_nan_and_the_same_command_goes_on(folder, whole, monkeypatch):
-    runs = resumable.Runner.run
+    runs = resumable.Runner.run_unit
     count = [0]
 
     def stop(self, unit, saver=None):
@@ -140,14 +145,14 @@ def test_what_is_unfinished_is_nan_and_the_same_command_goes_on(folder, whole, m
             raise KeyboardInterrupt
         return runs(self, unit, saver)
 
-    monkeypatch.setattr(resumable.Runner, "run", stop)
+    monkeypatch.setattr(resumable.Runner, "run_unit", stop)
     with pytest.raises(KeyboardInterrupt):
         fill("grid.yaml", "out")
     half = results.open("out")
     assert half.attrs["done"] == pytest.approx(7 / 24)
     assert np.isnan(half.trace_ratio).mean() == pytest.approx(17 / 24)
     told = []
-    assert fill("grid.yaml", "out", progress=told.append).complete
+    assert fill("grid.yaml", "out", progress_callback=told.append).complete
     assert (told[0].resumed, told[0].units, told[-1].units, told[-1].total_units) == (7, 7, 24, 24)
     assert told[-1].done == told[-1].left == 17 * 2 * 4
     assert told[-1].share == pytest.approx(1)
@@ -162,9 +167,11 @@ def test_shards_share_the_work_and_need_not_know_of_each_other(folder, whole):
     experiment = config.load("grid.yaml")
     plan = resumable.make_plan(experiment.grid(), experiment.options())
     for n in (1, 2, 3, 7, 100):
-        parts = [unit for i in range(n) for unit in resumable.share(plan, (i, n))]
+        parts = [unit for i in range(n) for unit in resumable.units_of_shard(plan, (i, n))]
         assert parts == list(plan.units)
-    sizes = [sum(resumable.work(plan, u) for u in resumable.share(plan, (i, 4))) for i in range(4)]
+    sizes = [
+        sum(resumable.count_unit_operations(plan, u) for u in resumable.units_of_shard(plan, (i, 4))) for i in range(4)
+    ]
     assert max(sizes) < 2 * min(sizes)
 
 
@@ -177,26 +184,26 @@ def test_a_store_of_another_config_is_refused_with_the_key(folder, whole):
 
 
 def test_a_unit_that_raises_does_not_stop_the_others(folder, monkeypatch, capsys):
-    runs = resumable.Runner.run
+    runs = resumable.Runner.run_unit
 
     def fails(self, unit, saver=None):
         if unit.where[1].start == 1 and unit.where[0].start == 0:
             raise RuntimeError("no luck")
         return runs(self, unit, saver)
 
-    monkeypatch.setattr(resumable.Runner, "run", fails)
+    monkeypatch.setattr(resumable.Runner, "run_unit", fails)
     assert main.main(["run", "grid.yaml", "--out", "out"]) == 1
     err = capsys.readouterr().err
     assert err.count("failed: RuntimeError: no luck") == 6
     assert "6 units failed; the others are done: run again to retry" in err
-    monkeypatch.setattr(resumable.Runner, "run", runs)
+    monkeypatch.setattr(resumable.Runner, "run_unit", runs)
     assert main.main(["run", "grid.yaml", "--out", "out"]) == 0
     assert results.open("out").attrs["done"] == 1
 
 
 def test_a_second_run_on_a_store_is_refused_while_the_first_writes(folder):
     Path("out").mkdir()
-    with resumable._locked("out", (0, 1)):  # noqa: SIM117
+    with resumable._hold_shard_lock("out", (0, 1)):  # noqa: SIM117
         with pytest.raises(errors.StoreError, match=f"another run .process {os.getpid()}. is writing here"):
             fill("grid.yaml", "out")
     assert not fill("grid.yaml", "out", shard=(0, 24)).failures
@@ -222,7 +229,7 @@ def test_damaged_and_missing_chunks_are_named_and_redone_on_request(folder, whol
 def test_a_chain_stopped_at_any_generation_goes_on_to_the_same_bits(folder, whole, monkeypatch, stop):
     stop_at_save(monkeypatch, stop + 6)  # in the second block or unit
     told = []
-    fill("flow.yaml", "out", progress=told.append)
+    fill("flow.yaml", "out", progress_callback=told.append)
     same(whole / "flow", "out")
     assert not list(Path("out/checkpoints").glob("*"))
 
@@ -245,7 +252,7 @@ def test_a_truncated_checkpoint_is_named_and_redone_on_request(folder, whole, mo
         if path.is_file():
             os.truncate(path, path.stat().st_size // 2)
     outcome = fill("flow.yaml", "out")
-    assert "damaged checkpoint" in str(outcome.failures[0][1])
+    assert "checkpoint is damaged" in str(outcome.failures[0][1])
     assert "checkpoints" in str(outcome.failures[0][1])
     assert fill("flow.yaml", "out", repair=True).complete
     same(whole / "flow", "out")
@@ -256,12 +263,12 @@ import sys, time
 from collapse_jax.cli.main import main
 from collapse_jax.execution import resumable
 from collapse_jax.planning import units
-units._UNIT_OPERATIONS, units.blocks_at_once = 1.0, lambda devices: 1
-runs = resumable.Runner.run
+units._UNIT_OPERATIONS, units.max_concurrent_blocks = 1.0, lambda devices: 1
+runs = resumable.Runner.run_unit
 def slow(self, unit, saver=None):
     time.sleep(0.05)
     return runs(self, unit, saver)
-resumable.Runner.run = slow
+resumable.Runner.run_unit = slow
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -335,13 +342,13 @@ def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_when_there_is_room(fol
         (small / "out").mkdir()
         filler = small / "filler"
         experiment = config.load("grid.yaml")
-        resumable.prepare(
+        resumable.prepare_store(
             experiment.grid(), experiment.options(), small / "out", config=config.dumps(experiment), attrs={}
         )
         with pytest.raises(OSError), filler.open("wb", buffering=0) as file:  # noqa: PT012
             while True:
                 file.write(b"x" * 4096)
-        with pytest.raises(errors.StoreError, match=r"cannot be written .*what was done before is kept"):
+        with pytest.raises(errors.StoreError, match=r"cannot be written .*the units finished before are kept"):
             fill("grid.yaml", small / "out")
         filler.unlink()
         assert fill("grid.yaml", small / "out").complete

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from collapse_jax.planning.cost import operations
+from collapse_jax.planning.cost import count_operations
 from collapse_jax.training.nets import transformer
 from collapse_jax.training.nets.sampling import Decoding, decode_rows, pick_symbols, symbol_weights
 from collapse_jax.training.nets.sequence_model import SequenceModel, draw_rows, rewrite_rows
@@ -182,8 +182,11 @@ def test_bfloat16_turns_by_float32_angles():
 def test_few_rows_more_than_fit_together_cost_few_more():
     params, apply = net()
     network = SequenceModel(apply, V, SMALL, jnp.float32, L, 16)
-    work = lambda num: operations(jax.make_jaxpr(lambda p: draw_rows(network, p, KEY, num, Decoding()))(params).jaxpr)  # noqa: E731
-    assert work(18) < 1.2 * work(16)
+
+    def operations(num):
+        return count_operations(jax.make_jaxpr(lambda p: draw_rows(network, p, KEY, num, Decoding()))(params).jaxpr)
+
+    assert operations(18) < 1.2 * operations(16)
     rows = jax.jit(lambda p: draw_rows(network, p, KEY, 18, Decoding()))(params)
     assert rows.shape == (18, L)
     assert len({tuple(row) for row in rows.tolist()}) == 18

@@ -15,14 +15,14 @@ from collapse_jax import config, policies, results, settings
 from collapse_jax.config.yaml_io import ConfigError
 from collapse_jax.core.random import chain_keys
 from collapse_jax.execution import resumable
-from collapse_jax.execution.estimate import forecast
-from collapse_jax.execution.programs import compile_blocks, trace_blocks
+from collapse_jax.execution.estimate import estimate_sweep
+from collapse_jax.execution.programs import compile_block, trace_block
 from collapse_jax.execution.sweep import run, sweep
 from collapse_jax.planning import block_size, cost
 from collapse_jax.planning.grid import grid_of
-from collapse_jax.planning.memory_estimate import block_bytes
+from collapse_jax.planning.memory_estimate import estimate_block_bytes
 from collapse_jax.planning.options import Options
-from collapse_jax.planning.plan import make_plan, stretch
+from collapse_jax.planning.plan import make_plan
 from collapse_jax.types import Metric
 
 BASE = {
@@ -67,7 +67,7 @@ def test_a_traced_n_has_the_law_of_a_static_one(policy):
     assert len(plan.programs) == 1
 
     bucket = obstore.store.MemoryStore()
-    resumable.run(experiment.grid(), experiment.options(), bucket, config=config.dumps(experiment))
+    resumable.fill_store(experiment.grid(), experiment.options(), bucket, config=config.dumps(experiment))
     traced = results.open(bucket).log_trace_ratio
     for n in (5, 40):
         static = run(settings.gaussian(2, num_test=8), policy(), num_samples=n, num_generations=4, num_chains=1500,
@@ -86,12 +86,14 @@ def test_n_stays_static_where_real_rows_are_drawn():
 
 def test_checkpoints_beyond_the_horizon_cost_nothing():
     plan = make_plan(grid_of(settings.gaussian(), policies.replace(), 5, {}), Options(7, 2, checkpoint_every=1000))
-    assert stretch(plan) == 7
+    assert plan.generations_per_call == 7
 
 
 def test_metrics_that_nobody_asked_for_are_no_work():
     grid = grid_of(settings.gaussian(20), policies.replace(), 50, {})
-    few, whole = (make_plan(grid, Options(7, 2, metrics=asked)).programs[0].work for asked in (["trace_ratio"], None))
+    few, whole = (
+        make_plan(grid, Options(7, 2, metrics=asked)).programs[0].operations for asked in (["trace_ratio"], None)
+    )
     assert few < whole / 2  # Wasserstein distances need singular values
 
 
@@ -102,21 +104,21 @@ def test_a_block_is_as_wide_whatever_is_asked_for():
     observe = lambda *given: {**setting.observe(*given), "pictures": jnp.zeros(100_000)}  # noqa: E731
     grid = grid_of(setting._replace(metrics=(*setting.metrics, pictures), observe=observe), policies.replace(), 5, {})
     programs = [make_plan(grid, Options(64, 2, metrics=asked)).programs[0] for asked in (["trace_ratio"], None)]
-    assert programs[0].width == programs[1].width < 1024
-    assert programs[0].lane < programs[1].lane
+    assert programs[0].chains_per_block == programs[1].chains_per_block < 1024
+    assert programs[0].bytes_per_chain < programs[1].bytes_per_chain
 
 
 def test_chains_that_train_are_as_many_as_memory_allows(monkeypatch):
     setting = settings.flow_matching(width=8, depth=1, steps=4, batch_size=1000, num_test=4)
 
-    def width(memory):
+    def chains_per_block(memory):
         monkeypatch.setattr(block_size, "device_memory", lambda: memory)
-        return make_plan(grid_of(setting, policies.replace(), 8, {}), Options(2, 2)).programs[0].width
+        return make_plan(grid_of(setting, policies.replace(), 8, {}), Options(2, 2)).programs[0].chains_per_block
 
     activations = 4 * 1000 * 8
-    assert width(2**40) == setting.info.largest_block
-    assert width(40 * activations) in (2, 4)
-    assert width(activations) == 1
+    assert chains_per_block(2**40) == setting.info.largest_block
+    assert chains_per_block(40 * activations) in (2, 4)
+    assert chains_per_block(activations) == 1
 
 
 def test_each_policy_may_take_its_own_backend():
@@ -140,7 +142,7 @@ def test_units_tile_the_results_and_are_whole_chunks(monkeypatch, operations, wi
     seen = np.zeros(plan.shape[:-1], int)
     for unit in plan.units:
         seen[unit.where] += 1
-        for cut, chunk, length in zip(unit.where, plan.chunk, plan.shape, strict=False):
+        for cut, chunk, length in zip(unit.where, plan.chunk_shape, plan.shape, strict=False):
             assert cut.start % chunk == 0
             assert cut.stop % chunk == 0 or cut.stop == length
     assert (seen == 1).all()
@@ -148,9 +150,9 @@ def test_units_tile_the_results_and_are_whole_chunks(monkeypatch, operations, wi
 
 
 def test_operations_count_loops_as_often_as_they_turn():
-    matmul = cost._MATMUL * 8**3
+    matmul = cost.MATMUL_OPERATIONS * 8**3
     loop = lambda x: jax.lax.scan(lambda c, _: (c @ x, None), x, length=5)[0]  # noqa: E731
-    of = lambda f: cost.operations(jax.make_jaxpr(f)(jnp.eye(8)).jaxpr)  # noqa: E731
+    of = lambda f: cost.count_operations(jax.make_jaxpr(f)(jnp.eye(8)).jaxpr)  # noqa: E731
     assert of(lambda x: x @ x) == matmul
     assert of(loop) == 5 * matmul
     assert of(jax.jit(loop)) == 5 * matmul
@@ -176,20 +178,21 @@ def test_bytes_are_predicted_within_a_fifth(optimised, name, options, policy, n,
     grid = grid_of(settings.REGISTRY[name](**options), policy, n, {})
     plan = make_plan(grid, Options(20, 64, backend=backend))
     program = plan.programs[0]
-    programs = compile_blocks(trace_blocks(
-        lambda values: plan.chain_of(program, values), program.world, plan.lanes(plan.units[0])[0], chain_keys(0, 1),
-        metrics=program.metrics, width=program.width, stretch=stretch(plan),
+    programs = compile_block(trace_block(
+        lambda values: plan.build_chain(program, values), program.world, plan.unit_chains(plan.units[0])[0],
+        chain_keys(0, 1), metrics=program.metrics, chains_per_block=program.chains_per_block,
+        generations_per_call=plan.generations_per_call,
     ))  # fmt: skip
     m = programs.advance[0].memory_analysis()
     true = m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes + m.temp_size_in_bytes
-    assert block_bytes(plan, program) == pytest.approx(true, rel=0.2)
+    assert estimate_block_bytes(plan, program) == pytest.approx(true, rel=0.2)
 
 
 def test_a_forecast_says_what_will_be_done():
     experiment = swept(product={"num_samples": [4, 5, 6], "setting.ddof": [0, 1]})
-    rows, total = forecast(experiment.grid(), experiment.options())
+    rows, total = estimate_sweep(experiment.grid(), experiment.options())
     assert len(rows) == 2 * 3 * 2
-    assert {row.lanes for row in rows} == {4}
+    assert {row.chains for row in rows} == {4}
     assert f"{12} compiles, {12 * 4 * 3:,} chain-generations" in total
     assert all(math.isfinite(row.seconds) and row.megabytes > 0 for row in rows)
 

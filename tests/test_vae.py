@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from collapse_jax import data, policies
 from collapse_jax.core import batch
 from collapse_jax.planning.grid import grid_of
-from collapse_jax.planning.memory_estimate import check_fits
+from collapse_jax.planning.memory_estimate import check_memory
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
 from collapse_jax.settings import vae
@@ -181,7 +181,7 @@ def test_plans_train_no_classifier(monkeypatch):
     plan = make_plan(
         grid_of(lambda: vae(PICTURES, **TINY), policies.replace(), 8, {}), Options(num_generations=2, num_chains=1)
     )
-    check_fits(plan)
+    check_memory(plan)
     assert vae(PICTURES, features=lambda x: x, **TINY).info.world_shapes is None
 
 

@@ -12,13 +12,13 @@ from collapse_jax.cli import main
 from collapse_jax.core import batch
 from collapse_jax.data import texts
 from collapse_jax.execution import resumable
-from collapse_jax.execution.estimate import forecast
+from collapse_jax.execution.estimate import estimate_sweep
 from collapse_jax.planning.grid import grid_of
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
 from collapse_jax.reporting import plot_curves, sample_pages, tables
 from collapse_jax.results import summary
-from collapse_jax.results.variables import scalars, shaped
+from collapse_jax.results.variables import array_variables, select_scalars
 from collapse_jax.types import Metric, Setting, World
 
 pytestmark = pytest.mark.xdist_group("variables")  # one worker, for the run is made once
@@ -59,7 +59,7 @@ def drawing(size: int = 3, shift: float = 0.0) -> Setting:
 def small_units(monkeypatch):
     """Many units in a small sweep."""
     monkeypatch.setattr("collapse_jax.planning.units._UNIT_OPERATIONS", 1.0)
-    monkeypatch.setattr("collapse_jax.planning.units.blocks_at_once", lambda devices: 1)
+    monkeypatch.setattr("collapse_jax.planning.units.max_concurrent_blocks", lambda devices: 1)
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +77,8 @@ def test_arrays_have_their_dimensions(swept):
     assert swept["mean"].dims == dims
     assert swept.picture.dims == (*dims, "sample", "y", "x")
     assert swept.picture.shape == (2, 2, 2, 5, 4, 2, 3, 2)
-    assert shaped(swept) == ["picture", "words"]
-    assert list(scalars(swept).data_vars) == ["mean"]
+    assert array_variables(swept) == ["picture", "words"]
+    assert list(select_scalars(swept).data_vars) == ["mean"]
     assert np.isfinite(swept.picture.sel(size=3)).all()
     small = swept.picture.sel(size=2)  # smaller than the largest: what is not there is NaN
     assert np.isfinite(small[..., :2, :]).all()
@@ -122,7 +122,7 @@ def test_parts_in_any_order_are_read_by_their_labels(swept):
 
 
 def test_a_store_holds_the_same_and_goes_on(swept, grid, tmp_path, monkeypatch):
-    runs, count = resumable.Runner.run, [0]
+    runs, count = resumable.Runner.run_unit, [0]
 
     def stop(self, unit, saver=None):
         count[0] += 1
@@ -132,9 +132,9 @@ def test_a_store_holds_the_same_and_goes_on(swept, grid, tmp_path, monkeypatch):
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(resumable.Runner, "run", stop)
+        patch.setattr(resumable.Runner, "run_unit", stop)
         with pytest.raises(KeyboardInterrupt):
-            resumable.run(grid, Options(**OPTIONS), out)
+            resumable.fill_store(grid, Options(**OPTIONS), out)
     half = results.open(out)
     unfinished = np.isnan(half["mean"])
     assert 0 < unfinished.mean() < 1
@@ -142,7 +142,7 @@ def test_a_store_holds_the_same_and_goes_on(swept, grid, tmp_path, monkeypatch):
     np.testing.assert_array_equal((texts_of(half.words) == "").all("sample"), unfinished)
     chunks = sorted(p for p in (out / "results.zarr/picture/c").rglob("*") if p.is_file())
     chunks[0].unlink()
-    outcome = resumable.run(grid, Options(**OPTIONS), out, repair=True)
+    outcome = resumable.fill_store(grid, Options(**OPTIONS), out, repair=True)
     assert outcome.complete
     assert len(outcome.repaired) == 1
     whole = results.open(out)
@@ -152,10 +152,10 @@ def test_a_store_holds_the_same_and_goes_on(swept, grid, tmp_path, monkeypatch):
 
 
 def test_a_long_chain_goes_on_within_a_unit(tmp_path, monkeypatch):
-    saver_of, count = resumable.checkpoint.saver, [0]
+    make_saver, count = resumable.checkpoint.make_saver, [0]
 
     def killing(path):
-        made = saver_of(path)
+        made = make_saver(path)
 
         def save(*arguments):
             made.save(*arguments)
@@ -168,11 +168,11 @@ def test_a_long_chain_goes_on_within_a_unit(tmp_path, monkeypatch):
     options = Options(**{**OPTIONS, "num_chains": 2}, checkpoint_every=1)
     one = grid_of(drawing(), POLICIES[0], 6, {})
     with monkeypatch.context() as patch:
-        patch.setattr(resumable.checkpoint, "saver", killing)
+        patch.setattr(resumable.checkpoint, "make_saver", killing)
         with pytest.raises(KeyboardInterrupt):
-            resumable.run(one, options, tmp_path / "out")
-    resumable.run(one, options, tmp_path / "out")
-    resumable.run(one, options, tmp_path / "whole")
+            resumable.fill_store(one, options, tmp_path / "out")
+    resumable.fill_store(one, options, tmp_path / "out")
+    resumable.fill_store(one, options, tmp_path / "whole")
     xr.testing.assert_equal(results.open(tmp_path / "out"), results.open(tmp_path / "whole"))
 
 
@@ -217,7 +217,7 @@ def test_samples_stand_on_a_page(swept, tmp_path):
 def test_arrays_count_where_bytes_do():
     plan = make_plan(grid_of(drawing, POLICIES, 6, {"size": [3]}), Options(4, 10**6))
     megabytes = 2 * 4 * 10**6 * (1 + 12 + 4) * 4 / 2**20
-    assert f"{megabytes:,.1f} MB of results" in forecast(plan.grid, plan.options)[1]
+    assert f"{megabytes:,.1f} MB of results" in estimate_sweep(plan.grid, plan.options)[1]
 
 
 @pytest.mark.parametrize(

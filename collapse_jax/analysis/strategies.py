@@ -12,7 +12,7 @@ from collapse_jax.core.batch_rows import batch_rows
 from collapse_jax.core.errors import UsageError
 from collapse_jax.numerics.confidence_intervals import Interval, median_interval
 from collapse_jax.planning.grid import Point
-from collapse_jax.results.summary import at_position, curve_positions
+from collapse_jax.results.summary import curve_positions, select_position
 
 if TYPE_CHECKING:
     pass
@@ -95,7 +95,7 @@ def _named(ds: xr.Dataset, *roles: str) -> tuple[str, str]:
 
 def _ends(ds: xr.Dataset, name: str, position: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
     """A metric of each chain, at the first generation and at the last."""
-    values = at_position(ds[name], position).transpose("chain", "generation").to_numpy().astype(float)
+    values = select_position(ds[name], position).transpose("chain", "generation").to_numpy().astype(float)
     return values[:, 0], values[:, -1]
 
 

@@ -13,7 +13,7 @@ import xarray as xr
 
 from collapse_jax.analysis.collapse_times import check_run, points, with_role
 from collapse_jax.numerics.confidence_intervals import Interval, mean_interval, median_interval
-from collapse_jax.results.summary import at_position
+from collapse_jax.results.summary import select_position
 
 if TYPE_CHECKING:
     pass
@@ -118,7 +118,7 @@ def _reading(roles: tuple[str, ...], test: Callable[[list[Sample]], Finding], le
 
 
 def _sample(ds: xr.Dataset, name: str, position: dict[str, int]) -> Sample:
-    values = at_position(ds[name], position).transpose("chain", "generation").to_numpy().astype(float)
+    values = select_position(ds[name], position).transpose("chain", "generation").to_numpy().astype(float)
     attrs = ds[name].attrs
     baseline = np.asarray(attrs.get("baseline", np.nan), float)
     place = _place(ds, position, attrs)
@@ -129,7 +129,7 @@ def _sample(ds: xr.Dataset, name: str, position: dict[str, int]) -> Sample:
 def _place(ds: xr.Dataset, position: dict[str, int], attrs: dict[Any, Any]) -> tuple[int, ...] | None:
     """Of a point, among a metric's baselines: by its labels, for `ds` may be a part of a grid. None: not there."""
     dims, known = attrs.get("baseline_dims", []), attrs.get("baseline_labels", [])
-    here = [at_position(ds[dim], position).item() if dim in ds.coords else None for dim in dims]
+    here = [select_position(ds[dim], position).item() if dim in ds.coords else None for dim in dims]
     found = [labels.index(label) for labels, label in zip(known, here, strict=False) if label in labels]
     return tuple(found) if len(found) == len(dims) else None
 
@@ -222,7 +222,7 @@ def _scaling_law(ds: xr.Dataset, position: dict[str, int]) -> Finding:
         return Finding(UNKNOWN, metric=name, reason="needs a sweep over num_samples, of at least 3 values")
     if ds.sizes["generation"] < 2:
         return Finding(UNKNOWN, metric=name, reason="1 generations, of at least 2")
-    chosen = at_position(ds[name], {dim: i for dim, i in position.items() if dim != axis}).isel(generation=[0, -1])
+    chosen = select_position(ds[name], {dim: i for dim, i in position.items() if dim != axis}).isel(generation=[0, -1])
     risk = chosen.transpose("generation", "chain", axis).to_numpy().astype(float)
     risk = risk[:, ~np.isnan(risk).all((0, 2))]
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from collapse_jax.core.random import draw_normals
 from collapse_jax.core.threefry import unroll_rounds
-from collapse_jax.planning.block_functions import blocks_at_once
+from collapse_jax.planning.block_functions import max_concurrent_blocks
 from collapse_jax.planning.roofline import Work
 from collapse_jax.types import Array
 
@@ -45,14 +45,14 @@ class Rates(NamedTuple):
     Attributes:
       products: floating-point operations of products of matrices, at JAX's default precision.
       exponentials: of an array's elements.
-      words: random ones, of 32 bits.
+      random_words: random words of 32 bits.
       normals: standard normal numbers.
       copies: bytes read and written, by the bytes of the array.
     """
 
     products: float
     exponentials: float
-    words: float
+    random_words: float
     normals: float
     copies: dict[int, float]
 
@@ -74,7 +74,7 @@ class Machine:
         self.probes = {
             "products": _probe(lambda i, x: x @ matrix, matrix, 2.0 * side**3),
             "exponentials": _probe(lambda i, x: jnp.exp(-x), array, elements),
-            "words": _probe(drawn(bits), jnp.zeros(elements, jnp.uint32), elements),
+            "random_words": _probe(drawn(bits), jnp.zeros(elements, jnp.uint32), elements),
             "normals": _probe(drawn(draw_normals), array, elements),
         }
         self.copies = {
@@ -82,7 +82,7 @@ class Machine:
             for size in sorted(set(map(copied_size, sizes)))
         }
         devices = jax.local_devices()
-        self.places = [device for device in devices for _ in range(blocks_at_once(len(devices)) // len(devices))]
+        self.places = [device for device in devices for _ in range(max_concurrent_blocks(len(devices)) // len(devices))]
         self.turns: dict[Any, int] = {}
 
     def measure(self) -> Rates:
@@ -121,11 +121,11 @@ def floor(work: Work, rates: Rates, size: float) -> dict[str, float]:
     Products, exponentials and random numbers share the same units: their sum is a floor, and so is the traffic with a
     memory of `size` bytes, in which the program's values lie. Plain arithmetic is not counted.
     """
-    plain = max(work.words - work.normals, 0.0)
+    plain = max(work.random_words - work.normals, 0.0)
     return {
         "products": work.products / rates.products,
         "exponentials": work.exponentials / rates.exponentials,
-        "random numbers": work.normals / rates.normals + plain / rates.words,
+        "random numbers": work.normals / rates.normals + plain / rates.random_words,
         "memory": work.bytes / rates.copies[copied_size(size)],
     }
 

@@ -12,11 +12,11 @@ from collapse_jax.bench.suites import Case
 from collapse_jax.core.random import chain_keys
 from collapse_jax.core.worlds import Worlds
 from collapse_jax.execution.blocks import run_blocks
-from collapse_jax.execution.programs import Programs, compile_blocks, trace_blocks
+from collapse_jax.execution.programs import CompiledBlock, compile_block, trace_block
 from collapse_jax.planning.grid import grid_of
 from collapse_jax.planning.options import Options
-from collapse_jax.planning.plan import make_plan, stretch
-from collapse_jax.planning.roofline import Work, count
+from collapse_jax.planning.plan import make_plan
+from collapse_jax.planning.roofline import Work, count_work
 from collapse_jax.types import Key, World
 
 _MOST_BLOCKS = 64
@@ -73,7 +73,7 @@ class Prepared(NamedTuple):
 
     case: Case
     backend: str
-    programs: Programs
+    programs: CompiledBlock
     world: World
     keys: Key
     work: Work
@@ -81,10 +81,10 @@ class Prepared(NamedTuple):
 
     def run(self, generations: int | None = None, blocks: int | None = None) -> float:
         """Seconds of its chains, or of so many generations or blocks of them."""
-        keys = self.keys if blocks is None else self.keys[: blocks * self.programs.width]
+        keys = self.keys if blocks is None else self.keys[: blocks * self.programs.chains_per_block]
         clock = time.perf_counter()
         run_blocks(self.programs, self.world, {}, keys, num_generations=generations or self.case.num_generations,
-                   progress=lambda _: None)  # fmt: skip
+                   progress_callback=lambda _: None)  # fmt: skip
         return time.perf_counter() - clock
 
 
@@ -93,27 +93,27 @@ def prepare(case: Case, seconds: float) -> Prepared:
     options = Options(case.num_generations, 1, metrics=case.metrics or None, backend=case.backend)
     plan = make_plan(grid_of(case.make(case.size), case.policy, case.num_samples, {}), options)
     (program,) = plan.programs
-    world, keys = Worlds().of(program.setting, program.world), chain_keys(0, _MOST_BLOCKS * program.width)
-    traced = trace_blocks(
-        lambda values: plan.chain_of(program, values),
+    world, keys = Worlds().of(program.setting, program.world), chain_keys(0, _MOST_BLOCKS * program.chains_per_block)
+    traced = trace_block(
+        lambda values: plan.build_chain(program, values),
         world,
         {},
         keys,
         metrics=program.metrics,
-        width=program.width,
-        stretch=stretch(plan),
+        chains_per_block=program.chains_per_block,
+        generations_per_call=plan.generations_per_call,
     )
-    programs = compile_blocks(traced)
-    work = count(traced.traced[1].jaxpr.jaxpr).times(1 / program.width / stretch(plan))
+    programs = compile_block(traced)
+    work = count_work(traced.traced[1].jaxpr.jaxpr).times(1 / program.chains_per_block / plan.generations_per_call)
     backend = "law" if program.law else "rows"
     made = Prepared(case, backend, programs, world, keys, work, _peak(programs))
-    least = max(programs.at_once, 1) * len(programs.places)
+    least = max(programs.max_concurrent, 1) * len(programs.placements)
     made.run(blocks=least)  # compiles what is small and eager
     blocks = least * max(round(seconds / made.run(blocks=least)), 1)
-    return made._replace(keys=keys[: min(blocks, _MOST_BLOCKS) * program.width])
+    return made._replace(keys=keys[: min(blocks, _MOST_BLOCKS) * program.chains_per_block])
 
 
-def _peak(programs: Programs) -> int:
+def _peak(programs: CompiledBlock) -> int:
     about = programs.advance[0].memory_analysis()
     if about is None:
         return 0
@@ -162,7 +162,7 @@ def _row(prepared: Prepared, seconds: Sequence[float], rates: Rates) -> Row:
         prepared.backend,
         case.num_generations,
         chains,
-        programs.width,
+        programs.chains_per_block,
         programs.trace_seconds,
         programs.compile_seconds,
         tuple(s / chains / case.num_generations for s in seconds),
@@ -196,10 +196,10 @@ def scalings(prepared: Prepared, rounds: int, tell: Callable[[str], None]) -> li
     """Of one case: three sizes an axis, a factor of two (sizes that are shapes) or four apart."""
     case, found = prepared.case, []
     tell(f"scaling of {case.name}")
-    least = max(prepared.programs.at_once, 1) * len(prepared.programs.places)
+    least = max(prepared.programs.max_concurrent, 1) * len(prepared.programs.placements)
     blocks = [k * least for k in (1, 4, 16) if k * least <= _MOST_BLOCKS]
-    full = prepared._replace(keys=chain_keys(0, blocks[-1] * prepared.programs.width))
-    chains = [b * full.programs.width for b in blocks]
+    full = prepared._replace(keys=chain_keys(0, blocks[-1] * prepared.programs.chains_per_block))
+    chains = [b * full.programs.chains_per_block for b in blocks]
     found.append(("chains", chains, [lambda b=b: full.run(blocks=b) for b in blocks]))
     horizons = [case.num_generations * k for k in (1, 2, 4)] if _any_horizon(prepared) else []
     found.append(("generations", horizons, [lambda t=t: prepared.run(generations=t) for t in horizons]))

@@ -165,7 +165,7 @@ def machine_lines(report: Report) -> list[str]:
         f"{a['device']}, {a['cores']} cores of {a['processor']}; Python {a['python']}, jax {a['jax']}, {a['date']}; "
         f"load {a['load']}",
         f"rates: {rates.products / 1e9:.3g} GFLOP/s of products, {rates.exponentials / 1e9:.3g}e9 exponentials/s, "
-        f"{rates.words / 1e6:.3g}e6 words/s, {rates.normals / 1e6:.3g}e6 normals/s",
+        f"{rates.random_words / 1e6:.3g}e6 words/s, {rates.normals / 1e6:.3g}e6 normals/s",
         f"GB/s of copies: {copies}",
     ]
 

@@ -11,7 +11,7 @@ from typing import Any
 from collapse_jax import config, results
 from collapse_jax.core.errors import StoreError, UsageError
 from collapse_jax.execution import resumable
-from collapse_jax.planning.block_functions import MOST_AT_ONCE
+from collapse_jax.planning.block_functions import MAX_CONCURRENT_BLOCKS
 from collapse_jax.planning.plan import Plan, make_plan
 from collapse_jax.planning.units import Cut, Unit
 from collapse_jax.results import store
@@ -40,7 +40,7 @@ def launch(
       out: a folder or a bucket's URL.
       arguments: ``engine``, ``shard``, ``repair``, ``jobs`` and ``slurm`` of the command line.
       words: of the command ``collapse-jax run`` that does the same.
-      progress: see ``resumable.run``.
+      progress: see ``resumable.fill_store``.
 
     Raises:
       LaunchError: an engine or a shard that does not exist.
@@ -50,19 +50,19 @@ def launch(
     shard = shard_of(arguments.shard, os.environ)
     text = config.dumps(experiment)
     is_local = not store.is_bucket(out)
-    if not arguments.repair and resumable.finished(out, text):
+    if not arguments.repair and resumable.is_finished(out, text):
         return resumable.Outcome([], True, [], {})
-    if is_local and not store.exists(store.join(out, store.STORE)):
+    if is_local and not store.store_exists(store.join_path(out, store.STORE)):
         _check_free(out)
     grid, options = experiment.grid(), experiment.options()
     if arguments.engine == "slurm":
-        resumable.prepare(grid, options, out, config=text, attrs=results.provenance())
+        resumable.prepare_store(grid, options, out, config=text, attrs=results.provenance())
         _slurm(words, arguments.jobs, arguments.slurm, Path(out))
         shard = (0, 1)  # what is left over, if a job died, is done here
     engine = functools.partial(_ray, text) if arguments.engine == "ray" else None
-    outcome = resumable.run(
+    outcome = resumable.fill_store(
         grid, options, out, config=text, shard=shard, repair=arguments.repair, engine=engine,
-        attrs=results.provenance(), progress=progress,
+        attrs=results.provenance(), progress_callback=progress,
     )  # fmt: skip
     if is_local:
         (Path(out) / results.CONFIG).write_text(text, encoding="utf-8")
@@ -73,7 +73,7 @@ def _check_free(out: Any) -> None:
     try:
         results.check_free(out)
     except StoreError:
-        if not store.exists(store.join(out, store.STORE)):  # another shard may just have made it
+        if not store.store_exists(store.join_path(out, store.STORE)):  # another shard may just have made it
             raise
 
 
@@ -122,7 +122,7 @@ def compute_unit(text: str, cuts: tuple[Cut, ...], number: int) -> Any:
     try:
         with jax.enable_x64(yaml.safe_load(text)["precision"] == "float64"):
             runner = _worker(text, cuts)
-            return runner.run(runner.plan.units[number])
+            return runner.run_unit(runner.plan.units[number])
     except Exception as error:
         return error
 
@@ -137,7 +137,7 @@ def _ray(text: str, plan: Plan, units: list[Unit]) -> Iterator[tuple[Unit, Any]]
         ray.init(address="auto" if "RAY_ADDRESS" in os.environ else None, log_to_driver=False)
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
     cores = min((node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]), default=1)
-    cpus = 1 if gpus else max(min(int(cores), MOST_AT_ONCE), 1)  # what a unit makes use of
+    cpus = 1 if gpus else max(min(int(cores), MAX_CONCURRENT_BLOCKS), 1)  # what a unit makes use of
     task = ray.remote(max_retries=5, num_gpus=gpus, num_cpus=cpus)(compute_unit)
     numbers = {unit.name: i for i, unit in enumerate(plan.units)}
     waiting = {task.remote(text, plan.cuts, numbers[unit.name]): unit for unit in units}

@@ -152,9 +152,9 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     out = arguments.out or Path("results") / arguments.config.stem
     _cache_compiled_programs()
     from collapse_jax.cli import launch
-    from collapse_jax.execution.progress import shown
+    from collapse_jax.execution.progress import show_run_progress
 
-    with _as_interrupt(signal.SIGTERM), shown() as progress:
+    with _as_interrupt(signal.SIGTERM), show_run_progress() as progress:
         words = [str(arguments.config), "--out", str(out), *overrides]
         outcome = launch.launch(experiment, out, arguments, words, progress)
     _report(out, outcome)
@@ -207,10 +207,15 @@ def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("program", "units", "lanes", "width", "MB a block", "est. s"):
         table.add_column(name, justify="left" if name == "program" else "right")
-    rows, total = estimate.forecast(experiment.grid(), experiment.options())
+    rows, total = estimate.estimate_sweep(experiment.grid(), experiment.options())
     for row in rows:
         table.add_row(
-            row.name, f"{row.units}", f"{row.lanes:,}", f"{row.width:,}", f"{row.megabytes:,.1f}", f"{row.seconds:,.1f}"
+            row.name,
+            f"{row.units}",
+            f"{row.chains:,}",
+            f"{row.chains_per_block:,}",
+            f"{row.megabytes:,.1f}",
+            f"{row.seconds:,.1f}",
         )
     console = _console()
     console.print(table)
@@ -219,11 +224,11 @@ def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 def _export(arguments: argparse.Namespace, rest: list[str]) -> None:
     from collapse_jax import results
-    from collapse_jax.results.variables import shaped
+    from collapse_jax.results.variables import array_variables
 
     table, ds = arguments.out or _beside(arguments.dir, "results.parquet"), results.open(arguments.dir)
     print(f"table: {results.to_parquet(ds, table)}")
-    if left_out := shaped(ds):
+    if left_out := array_variables(ds):
         print(f"left out, since their values are arrays: {', '.join(left_out)}")
 
 
@@ -319,12 +324,12 @@ def _show(arguments: argparse.Namespace, rest: list[str]) -> None:
 def _plot(arguments: argparse.Namespace, rest: list[str]) -> None:
     from collapse_jax import results
     from collapse_jax.reporting import plot_curves, plot_images
-    from collapse_jax.results.variables import scalars
+    from collapse_jax.results.variables import select_scalars
 
     ds = results.open(arguments.dir)
     has_images = plot_images.has_images(ds) and not arguments.out
     pictures = {}
-    if scalars(ds) or not has_images:
+    if select_scalars(ds) or not has_images:
         pictures[arguments.out or _beside(arguments.dir, results.PICTURE)] = plot_curves.plot
     if has_images:
         pictures[_beside(arguments.dir, plot_images.PICTURE)] = plot_images.plot_samples

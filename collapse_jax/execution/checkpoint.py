@@ -1,4 +1,4 @@
-"""Blocks of chains that outlive their process in the middle of a unit: one stacked tree a block, through orbax."""
+"""Checkpoints of the blocks of a unit, so that a killed process loses little: one tree a block, written by orbax."""
 
 import shutil
 from pathlib import Path
@@ -7,58 +7,58 @@ from typing import Any
 import jax
 
 from collapse_jax.core.errors import UsageError
-from collapse_jax.execution.blocks import Saver
+from collapse_jax.execution.blocks import StateSaver
 
-FOLDER = "checkpoints"
+CHECKPOINTS = "checkpoints"
 
 
 class CheckpointError(UsageError):
-    """A checkpoint that cannot be read, told in one line."""
+    """A checkpoint cannot be read."""
 
 
-def saver(folder: Path | str) -> Saver:
-    """Keeps the latest state of each block of a unit under `folder`.
+def make_saver(folder: Path | str) -> StateSaver:
+    """Return a saver that keeps the latest state of each block of a unit under `folder`.
 
-    A process killed while it writes leaves the checkpoint before, and a folder that is not looked at again.
+    A process that is killed while it writes leaves the checkpoint before, and a partial folder that nobody reads.
     """
     folder = Path(folder).resolve()  # orbax wants absolute paths
 
     def load(block: int, template: Any) -> tuple[int, Any] | None:
-        found = _steps(folder / str(block))
-        if not found:
+        checkpoints = _list_checkpoints(folder / str(block))
+        if not checkpoints:
             return None
-        done, path = found[-1]
+        done, path = checkpoints[-1]
         try:
-            return done, _orbax().load(path, template)
+            return done, _import_orbax().load(path, template)
         except Exception as error:  # orbax, its storage and its codecs raise errors of many kinds
-            words = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
-                f"{path}: damaged checkpoint ({type(error).__name__}: {words}); run again with --repair"
+                f"{path}: the checkpoint is damaged ({type(error).__name__}: {reason}); run again with --repair"
             ) from error
 
     def save(block: int, done: int, state: Any) -> None:
-        home = folder / str(block)
-        _orbax().save(home / str(done), jax.block_until_ready(state), overwrite=True)
-        for step, path in _steps(home):
-            if step < done:
+        block_folder = folder / str(block)
+        _import_orbax().save(block_folder / str(done), jax.block_until_ready(state), overwrite=True)
+        for generation, path in _list_checkpoints(block_folder):
+            if generation < done:
                 shutil.rmtree(path, ignore_errors=True)
 
-    return Saver(load, save)
+    return StateSaver(load, save)
 
 
-def forget(folder: Path | str) -> None:
-    """Removes the checkpoints of a unit."""
+def remove_checkpoints(folder: Path | str) -> None:
+    """Remove the checkpoints of a unit."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _steps(home: Path) -> list[tuple[int, Path]]:
-    """Finished checkpoints by generation; what orbax was still writing has another name."""
-    if not home.is_dir():
+def _list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Return the finished checkpoints by generation; those that orbax was still writing have other names."""
+    if not folder.is_dir():
         return []
-    return sorted((int(path.name), path) for path in home.iterdir() if path.name.isdecimal())
+    return sorted((int(path.name), path) for path in folder.iterdir() if path.name.isdecimal())
 
 
-def _orbax() -> Any:
+def _import_orbax() -> Any:
     from orbax.checkpoint import v1
 
     return v1

@@ -1,4 +1,4 @@
-"""Programs of a block: traced at each placement, compiled in another thread."""
+"""Trace and compile the program of a block of chains, once for each device or mesh that it runs on."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,157 +10,176 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 
-from collapse_jax.core.sharding import cut_lanes, places
+from collapse_jax.core.sharding import chain_placements, stacked_param_shardings
 from collapse_jax.planning import cost
-from collapse_jax.planning.block_functions import blocks_at_once, functions, lanes
+from collapse_jax.planning.block_functions import make_block_functions, max_concurrent_blocks, select_chains
 from collapse_jax.planning.block_size import device_memory
 from collapse_jax.types import Array, Chain, Key, Tree, World
 
 
-class Place(NamedTuple):
-    """A device, or a mesh of them: how inputs and observations (`whole`), and parts of a state, lie there."""
+class Placement(NamedTuple):
+    """A device or a mesh of devices, with the shardings of what lies there.
 
-    whole: Sharding
+    Attributes:
+      inputs: the sharding of inputs and observations: each device holds all of them.
+      state: the sharding of each leaf of a block's state.
+    """
+
+    inputs: Sharding
     state: Tree
 
     @property
     def platform(self) -> str:
-        """Of its devices."""
-        return str(next(iter(self.whole.device_set)).platform)  # type: ignore[attr-defined]
+        """Return the platform of its devices: cpu, gpu or tpu."""
+        return str(next(iter(self.inputs.device_set)).platform)  # type: ignore[attr-defined]  # stubs lack Device
 
     @property
     def is_mesh(self) -> bool:
-        """Whether a chain spans devices, which must meet in one order."""
-        return len(self.whole.device_set) > 1
+        """Return whether a chain spans several devices, which must run programs in the same order."""
+        return len(self.inputs.device_set) > 1
 
 
-class Traced(NamedTuple):
-    """The two functions of a block, traced for each place; see ``Programs``."""
+class TracedBlock(NamedTuple):
+    """The two functions of a block, traced for each placement; see ``CompiledBlock``."""
 
     traced: tuple[jax.stages.Traced, ...]
-    places: tuple[Place, ...]
-    width: int
-    stretch: int
+    placements: tuple[Placement, ...]
+    chains_per_block: int
+    generations_per_call: int
     x64: bool
     seconds: float
 
 
-class Programs(NamedTuple):
-    """The two compiled functions of a block, at each place, and the seconds it took to trace and compile them.
+class CompiledBlock(NamedTuple):
+    """The two compiled functions of a block at each placement, and the seconds that tracing and compiling took.
 
     Attributes:
-      start: one a place, ``(world, values, keys) -> state``.
-      advance: one a place, ``(world, values, state, generation) -> (state, {metric: [stretch, width, ...]})``.
-      places: where they run.
-      width: lanes of a block.
-      stretch: generations of one call.
-      at_once: blocks under way at the same time at each place; 0: one, whatever the number of places.
+      start: one a placement, ``(world, values, keys) -> state``.
+      advance: one a placement, ``(world, values, state, generation) -> (state, {metric: [generations_per_call,
+        chains_per_block, ...]})``.
+      placements: where the functions run.
+      chains_per_block: chains that run side by side.
+      generations_per_call: generations that one call of `advance` makes.
+      max_concurrent: blocks that may run at the same time at each placement; 0: one block at all placements together.
+      trace_seconds: time spent on tracing.
+      compile_seconds: time spent on lowering and compiling.
     """
 
     start: tuple[jax.stages.Compiled, ...]
     advance: tuple[jax.stages.Compiled, ...]
-    places: tuple[Place, ...]
-    width: int
-    stretch: int
-    at_once: int
+    placements: tuple[Placement, ...]
+    chains_per_block: int
+    generations_per_call: int
+    max_concurrent: int
     trace_seconds: float
     compile_seconds: float
 
     @property
-    def alone(self) -> bool:
-        """Whether nothing may run beside its blocks: some call LAPACK on a CPU, some devices meet in one order."""
-        return not self.at_once or self.places[0].is_mesh
+    def runs_alone(self) -> bool:
+        """Return whether nothing may run beside its blocks: LAPACK on a CPU, or devices that must agree on an order."""
+        return not self.max_concurrent or self.placements[0].is_mesh
 
 
-def trace_blocks(
-    chain_of: Callable[[dict[str, Array]], Chain],
+def trace_block(
+    make_chain: Callable[[dict[str, Array]], Chain],
     world: World,
-    points: dict[str, np.ndarray],
+    values: dict[str, np.ndarray],
     keys: Key,
     *,
     metrics: tuple[str, ...],
-    width: int,
-    stretch: int,
+    chains_per_block: int,
+    generations_per_call: int,
     devices: Sequence[jax.Device] | None = None,
     mesh: Mapping[str, int] | None = None,
-) -> Traced:
-    """Traces a chain for `width` lanes at each of the places.
+) -> TracedBlock:
+    """Trace `chains_per_block` chains at each placement.
 
-    Every place runs the very program that one alone would, so results do not depend on their number, bit for bit.
+    Every placement runs the program that a single one would, so results do not depend on their number, bit for bit.
 
     Args:
-      chain_of: the chain of one lane's values (tracers).
-      world: shared by all lanes.
-      points: ``{name: [lanes]}``, any values of the right types.
-      keys: ``[lanes]``, any.
+      make_chain: makes the chain of one chain's values (tracers).
+      world: what all chains share.
+      values: ``{parameter: [chains]}``, any values of the right types.
+      keys: ``[chains]``, any keys.
       metrics: which observations to keep.
-      width: lanes side by side on a device.
-      stretch: generations of one call.
+      chains_per_block: chains that run side by side on a device.
+      generations_per_call: generations that one call makes.
       devices: default all local ones; blocks are dealt out to them.
-      mesh: devices a chain (see ``sweep.sweep``); the chain must be of a setting that is spread likewise.
+      mesh: devices a chain (see ``sweep.sweep``); the chain must be of a setting that is sharded over that mesh.
 
     Raises:
-      UsageError: devices that are not whole meshes.
+      UsageError: the devices cannot be divided into whole meshes.
     """
     clock = time.perf_counter()
-    start, advance = functions(chain_of, metrics, stretch)
-    first = (world, *lanes(points, keys, np.zeros(width, int)))
-    shapes = jax.eval_shape(start, *first)
-    traced, found = [], []
-    for whole in places(jax.local_devices() if devices is None else devices, mesh):
-        *here, generation = jax.device_put((*first, jnp.int32(1)), whole)
-        lies = jax.tree.map(lambda _, s=whole: s, shapes)
+    start, advance = make_block_functions(make_chain, metrics, generations_per_call)
+    example = (world, *select_chains(values, keys, np.zeros(chains_per_block, int)))
+    shapes = jax.eval_shape(start, *example)
+    traced, placements = [], []
+    for sharding in chain_placements(jax.local_devices() if devices is None else devices, mesh):
+        *inputs, generation = jax.device_put((*example, jnp.int32(1)), sharding)
+        shardings = jax.tree.map(lambda _, s=sharding: s, shapes)
         if mesh:
-            lies = lies._replace(params=cut_lanes(whole, shapes.params))
-        state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, lies)
-        traced.append(jax.jit(start, out_shardings=lies).trace(*here))
-        advanced = jax.jit(advance, donate_argnums=2, out_shardings=(lies, whole))
-        traced.append(advanced.trace(*here[:2], state, generation))
-        found.append(Place(whole, lies))
-    return Traced(tuple(traced), tuple(found), width, stretch, is_x64(), time.perf_counter() - clock)
+            shardings = shardings._replace(params=stacked_param_shardings(sharding, shapes.params))
+        state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+        traced.append(jax.jit(start, out_shardings=shardings).trace(*inputs))
+        jitted = jax.jit(advance, donate_argnums=2, out_shardings=(shardings, sharding))
+        traced.append(jitted.trace(*inputs[:2], state, generation))
+        placements.append(Placement(sharding, shardings))
+    seconds = time.perf_counter() - clock
+    return TracedBlock(tuple(traced), tuple(placements), chains_per_block, generations_per_call, is_x64(), seconds)
 
 
-def compile_blocks(traced: Traced) -> Programs:
-    """Lowers and compiles what was traced; it may be called in another thread."""
-    clock, platform = time.perf_counter(), traced.places[0].platform
-    with jax.enable_x64(traced.x64):  # a setting of each thread
+def compile_block(traced: TracedBlock) -> CompiledBlock:
+    """Lower and compile what was traced; another thread may do so."""
+    clock, platform = time.perf_counter(), traced.placements[0].platform
+    with jax.enable_x64(traced.x64):  # JAX keeps this setting for each thread
         lowered = [program.lower() for program in traced.traced]
         with ThreadPoolExecutor() as pool:
-            compiled = list(pool.map(_compile, lowered, _levels(traced, platform) * len(traced.places)))
+            levels = _optimization_levels(traced, platform) * len(traced.placements)
+            compiled = list(pool.map(_compile, lowered, levels))
     # Two batched LAPACK calls at once can lock a CPU's thread pool up (seen with jaxlib 0.10.2).
-    locks = platform == "cpu" and any("@lapack_" in program.as_text() for program in lowered)
-    return Programs(
+    calls_lapack = platform == "cpu" and any("@lapack_" in program.as_text() for program in lowered)
+    if calls_lapack:
+        max_concurrent = 0
+    elif traced.placements[0].is_mesh:
+        max_concurrent = 1
+    else:
+        max_concurrent = blocks_that_fit(compiled[1], max_concurrent_blocks(1))
+    return CompiledBlock(
         tuple(compiled[::2]),
         tuple(compiled[1::2]),
-        traced.places,
-        traced.width,
-        traced.stretch,
-        0 if locks else 1 if traced.places[0].is_mesh else blocks_that_fit(compiled[1], blocks_at_once(1)),
+        traced.placements,
+        traced.chains_per_block,
+        traced.generations_per_call,
+        max_concurrent,
         traced.seconds,
         time.perf_counter() - clock,
     )
 
 
-def _levels(traced: Traced, platform: str) -> tuple[int | None, int | None]:
-    """Of XLA's optimisation, of a first state and of a stretch. On a CPU level 1 gives loops as fast as higher ones."""
-    # Level 0 compiles faster and gives slower ones, which shows where a first state is worth several generations.
-    start, stretch = (cost.operations(program.jaxpr.jaxpr) for program in traced.traced[:2])
-    return (int(start * traced.stretch > 3 * stretch), 1) if platform == "cpu" else (None, None)
+def _optimization_levels(traced: TracedBlock, platform: str) -> tuple[int | None, int | None]:
+    """Return XLA's optimization levels for `start` and `advance`; None leaves XLA's own."""
+    if platform != "cpu":
+        return None, None
+    # On a CPU level 1 gives loops as fast as higher ones. Level 0 compiles faster and gives slower programs, which
+    # shows where `start` costs as much as several generations.
+    start, advance = (cost.count_operations(program.jaxpr.jaxpr) for program in traced.traced[:2])
+    return int(start * traced.generations_per_call > 3 * advance), 1
 
 
 def _compile(lowered: jax.stages.Lowered, level: int | None) -> jax.stages.Compiled:
-    if level is None or jax.config.read("jax_disable_most_optimizations"):  # that switch of JAX's says more
+    if level is None or jax.config.read("jax_disable_most_optimizations"):  # JAX's own switch comes first
         return lowered.compile()
     return lowered.compile(compiler_options={"xla_backend_optimization_level": str(level)})
 
 
-def blocks_that_fit(program: jax.stages.Compiled, wanted: int) -> int:
-    """How many of the `wanted` blocks have room on a device together; at least one."""
-    about, memory = program.memory_analysis(), device_memory()
-    if wanted == 1 or about is None or memory is None:
-        return wanted
-    needs = about.argument_size_in_bytes + about.output_size_in_bytes + about.temp_size_in_bytes
-    return max(min(wanted, int(0.5 * memory // max(needs, 1))), 1)
+def blocks_that_fit(compiled: jax.stages.Compiled, max_concurrent: int) -> int:
+    """Return how many blocks, at least one and at most `max_concurrent`, have room on a device together."""
+    analysis, memory = compiled.memory_analysis(), device_memory()
+    if max_concurrent == 1 or analysis is None or memory is None:
+        return max_concurrent
+    block_bytes = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
+    return max(min(max_concurrent, int(0.5 * memory // max(block_bytes, 1))), 1)
 
 
 def is_x64() -> bool:

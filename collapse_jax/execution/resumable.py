@@ -1,4 +1,4 @@
-"""A sweep that outlives its process: units of work, stored as they are done, gone on with after any death."""
+"""Run a sweep whose results outlive the process: units are stored as they are done, and any later run continues."""
 
 import contextlib
 import errno
@@ -12,29 +12,30 @@ import numpy as np
 import yaml
 
 from collapse_jax.core.errors import StoreError
-from collapse_jax.core.sharding import places
+from collapse_jax.core.sharding import chain_placements
 from collapse_jax.execution import checkpoint
 from collapse_jax.execution.runner import Runner
 from collapse_jax.planning.grid import Grid
-from collapse_jax.planning.memory_estimate import check_fits
+from collapse_jax.planning.memory_estimate import check_memory
 from collapse_jax.planning.options import Options
-from collapse_jax.planning.plan import Plan, make_plan, recut
+from collapse_jax.planning.plan import Plan, cut_plan, make_plan
 from collapse_jax.planning.units import Unit
 from collapse_jax.results import locks, store
 from collapse_jax.results.dataset import coordinate_labels, run_attributes
-from collapse_jax.results.store import STORE, Writer, is_bucket, join
+from collapse_jax.results.store import STORE, Writer, is_bucket, join_path
 
 
-class Progress(NamedTuple):
+class RunProgress(NamedTuple):
     """How far a sweep is.
 
     Attributes:
-      units: done so far, those of earlier runs too.
-      total_units: of the whole sweep (of this shard's part of it).
+      units: units done so far, by this run and earlier ones.
+      total_units: units of the whole sweep (of this shard's part of it).
       resumed: units that were done when this process began.
       done: chain-generations done by this process.
-      left: chain-generations still to do when this process began.
-      share: of the work that was left then, by the plan's estimate: a chain-generation costs more in some units.
+      left: chain-generations that were left when this process began.
+      share: share done of the work that was left then, by the plan's estimate: a chain-generation costs more in some
+        units than in others.
     """
 
     units: int
@@ -46,13 +47,13 @@ class Progress(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of a run.
+    """What a run did.
 
     Attributes:
-      failures: units that raised, and what.
+      failures: the names of units that raised, each with its exception.
       complete: whether the whole store (all shards) is done.
-      repaired: what was found damaged and done again.
-      seconds: spent on tracing, compiling and running.
+      repaired: the units that were damaged and done again, each with the damage.
+      seconds: time spent on tracing, compiling and running.
     """
 
     failures: list[tuple[str, Exception]]
@@ -61,7 +62,11 @@ class Outcome(NamedTuple):
     seconds: dict[str, float]
 
 
-def run(
+def ignore_progress(progress: RunProgress) -> None:
+    """Take a progress report and do nothing."""
+
+
+def fill_store(
     grid: Grid,
     options: Options,
     out: Any,
@@ -69,42 +74,42 @@ def run(
     config: str = "",
     shard: tuple[int, int] = (0, 1),
     repair: bool = False,
-    engine: Callable[[str], Any] | None = None,
+    engine: Callable[[Plan, list[Unit]], Iterable] | None = None,
     attrs: Mapping[str, Any] | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress_callback: Callable[[RunProgress], None] = ignore_progress,
 ) -> Outcome:
-    """Runs what a store still lacks.
+    """Run the units that a store still lacks, and store their results.
 
     Args:
       grid: policies and axes.
       options: the rest of the sweep.
       out: a folder, a bucket's URL, or an ``obstore`` store.
-      config: YAML of the experiment; a store of another one is refused.
+      config: YAML of the experiment; a store of another experiment is refused.
       shard: (i, n): this process does the i-th of n parts, which need not know of each other.
       repair: look for damaged results among those done, and do them again.
-      engine: computes units elsewhere; default here.
+      engine: computes units elsewhere, ``(plan, units) -> (unit, values or exception), ...``; default in this process.
       attrs: further attributes of a new store.
-      progress: called as units and stretches of generations are done.
+      progress_callback: is called as units and calls of their programs are done.
 
     Raises:
       StoreError: the place holds something else, is being written by another run, or cannot be written.
       UsageError: bad input, in one line, before anything is computed.
     """
-    place = join(out, STORE)
+    place = join_path(out, STORE)
     if engine is None:
-        places(jax.local_devices(), options.mesh)
+        chain_placements(jax.local_devices(), options.mesh)
     with jax.enable_x64(options.precision == "float64"):
-        plan = attach(grid, options, place, config, attrs or {})
-    with jax.enable_x64(options.precision == "float64"), _locked(out, shard):
+        plan = plan_for_store(grid, options, place, config, attrs or {})
+    with jax.enable_x64(options.precision == "float64"), _hold_shard_lock(out, shard):
         writer, repaired = Writer(plan, place), []
         if repair:
-            mine = share(plan, shard)
-            for unit, why in list(writer.damaged(mine)):
-                writer.forget(unit)
-                repaired.append(f"{unit.name}: {why}")
-            for unit in mine if isinstance(out, str | Path) and not is_bucket(out) else ():
-                checkpoint.forget(Path(out) / checkpoint.FOLDER / unit.name)
-        seconds, failures = _fill(plan, writer, out, shard, engine, progress)
+            shard_units = units_of_shard(plan, shard)
+            for unit, damage in list(writer.find_damaged(shard_units)):
+                writer.mark_undone(unit)
+                repaired.append(f"{unit.name}: {damage}")
+            for unit in shard_units if _is_local(out) else ():
+                checkpoint.remove_checkpoints(_checkpoint_folder(out, unit))
+        seconds, failures = _run_missing_units(plan, writer, out, shard, engine, progress_callback)
         writer.done[...] = np.asarray(writer.arrays[store.DONE][...])  # other shards may have been at work
         complete = bool(writer.done.all())
         if complete:
@@ -112,166 +117,174 @@ def run(
         return Outcome(failures, complete, repaired, seconds)
 
 
-def finished(out: Any, config: str) -> bool:
-    """Whether there is nothing left to do.
+def is_finished(out: Any, config: str) -> bool:
+    """Return whether the store at `out` exists and nothing of it is left to do.
 
     Raises:
       StoreError: the store is another experiment's; the first key that differs is named.
     """
-    place = join(out, STORE)
-    if not store.exists(place):
+    place = join_path(out, STORE)
+    if not store.store_exists(place):
         return False
-    _refuse_another(place, config)
+    _refuse_other_config(place, config)
     return store.is_complete(place)
 
 
-def prepare(grid: Grid, options: Options, out: Any, *, config: str, attrs: Mapping[str, Any]) -> None:
-    """Makes the store, so that many processes may begin at once; arguments as of ``run``."""
+def prepare_store(grid: Grid, options: Options, out: Any, *, config: str, attrs: Mapping[str, Any]) -> None:
+    """Create the store, so that many processes may begin at once; the arguments are those of ``fill_store``."""
     with jax.enable_x64(options.precision == "float64"):
-        attach(grid, options, join(out, STORE), config, attrs)
+        plan_for_store(grid, options, join_path(out, STORE), config, attrs)
 
 
-def attach(grid: Grid, options: Options, place: Any, config: str, attrs: Mapping[str, Any]) -> Plan:
-    """The plan of a store, which is made where there is none.
+def plan_for_store(grid: Grid, options: Options, place: Any, config: str, attrs: Mapping[str, Any]) -> Plan:
+    """Return the plan of a store; the store is created where there is none.
 
     Raises:
       StoreError: the store is another experiment's; the first key that differs is named.
     """
-    if store.exists(place):
-        _refuse_another(place, config)
+    if store.store_exists(place):
+        _refuse_other_config(place, config)
         _refuse_other_labels(place, grid, options)
-        plan = make_plan(grid, options, store.cuts(place))
-        check_fits(plan)
+        plan = make_plan(grid, options, store.read_cuts(place))
+        check_memory(plan)
     else:
         plan = make_plan(grid, options)
-        check_fits(plan)
-        store.create(plan, place, {**attrs, "config": config})
-        _refuse_another(place, config)  # another process may have been first
+        check_memory(plan)
+        store.create_store(plan, place, {**attrs, "config": config})
+        _refuse_other_config(place, config)  # another process may have been first
         _refuse_other_labels(place, grid, options)
-        plan = recut(plan, store.cuts(place))
-    _refuse_other_numbers(place, plan)
+        plan = cut_plan(plan, store.read_cuts(place))
+    _refuse_other_attributes(place, plan)
     return plan
 
 
-def _refuse_another(place: Any, config: str) -> None:
-    found = store.attributes_of(place)
-    if (different := difference(yaml.safe_load(found.get("config", "")), yaml.safe_load(config))) is not None:
-        raise StoreError(f"{place}: holds another run, {different}; choose another folder with --out")
+def _refuse_other_config(place: Any, config: str) -> None:
+    """Refuse a store whose recorded config differs."""
+    stored = yaml.safe_load(store.read_attributes(place).get("config", ""))
+    if (difference := describe_difference(stored, yaml.safe_load(config))) is not None:
+        raise StoreError(f"{place}: holds another run, {difference}; choose another folder with --out")
 
 
 def _refuse_other_labels(place: Any, grid: Grid, options: Options) -> None:
-    """For callers who give no config: whose results have other axes, or other values along them."""
-    found, wanted = ({k: v for k, v in made.items() if k not in ("chain", "generation")}
-                     for made in (store.labels_of(place), coordinate_labels(grid, options)))  # fmt: skip
-    if (different := difference(found, wanted)) is not None:
-        raise StoreError(f"{place}: holds another run, {different}")
+    """Refuse a store with other axes or other values along them, for callers who pass no config."""
+
+    def grid_labels(labels: Mapping[str, Any]) -> dict[str, Any]:
+        return {dim: values for dim, values in labels.items() if dim not in ("chain", "generation")}
+
+    stored, planned = grid_labels(store.read_labels(place)), grid_labels(coordinate_labels(grid, options))
+    if (difference := describe_difference(stored, planned)) is not None:
+        raise StoreError(f"{place}: holds another run, {difference}")
 
 
-def _refuse_other_numbers(place: Any, plan: Plan) -> None:
-    """Likewise, of what a plan says of itself."""
-    found = store.attributes_of(place)
+def _refuse_other_attributes(place: Any, plan: Plan) -> None:
+    """Refuse a store whose recorded options differ from the plan's."""
+    stored = store.read_attributes(place)
     for name, value in {**run_attributes(plan), "variables": list(plan.metrics)}.items():
-        if name != "device" and found.get(name, value) != value:
-            raise StoreError(f"{place}: holds another run, of {name} {found[name]!r}, not {value!r}")
+        if name != "device" and stored.get(name, value) != value:
+            raise StoreError(f"{place}: holds another run, of {name} {stored[name]!r}, not {value!r}")
 
 
-def difference(old: Any, new: Any, path: str = "") -> str | None:
-    """The first value by which two configs differ, in words."""
+def describe_difference(old: Any, new: Any, path: str = "") -> str | None:
+    """Return the first value by which two configs differ, in words; None where they agree."""
     if isinstance(old, dict) and isinstance(new, dict):
         pairs = [(f"{path}.{key}" if path else str(key), old.get(key), new.get(key)) for key in {**old, **new}]
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = [(f"{path}.{i}", a, b) for i, (a, b) in enumerate(zip(old, new, strict=True))]
     else:
         return None if old == new else f"of {path or 'another config'} {old!r}, not {new!r}"
-    return next((found for p, a, b in pairs if (found := difference(a, b, p)) is not None), None)
+    differences = (describe_difference(a, b, inner) for inner, a, b in pairs)
+    return next((difference for difference in differences if difference is not None), None)
 
 
-def share(plan: Plan, shard: tuple[int, int]) -> list[Unit]:
-    """The units of one of n shards: neighbours, so that few programs are compiled twice, of about equal work."""
+def units_of_shard(plan: Plan, shard: tuple[int, int]) -> list[Unit]:
+    """Return the units of one of n shards: neighbours, so that few programs are compiled twice, of about equal work."""
     index, count = shard
     if count == 1:
         return list(plan.units)
-    ends = np.cumsum([work(plan, unit) for unit in plan.units])
+    ends = np.cumsum([count_unit_operations(plan, unit) for unit in plan.units])
     owner = np.minimum(((ends - 0.5 * np.diff(ends, prepend=0.0)) / ends[-1] * count).astype(int), count - 1)
     return [unit for unit, i in zip(plan.units, owner, strict=True) if i == index]
 
 
-def work(plan: Plan, unit: Unit) -> float:
-    """Operations of a unit, padding included."""
+def count_unit_operations(plan: Plan, unit: Unit) -> float:
+    """Return the estimated operations of a unit, with those of padding."""
     program = plan.programs[unit.program]
-    blocks = -(-int(np.prod(unit.shape)) // program.width)
-    return program.work * blocks * program.width * plan.options.num_generations
+    blocks = -(-int(np.prod(unit.shape)) // program.chains_per_block)
+    return program.operations * blocks * program.chains_per_block * plan.options.num_generations
 
 
-class _Tally:
-    """Counts what is done of some units, and tells."""
+class _ProgressTally:
+    """Counts what is done of some units, and reports it to a callback."""
 
-    def __init__(self, plan: Plan, mine: list[Unit], todo: list[Unit], tell: Callable[[Progress], None]):
-        self.plan, self.tell, self.cost = plan, tell, 0.0
-        self.work = float(sum(self._size(unit) * self._cost(unit) for unit in todo))
-        resumed = len(mine) - len(todo)
-        self.now = Progress(resumed, len(mine), resumed, 0, sum(map(self._size, todo)), 0.0 if todo else 1.0)
-        tell(self.now)
+    def __init__(
+        self, plan: Plan, shard_units: list[Unit], todo: list[Unit], progress_callback: Callable[[RunProgress], None]
+    ):
+        self.plan, self.progress_callback, self.operations = plan, progress_callback, 0.0
+        self.total_operations = float(sum(self._chain_generations(unit) * self._operations(unit) for unit in todo))
+        resumed, left = len(shard_units) - len(todo), sum(map(self._chain_generations, todo))
+        self.progress = RunProgress(resumed, len(shard_units), resumed, 0, left, 0.0 if todo else 1.0)
+        progress_callback(self.progress)
 
-    def starts(self, unit: Unit) -> None:
-        """What is ticked from now on is of this unit."""
-        self.cost = self._cost(unit)
+    def start_unit(self, unit: Unit) -> None:
+        """Count the next chain-generations as those of `unit`."""
+        self.operations = self._operations(unit)
 
-    def tick(self, step: int) -> None:
-        """So many chain-generations are done."""
-        share = self.now.share + step * self.cost / self.work
-        self.now = self.now._replace(done=self.now.done + step, share=min(share, 1.0))
-        self.tell(self.now)
+    def add(self, chain_generations: int) -> None:
+        """Count chain-generations that are done."""
+        share = self.progress.share + chain_generations * self.operations / self.total_operations
+        done = self.progress.done + chain_generations
+        self.progress = self.progress._replace(done=done, share=min(share, 1.0))
+        self.progress_callback(self.progress)
 
-    def stored(self, unit: Unit, ticked: bool) -> None:
-        """A unit's results are in the store; `ticked` where it was run in this process."""
-        self.now = self.now._replace(units=self.now.units + 1)
-        self.starts(unit)
-        self.tick(0 if ticked else self._size(unit))
+    def finish_unit(self, unit: Unit, is_counted: bool) -> None:
+        """Count a stored unit; `is_counted` where its chain-generations were added one by one."""
+        self.progress = self.progress._replace(units=self.progress.units + 1)
+        self.start_unit(unit)
+        self.add(0 if is_counted else self._chain_generations(unit))
 
-    def _size(self, unit: Unit) -> int:
+    def _chain_generations(self, unit: Unit) -> int:
         return int(np.prod(unit.shape)) * self.plan.options.num_generations
 
-    def _cost(self, unit: Unit) -> float:
-        return max(self.plan.programs[unit.program].work, 1.0)
+    def _operations(self, unit: Unit) -> float:
+        return max(self.plan.programs[unit.program].operations, 1.0)
 
 
-def _fill(
+def _run_missing_units(
     plan: Plan,
     writer: Writer,
     out: Any,
     shard: tuple[int, int],
-    engine: Any,
-    progress: Callable[[Progress], None],
+    engine: Callable[[Plan, list[Unit]], Iterable] | None,
+    progress_callback: Callable[[RunProgress], None],
 ) -> tuple[dict[str, float], list[tuple[str, Exception]]]:
-    mine = share(plan, shard)
-    todo = [unit for unit in mine if not writer.is_done(unit)]
-    tally = _Tally(plan, mine, todo, progress)
-    runner, failures, begin = Runner(plan, tally.tick), [], time.perf_counter()
-    results: Iterable = engine(plan, todo) if engine is not None else _here(runner, todo, _savers(plan, out), tally)
+    shard_units = units_of_shard(plan, shard)
+    todo = [unit for unit in shard_units if not writer.is_done(unit)]
+    tally = _ProgressTally(plan, shard_units, todo, progress_callback)
+    runner, failures, begin = Runner(plan, tally.add), [], time.perf_counter()
+    results = engine(plan, todo) if engine is not None else _run_locally(runner, todo, _choose_savers(plan, out), tally)
     for unit, values in results:
         if isinstance(values, Exception):
             failures.append((unit.name, values))
             continue
         writer.write(unit, values)
-        tally.stored(unit, engine is None)
-        if plan.options.checkpoint_every is not None and isinstance(out, str | Path):
-            checkpoint.forget(Path(out) / checkpoint.FOLDER / unit.name)
+        tally.finish_unit(unit, is_counted=engine is None)
+        if plan.options.checkpoint_every is not None and _is_local(out):
+            checkpoint.remove_checkpoints(_checkpoint_folder(out, unit))
     return {**runner.seconds, "seconds_total": time.perf_counter() - begin}, failures
 
 
-def _here(
-    runner: Runner, units: list[Unit], saver_of: Callable[[Unit], Any], tally: _Tally
+def _run_locally(
+    runner: Runner, units: list[Unit], saver_of: Callable[[Unit], Any], tally: _ProgressTally
 ) -> Iterator[tuple[Unit, Any]]:
-    """A unit that raises is reported and does not stop the others; a full disk stops all."""
-    for unit in runner.expect(units):
-        tally.starts(unit)
+    """Yield units with their values; a unit that raises is reported and does not stop the others, a full disk does."""
+    for unit in runner.announce(units):
+        tally.start_unit(unit)
         try:
-            values: Any = runner.run(unit, saver_of(unit))
+            values: Any = runner.run_unit(unit, saver_of(unit))
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StoreError(
-                    f"the disk is full ({error}); what was done is kept: make room and run again"
+                    f"the disk is full ({error}); the finished units are kept: make room and run again"
                 ) from error
             values = error.with_traceback(None)  # whose frames would keep the unit's arrays
         except Exception as error:
@@ -279,19 +292,27 @@ def _here(
         yield unit, values
 
 
-def _savers(plan: Plan, out: Any) -> Callable[[Unit], Any]:
+def _choose_savers(plan: Plan, out: Any) -> Callable[[Unit], Any]:
     if plan.options.checkpoint_every is None:
         return lambda unit: None
-    if not isinstance(out, str | Path) or is_bucket(out):
+    if not _is_local(out):
         raise StoreError("checkpoint_every needs a local folder: mount the bucket, or let units be short")
-    return lambda unit: checkpoint.saver(Path(out) / checkpoint.FOLDER / unit.name)
+    return lambda unit: checkpoint.make_saver(_checkpoint_folder(out, unit))
+
+
+def _checkpoint_folder(out: Path | str, unit: Unit) -> Path:
+    return Path(out) / checkpoint.CHECKPOINTS / unit.name
+
+
+def _is_local(out: Any) -> bool:
+    return isinstance(out, str | Path) and not is_bucket(out)
 
 
 @contextlib.contextmanager
-def _locked(out: Any, shard: tuple[int, int]) -> Iterator[None]:
-    if not isinstance(out, str | Path) or is_bucket(out):
-        yield  # no locks there: two runs do the same units to the same end
+def _hold_shard_lock(out: Any, shard: tuple[int, int]) -> Iterator[None]:
+    if not _is_local(out):
+        yield  # buckets have no locks: two runs do the same units to the same end
         return
     folder = Path(out)
-    with locks.lock(folder, f"shard-{shard[0]}-of-{shard[1]}"), locks.writing(folder):
+    with locks.hold_lock(folder, f"shard-{shard[0]}-of-{shard[1]}"), locks.register_writer(folder):
         yield

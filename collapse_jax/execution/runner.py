@@ -1,4 +1,4 @@
-"""The runner of units of work: programs compile ahead, worlds are shared."""
+"""Run the units of a plan one by one, while the next program compiles and worlds are shared."""
 
 import contextlib
 import time
@@ -10,74 +10,84 @@ import numpy as np
 
 from collapse_jax.core.random import chain_keys
 from collapse_jax.core.worlds import Worlds
-from collapse_jax.execution.blocks import Saver, run_blocks
-from collapse_jax.execution.programs import Programs, Traced, compile_blocks, trace_blocks
-from collapse_jax.planning.plan import Plan, stretch
+from collapse_jax.execution.blocks import StateSaver, run_blocks
+from collapse_jax.execution.programs import CompiledBlock, TracedBlock, compile_block, trace_block
+from collapse_jax.planning.plan import Plan
 from collapse_jax.planning.units import Unit
 
 
 class Runner:
-    """Runs units one by one. Units of a program share its compilation, and the next program compiles meanwhile."""
+    """Runs units one by one; the units of a program share its compilation.
 
-    def __init__(self, plan: Plan, tick: Callable[[int], None], devices: Sequence[jax.Device] | None = None):
-        self.plan, self.tick, self.devices = plan, tick, devices
+    Args:
+      plan: the plan of the sweep.
+      progress_callback: is called with the number of chain-generations just done.
+      devices: default all local ones.
+    """
+
+    def __init__(
+        self, plan: Plan, progress_callback: Callable[[int], None], devices: Sequence[jax.Device] | None = None
+    ):
+        self.plan, self.progress_callback, self.devices = plan, progress_callback, devices
         self.keys = chain_keys(plan.options.seed, plan.options.num_chains, plan.options.rng)
         self.seconds = {"seconds_trace": 0.0, "seconds_compile": 0.0, "seconds_run": 0.0}
-        self._ahead = ThreadPoolExecutor(1)
-        self._compiled: dict[int, Future[Programs]] = {}
+        self._compiler = ThreadPoolExecutor(1)
+        self._compiled: dict[int, Future[CompiledBlock]] = {}
         self._worlds = Worlds()
         self._order: list[int] = []
 
-    def expect(self, units: Sequence[Unit]) -> Sequence[Unit]:
-        """Says which units will come, in order."""
+    def announce(self, units: Sequence[Unit]) -> Sequence[Unit]:
+        """Note which units will come, in order, so that their programs compile ahead; return them."""
         self._order = list(dict.fromkeys(unit.program for unit in units))
         return units
 
-    def run(self, unit: Unit, saver: Saver | None = None) -> dict[str, np.ndarray]:
-        """``{metric: values}`` of a unit, shaped as its place in the results."""
-        made, plan = {}, self.plan
-        out = self._run(unit, self._programs(unit.program), saver)
-        for name, value in out.items():  # arrays of other programs may be larger
-            short = [(0, n - here) for n, here in zip(plan.metrics[name].shape, value.shape[2:], strict=True)]
-            whole = np.pad(value, [(0, 0), (0, 0), *short], constant_values=np.nan) if any(map(sum, short)) else value
-            made[name] = whole.reshape(*unit.shape, *whole.shape[1:])
-        return made
+    def run_unit(self, unit: Unit, saver: StateSaver | None = None) -> dict[str, np.ndarray]:
+        """Return ``{metric: values}`` of a unit, in the shape of its place in the results."""
+        results, plan = {}, self.plan
+        for name, value in self._run_blocks(unit, self._compiled_program(unit.program), saver).items():
+            # The arrays of other programs may be longer.
+            missing = [(0, n - length) for n, length in zip(plan.metrics[name].shape, value.shape[2:], strict=True)]
+            if any(map(sum, missing)):
+                value = np.pad(value, [(0, 0), (0, 0), *missing], constant_values=np.nan)
+            results[name] = value.reshape(*unit.shape, *value.shape[1:])
+        return results
 
-    def _run(self, unit: Unit, compiled: Programs, saver: Saver | None) -> dict[str, np.ndarray]:
-        program, (points, chains) = self.plan.programs[unit.program], self.plan.lanes(unit)
+    def _run_blocks(self, unit: Unit, compiled: CompiledBlock, saver: StateSaver | None) -> dict[str, np.ndarray]:
+        program, (values, chains) = self.plan.programs[unit.program], self.plan.unit_chains(unit)
         upcoming, ready = self._upcoming(unit.program), 0.0
-        self._make_worlds(upcoming)  # which may take compute and memory that blocks need
-        if compiled.alone:
-            self._get_ready(upcoming)
-        clock = ticked = time.perf_counter()
+        self._make_worlds(upcoming)  # before the blocks: it may take compute and memory that they need
+        if compiled.runs_alone:
+            self._compile_ahead(upcoming)
+        begin = last_progress = time.perf_counter()
 
-        def tick(generations: int) -> None:
-            nonlocal ticked
-            self.tick(generations)
-            ticked = time.perf_counter()
+        def count_generations(generations: int) -> None:
+            nonlocal last_progress
+            self.progress_callback(generations)
+            last_progress = time.perf_counter()
 
-        def meanwhile() -> None:
+        def compile_meanwhile() -> None:
             nonlocal ready
-            if not compiled.alone:
-                self._get_ready(upcoming)
+            if not compiled.runs_alone:
+                self._compile_ahead(upcoming)
             ready = time.perf_counter()
 
-        out = run_blocks(
+        results = run_blocks(
             compiled,
             self._worlds.of(program.setting, program.world),
-            points,
+            values,
             self.keys[chains],
             num_generations=self.plan.options.num_generations,
-            progress=tick,
+            progress_callback=count_generations,
             saver=saver,
-            meanwhile=meanwhile,
+            meanwhile=compile_meanwhile,
         )
-        self.seconds["seconds_run"] += (ticked if ticked < ready else time.perf_counter()) - clock
-        return out
+        end = last_progress if last_progress < ready else time.perf_counter()
+        self.seconds["seconds_run"] += end - begin
+        return results
 
-    def _programs(self, number: int) -> Programs:
-        wanted = (number, *self._upcoming(number))
-        self._compiled = {n: compiled for n, compiled in self._compiled.items() if n in wanted}
+    def _compiled_program(self, number: int) -> CompiledBlock:
+        needed = (number, *self._upcoming(number))
+        self._compiled = {n: compiled for n, compiled in self._compiled.items() if n in needed}
         if number not in self._compiled:
             self._submit(number)
         return self._compiled[number].result()
@@ -87,40 +97,40 @@ class Runner:
 
     def _make_worlds(self, upcoming: Sequence[int]) -> None:
         for program in (self.plan.programs[n] for n in upcoming):
-            with contextlib.suppress(Exception):  # it will be raised again when its turn comes
+            with contextlib.suppress(Exception):  # it is raised again when the program's turn comes
                 self._worlds.of(program.setting, program.world)
 
-    def _get_ready(self, upcoming: Sequence[int]) -> None:
-        """Traces the next program, and has it compiled."""
+    def _compile_ahead(self, upcoming: Sequence[int]) -> None:
+        """Trace the next program here, and compile it in another thread."""
         for n in upcoming:
             if n not in self._compiled:
                 self._submit(n)
 
     def _submit(self, number: int) -> None:
-        # Traced here: what JAX is told by context managers is told to one thread. (Lowering needs x64 of it.)
+        # Tracing stays in this thread, for JAX's context managers hold for one thread. (Lowering needs x64 alone.)
         try:
-            self._compiled[number] = self._ahead.submit(self._compile, self._trace(number))
-        except Exception as error:  # raised when its turn comes; until then it is not tried again
+            self._compiled[number] = self._compiler.submit(self._compile, self._trace(number))
+        except Exception as error:  # is raised when its turn comes; until then it is not tried again
             self._compiled[number] = Future()
             self._compiled[number].set_exception(error)
 
-    def _trace(self, number: int) -> Traced:
+    def _trace(self, number: int) -> TracedBlock:
         program, plan = self.plan.programs[number], self.plan
         unit = next(unit for unit in plan.units if unit.program == number)
-        return trace_blocks(
-            lambda values: plan.chain_of(program, values),
+        return trace_block(
+            lambda values: plan.build_chain(program, values),
             self._worlds.of(program.setting, program.world),
-            plan.lanes(unit)[0],
+            plan.unit_chains(unit)[0],
             self.keys,
             metrics=program.metrics,
-            width=program.width,
-            stretch=stretch(plan),
+            chains_per_block=program.chains_per_block,
+            generations_per_call=plan.generations_per_call,
             devices=self.devices,
             mesh=plan.options.mesh,
         )
 
-    def _compile(self, traced: Traced) -> Programs:
-        compiled = compile_blocks(traced)
+    def _compile(self, traced: TracedBlock) -> CompiledBlock:
+        compiled = compile_block(traced)
         self.seconds["seconds_trace"] += compiled.trace_seconds
         self.seconds["seconds_compile"] += compiled.compile_seconds
         return compiled

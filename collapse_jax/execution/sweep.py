@@ -8,12 +8,12 @@ import numpy as np
 import xarray as xr
 
 from collapse_jax.core.errors import UsageError
-from collapse_jax.core.sharding import places
-from collapse_jax.execution.progress import told
+from collapse_jax.core.sharding import chain_placements
+from collapse_jax.execution.progress import show_sweep_progress
 from collapse_jax.execution.runner import Runner
 from collapse_jax.planning.describe_calls import describe
 from collapse_jax.planning.grid import grid_of
-from collapse_jax.planning.memory_estimate import check_fits
+from collapse_jax.planning.memory_estimate import check_memory
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
 from collapse_jax.results.dataset import make_dataset
@@ -166,8 +166,8 @@ def sweep(
         sizes alone; they do not depend on the number of devices.
       mesh: the devices of one chain, for models too large or too slow for one device: ``{"data": 2, "model": 2}``
         shares the rows of its minibatches (and new rows) out over two and cuts its parameters in two (see
-        ``sharding.spread``). Other devices take other blocks. Results agree with those of one device to rounding, not
-        bit for bit; sampled symbols may differ from the first that rounding decides.
+        ``sharding.shard_setting``). Other devices take other blocks. Results agree with those of one device to
+        rounding, not bit for bit; sampled symbols may differ from the first that rounding decides.
       devices: the devices to use; default all local ones. Blocks of chains are dealt out to them.
       progress: True draws a progress bar, in a terminal or a notebook; a function is called as
         ``progress(done, total)``, in chain-generations, from other threads, one call at a time.
@@ -182,20 +182,20 @@ def sweep(
     """
     wanted = None if metrics is None else (metrics,) if isinstance(metrics, str) else tuple(metrics)
     options = Options(num_generations, num_chains, seed, wanted, precision, rng, backend, chains_per_block, mesh=mesh)
-    places(jax.local_devices() if devices is None else devices, mesh)
-    with jax.enable_x64(precision == "float64"), told(progress) as tell:
+    chain_placements(jax.local_devices() if devices is None else devices, mesh)
+    with jax.enable_x64(precision == "float64"), show_sweep_progress(progress) as progress_callback:
         plan = make_plan(grid_of(setting, policy, num_samples, axes or {}, curator), options)
-        check_fits(plan)
+        check_memory(plan)
         total, done = len(plan.grid.policies) * int(np.prod(plan.shape[1:])), [0]
 
-        def tick(step: int) -> None:
-            done[0] += step
-            tell(done[0], total)
+        def count_generations(generations: int) -> None:
+            done[0] += generations
+            progress_callback(done[0], total)
 
-        runner = Runner(plan, tick, devices)
+        runner = Runner(plan, count_generations, devices)
         out = {name: np.full((*plan.shape, *m.shape), np.nan, precision) for name, m in plan.metrics.items()}
-        for unit in runner.expect(plan.units):
-            for name, value in runner.run(unit).items():
+        for unit in runner.announce(plan.units):
+            for name, value in runner.run_unit(unit).items():
                 out[name][unit.where] = value
     given = {"num_samples": num_samples, "calls": describe(plan.grid)}
     return make_dataset(plan, out, runner.seconds | {name: value for name, value in given.items() if value is not None})

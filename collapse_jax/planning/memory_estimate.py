@@ -1,4 +1,4 @@
-"""Bytes that a block of chains takes on its device, read off its jaxpr."""
+"""Estimate the bytes that a block of chains takes on its device, from its jaxpr."""
 
 import jax
 import jax.numpy as jnp
@@ -7,52 +7,59 @@ import numpy as np
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import chain_keys
 from collapse_jax.core.sharding import mesh_size
-from collapse_jax.planning.block_functions import functions, lanes
+from collapse_jax.planning.block_functions import make_block_functions, select_chains
 from collapse_jax.planning.block_size import device_memory
-from collapse_jax.planning.cost import peak, size_of
-from collapse_jax.planning.plan import Plan, stretch
+from collapse_jax.planning.cost import count_array_bytes, count_peak_bytes
+from collapse_jax.planning.plan import Plan
 from collapse_jax.planning.units import Program
 
 
-def check_fits(plan: Plan) -> None:
-    """Refuses what cannot run.
+def check_memory(plan: Plan) -> None:
+    """Refuse a plan whose blocks do not fit into a device's memory.
 
     Raises:
-      UsageError: a block of some program does not fit into a device's memory; it says how many chains would.
+      UsageError: a block of some program is too large; the error says how many chains would fit.
     """
     memory = device_memory()
     if memory is None:
         return
     for program in plan.programs:
-        trained = program.setting.init is not None  # whose activations outweigh what a chain keeps
-        if not trained and program.lane * program.width < memory / 8:  # far from it: not worth a trace
+        block_bytes = program.bytes_per_chain * program.chains_per_block
+        is_trained = program.setting.init is not None  # activations outweigh what a chain keeps
+        if not is_trained and block_bytes < memory / 8:  # so small that a trace is not worth its time
             continue
-        needed = max(block_bytes(plan, program), program.lane * program.width)
+        needed = max(estimate_block_bytes(plan, program), block_bytes)
         needed //= mesh_size(plan.options.mesh)  # no device holds less
         if needed > memory:
-            at_most = program.width * memory // needed
-            name = plan.grid.policies[program.policy]
+            chains_that_fit = program.chains_per_block * memory // needed
+            advice = f"set chains_per_block to {chains_that_fit} or less"
             raise UsageError(
-                f"{name}: {program.width} chains side by side need {needed / 2**30:.1f} GiB, the device has "
-                f"{memory / 2**30:.1f}: "
-                + (f"set chains_per_block to {at_most} or less" if at_most else "lower num_samples or num_generations")
+                f"{plan.grid.policies[program.policy]}: {program.chains_per_block} chains side by side need "
+                f"{needed / 2**30:.1f} GiB, the device has {memory / 2**30:.1f}: "
+                + (advice if chains_that_fit else "lower num_samples or num_generations")
             )
 
 
-def block_bytes(plan: Plan, program: Program) -> int:
-    """Predicted bytes of device memory while a block of the program runs.
+def estimate_block_bytes(plan: Plan, program: Program) -> int:
+    """Return the estimated bytes of device memory while a block of the program runs.
 
-    Within a fifth of XLA's own account (on CPU) where pools of rows or networks fill it; up to two thirds too low for
-    blocks of two or three megabytes whose rows are drawn and at once reduced.
+    The estimate is within a fifth of XLA's own account (on CPU) where pools of rows or networks fill the memory; it is
+    up to two thirds too low for blocks of two or three megabytes whose rows are drawn and reduced at once.
     """
-    start, advance = functions(lambda values: plan.chain_of(program, values), program.metrics, stretch(plan))
-    unit = next(unit for unit in plan.units if plan.programs[unit.program].policy == program.policy
-                and plan.programs[unit.program].point == program.point)  # fmt: skip
-    points, _ = plan.lanes(unit)
+    start, advance = make_block_functions(
+        lambda values: plan.build_chain(program, values), program.metrics, plan.generations_per_call
+    )
+    unit = next(
+        unit
+        for unit in plan.units
+        if plan.programs[unit.program].policy == program.policy and plan.programs[unit.program].point == program.point
+    )
+    values, _ = plan.unit_chains(unit)
     keys = chain_keys(0, 1, plan.options.rng)
-    first = lanes({n: v[:1] for n, v in points.items()}, keys, np.zeros(program.width, int))
-    state = jax.eval_shape(start, program.world, *first)
-    jaxpr = jax.make_jaxpr(advance)(program.world, first[0], state, jnp.int32(1)).jaxpr
-    arguments, results = (sum(size_of(v.aval) for v in variables) for variables in (jaxpr.invars, jaxpr.outvars))
-    results -= sum(map(size_of, jax.tree.leaves(state)))  # which is donated
-    return int(arguments + max(results, 0) + peak(jaxpr))
+    chosen = select_chains({n: v[:1] for n, v in values.items()}, keys, np.zeros(program.chains_per_block, int))
+    state = jax.eval_shape(start, program.world, *chosen)
+    jaxpr = jax.make_jaxpr(advance)(program.world, chosen[0], state, jnp.int32(1)).jaxpr
+    argument_bytes = sum(count_array_bytes(v.aval) for v in jaxpr.invars)
+    result_bytes = sum(count_array_bytes(v.aval) for v in jaxpr.outvars)
+    result_bytes -= sum(map(count_array_bytes, jax.tree.leaves(state)))  # which is donated
+    return int(argument_bytes + max(result_bytes, 0) + count_peak_bytes(jaxpr))

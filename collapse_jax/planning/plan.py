@@ -1,4 +1,4 @@
-"""The plan of a sweep: programs (a policy at a static point) and units of work (a block of points and chains)."""
+"""Plan a sweep: its programs (one policy at one static point) and its units of work (blocks of points and chains)."""
 
 import itertools
 import math
@@ -7,20 +7,19 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.interpreters.partial_eval import dce_jaxpr
 
 from collapse_jax.core.chain import make_chain
-from collapse_jax.core.data_plan import plan_data as plan_chain
+from collapse_jax.core.data_plan import plan_data
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import chain_keys
-from collapse_jax.core.sharding import abstract, mesh_size, spread
+from collapse_jax.core.sharding import abstract_mesh, mesh_size, shard_setting
 from collapse_jax.core.suggestions import describe_choices
 from collapse_jax.core.worlds import Outlines, same
-from collapse_jax.planning.block_size import block_width, lane_bytes, stretch_of
-from collapse_jax.planning.cost import operations, peak
+from collapse_jax.planning.block_size import choose_chains_per_block, choose_generations_per_call, count_chain_bytes
+from collapse_jax.planning.cost import count_live_operations, count_peak_bytes
 from collapse_jax.planning.grid import Grid, Point
 from collapse_jax.planning.options import Options, check_options
-from collapse_jax.planning.units import Cut, Program, Unit, block_shape, cut_units, numbers_per_generation
+from collapse_jax.planning.units import Cut, Program, Unit, choose_unit_shape, cut_units, numbers_per_generation
 from collapse_jax.types import Chain, JoinCounts, Metric, PartlyReal, Setting
 
 
@@ -31,7 +30,7 @@ class Plan(NamedTuple):
       grid: policies and axes.
       options: the rest of the arguments.
       programs: what is compiled.
-      units: in the order they are run.
+      units: the units of work, in the order in which they are run.
     """
 
     grid: Grid
@@ -41,36 +40,42 @@ class Plan(NamedTuple):
 
     @property
     def cuts(self) -> tuple[Cut, ...]:
-        """How its programs are cut."""
-        return tuple(Cut(program.width, program.block) for program in self.programs)
+        """Return how the programs are cut into units."""
+        return tuple(Cut(program.chains_per_block, program.unit_shape) for program in self.programs)
 
     @property
-    def chunk(self) -> tuple[int, ...]:
-        """Lengths that cut the results (but for the generations) so that a unit is whole pieces."""
-        return tuple(map(min, zip(*(program.block for program in self.programs), strict=True)))
+    def chunk_shape(self) -> tuple[int, ...]:
+        """Return lengths that cut the results (without the generations) so that a unit is whole chunks."""
+        return tuple(map(min, zip(*(program.unit_shape for program in self.programs), strict=True)))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Lengths of the results' dimensions."""
+        """Return the lengths of the results' dimensions."""
         lengths = (len(axis.values) for axis in self.grid.axes)
         return (len(self.grid.policies), *lengths, self.options.num_chains, self.options.num_generations)
 
     @property
+    def generations_per_call(self) -> int:
+        """Return how many generations one call of a program makes before the host sees results."""
+        horizon = self.options.num_generations
+        return min(self.options.checkpoint_every or choose_generations_per_call(horizon), horizon)
+
+    @property
     def metrics(self) -> dict[str, Metric]:
-        """All that is observed by any program, in order; dimensions of values as long as any program's."""
-        found: dict[str, Metric] = {}
+        """Return the metrics of all programs, in order; array dimensions are as long as any program's."""
+        metrics: dict[str, Metric] = {}
         for metric in (m for p in self.programs for m in p.setting.metrics if m.name in p.metrics):
-            pairs = zip(metric.dims, found.get(metric.name, metric).dims, strict=True)
-            found[metric.name] = metric._replace(dims=tuple(max(a, b) for a, b in pairs))
-        return found
+            pairs = zip(metric.dims, metrics.get(metric.name, metric).dims, strict=True)
+            metrics[metric.name] = metric._replace(dims=tuple(max(a, b) for a, b in pairs))
+        return metrics
 
-    def chain_of(self, program: Program, values: dict[str, Any]) -> Chain:
-        """The chain at traced `values` (those of the axes traced there)."""
+    def build_chain(self, program: Program, values: dict[str, Any]) -> Chain:
+        """Return the chain at traced `values`, those of the axes that are traced in the program."""
         static = {k: v for k, v in self.grid.values(program.point).items() if k not in values}
-        return _checked_chain(self.grid.make(program.policy, static | values), self.options, program.law)
+        return _build_chain(self.grid.make(program.policy, static | values), self.options, program.law)
 
-    def lanes(self, unit: Unit) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """The traced values, ``{parameter: [lanes]}``, and the chain numbers of a unit, the chain fastest."""
+    def unit_chains(self, unit: Unit) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Return the traced values, ``{parameter: [chains]}``, and the chain numbers of a unit, the chain fastest."""
         program = self.programs[unit.program]
         *where, chains = unit.where[1:]
         axes = [(a, s) for a, s, t in zip(self.grid.axes, where, program.traced, strict=True) if t]
@@ -85,19 +90,19 @@ class Plan(NamedTuple):
 
 
 def make_plan(grid: Grid, options: Options, cuts: Sequence[Cut] | None = None) -> Plan:
-    """The programs and units of a sweep; whatever can be wrong with it is found here.
+    """Return the programs and units of a sweep; whatever can be wrong with it is found here.
 
     Args:
       grid: policies and axes.
-      options: the rest.
-      cuts: one a program, where a store was already cut by them.
+      options: the rest of the arguments.
+      cuts: one for each program, where a store was already cut by them.
 
     Raises:
       UsageError: bad input, in one line.
     """
     check_options(options)
-    programs = _programs(grid, options)
-    _check_dims(programs)
+    programs = _list_programs(grid, options)
+    _check_metric_dims(programs)
     lengths = [len(axis.values) for axis in grid.axes]
     total = len(grid.policies) * math.prod(lengths) * options.num_chains * options.num_generations
     total *= max(map(numbers_per_generation, programs))
@@ -106,48 +111,53 @@ def make_plan(grid: Grid, options: Options, cuts: Sequence[Cut] | None = None) -
     key = chain_keys(options.seed, 1, options.rng)[0]
     plan = Plan(grid, options, tuple(programs))
     worlds = Outlines()
-    sized = [_sized(plan, program, key, worlds) for program in programs]
-    return recut(
+    sized = [_measure_program(plan, program, key, worlds) for program in programs]
+    return cut_plan(
         plan._replace(programs=tuple(sized)),
-        cuts or [Cut(program.width, block_shape(grid, program, options)) for program in sized],
+        cuts or [Cut(program.chains_per_block, choose_unit_shape(grid, program, options)) for program in sized],
     )
 
 
-def recut(plan: Plan, cuts: Sequence[Cut]) -> Plan:
-    """The plan with its programs' units cut as given, one cut a program."""
-    programs = [p._replace(width=cut.width, block=cut.block) for p, cut in zip(plan.programs, cuts, strict=True)]
+def cut_plan(plan: Plan, cuts: Sequence[Cut]) -> Plan:
+    """Return the plan with its programs cut into units as given, one cut for each program."""
+    programs = [p._replace(**cut._asdict()) for p, cut in zip(plan.programs, cuts, strict=True)]
     plan = plan._replace(programs=tuple(programs))
     return plan._replace(units=tuple(cut_units(plan)))
 
 
-def _programs(grid: Grid, options: Options) -> list[Program]:
-    """Every program, with all values of the grid checked by the factories before anything is compiled."""
+def _list_programs(grid: Grid, options: Options) -> list[Program]:
+    """Return every program; the factories check all values of the grid before anything is compiled."""
     backend = "auto" if options.backend == "each" else options.backend
-    laws = [_law(grid, number, backend) for number in range(len(grid.policies))]
+    laws = [_uses_law(grid, number, backend) for number in range(len(grid.policies))]
     if options.backend == "auto" and not all(laws):
         laws = [False] * len(laws)
     programs = []
     for number, law in enumerate(laws):
-        traced = tuple(a.traced and (a.names != ("num_samples",) or _any_n(grid, number, law)) for a in grid.axes)
+        traced = tuple(
+            a.traced and (a.names != ("num_samples",) or _can_trace_num_samples(grid, number, law)) for a in grid.axes
+        )
         lengths = [1 if t else len(a.values) for a, t in zip(grid.axes, traced, strict=True)]
         for point in itertools.product(*map(range, lengths)):
-            for full in _full_points(grid, traced, point):
-                made = grid.make(number, grid.values(full))
-                _checked_chain(made, options, law)
-            metrics = _metrics(made.setting, options.metrics, grid.dims)
-            programs.append(Program(number, point, traced, made.setting, metrics, law))
+            for full_point in _full_points(grid, traced, point):
+                parts = grid.make(number, grid.values(full_point))
+                _build_chain(parts, options, law)
+            metrics = _choose_metrics(parts.setting, options.metrics, grid.dims)
+            programs.append(Program(number, point, traced, parts.setting, metrics, law))
     return programs
 
 
 def _full_points(grid: Grid, traced: Sequence[bool], point: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """All points of the grid that one program serves."""
+    """Yield all points of the grid that one program serves."""
     spans = zip(grid.axes, traced, point, strict=True)
     yield from itertools.product(*(range(len(axis.values)) if t else (i,) for axis, t, i in spans))
 
 
-def _checked_chain(point: Point, options: Options, law: bool) -> Chain:
+def _build_chain(point: Point, options: Options, law: bool) -> Chain:
+    setting = point.setting
+    if mesh_size(options.mesh) > 1:
+        setting = shard_setting(setting, abstract_mesh(options.mesh or {}))
     return make_chain(
-        spread(point.setting, abstract(options.mesh or {})) if mesh_size(options.mesh) > 1 else point.setting,
+        setting,
         point.policy,
         num_samples=point.num_samples,
         num_generations=options.num_generations,
@@ -156,15 +166,15 @@ def _checked_chain(point: Point, options: Options, law: bool) -> Chain:
     )
 
 
-def _law(grid: Grid, number: int, backend: str) -> bool:
-    """Whether a policy's statistics are drawn from their law at every point of the grid."""
+def _uses_law(grid: Grid, number: int, backend: str) -> bool:
+    """Return whether a policy's statistics are drawn from their law at every point of the grid."""
     lengths = [len(axis.values) if "curator" in axis.names else 1 for axis in grid.axes]
     points = [grid.make(number, grid.values(index)) for index in itertools.product(*map(range, lengths))]
-    return all(plan_chain(p.setting, p.policy, p.curator, backend).law for p in points)
+    return all(plan_data(p.setting, p.policy, p.curator, backend).law for p in points)
 
 
-def _any_n(grid: Grid, number: int, law: bool) -> bool:
-    """Whether n itself can be traced: shapes must not depend on it."""
+def _can_trace_num_samples(grid: Grid, number: int, law: bool) -> bool:
+    """Return whether n itself can be traced, which needs shapes that do not depend on it."""
     setting, policy, _, _ = grid.make(number, grid.values([0] * len(grid.axes)))
     counted = policy.real == "first" and isinstance(policy.batches, PartlyReal)
     counted = counted or isinstance(policy.batches, JoinCounts) or bool(policy.sizes)
@@ -176,94 +186,109 @@ def _has_law_of_real(setting: Setting) -> bool:
     return setting.statistics is not None and setting.statistics.sample_real is not None
 
 
-def _sized(plan: Plan, program: Program, key: jax.Array, made: Outlines) -> Program:
-    """The program with its world, width and work, so that what cannot run is refused before anything has."""
-    moving = [a for a, t in zip(plan.grid.axes, program.traced, strict=True) if t]
-    worlds: list[Any] = []
-    num: Any = 0
-    for full in _full_points(plan.grid, program.traced, program.point):
-        setting, _, _, num = plan.grid.make(program.policy, plan.grid.values(full))
-        worlds.append(made.of(setting))
-    world = worlds[0]
-    if any(other is not world and not same(world, other) for other in worlds[1:]):
+def _measure_program(plan: Plan, program: Program, key: jax.Array, worlds: Outlines) -> Program:
+    """Return the program with its world, sizes and operations, so that a bad sweep is refused before anything runs."""
+    traced_axes = [a for a, t in zip(plan.grid.axes, program.traced, strict=True) if t]
+    outlines: list[Any] = []
+    num_samples: Any = 0
+    for full_point in _full_points(plan.grid, program.traced, program.point):
+        setting, _, _, num_samples = plan.grid.make(program.policy, plan.grid.values(full_point))
+        outlines.append(worlds.of(setting))
+    world = outlines[0]
+    if any(other is not world and not same(world, other) for other in outlines[1:]):
         raise UsageError(
             f"axes: values that change the real law of setting {program.setting.name} need runs of their own"
         )
-    values = {k: v for axis in moving for k, v in axis.point(0).items()}
-    chain, options = plan.chain_of(program, values), plan.options
-    rowless = program.law and _has_law_of_real(program.setting)
-    rows = () if rowless else jax.eval_shape(lambda: program.setting.sample_real(key, world, num))
+    values = {k: v for axis in traced_axes for k, v in axis.point(0).items()}
+    chain, options = plan.build_chain(program, values), plan.options
+    draws_no_rows = program.law and _has_law_of_real(program.setting)
+    rows = () if draws_no_rows else jax.eval_shape(lambda: program.setting.sample_real(key, world, num_samples))
     state = jax.eval_shape(chain.init, key, world)
-    new, seen, jaxpr, asked = _step(chain, world, state, program.metrics)
-    _check_shapes(program.setting, seen)
-    lane, drawn = lane_bytes(state, new, rows, program.law)
-    training = 0 if program.setting.init is None else peak(jaxpr)  # activations outweigh what a chain keeps
-    metrics = program.setting.metrics  # all: bits may depend on the width, which must not on what is asked for
-    held = lane + stretch(plan) * _bytes_of_arrays(metrics)
-    width = block_width(held, drawn, program.setting.info.largest_block, options.chains_per_block, training)
-    lane += stretch(plan) * _bytes_of_arrays(m for m in metrics if m.name in program.metrics)
-    return program._replace(world=world, width=width, work=operations(asked), lane=lane + drawn)
+    step = _trace_step(chain, world, state, program.metrics)
+    _check_metric_shapes(program.setting, step.observations)
+    state_bytes, drawn_bytes = count_chain_bytes(state, step.new_rows, rows, program.law)
+    # Activations outweigh what a chain keeps.
+    training_bytes = 0 if program.setting.init is None else count_peak_bytes(step.jaxpr)
+    # All metrics count here: bits may depend on chains_per_block, which must not depend on what is asked for.
+    metrics, generations = program.setting.metrics, plan.generations_per_call
+    chains_per_block = choose_chains_per_block(
+        state_bytes + generations * _count_array_metric_bytes(metrics), drawn_bytes, program.setting.info.largest_block,
+        options.chains_per_block, training_bytes,
+    )  # fmt: skip
+    chosen_bytes = generations * _count_array_metric_bytes(m for m in metrics if m.name in program.metrics)
+    return program._replace(
+        world=world,
+        chains_per_block=chains_per_block,
+        operations=step.operations,
+        bytes_per_chain=state_bytes + chosen_bytes + drawn_bytes,
+    )
 
 
-def _bytes_of_arrays(metrics: Iterable[Metric]) -> int:
-    """Of one generation's values that are not numbers."""
+def _count_array_metric_bytes(metrics: Iterable[Metric]) -> int:
+    """Return the bytes of one generation's values of the metrics that are arrays."""
     return sum(math.prod(m.shape) for m in metrics if m.dims) * jax.numpy.result_type(float).itemsize
 
 
-def _step(chain: Chain, world: Any, state: Any, metrics: Sequence[str]) -> tuple[Any, dict[str, Any], Any, Any]:
-    """The shapes of a generation's batch and of what is seen of it, and one chain's generation as a jaxpr.
+class _TracedStep(NamedTuple):
+    """One generation of one chain.
 
-    Twice: with all metrics of the setting, as a block's width must not depend on those asked for, and with these only.
+    Attributes:
+      new_rows: the shapes of the generation's batch.
+      observations: the shapes of the metrics that were asked for.
+      jaxpr: of the whole step, with all metrics of the setting, so that sizes do not depend on those asked for.
+      operations: those that the asked metrics and the next state need.
     """
 
+    new_rows: Any
+    observations: dict[str, Any]
+    jaxpr: Any
+    operations: float
+
+
+def _trace_step(chain: Chain, world: Any, state: Any, metrics: Sequence[str]) -> _TracedStep:
     def step(world: Any, state: Any, generation: jax.Array) -> Any:
         state, new, observations = chain.emit(world, state, generation)
         return new, {name: observations[name] for name in metrics}, chain.absorb(world, state, new, generation)
 
-    jaxpr, shapes = jax.make_jaxpr(step, return_shape=True)(world, state, jax.numpy.int32(1))
-    return *shapes[:2], jaxpr.jaxpr, dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.out_avals))[0]
+    jaxpr, (new_rows, observations, _) = jax.make_jaxpr(step, return_shape=True)(world, state, jax.numpy.int32(1))
+    operations = count_live_operations(jaxpr.jaxpr, [True] * len(jaxpr.out_avals))
+    return _TracedStep(new_rows, observations, jaxpr.jaxpr, operations)
 
 
-def _check_shapes(setting: Setting, seen: dict[str, Any]) -> None:
+def _check_metric_shapes(setting: Setting, observations: dict[str, Any]) -> None:
     for metric in setting.metrics:
-        if metric.name in seen and seen[metric.name].shape != metric.shape:
+        if metric.name in observations and observations[metric.name].shape != metric.shape:
             raise UsageError(
-                f"setting {setting.name}: metric {metric.name!r} has the shape {seen[metric.name].shape}, and its dims "
-                f"say {metric.shape}"
+                f"setting {setting.name}: metric {metric.name!r} has the shape {observations[metric.name].shape}, and "
+                f"its dims say {metric.shape}"
             )
 
 
-def _check_dims(programs: Sequence[Program]) -> None:
-    """One variable holds a metric of all programs: values may differ by their lengths, not by their dimensions."""
-    found: dict[str, list[str]] = {}
+def _check_metric_dims(programs: Sequence[Program]) -> None:
+    """Refuse a metric with other dimensions in other programs, since one variable holds it; lengths may differ."""
+    dims_of: dict[str, list[str]] = {}
     for metric in (m for p in programs for m in p.setting.metrics if m.name in p.metrics):
         dims = [name for name, _ in metric.dims]
-        if found.setdefault(metric.name, dims) != dims:
+        if dims_of.setdefault(metric.name, dims) != dims:
             raise UsageError(
-                f"metric {metric.name!r} has the dimensions {found[metric.name]} at one point of the sweep and {dims} "
-                "at another: give each its own run, or name other metrics"
+                f"metric {metric.name!r} has the dimensions {dims_of[metric.name]} at one point of the sweep and "
+                f"{dims} at another: give each its own run, or name other metrics"
             )
 
 
-def _metrics(setting: Setting, wanted: Sequence[str] | None, dims: Sequence[str]) -> tuple[str, ...]:
+def _choose_metrics(setting: Setting, names: Sequence[str] | None, axis_names: Sequence[str]) -> tuple[str, ...]:
     known = [m.name for m in setting.metrics]
     lengths = {dim for m in setting.metrics for dim in m.dims}
-    own = [dim for dim, _ in lengths]
-    if len(own) > len(set(own)):
+    metric_dims = [dim for dim, _ in lengths]
+    if len(metric_dims) > len(set(metric_dims)):
         raise UsageError(f"setting {setting.name}: its metrics give one dimension two lengths: {sorted(lengths)}")
-    for name in dims:
-        if name in known or name in own:
+    for name in axis_names:
+        if name in known or name in metric_dims:
             raise UsageError(
                 f"axis {name!r} has the name of a metric or of its dimension; call it 'setting.{name}' or "
                 f"'policy.{name}'"
             )
-    for name in wanted or ():
+    for name in names or ():
         if name not in known:
             raise UsageError(f"metrics: setting {setting.name} has no {name!r}; {describe_choices(name, known)}")
-    return tuple(wanted or known)
-
-
-def stretch(plan: Plan) -> int:
-    """Generations between two looks at the host."""
-    horizon = plan.options.num_generations
-    return min(plan.options.checkpoint_every or stretch_of(horizon), horizon)
+    return tuple(names or known)

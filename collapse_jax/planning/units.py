@@ -1,4 +1,4 @@
-"""Units of work: blocks of points and chains that are run and stored together."""
+"""Cut the programs of a plan into units of work: blocks of points and chains that are run and stored together."""
 
 import itertools
 import math
@@ -8,35 +8,33 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 from collapse_jax.core.sharding import mesh_size
-from collapse_jax.planning.block_functions import blocks_at_once
+from collapse_jax.planning.block_functions import max_concurrent_blocks
 from collapse_jax.planning.grid import Grid
 from collapse_jax.planning.options import Options
+from collapse_jax.types import Setting
 
 if TYPE_CHECKING:
     from collapse_jax.planning.plan import Plan
-from collapse_jax.types import Setting
 
 _UNIT_OPERATIONS = 2e10  # some seconds on a few CPU cores
-
-
 _UNIT_BYTES = 32 << 20  # of results, of the largest metric
 
 
 class Program(NamedTuple):
-    """What is compiled once: a policy at a static point.
+    """What is compiled once: one policy at one point of the static axes.
 
     Attributes:
-      policy: its number.
-      point: index on each axis, 0 on traced ones.
-      traced: which axes are traced here.
-      setting: at the first traced point.
-      metrics: those it observes.
+      policy: the number of the policy.
+      point: an index for each axis, 0 on traced ones.
+      traced: which axes are traced in this program.
+      setting: the setting at the first traced point.
+      metrics: the metrics that are observed.
       law: whether statistics are drawn from their law.
-      world: what its chains share, or the outline of it.
-      width: chains side by side on a device.
-      work: operations a chain-generation.
-      lane: bytes a chain takes, at least.
-      block: lengths of a unit (at most) along the dimensions of the results, but for the generations.
+      world: what its chains share, or the shapes of it.
+      chains_per_block: chains that run side by side on a device.
+      operations: estimated operations of one generation of one chain.
+      bytes_per_chain: bytes that a chain takes, at least.
+      unit_shape: the largest lengths of a unit along the dimensions of the results without the generations.
     """
 
     policy: int
@@ -46,18 +44,18 @@ class Program(NamedTuple):
     metrics: tuple[str, ...]
     law: bool
     world: Any = None
-    width: int = 0
-    work: float = 0.0
-    lane: int = 0
-    block: tuple[int, ...] = ()
+    chains_per_block: int = 0
+    operations: float = 0.0
+    bytes_per_chain: int = 0
+    unit_shape: tuple[int, ...] = ()
 
 
 class Unit(NamedTuple):
-    """A block of one program's results.
+    """One block of the results of a program.
 
     Attributes:
-      program: its number.
-      where: one slice a dimension of the results, but for the generations.
+      program: the number of the program.
+      where: one slice for each dimension of the results without the generations.
     """
 
     program: int
@@ -65,46 +63,51 @@ class Unit(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Says where it lies."""
+        """Return a name that says where the unit lies in the results."""
         return "-".join(str(s.start) for s in self.where)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Lengths of its slices."""
+        """Return the lengths of its slices."""
         return tuple(s.stop - s.start for s in self.where)
 
 
 class Cut(NamedTuple):
-    """How a program is cut; a store remembers it, since bits depend on the width and no other machine may choose anew.
+    """How a program is cut into units.
+
+    A store records its cuts: bits depend on `chains_per_block`, so no other machine may choose another number.
 
     Attributes:
-      width: chains side by side on a device.
-      block: lengths of a unit (at most) along the dimensions of the results, but for the generations.
+      chains_per_block: chains that run side by side on a device.
+      unit_shape: the largest lengths of a unit along the dimensions of the results without the generations.
     """
 
-    width: int
-    block: tuple[int, ...]
+    chains_per_block: int
+    unit_shape: tuple[int, ...]
 
 
 def numbers_per_generation(program: Program) -> int:
-    """In one value of its largest metric."""
+    """Return how many numbers one value of the program's largest metric holds."""
     return max(math.prod(m.shape) for m in program.setting.metrics if m.name in program.metrics)
 
 
-def block_shape(grid: Grid, program: Program, options: Options) -> tuple[int, ...]:
-    """A unit's lengths, filled from the last dimension. Parts of a dimension are powers of two, so that they nest."""
-    work = max(program.work, 1.0) * options.num_generations
-    most = min(_UNIT_OPERATIONS / work, _UNIT_BYTES / 4 / options.num_generations / numbers_per_generation(program))
-    places = max(len(jax.local_devices()) // mesh_size(options.mesh), 1)
-    blocks = max(most // program.width, blocks_at_once(places))
-    left = 2 ** int(math.log2(blocks)) * program.width
+def choose_unit_shape(grid: Grid, program: Program, options: Options) -> tuple[int, ...]:
+    """Return the lengths of a unit, filled from the last dimension; parts of a dimension are powers of two and nest."""
+    operations_per_chain = max(program.operations, 1.0) * options.num_generations
+    max_chains = min(
+        _UNIT_OPERATIONS / operations_per_chain,
+        _UNIT_BYTES / 4 / options.num_generations / numbers_per_generation(program),
+    )
+    num_placements = max(len(jax.local_devices()) // mesh_size(options.mesh), 1)
+    blocks = max(max_chains // program.chains_per_block, max_concurrent_blocks(num_placements))
+    left = 2 ** int(math.log2(blocks)) * program.chains_per_block
     lengths = [len(axis.values) if t else 1 for axis, t in zip(grid.axes, program.traced, strict=True)]
-    block = []
+    shape = []
     for length in (options.num_chains, *reversed(lengths)):
-        block.append(length if length <= left else 2 ** int(math.log2(max(left, 1))))
-        left //= block[-1]
-        left = left if block[-1] == length else 0
-    return 1, *block[::-1]
+        shape.append(length if length <= left else 2 ** int(math.log2(max(left, 1))))
+        left //= shape[-1]
+        left = left if shape[-1] == length else 0
+    return 1, *shape[::-1]
 
 
 def cut_units(plan: "Plan") -> Iterator[Unit]:
@@ -115,9 +118,9 @@ def cut_units(plan: "Plan") -> Iterator[Unit]:
             for a, t, i in zip(plan.grid.axes, program.traced, program.point, strict=True)
         ]
         spans = [range(program.policy, program.policy + 1), *spans, range(plan.options.num_chains)]
-        cuts = [
+        slices = [
             [slice(s, min(s + step, span.stop)) for s in range(span.start, span.stop, step)]
-            for span, step in zip(spans, program.block, strict=True)
+            for span, step in zip(spans, program.unit_shape, strict=True)
         ]
-        for where in itertools.product(*cuts):
+        for where in itertools.product(*slices):
             yield Unit(number, where)

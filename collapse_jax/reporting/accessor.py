@@ -66,10 +66,10 @@ class Collapse:
         """
         from collapse_jax.analysis.predictions import Lines
         from collapse_jax.results.summary import curve_positions
-        from collapse_jax.results.variables import scalars
+        from collapse_jax.results.variables import select_scalars
 
         lines, positions, known = Lines(self._ds), curve_positions(self._ds), {}
-        for name, values in scalars(self._ds).data_vars.items():
+        for name, values in select_scalars(self._ds).data_vars.items():
             found = {label: lines.at(str(name), position) for label, position in positions.items()}
             if all(line is None for line in found.values()):
                 continue

@@ -16,8 +16,8 @@ from collapse_jax.numerics.confidence_intervals import median_interval
 from collapse_jax.reporting.figures import save_figure
 from collapse_jax.reporting.plot_grid import THEORY, draw_grid, legend
 from collapse_jax.results import store
-from collapse_jax.results.summary import at_position, curve_positions
-from collapse_jax.results.variables import scalars
+from collapse_jax.results.summary import curve_positions, select_position
+from collapse_jax.results.variables import select_scalars
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,15 +62,15 @@ def plot_into(ds: xr.Dataset, out: Any) -> str:
         return str(plot(ds, Path(out) / results.PICTURE))
     data = io.BytesIO()
     draw(ds).savefig(data, dpi=150, format="png")
-    store.put(out, results.PICTURE, data.getvalue())
-    return str(store.join(out, results.PICTURE))
+    store.put_object(out, results.PICTURE, data.getvalue())
+    return str(store.join_path(out, results.PICTURE))
 
 
 def draw(ds: xr.Dataset) -> "Figure":
     """The figure that `plot` saves."""
     from matplotlib.figure import Figure  # no pyplot: no window, no global state
 
-    labels, ds = curve_positions(ds), scalars(ds)
+    labels, ds = curve_positions(ds), select_scalars(ds)
     names = [str(name) for name in ds.data_vars]
     if not names:
         raise UsageError("nothing to plot: no metric here is one number a generation")
@@ -104,7 +104,7 @@ def resamples(num_chains: int) -> np.ndarray:
 
 def curve(values: xr.DataArray, position: dict[str, int], draws: np.ndarray) -> Curve:
     """A metric along the generations at one position of ``results.columns``; `draws` are those of ``resamples``."""
-    rows = at_position(values, position).transpose("chain", "generation").to_numpy().astype(float)
+    rows = select_position(values, position).transpose("chain", "generation").to_numpy().astype(float)
     if values.attrs.get("summary") == "median":
         centre, low, high = np.transpose([median_interval(column) for column in rows.T])
         return Curve(centre, low, high, int(np.isnan(rows).any(1).sum()))

@@ -49,8 +49,8 @@ def samples_into(ds: xr.Dataset, out: Any) -> str:
         return str(plot_samples(ds, Path(out) / PICTURE))
     data = io.BytesIO()
     draw_samples(ds).savefig(data, dpi=150, format="png")
-    store.put(out, PICTURE, data.getvalue())
-    return str(store.join(out, PICTURE))
+    store.put_object(out, PICTURE, data.getvalue())
+    return str(store.join_path(out, PICTURE))
 
 
 def draw_samples(ds: xr.Dataset) -> "Figure":

@@ -19,14 +19,14 @@ def show(out: Any, console: "Console", is_new: bool) -> list[Any]:
         print(printed_tables.read_text(), end="")
         return [page for name in results.PAGES if (page := Path(out) / name).exists()]
     from collapse_jax.reporting import plot_curves, sample_pages, tables
-    from collapse_jax.results.variables import scalars
+    from collapse_jax.results.variables import select_scalars
 
     ds = results.open(out)
     with console.capture() as printed:
         console.print(tables.render_summary(ds))
         console.print(tables.render_verdicts(ds))
     print(printed.get(), end="")
-    pages = [plot_curves.plot_into(ds, out)] if scalars(ds) else []
+    pages = [plot_curves.plot_into(ds, out)] if select_scalars(ds) else []
     pages += sample_pages.write_into(ds, out)
     if is_here:  # last, so that it tells that all of them are
         (Path(out) / results.TABLES).write_text(Text.from_ansi(printed.get()).plain)

@@ -8,8 +8,8 @@ import xarray as xr
 
 from collapse_jax.reporting import plot_images
 from collapse_jax.results import store
-from collapse_jax.results.summary import at_position, curve_positions
-from collapse_jax.results.variables import shaped, texts_of
+from collapse_jax.results.summary import curve_positions, select_position
+from collapse_jax.results.variables import array_variables, texts_of
 
 TEXTS = "samples.txt"
 _GENERATIONS = 5  # of a page, from the first to the last
@@ -18,15 +18,15 @@ _GENERATIONS = 5  # of a page, from the first to the last
 def write_into(ds: xr.Dataset, out: Any) -> list[str]:
     """Writes what `ds` holds of samples into a results folder, or a bucket (extra ``cloud``); returns where."""
     pictures = [plot_images.samples_into(ds, out)] if plot_images.has_images(ds) else []
-    names = [name for name in shaped(ds) if "symbols" in ds[name].attrs]
+    names = [name for name in array_variables(ds) if "symbols" in ds[name].attrs]
     if not names:
         return pictures
     data = "\n".join(page(ds, name) for name in names).encode()
     if store.is_bucket(out):
-        store.put(out, TEXTS, data)
+        store.put_object(out, TEXTS, data)
     else:
         (Path(out) / TEXTS).write_bytes(data)
-    return [str(store.join(out, TEXTS)), *pictures]
+    return [str(store.join_path(out, TEXTS)), *pictures]
 
 
 def page(ds: xr.Dataset, name: str) -> str:
@@ -37,7 +37,7 @@ def page(ds: xr.Dataset, name: str) -> str:
     lines = [f"{name}: {ds[name].attrs['long_name']}; chain {int(ds['chain'][0])}, \u23ce ends a line"]
     for label, position in curve_positions(ds).items():
         for generation, rows in zip(
-            texts["generation"].to_numpy(), at_position(texts, position).to_numpy(), strict=True
+            texts["generation"].to_numpy(), select_position(texts, position).to_numpy(), strict=True
         ):
             lines += ["", f"{label}, generation {generation}", *("  " + row.replace("\n", "\u23ce") for row in rows)]
     return "\n".join(lines) + "\n"

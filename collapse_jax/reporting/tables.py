@@ -7,8 +7,8 @@ import numpy as np
 import xarray as xr
 
 from collapse_jax.analysis.collapse_times import collapse_times, half_life
-from collapse_jax.results.summary import Summary, at_position, curve_positions, summarize
-from collapse_jax.results.variables import scalars
+from collapse_jax.results.summary import Summary, curve_positions, select_position, summarize
+from collapse_jax.results.variables import select_scalars
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,7 +44,7 @@ def render_summary(ds: xr.Dataset, generation: int = -1) -> "Table":
     labels = curve_positions(ds)
     if len(labels) > _MOST_COLUMNS:
         return _grid_table(ds, generation)
-    rows, ds = summarize(ds, generation), scalars(ds)
+    rows, ds = summarize(ds, generation), select_scalars(ds)
     number, chains = int(ds["generation"].to_numpy()[generation]), ds.sizes["chain"]
     over = f"centre over {chains:,} chains (which, by tail weight: below each metric), 95% interval in parentheses"
     title = f"Generation {number:,}: {over if chains > 1 else 'one chain'}"
@@ -65,7 +65,7 @@ def _grid_table(ds: xr.Dataset, generation: int) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    points, ds = curve_positions(ds), scalars(ds)
+    points, ds = curve_positions(ds), select_scalars(ds)
     last = ds.isel(generation=generation).median("chain", skipna=True)
     title = f"Generation {int(ds['generation'][generation]):,}: median over {ds.sizes['chain']:,} chains"
     result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -73,7 +73,7 @@ def _grid_table(ds: xr.Dataset, generation: int) -> "Table":
     for name in map(str, ds.data_vars):
         result.add_column(name + _units(ds[name].attrs), justify="right")
     for label, position in list(points.items())[:_MOST_ROWS]:
-        cells = [at_position(last[n], position) for n in ds.data_vars]
+        cells = [select_position(last[n], position) for n in ds.data_vars]
         result.add_row(Text(label), *(f"{float(cell):.3g}" for cell in cells))
     if len(points) > _MOST_ROWS:
         result.add_row(f"... {len(points) - _MOST_ROWS} more: collapse_jax.open", *("" for _ in ds.data_vars))

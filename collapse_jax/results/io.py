@@ -15,7 +15,7 @@ import xarray as xr
 from collapse_jax.core.errors import StoreError
 from collapse_jax.results import store
 from collapse_jax.results.store import STORE
-from collapse_jax.results.variables import scalars
+from collapse_jax.results.variables import select_scalars
 
 if TYPE_CHECKING:
     pass
@@ -97,7 +97,7 @@ def open(path: Any) -> xr.Dataset:
     Raises:
       StoreError: no store, or a damaged one.
     """
-    return store.read(store_path(path))
+    return store.read_store(store_path(path))
 
 
 def store_path(path: Any) -> Any:
@@ -108,20 +108,20 @@ def store_path(path: Any) -> Any:
         if not found.is_dir():
             raise StoreError(f"{path}: not a results folder (there is no {STORE} in it)")
         return found
-    return store.join(path, STORE)
+    return store.join_path(path, STORE)
 
 
 def to_parquet(ds: xr.Dataset, path: Path | str) -> Path:
     """One row a (policy, axes, chain, generation), one column a metric; needs the extra ``parquet``.
 
-    Metrics whose values are arrays (``variables.shaped``) have no place in such a table, and are left out.
+    Metrics whose values are arrays (``variables.array_variables``) have no place in such a table, and are left out.
 
     Raises:
       StoreError: the extra is missing.
     """
     try:
         importlib.import_module("pyarrow")
-        frame = scalars(ds).to_dataframe().reset_index()
+        frame = select_scalars(ds).to_dataframe().reset_index()
     except ImportError as error:
         raise StoreError("parquet needs optional packages: pip install 'collapse-jax[parquet]'") from error
     frame.to_parquet(path, index=False)

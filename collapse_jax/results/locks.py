@@ -1,4 +1,4 @@
-"""Locks of a results folder, so that no two processes write the same units."""
+"""Lock a results folder, so that no two processes write the same units."""
 
 import contextlib
 import os
@@ -10,15 +10,15 @@ from collapse_jax.core.errors import StoreError
 
 
 @contextlib.contextmanager
-def lock(folder: Path, name: str) -> Iterator[None]:
-    """Holds a folder's lock `name` for as long as the process lives; the system lets go of it at any death.
+def hold_lock(folder: Path, name: str) -> Iterator[None]:
+    """Hold the lock `name` of a folder; the system releases it however the process ends.
 
     Raises:
       StoreError: another process holds it.
     """
     try:
         import fcntl
-    except ImportError:  # no such locks on this system
+    except ImportError:  # this system has no such locks
         yield
         return
     path = Path(folder) / f".{name}.lock"
@@ -27,8 +27,8 @@ def lock(folder: Path, name: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
-            who = file.read().decode().strip() or "unknown"
-            raise StoreError(f"{folder}: another run (process {who}) is writing here; wait, or end it") from error
+            holder = file.read().decode().strip() or "unknown"
+            raise StoreError(f"{folder}: another run (process {holder}) is writing here; wait, or end it") from error
         file.truncate(0)
         with contextlib.suppress(OSError):  # a full disk: nobody needs the number to hold the lock
             file.write(str(os.getpid()).encode())
@@ -36,8 +36,8 @@ def lock(folder: Path, name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Says that a writer is at work; the one that comes first removes what killed writers left."""
+def register_writer(folder: Path) -> Iterator[None]:
+    """Register this process as a writer of a folder; the first writer removes the partial files of killed ones."""
     try:
         import fcntl
     except ImportError:

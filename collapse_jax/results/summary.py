@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from collapse_jax.numerics.confidence_intervals import SUMMARIES, choose_summary
-from collapse_jax.results.variables import grid_dims, scalars
+from collapse_jax.results.variables import grid_dims, select_scalars
 
 if TYPE_CHECKING:
     pass
@@ -36,7 +36,7 @@ def curve_positions(ds: xr.Dataset) -> dict[str, dict[str, int]]:
     return labels
 
 
-def at_position(values: xr.DataArray, position: Mapping[str, int]) -> xr.DataArray:
+def select_position(values: xr.DataArray, position: Mapping[str, int]) -> xr.DataArray:
     """`values` at a position of ``curve_positions``."""
     return values.isel({dim: i for dim, i in position.items() if dim in values.dims})
 
@@ -46,10 +46,10 @@ def summarize(ds: xr.Dataset, generation: int = -1) -> list[Summary]:
 
     A metric has one kind of centre under all policies, by the weight of its tails: see ``choose_summary``.
     """
-    last, rows = scalars(ds).isel(generation=generation), []
+    last, rows = select_scalars(ds).isel(generation=generation), []
     for name in map(str, last.data_vars):
         samples = {
-            label: at_position(last[name], position).to_numpy() for label, position in curve_positions(ds).items()
+            label: select_position(last[name], position).to_numpy() for label, position in curve_positions(ds).items()
         }
         kind = choose_summary(samples.values())
         rows += [Summary(name, label, kind, *SUMMARIES[kind](values)) for label, values in samples.items()]

@@ -14,7 +14,7 @@ import optax
 
 from collapse_jax import data
 from collapse_jax.core.random import draw_normals
-from collapse_jax.core.sharding import over_data
+from collapse_jax.core.sharding import shard_rows
 from collapse_jax.core.validation import require_integer, require_positive
 from collapse_jax.metrics import row_scores
 from collapse_jax.training.diffusion_objectives import PROBES_PER_ROW, draw_probes
@@ -137,7 +137,7 @@ def _loss(velocity: Velocity, params: Tree, key: Key, x1_BxD: Array) -> Array:
 
 
 def _sample(velocity: Velocity, dim: int, steps: int, key: Key, params: Tree, num: int) -> Array:
-    return integrate(partial(velocity, params), over_data(draw_normals(key, (num, dim))), steps)
+    return integrate(partial(velocity, params), shard_rows(draw_normals(key, (num, dim))), steps)
 
 
 def _observe(

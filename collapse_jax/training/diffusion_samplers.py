@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax.core.random import draw_normals
-from collapse_jax.core.sharding import over_data
+from collapse_jax.core.sharding import shard_rows
 from collapse_jax.training.diffusion_objectives import Path
 from collapse_jax.types import Array, Key
 
@@ -55,7 +55,7 @@ def sample_rows(
         return jnp.where(then < now, moved, x_NxD), None  # levels below the stop are all alike
 
     steps = sigma_S[:-1], sigma_S[1:], jax.random.split(key_steps, sigma_S.shape[0] - 1)
-    x_NxD = jax.lax.scan(step, over_data(path(sigma_S[0])[1] * draw(key_first)), steps)[0]
+    x_NxD = jax.lax.scan(step, shard_rows(path(sigma_S[0])[1] * draw(key_first)), steps)[0]
     a, b = path(sigma_S[-1])
     return x_NxD / jnp.sqrt(a**2 + b**2)
 

@@ -10,7 +10,7 @@ import optax
 from collapse_jax.core import batch
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import stream
-from collapse_jax.core.sharding import over_data, over_model
+from collapse_jax.core.sharding import shard_params, shard_rows
 from collapse_jax.core.validation import require_choice, require_integer
 from collapse_jax.types import Array, Batch, Key, Tree
 
@@ -70,12 +70,12 @@ def fit_sgd(
         def step(carry: tuple[Tree, Tree], scanned: tuple[Key, Array]) -> tuple[tuple[Tree, Tree], None]:
             params, state = carry
             key_step, row_B = scanned
-            minibatch = over_data(batch.take(items, row_B))
+            minibatch = shard_rows(batch.take(items, row_B))
             value = lambda p: loss(p, key_step, minibatch).astype(jnp.float32)  # noqa: E731
             updates, state = made.update(jax.grad(value)(params), state, params)
             return (optax.apply_updates(params, updates), state), None
 
-        params = previous if start == "previous" else over_model(init(stream(key, "init")))
+        params = previous if start == "previous" else shard_params(init(stream(key, "init")))
         first = params, made.init(params)
         if epochs is None:
             row_SxB = draw(key_rows, number * batch_size).reshape(number, batch_size)

@@ -11,8 +11,8 @@ import xarray as xr
 
 from collapse_jax.analysis.predictions import Lines
 from collapse_jax.reporting import plot_curves
-from collapse_jax.results.summary import at_position, curve_positions
-from collapse_jax.results.variables import grid_dims, scalars
+from collapse_jax.results.summary import curve_positions, select_position
+from collapse_jax.results.variables import grid_dims, select_scalars
 
 MOST_CELLS = 20_000  # (metric, curve, generation): of more, some generations are left out
 _BINS, _MOST_BINS, _MOST_STEPS = 60, 150_000, 24  # of histograms: of each, of all, and generations of the slider
@@ -26,7 +26,7 @@ def charts(ds: xr.Dataset) -> dict[str, Any]:
     Of up to twelve curves means are drawn, all at once; of a larger grid medians, one point at a time (``select``), as
     in the pictures of ``plots``.
     """
-    whole = scalars(ds)
+    whole = select_scalars(ds)
     labels, names = curve_positions(ds), list(map(str, whole.data_vars))
     axes = [dim for dim in grid_dims(ds) if dim != "policy"]
     select = len(labels) > plot_curves.MOST_CURVES
@@ -96,7 +96,7 @@ def _metric(
     for position in labels.values():
         curve = plot_curves.curve(shown, position, draws)
         theory = lines.at(str(values.name), position, in_logs=in_logs)
-        unfinished = int(at_position(values, position).isnull().all("generation").sum())
+        unfinished = int(select_position(values, position).isnull().all("generation").sum())
         band = {key: rounded(getattr(curve, key)) for key in ("centre", "low", "high")}
         found.append({**band, "theory": None if theory is None else rounded(theory), "lost": curve.lost - unfinished})
     return {

@@ -9,7 +9,7 @@ import xarray as xr
 
 from collapse_jax.reporting import plot_images
 from collapse_jax.reporting.html.charts import thinned
-from collapse_jax.results.variables import shaped, texts_of
+from collapse_jax.results.variables import array_variables, texts_of
 
 _MOST_STEPS, _MOST_SAMPLES = 24, 8  # generations of the slider; samples of each
 _MOST_LETTERS = 400_000  # of all texts of a variable
@@ -28,7 +28,7 @@ def images(ds: xr.Dataset) -> dict[str, Any] | None:
 def texts(ds: xr.Dataset) -> list[dict[str, Any]]:
     """One a variable of texts: ``rows[policy][generation]``, the texts."""
     found = []
-    for name in shaped(ds):
+    for name in array_variables(ds):
         if "symbols" not in ds[name].attrs:
             continue
         values = _first(ds[name]).isel(sample=slice(_MOST_SAMPLES))

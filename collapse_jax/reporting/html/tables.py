@@ -12,7 +12,7 @@ import xarray as xr
 from collapse_jax.analysis.verdicts import DEFINITIONS, UNKNOWN
 from collapse_jax.reporting.html.text import is_done
 from collapse_jax.results import summary
-from collapse_jax.results.variables import grid_dims, scalars
+from collapse_jax.results.variables import grid_dims, select_scalars
 
 _SHOWN = 300  # rows of the table of a grid
 
@@ -45,7 +45,7 @@ def _evidence(found: xr.Dataset) -> dict[str, str]:
 
 def numbers(ds: xr.Dataset) -> dict[str, Any]:
     """The last generation: a row a metric and a column a curve, or the other way round where there are many curves."""
-    found, shown = summary.summarize(ds), scalars(ds)
+    found, shown = summary.summarize(ds), select_scalars(ds)
     names = list(map(str, shown.data_vars))
     labels = list(dict.fromkeys(row.column for row in found))
     missing = "not finite" if is_done(ds) else "not yet"

@@ -10,7 +10,7 @@ from collapse_jax.analysis.collapse_times import with_role
 from collapse_jax.analysis.verdicts import DEFINITIONS, NO, UNKNOWN, YES
 from collapse_jax.reporting.html.charts import words
 from collapse_jax.results import summary
-from collapse_jax.results.variables import grid_dims, scalars
+from collapse_jax.results.variables import grid_dims, select_scalars
 
 _RECORDS = ("precision", "rng", "backend", "mesh", "device", "platform", "time")
 _SHORT = {definition.name: definition.title.replace("-\n", "").replace("\n", " ") for definition in DEFINITIONS}
@@ -72,7 +72,7 @@ def done(ds: xr.Dataset) -> str:
 
 
 def _finished(ds: xr.Dataset) -> bool:
-    return any(bool(values.notnull().any()) for values in scalars(ds).data_vars.values())
+    return any(bool(values.notnull().any()) for values in select_scalars(ds).data_vars.values())
 
 
 def _config(ds: xr.Dataset) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def _verdict(here: np.ndarray) -> str:
 
 def _by_numbers(ds: xr.Dataset) -> list[str]:
     """Where the metric went that tells most: the spread, or else a risk, or else the first there is."""
-    ds = scalars(ds)
+    ds = select_scalars(ds)
     names = [name for role in ("log_variance", "excess_risk", "risk", "modes") for name in with_role(ds, role)]
     name = (names or [*map(str, ds.data_vars), ""])[0]
     if not name:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax.core.random import draw_uniforms
-from collapse_jax.core.sharding import over_data
+from collapse_jax.core.sharding import shard_rows
 from collapse_jax.core.validation import is_traced, require_integer, require_number, require_positive, require_share
 from collapse_jax.training.nets.transformer import Cache
 from collapse_jax.types import Array, Key, Tree
@@ -88,8 +88,8 @@ def decode_rows(
     """
     rows, given = prompt_BxP.shape
     first_Bx1 = jnp.full((rows, 1), start)
-    begun_BxL = over_data(jnp.concatenate([first_Bx1, prompt_BxP], 1))
-    logits_BxLxV, cache = apply(params, begun_BxL, over_data(cache), 0)
+    begun_BxL = shard_rows(jnp.concatenate([first_Bx1, prompt_BxP], 1))
+    logits_BxLxV, cache = apply(params, begun_BxL, shard_rows(cache), 0)
     uniform_SxB = draw_uniforms(key, ((length - given) * rows,)).reshape(length - given, rows)
     symbol_B = pick_symbols(symbol_weights(logits_BxLxV[:, -1], how), uniform_SxB[0])
 

@@ -13,7 +13,7 @@ from jax.sharding import AxisType
 from collapse_jax import policies, settings, sweep
 from collapse_jax.cli import main
 from collapse_jax.config.experiment import from_dict
-from collapse_jax.core.sharding import spread
+from collapse_jax.core.sharding import shard_setting
 
 PROCESSES = """
 import sys
@@ -21,9 +21,9 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from collapse_jax import policies, settings
-from collapse_jax.chain import make_chain, simulate
+from collapse_jax.core.chain import make_chain, simulate
+from collapse_jax.core.sharding import shard_setting
 from collapse_jax.data import texts
-from collapse_jax.spread import spread
 
 address, count, index, out, kind = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
 shape = {"model": count} if kind == "flow_matching" else {"data": count, "model": 2}
@@ -35,7 +35,7 @@ else:
     setting = settings.language_model(texts.markov_chain(), width=16, depth=1, heads=2, length=8, steps=20,
                                       warmup=2, batch_size=8, num_test=8, ngram=2, gram_bits=2**12, rows_at_once=8)
 mesh = jax.make_mesh((*shape.values(),), (*shape,), axis_types=(AxisType.Auto,) * len(shape))
-setting = spread(setting, mesh)
+setting = shard_setting(setting, mesh)
 chain = make_chain(setting, policies.accumulate(), num_samples=16, num_generations=3)
 everywhere = NamedSharding(mesh, PartitionSpec())
 world = jax.tree.map(np.asarray, setting.world())
@@ -86,12 +86,14 @@ def test_two_processes_share_one_chain(tmp_path, kind):
 DEVICES = """
 import pathlib, sys
 import jax, numpy as np
-from collapse_jax import policies, results, run, settings, stream
-from collapse_jax.axes import grid_of
-from collapse_jax.blocks import compile_blocks
+from collapse_jax import policies, results, run, settings
 from collapse_jax.data import texts
-from collapse_jax.sweeps import Runner
-from collapse_jax.units import Options, make_plan
+from collapse_jax.execution import checkpoint, resumable
+from collapse_jax.execution.programs import compile_block
+from collapse_jax.execution.runner import Runner
+from collapse_jax.planning.grid import grid_of
+from collapse_jax.planning.options import Options
+from collapse_jax.planning.plan import make_plan
 
 out, kind = pathlib.Path(sys.argv[1]), sys.argv[2]
 if kind == "flow_matching":
@@ -119,7 +121,7 @@ if kind == "flow_matching":
     keep("a group", go(mesh={"data": 2}, devices=jax.devices()[2:]))
     grid = grid_of(setting, policies.accumulate(), 16, {})
     long = {"mesh": {"data": 2, "model": 2}, "checkpoint_every": 1}
-    saver_of, count = stream.checkpoint.saver, [0]
+    saver_of, count = checkpoint.make_saver, [0]
     def dying(path):
         saver = saver_of(path)
         def save(*arguments):
@@ -128,22 +130,22 @@ if kind == "flow_matching":
             if count[0] == 2:
                 raise KeyboardInterrupt
         return saver._replace(save=save)
-    stream.checkpoint.saver = dying
+    checkpoint.make_saver = dying
     try:
-        stream.run(grid, Options(**options, **long), out / "broken")
+        resumable.fill_store(grid, Options(**options, **long), out / "broken")
     except KeyboardInterrupt:
-        stream.checkpoint.saver = saver_of
+        checkpoint.make_saver = saver_of
     assert count[0] == 2
-    stream.run(grid, Options(**options, **long), out / "broken")
-    stream.run(grid, Options(**options, **long), out / "whole")
+    resumable.fill_store(grid, Options(**options, **long), out / "broken")
+    resumable.fill_store(grid, Options(**options, **long), out / "whole")
     for name in ("broken", "whole"):
         keep(name, results.open(out / name))
-    here, spread = compiled(None), compiled({"data": 2, "model": 2})
-    work = [programs.advance[0].cost_analysis()["flops"] for programs in (here, spread)]
-    layers = [s.spec for s in jax.tree.leaves(spread.places[0].state.params)]
+    single, sharded = compiled(None), compiled({"data": 2, "model": 2})
+    work = [programs.advance[0].cost_analysis()["flops"] for programs in (single, sharded)]
+    layers = [s.spec for s in jax.tree.leaves(sharded.placements[0].state.params)]
     made["share of work"] = work[1] / work[0]
     made["cut"] = sum("model" in spec for spec in layers)
-    made["groups"] = len(compiled({"data": 2}).places)
+    made["groups"] = len(compiled({"data": 2}).placements)
 np.savez(out / "made.npz", **made)
 """
 
@@ -174,16 +176,17 @@ def test_a_mesh_of_four_devices_gives_what_one_gives(tmp_path, kind):
 GPT2 = """
 import jax
 from collapse_jax import policies, settings
-from collapse_jax.axes import grid_of
-from collapse_jax.sweeps import Runner
-from collapse_jax.units import Options, make_plan
+from collapse_jax.execution.runner import Runner
+from collapse_jax.planning.grid import grid_of
+from collapse_jax.planning.options import Options
+from collapse_jax.planning.plan import make_plan
 
 setting = settings.language_model(model="gpt2", length=16, steps=1, batch_size=4, num_test=2, rows_at_once=4, warmup=0)
 grid = grid_of(setting, policies.replace(), 4, {})
 options = Options(1, 1, metrics=["test_loss", "sample_text"], mesh={"data": 2, "model": 2})
 plan = make_plan(grid, options)
 runner = Runner(plan, lambda step: None)
-seen = runner.run(plan.units[0])
+seen = runner.run_unit(plan.units[0])
 programs = runner._programs(0)
 shapes = jax.tree.leaves(programs.start[0].out_info.params.net)
 whole = sum(x.size for x in shapes)
@@ -208,14 +211,14 @@ def test_gpt2_takes_a_step_on_four_devices():
 
 def test_what_cannot_be_spread_is_refused():
     mesh = jax.make_mesh((1,), ("model",), axis_types=(AxisType.Auto,))
-    with pytest.raises(ValueError, match="gaussian has no parameters to spread"):
-        spread(settings.gaussian(), mesh)
+    with pytest.raises(ValueError, match="gaussian has no parameters to shard"):
+        shard_setting(settings.gaussian(), mesh)
     other = jax.make_mesh((1,), ("chain",), axis_types=(AxisType.Auto,))
     with pytest.raises(ValueError, match="mesh: its axes are chain; one must be called 'data' or 'model'"):
-        spread(settings.flow_matching(num_test=8), other)
+        shard_setting(settings.flow_matching(num_test=8), other)
     explicit = jax.make_mesh((1,), ("model",), axis_types=(AxisType.Explicit,))
     with pytest.raises(ValueError, match="axis 'model': give axis_types="):
-        spread(settings.flow_matching(num_test=8), explicit)
+        shard_setting(settings.flow_matching(num_test=8), explicit)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +228,7 @@ def test_what_cannot_be_spread_is_refused():
         ({"data": 2, "model": 4}, "mesh: a chain takes 8 devices, and 4 are"),
         ({"data": 0}, "mesh: data must be a whole number of at least 1, not 0"),
         ({"rows": 2}, "mesh: has no axis 'rows'"),
-        ({"data": 4}, "mesh: 6 rows cannot be shared out evenly over 4 devices of the axis 'data'"),
+        ({"data": 4}, "mesh: 6 rows do not divide evenly over 4 devices of the axis 'data'"),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused_before_any_compute(mesh, message, monkeypatch):
@@ -235,7 +238,7 @@ def test_a_mesh_that_does_not_fit_is_refused_before_any_compute(mesh, message, m
     with pytest.raises(ValueError, match=message) as error:
         sweep(setting, policies.replace(), **options, mesh=mesh)
     assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="gaussian has no parameters to spread"):
+    with pytest.raises(ValueError, match="gaussian has no parameters to shard"):
         sweep(settings.gaussian(), policies.replace(), **options, mesh={"data": 2})
 
 
