@@ -6,7 +6,7 @@
 - ``pool_g  = fade * pool_{g-1} + join(x_g, real)``
 """
 
-from collapse_jax.types.data import Array, Batch, Key, Metric, Pretext, Source, Symbols, Text, Tree, World
+from collapse_jax.types.data import ROLES, Array, Batch, Key, Metric, Pretext, Source, Symbols, Text, Tree, World
 from collapse_jax.types.functions import (
     CompressFn,
     CountFn,
@@ -46,6 +46,7 @@ from collapse_jax.types.parts import (
 )
 
 __all__ = [
+    "ROLES",
     "Array",
     "Batch",
     "Chain",

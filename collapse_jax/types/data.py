@@ -133,6 +133,9 @@ class Text(NamedTuple):
         return b"".join(self.pieces[i] for i in np.asarray(symbols).tolist()).decode(errors="replace")
 
 
+ROLES = ("risk", "excess_risk", "log_variance", "modes", "tail", "hallucination", "ancestors", "spread")
+
+
 class Metric(NamedTuple):
     """What one number (or one array) a generation means.
 
