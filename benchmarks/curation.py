@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from collapse_jax import curators, make_chain, policies, settings
+from collapse_jax import make_chain, policies, settings
+from collapse_jax.core import registry
 from collapse_jax.core.random import chain_keys
 from collapse_jax.execution.blocks import run_blocks
 from collapse_jax.execution.programs import compile_block, trace_block
@@ -70,7 +71,7 @@ def loop(job: Job, curator: Curator | None) -> Callable[[], float]:
 def possible(setting: Setting) -> dict[str, Curator]:
     """The curators that have what they need there, as they are by default."""
     missing = {"verify": "right" not in setting.extras.row_scores, "edit": setting.extras.rewrite is None}
-    return {name: factory() for name, factory in curators.REGISTRY.items() if not missing.get(name)}
+    return {name: factory() for name, factory in registry.factories("curator").items() if not missing.get(name)}
 
 
 def told_of(name: str, job: Job, rounds: int) -> None:

@@ -13,6 +13,14 @@ from .core.chain import make_chain as make_chain
 from .core.chain import simulate as simulate
 from .core.errors import UsageError as UsageError
 from .core.random import chain_keys as chain_keys
+from .core.registry import load_plugin as load_plugin
+from .core.registry import register_curator as register_curator
+from .core.registry import register_objective as register_objective
+from .core.registry import register_policy as register_policy
+from .core.registry import register_setting as register_setting
+from .core.registry import register_source as register_source
+from .core.registry import register_symbols as register_symbols
+from .core.registry import register_text as register_text
 from .execution.sweep import run as run
 from .execution.sweep import sweep as sweep
 from .results.io import open as open

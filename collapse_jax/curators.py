@@ -8,7 +8,7 @@ Floats may be tracers; whole numbers are shapes.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +17,13 @@ from collapse_jax.core import batch
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.lineage import bare
 from collapse_jax.core.random import draw_uniforms, stream
-from collapse_jax.core.registry import recorded
+from collapse_jax.core.registry import register_curator
 from collapse_jax.core.validation import is_traced, require_integer, require_number, require_share
 from collapse_jax.numerics import order_selection
 from collapse_jax.types import Array, Batch, Curator, Key, Setting, Tree, World
 
 
-@recorded
+@register_curator
 def verify(keep_right: Array | float = 0.9, keep_wrong: Array | float = 0.1, k: int = 1, by: str = "right") -> Curator:
     """Rows that are right are kept with one probability, wrong ones with another (arXiv 2406.07515).
 
@@ -57,7 +57,7 @@ def verify(keep_right: Array | float = 0.9, keep_wrong: Array | float = 0.1, k: 
     return Curator("verify", k, apply)
 
 
-@recorded
+@register_curator
 def best_of(k: int = 2, by: str | None = None) -> Curator:
     """The best of `k` candidates: the limit of ``curate`` at a large strength (cf. arXiv 2407.09499).
 
@@ -80,7 +80,7 @@ def best_of(k: int = 2, by: str | None = None) -> Curator:
     return Curator("best_of", k, apply)
 
 
-@recorded
+@register_curator
 def verifier(
     noise: Array | float = 1.0, bias: Array | float = 0.0, k: int = 2, by: str | None = None, towards: str = "value"
 ) -> Curator:
@@ -112,7 +112,7 @@ def verifier(
     return Curator("verifier", k, apply)
 
 
-@recorded
+@register_curator
 def curate(strength: Array | float = 1.0, k: int = 2, by: str | Sequence[str] | None = None) -> Curator:
     """One of `k` candidates, chosen with probability in proportion to exp(strength * score): Bradley-Terry.
 
@@ -144,7 +144,7 @@ def curate(strength: Array | float = 1.0, k: int = 2, by: str | Sequence[str] | 
     return Curator("curate", k, apply)
 
 
-@recorded
+@register_curator
 def top_fraction(fraction: Array | float = 0.5, by: str | None = None) -> Curator:
     """The best rows of a batch, a share of it; the others are dropped, so that fits see fewer rows.
 
@@ -170,7 +170,7 @@ def top_fraction(fraction: Array | float = 0.5, by: str | None = None) -> Curato
     return Curator("top_fraction", 1, apply)
 
 
-@recorded
+@register_curator
 def detect(accuracy: Array | float = 0.8, power: Array | float = 1.0) -> Curator:
     """Rows weigh what a detector of synthetic text believes of them, to some power (arXiv 2502.15654).
 
@@ -201,7 +201,7 @@ def detect(accuracy: Array | float = 0.8, power: Array | float = 1.0) -> Curator
     return Curator("detect", 1, apply)
 
 
-@recorded
+@register_curator
 def self_correct(strength: Array | float = 1.0) -> Curator:
     """An ideal correction: the law of a batch becomes (fit + strength * real) / (1 + strength) (arXiv 2402.07087).
 
@@ -223,7 +223,7 @@ def self_correct(strength: Array | float = 1.0) -> Curator:
     return Curator("self_correct", 1, apply, strength / (1 + strength))
 
 
-@recorded
+@register_curator
 def edit(fraction: Array | float = 0.5) -> Curator:
     """New real rows in which the fit draws a share of the symbols anew: semi-synthetic text (arXiv 2412.14689).
 
@@ -251,7 +251,7 @@ def edit(fraction: Array | float = 0.5) -> Curator:
     return Curator("edit", 1, apply, 1.0)
 
 
-@recorded
+@register_curator
 def diverse(k: int = 2) -> Curator:
     """Of `k` candidates the one farthest from all rows already chosen, row after row (cf. arXiv 2511.12742).
 
@@ -335,9 +335,16 @@ def _with_real(setting: Setting, key: Key, world: World, candidates: Batch, wher
     return Batch(jax.tree.map(put, candidates.items, real), jnp.where(where, 1.0, batch.full_weight(candidates)))
 
 
-REGISTRY: dict[str, Callable[..., Curator]] = {
-    f.__name__: f
-    for f in (verify, verifier, best_of, curate, top_fraction, detect, self_correct, diverse, edit)
-}  # fmt: skip
-
-__all__ = ["REGISTRY", *REGISTRY, "score_of", "then"]
+__all__ = [
+    "best_of",
+    "curate",
+    "detect",
+    "diverse",
+    "edit",
+    "score_of",
+    "self_correct",
+    "then",
+    "top_fraction",
+    "verifier",
+    "verify",
+]

@@ -10,24 +10,24 @@ import jax.numpy as jnp
 
 from collapse_jax.core import batch
 from collapse_jax.core.errors import UsageError
-from collapse_jax.core.registry import recorded
+from collapse_jax.core.registry import register_policy
 from collapse_jax.core.validation import is_traced, require_integer, require_share
 from collapse_jax.types import Array, Batch, Join, JoinCounts, PartlyReal, Policy, Resample
 
 
-@recorded
+@register_policy
 def replace() -> Policy:
     """Train on the latest synthetic batch only (arXiv 2305.17493; "fully synthetic loop" in 2307.01850)."""
     return Policy("replace", keep=1)
 
 
-@recorded
+@register_policy
 def accumulate() -> Policy:
     """Train on the real data and every synthetic batch so far (arXiv 2404.01413)."""
     return Policy("accumulate")
 
 
-@recorded
+@register_policy
 def accumulate_subsample(num: int | None = None, replacement: bool = False) -> Policy:
     """Accumulate, but each fit sees `num` rows (default n) drawn anew from the whole pool (arXiv 2410.16713)."""
     if num is not None:
@@ -35,7 +35,7 @@ def accumulate_subsample(num: int | None = None, replacement: bool = False) -> P
     return Policy("accumulate_subsample", resample=Resample(lambda n: n if num is None else num, replacement))
 
 
-@recorded
+@register_policy
 def fixed_real(share: float = 0.5) -> Policy:
     """Of n rows, `share` are from the chain's first real batch, chosen once, the rest the latest synthetic ones.
 
@@ -44,13 +44,13 @@ def fixed_real(share: float = 0.5) -> Policy:
     return Policy("fixed_real", keep=1, batches=PartlyReal("first", _count(share)))
 
 
-@recorded
+@register_policy
 def fresh_real(share: float = 0.5) -> Policy:
     """Of n rows, `share` are new real ones, the rest the latest synthetic ("fresh data loop", arXiv 2307.01850)."""
     return Policy("fresh_real", keep=1, batches=PartlyReal("fresh", _count(share)))
 
 
-@recorded
+@register_policy
 def weighted_fresh(weight: float = 0.5, real: int | None = None) -> Policy:
     """Train on new real rows at total weight `weight` and n synthetic ones at 1 - `weight` (arXiv 2502.18049).
 
@@ -76,7 +76,7 @@ def weighted_fresh(weight: float = 0.5, real: int | None = None) -> Policy:
     return Policy("weighted_fresh", keep=1, batches=Join(join, "fresh"))
 
 
-@recorded
+@register_policy
 def mix(real: int | None = None, synthetic: int | None = None, nested: bool = True) -> Policy:
     """Train on `real` real rows and `synthetic` ones of the last fit (default n of each); at T = 2 a one-shot mix.
 
@@ -113,27 +113,27 @@ def mix(real: int | None = None, synthetic: int | None = None, nested: bool = Tr
     )
 
 
-@recorded
+@register_policy
 def window(k: int = 5) -> Policy:
     """Train on the last `k` batches, the real data being batch 0."""
     require_integer("k", k, 1)
     return Policy("window", keep=k)
 
 
-@recorded
+@register_policy
 def decay(gamma: float = 0.5) -> Policy:
     """Accumulate with weight gamma^age."""
     require_share("gamma", gamma)
     return Policy("decay", fade=gamma)
 
 
-@recorded
+@register_policy
 def contaminated(share: float = 0.5) -> Policy:
     """A pool grows by n rows a generation: `share` of them new real ones, the rest synthetic (arXiv 2602.16065)."""
     return Policy("contaminated", batches=PartlyReal("fresh", _count(share)))
 
 
-@recorded
+@register_policy
 def growing(sizes: Sequence[int] = (), policy: Policy | None = None) -> Policy:
     """Batches of other sizes than n under another policy, ``replace`` by default: those that grow hold collapse off.
 
@@ -172,12 +172,16 @@ def _count(share: Array | float) -> Callable[[int], Array | int]:
     return count
 
 
-REGISTRY: dict[str, Callable[..., Policy]] = {
-    f.__name__: f
-    for f in (
-        replace, accumulate, accumulate_subsample, fixed_real, fresh_real,
-        weighted_fresh, window, decay, contaminated, mix, growing,
-    )
-}  # fmt: skip
-
-__all__ = ["REGISTRY", *REGISTRY]
+__all__ = [
+    "accumulate",
+    "accumulate_subsample",
+    "contaminated",
+    "decay",
+    "fixed_real",
+    "fresh_real",
+    "growing",
+    "mix",
+    "replace",
+    "weighted_fresh",
+    "window",
+]

@@ -6,14 +6,14 @@ Run it: ``python examples/curator_trim.py``.
 import jax.numpy as jnp
 
 import collapse_jax as cj
-from collapse_jax import curators, policies, settings
+from collapse_jax import policies, settings
 from collapse_jax.core import batch
-from collapse_jax.core.registry import recorded
+from collapse_jax.core.registry import register_curator
 from collapse_jax.core.validation import is_traced, require_number
 from collapse_jax.types import Array, Batch, Curator, Key, Setting, Tree, World
 
 
-@recorded
+@register_curator
 def trim(limit: Array | float = 3.0) -> Curator:
     """Rows farther than `limit` deviations from the mean of their batch are dropped.
 
@@ -40,9 +40,6 @@ def trim(limit: Array | float = 3.0) -> Curator:
         return candidates._replace(weight=batch.full_weight(candidates) * (squared <= limit**2))
 
     return Curator("trim", 1, apply)  # 1: candidates that are drawn for each row kept
-
-
-curators.REGISTRY["trim"] = trim
 
 
 def main() -> None:

@@ -4,14 +4,14 @@ Run it: ``python examples/policy_distrust.py``.
 """
 
 import collapse_jax as cj
-from collapse_jax import policies, settings
+from collapse_jax import settings
 from collapse_jax.core import batch
-from collapse_jax.core.registry import recorded
+from collapse_jax.core.registry import register_policy
 from collapse_jax.core.validation import require_share
 from collapse_jax.types import Array, Join, Policy
 
 
-@recorded
+@register_policy
 def distrust(trust: Array | float = 0.5) -> Policy:
     """Accumulate, with `trust` as the weight of each synthetic row: 1 is ``accumulate``, 0 the real rows for ever.
 
@@ -23,9 +23,6 @@ def distrust(trust: Array | float = 0.5) -> Policy:
     """
     require_share("trust", trust)
     return Policy("distrust", batches=Join(lambda new, real: batch.scale(new, trust)))
-
-
-policies.REGISTRY["distrust"] = distrust
 
 
 def main() -> None:

@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 
 import collapse_jax as cj
-from collapse_jax import policies, settings
+from collapse_jax import policies
 from collapse_jax.core import batch as B
-from collapse_jax.core.registry import recorded
+from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_positive
 from collapse_jax.types import Array, Batch, Extras, Key, Metric, Setting, SufficientStatistics, Tree, World
 
 
-@recorded  # remembers the call, so that results can say what was run
+@register_setting
 def laplace(scale: Array | float = 1.0) -> Setting:
     """Laplace law around 0, scale fitted by the mean absolute row.
 
@@ -67,9 +67,6 @@ def sample_statistics(key: Key, fitted: Array, num: int, count: Array | int, exa
         return fitted * jax.random.gamma(key, jnp.asarray(count, float))[None] / count
     rows = jnp.where(jnp.arange(num) < count, jax.random.laplace(key, (num,)), 0.0)
     return fitted * jnp.abs(rows).sum()[None] / count
-
-
-settings.REGISTRY["laplace"] = laplace  # configs know it now, once this file is imported
 
 
 def main() -> None:

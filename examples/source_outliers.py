@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import collapse_jax as cj
-from collapse_jax import data, policies, settings
+from collapse_jax import policies, settings
 from collapse_jax.core.random import draw_normals
-from collapse_jax.core.registry import recorded
+from collapse_jax.core.registry import register_source
 from collapse_jax.core.validation import require_integer, require_number, require_positive
 from collapse_jax.data.synthetic import make_held_out
 from collapse_jax.types import Array, Key, Source, Tree
 
 
-@recorded
+@register_source
 def outliers(dim: int = 1, share: float = 0.05, scale: float = 5.0) -> Source:
     """Rows N(0, I), a share of which are N(0, scale^2 I): mean 0, variance 1 - share + share scale^2 in each column.
 
@@ -54,9 +54,6 @@ def outliers(dim: int = 1, share: float = 0.05, scale: float = 5.0) -> Source:
         covariance=(1 - share + share * scale**2) * np.eye(dim),
         log_density=log_density,
     )
-
-
-data.REGISTRY["outliers"] = outliers
 
 
 def main() -> None:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from table_rows import ROWS
 
+from collapse_jax.core import registry
+
 
 def pytest_configure(config):
     """What compiles quickly, and what several tests, workers or commands compile, once: for this run of the tests."""
@@ -99,3 +101,9 @@ def csv(tmp_path_factory):
     path = tmp_path_factory.mktemp("table") / "rows.csv"
     np.savetxt(path, ROWS, delimiter=",", fmt="%.17g", header="a,b,c", comments="")
     return str(path)
+
+
+@pytest.fixture
+def own_parts(monkeypatch):
+    """What a test registers does not outlive it."""
+    monkeypatch.setattr(registry, "_factories", {group: dict(known) for group, known in registry._factories.items()})

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from collapse_jax import data, policies, settings
-from collapse_jax.core import batch
+from collapse_jax import data, settings
+from collapse_jax.core import batch, registry
 from collapse_jax.core.chain import make_chain, simulate
 from collapse_jax.core.random import chain_keys, stream
 from collapse_jax.data import texts
@@ -138,8 +138,8 @@ def _table(registry: dict, tiny: dict, more: dict) -> dict[str, Callable]:
     return table | {key: partial(table[name], **given) for key, (name, given) in more.items()}
 
 
-SETTINGS: dict[str, Callable[..., Setting]] = _table(settings.REGISTRY, TINY_SETTINGS, MORE_SETTINGS)
-POLICIES: dict[str, Callable[..., Policy]] = _table(policies.REGISTRY, TINY_POLICIES, MORE_POLICIES)
+SETTINGS: dict[str, Callable[..., Setting]] = _table(registry.factories("setting"), TINY_SETTINGS, MORE_SETTINGS)
+POLICIES: dict[str, Callable[..., Policy]] = _table(registry.factories("policy"), TINY_POLICIES, MORE_POLICIES)
 
 NUM, HORIZON, CHAINS = 6, 4, 3
 # On every change: what is registered, and quick variants in closed form. Others of the variants wait for the night.
@@ -147,7 +147,7 @@ SLOW = ("linear_regression-no_ridge", "logistic_regression-3", "kde-silverman_sc
         "gaussian_mixture-spherical", "ideal_diffusion-lineage", "markov-order-0", "self_supervised",
         "ecosystem-kde", "ecosystem-labels", "kde-scott", "markov-shakespeare")  # fmt: skip
 EVERY_SETTING = [
-    name if name not in SLOW and (name in settings.REGISTRY or make().init is None)
+    name if name not in SLOW and (name in registry.factories("setting") or make().init is None)
     else pytest.param(name, marks=pytest.mark.nightly) for name, make in SETTINGS.items()
 ]  # fmt: skip
 

@@ -7,6 +7,7 @@ import xarray as xr
 
 from collapse_jax import results
 from collapse_jax.cli import main
+from collapse_jax.core import registry
 
 CONFIG = """
 setting: {kind: gaussian, source: {kind: normal, dim: 2}}
@@ -116,13 +117,11 @@ def test_plot_mistakes(engine, capsys):
 
 
 def test_list_names_everything(folder, capsys):
-    from collapse_jax import data, policies, settings
-    from collapse_jax.data import texts
 
     assert main.main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    for registry in (settings.REGISTRY, policies.REGISTRY, data.REGISTRY, data.symbols.REGISTRY, texts.REGISTRY):
-        for name, factory in registry.items():
+    for group in registry.GROUPS:
+        for name, factory in registry.factories(group).items():
             line = next(line for line in lines if line.startswith(f"  {name}("))
             assert factory.__doc__.partition("\n")[0] in line
     assert any("log_det_ratio" in line and "nats" in line for line in lines)

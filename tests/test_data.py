@@ -15,6 +15,7 @@ from scipy import integrate, stats
 from table_rows import ROWS
 
 import collapse_jax.data as data
+from collapse_jax.core import registry
 from collapse_jax.data import bundled
 
 NUM = 20_000
@@ -45,7 +46,7 @@ VARIANTS = [
 def source(request, csv):
     name, options = request.param
     options = {"path": csv, **options} if name == "table" else options
-    made = data.REGISTRY[name](**options)
+    made = registry.factories("source")[name](**options)
     assert made.name == name
     return made
 
@@ -72,7 +73,7 @@ def z_scores(rows, mean, covariance):
 
 def test_every_source_is_tested():
     elsewhere = {"glyphs", "image_files", "tfds_images"}  # in test_images.py
-    assert {name for name, _ in VARIANTS} | elsewhere == set(data.REGISTRY)
+    assert {name for name, _ in VARIANTS} | elsewhere == set(registry.factories("source"))
 
 
 def test_draws_have_the_stated_moments(source):
@@ -107,7 +108,7 @@ def test_arrays_are_arguments(source):
 @pytest.mark.parametrize("name", ["normal", "blobs", "circles", "moons", "swiss_roll", "array"])
 def test_float64_where_asked_for(name):
     with jax.enable_x64(True):
-        source = data.array(ROWS) if name == "array" else data.REGISTRY[name]()
+        source = data.array(ROWS) if name == "array" else registry.factories("source")[name]()
         rows = source.draw(jax.random.key(0), source.arrays, 1000)
         assert rows.dtype == np.float64
         assert np.abs(z_scores(rows, source.mean, source.covariance)).max() < 4
@@ -115,7 +116,7 @@ def test_float64_where_asked_for(name):
 
 def test_held_out_toy_rows_follow_the_law():
     for name in ("normal", "blobs", "circles", "moons", "swiss_roll"):
-        source = data.REGISTRY[name]()
+        source = registry.factories("source")[name]()
         assert np.abs(z_scores(source.held_out(NUM), source.mean, source.covariance)).max() < 4, name
 
 
@@ -155,7 +156,7 @@ def test_moments_by_quadrature():
 def test_agrees_with_scikit_learn(name):
     """Kolmogorov-Smirnov along random directions."""
     theirs, _ = getattr(sklearn.datasets, f"make_{name}")(NUM, noise=0.05, random_state=0)
-    source = data.REGISTRY[name]()
+    source = registry.factories("source")[name]()
     ours = draw(source, 2)
     directions = np.random.default_rng(0).normal(size=(12, source.dim))
     worst = min(stats.ks_2samp(ours @ d, theirs @ d).pvalue for d in directions)

@@ -12,6 +12,7 @@ import pytest
 from table_rows import ROWS
 
 import collapse_jax.data as data
+from collapse_jax.core import registry
 from collapse_jax.data.readers import read_table
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -258,7 +259,7 @@ BAD_ARGUMENTS = [
 def test_bad_arguments(name, argument, value, csv):
     needed = {"table": {"path": csv}, "image_files": {"path": "x.npz"}, "tfds_images": {"name": "x"}}
     options = {**needed.get(name, {}), argument: value}
-    one_line_error(lambda: data.REGISTRY[name](**options), f"{name}: {argument} must be")
+    one_line_error(lambda: registry.factories("source")[name](**options), f"{name}: {argument} must be")
 
 
 # What config files and the command line are generated from
@@ -266,7 +267,7 @@ def test_bad_arguments(name, argument, value, csv):
 
 def test_signatures_are_simple():
     simple = {int, float, str, bool, int | None}
-    for name, factory in data.REGISTRY.items():
+    for name, factory in registry.factories("source").items():
         hints = typing.get_type_hints(factory)
         parameters = inspect.signature(factory).parameters
         kinds = [hints[argument] for argument in parameters]

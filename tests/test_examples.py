@@ -13,23 +13,17 @@ import scipy.stats
 from oracle_helpers import assert_law, z_score_of_variance
 
 import collapse_jax as cj
-from collapse_jax import config, curators, data, policies, settings
-from collapse_jax.config import schema
+from collapse_jax import config, policies, settings
 from collapse_jax.core import batch
 
 FOLDER = Path(__file__).parent.parent / "examples"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
-REGISTRIES = {"setting": settings, "policy": policies, "curator": curators, "source": data}
 
 
 @pytest.fixture
-def example(monkeypatch):
+def example(own_parts):
     """Loads an example; what it registers does not outlive the test."""
-    for home in REGISTRIES.values():
-        monkeypatch.setattr(home, "REGISTRY", dict(home.REGISTRY))
-    schema.spec_type.cache_clear()  # it has seen the registries
-    yield lambda name: runpy.run_path(str(FOLDER / f"{name}.py"))
-    schema.spec_type.cache_clear()
+    return lambda name: runpy.run_path(str(FOLDER / f"{name}.py"))
 
 
 @pytest.fixture
@@ -57,7 +51,7 @@ def test_examples_run(main, name):
 
 
 def test_there_is_one_of_each():
-    assert {name.partition("_")[0] for name in NAMES} == {*REGISTRIES, "metric"}
+    assert {name.partition("_")[0] for name in NAMES} == {"setting", "policy", "curator", "source", "metric"}
 
 
 def test_the_setting_obeys_the_laws_of_settings(example):

@@ -8,6 +8,7 @@ from oracle_helpers import assert_law, policy_moments
 
 from collapse_jax import config, curators, policies, theory
 from collapse_jax.analysis.predictions import case_of
+from collapse_jax.core import registry
 from collapse_jax.core.chain import make_chain
 from collapse_jax.core.data_plan import plan_data
 from collapse_jax.policies import growing
@@ -90,7 +91,7 @@ REPLACE, ACCUMULATE, FRESH = {"kind": "replace"}, {"kind": "accumulate"}, {"kind
 )  # fmt: skip
 def test_moments_are_those_of_theory(inner, backend):
     n, sizes, horizon = 10, (20, 25), 4
-    made = policies.REGISTRY[inner["kind"]](**{k: v for k, v in inner.items() if k != "kind"})
+    made = registry.factories("policy")[inner["kind"]](**{k: v for k, v in inner.items() if k != "kind"})
     seen = chains(gaussian(1, num_test=4), growing(sizes, made), n=n, horizon=horizon, num=20_000, backend=backend)
     square, variance = policy_moments("growing", n, horizon, sizes=sizes, policy=inner)
     wrong = policy_moments(

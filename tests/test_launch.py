@@ -86,7 +86,7 @@ def test_a_unit_computed_elsewhere_is_the_same(folder):
 
     def engine(plan, units):
         for unit in units:
-            yield unit, launch.compute_unit(config.dumps(experiment), plan.cuts, plan.units.index(unit))
+            yield unit, launch.compute_unit(config.dumps(experiment), (), plan.cuts, plan.units.index(unit))
 
     resumable.fill_store(experiment.grid(), experiment.options(), "out", config=config.dumps(experiment), engine=engine)
     same("out")
@@ -110,7 +110,7 @@ def test_a_ray_worker_killed_in_the_middle_is_replaced(folder):
     psutil = pytest.importorskip("psutil")
     ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
     threading.Thread(target=kill, daemon=True).start()
-    arguments = argparse.Namespace(engine="ray", shard=None, repair=False, jobs=1, slurm=[])
+    arguments = argparse.Namespace(plugin=[], engine="ray", shard=None, repair=False, jobs=1, slurm=[])
     try:
         outcome = launch.launch(config.load("small.yaml"), "out", arguments, [], lambda _: None)
     finally:

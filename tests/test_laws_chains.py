@@ -10,7 +10,8 @@ import pytest
 import scipy.stats
 from laws import CHAINS, COUNTS, FEW_VALUES, HORIZON, NUM, POLICIES, SETTINGS, chains, floats_of, is_valid, ran, z_score
 
-from collapse_jax import data, policies, settings
+from collapse_jax import data, policies
+from collapse_jax.core import registry
 from collapse_jax.core.chain import make_chain, simulate
 from collapse_jax.core.data_plan import plan_data
 from collapse_jax.core.random import chain_keys, stream
@@ -24,8 +25,8 @@ ALWAYS = ("replace", "accumulate", "accumulate_subsample")
 TRAINED = ("flow_matching", "diffusion", "language_model", "self_supervised", "vae")  # slow to compile
 PAIRS = list(
     dict.fromkeys(
-        [("gaussian", p) for p in policies.REGISTRY]
-        + [(s, p) for s in settings.REGISTRY for p in ALWAYS[1 : 2 if s in TRAINED else 3]]
+        [("gaussian", p) for p in registry.factories("policy")]
+        + [(s, p) for s in registry.factories("setting") for p in ALWAYS[1 : 2 if s in TRAINED else 3]]
     )
 )
 BY_DAY = ("gaussian", "kde", "linear_regression")  # of each kind one, for laws that chains must obey
@@ -39,7 +40,7 @@ def marked(setting, policy):
 
 
 AT_NIGHT = [(s, p) for s in SETTINGS for p in POLICIES if (s, p) not in PAIRS]
-POLICY_FLOATS = [(name, p) for name, factory in policies.REGISTRY.items() for p in floats_of(factory)]
+POLICY_FLOATS = [(name, p) for name, factory in registry.factories("policy").items() for p in floats_of(factory)]
 LOGS = ["log_trace_ratio", "log_det_ratio", "squared_error_of_mean"]
 SMALL = {"num_samples": NUM, "num_generations": HORIZON, "num_chains": CHAINS}
 
@@ -96,8 +97,8 @@ def some_by_day(pairs):
 def test_generation_one_is_the_same_under_all_policies(setting, policy):
     first = lambda p: arrays(ran(setting, p).isel(generation=[0]))  # noqa: E731
     # A redraw gives the same rows with a weight each, of which a fit by gradients draws other minibatches.
-    if policies.REGISTRY[policy]().resample is None or settings.REGISTRY[setting]().init is None:
-        same = {"backend": "rows"} if policies.REGISTRY[policy]().resample is not None else {}
+    if registry.factories("policy")[policy]().resample is None or registry.factories("setting")[setting]().init is None:
+        same = {"backend": "rows"} if registry.factories("policy")[policy]().resample is not None else {}
         close(first(policy), arrays(ran(setting, "replace", **same).isel(generation=[0])))
     last = lambda p: arrays(ran(setting, p).isel(generation=-1))  # noqa: E731
     assert any(not np.allclose(last(policy)[m], last("replace")[m], rtol=1e-2) for m in last(policy))
@@ -205,7 +206,7 @@ def test_policies_in_disguise_give_the_same_fits(others):
 
 @pytest.mark.parametrize(("policy", "parameter"), POLICY_FLOATS)
 def test_a_sweep_over_floats_is_separate_runs(policy, parameter):
-    swept = sweep(SETTINGS["kde"](), policies.REGISTRY[policy], axes={parameter: [0.1, 0.5]}, **SMALL)
+    swept = sweep(SETTINGS["kde"](), registry.factories("policy")[policy], axes={parameter: [0.1, 0.5]}, **SMALL)
     assert swept.training_variance.dims == ("policy", parameter, "chain", "generation")
     at = lambda value: arrays(swept.isel(policy=0).sel({parameter: value}))  # noqa: E731
     close(at(0.5), arrays(ran("kde", policy)))
@@ -313,7 +314,7 @@ def test_drawing_statistics_is_drawing_rows_in_law(dim, n, policy):
     alike_in_law(*made.values())
 
 
-@pytest.mark.parametrize("policy", policies.REGISTRY)
+@pytest.mark.parametrize("policy", registry.factories("policy"))
 def test_folded_pools_are_blocks_are_rows(policy):
     setting, made = gauge(gaussian(1, num_test=16)), POLICIES[policy]()
     go = partial(chains, setting, made, **{"n": 5, "horizon": 3, "num": 1500, "seed": 1, "backend": "rows"})

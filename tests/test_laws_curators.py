@@ -9,8 +9,9 @@ import pytest
 from laws import CHAINS, HORIZON, NUM, POLICIES, SETTINGS, chains, fitted, floats_of, is_valid, step_by_step
 from oracle_helpers import assert_law
 
-from collapse_jax import curators, policies, settings
+from collapse_jax import curators, policies
 from collapse_jax.core import batch as B
+from collapse_jax.core import registry
 from collapse_jax.core.lineage import Descendant
 from collapse_jax.core.random import stream
 from collapse_jax.curators import best_of, curate, detect, diverse, edit, self_correct, then, top_fraction
@@ -63,7 +64,9 @@ def apply(curator, x, weight=1.0, key=0, setting=None):
 @pytest.mark.parametrize("name", NOTHING)
 def test_a_curator_may_change_nothing(name):
     x = np.arange(6.0) - 3
-    rows, weight = apply(curators.REGISTRY[name](**NOTHING[name], **({"by": "value"} if name == "curate" else {})), x)
+    rows, weight = apply(
+        registry.factories("curator")[name](**NOTHING[name], **({"by": "value"} if name == "curate" else {})), x
+    )
     np.testing.assert_array_equal(rows, x)
     np.testing.assert_array_equal(weight, 1.0)
 
@@ -247,7 +250,13 @@ NIGHTLY = ("flow_matching", "diffusion", "diffusion-images", "language_model", "
            "logistic_regression-3", "ideal_diffusion", "self_supervised", "vae")  # fmt: skip
 EVERY = [
     pytest.param(name, marks=pytest.mark.nightly) if name in NIGHTLY else name
-    for name in (*settings.REGISTRY, "kde-lineage", "discrete-lineage", "logistic_regression-3", "diffusion-images")
+    for name in (
+        *registry.factories("setting"),
+        "kde-lineage",
+        "discrete-lineage",
+        "logistic_regression-3",
+        "diffusion-images",
+    )
 ]
 
 
@@ -255,7 +264,7 @@ EVERY = [
 def test_every_curator_with_every_setting(name):
     """Rows of the fit's shapes and dtypes, each of them sampled or real; weights that are multiplicities."""
     setting = SETTINGS[name]()
-    made = {kind: factory() for kind, factory in curators.REGISTRY.items() if allowed(setting, kind)}
+    made = {kind: factory() for kind, factory in registry.factories("curator").items() if allowed(setting, kind)}
     most = max(c.oversample for c in made.values())
 
     @jax.jit
@@ -313,10 +322,11 @@ def test_curators_under_every_policy(policy):
 
 EVERYTHING = [
     factory(**({"by": "value"} if name == "verify" else {}))
-    for name, factory in curators.REGISTRY.items() if name != "edit"
+    for name, factory in registry.factories("curator").items() if name != "edit"
 ]  # fmt: skip
 NEUTRAL = [
-    curators.REGISTRY[name](**given, **({"by": "value"} if name == "verify" else {})) for name, given in NOTHING.items()
+    registry.factories("curator")[name](**given, **({"by": "value"} if name == "verify" else {}))
+    for name, given in NOTHING.items()
 ]
 
 
@@ -324,7 +334,7 @@ NEUTRAL = [
 @pytest.mark.parametrize("name", ["logistic_regression", "linear_regression", "markov"])
 def test_curators_in_loops_of_labels_and_of_text(name):
     setting = SETTINGS[name]()
-    every = then(*(factory() for kind, factory in curators.REGISTRY.items() if allowed(setting, kind)))
+    every = then(*(factory() for kind, factory in registry.factories("curator").items() if allowed(setting, kind)))
     seen = step_by_step(setting, policies.accumulate(), n=NUM, horizon=2, num=1, curator=every)
     plain = step_by_step(setting, policies.accumulate(), n=NUM, horizon=2, num=1, backend="rows", fold="blocks")
     for metric in setting.metrics:
@@ -332,7 +342,9 @@ def test_curators_in_loops_of_labels_and_of_text(name):
         assert is_valid(metric.name, seen[metric.name])
 
 
-FLOATS = [(name, p) for name, factory in curators.REGISTRY.items() if name != "edit" for p in floats_of(factory)]
+FLOATS = [
+    (name, p) for name, factory in registry.factories("curator").items() if name != "edit" for p in floats_of(factory)
+]
 
 
 @pytest.mark.fast
@@ -341,7 +353,7 @@ def test_traced_floats_give_what_concrete_ones_give(name, parameter):
     setting, values = judge(), [0.3, 0.8]
 
     def one(value):
-        curator = curators.REGISTRY[name](**{parameter: value})
+        curator = registry.factories("curator")[name](**{parameter: value})
         drawn = setting.sample(KEY, (), 10 * curator.oversample)
         return curator.apply(setting, KEY, OWN, (), B.unit(drawn), 10)
 

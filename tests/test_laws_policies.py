@@ -10,18 +10,18 @@ import pytest
 from laws import POLICIES, floats_of, record, recorded, recorder, z_score
 
 from collapse_jax import policies
-from collapse_jax.core import batch
+from collapse_jax.core import batch, registry
 from collapse_jax.core.chain import make_chain, simulate
 from collapse_jax.core.random import chain_keys
 from collapse_jax.types import Curator, PartlyReal, Policy, Resample
 
 N, T = 5, 4  # as `recorded` has them
 GENERATIONS = range(1, T + 1)
-OF_SHARES = [name for name, factory in policies.REGISTRY.items() if "share" in floats_of(factory)]
+OF_SHARES = [name for name, factory in registry.factories("policy").items() if "share" in floats_of(factory)]
 REDRAWS_WITH_REPLACEMENT = {
     name for name, make in POLICIES.items() if (resample := make().resample) is not None and resample.replacement
 }
-FLOATS = [(name, p) for name, factory in policies.REGISTRY.items() for p in floats_of(factory)]
+FLOATS = [(name, p) for name, factory in registry.factories("policy").items() for p in floats_of(factory)]
 
 
 @pytest.mark.fast
@@ -159,14 +159,14 @@ COUNTS = [  # n, share, real rows: half up, and one row stays on each side
 
 @pytest.mark.parametrize("policy", OF_SHARES)
 def test_counts_of_real_rows_round_half_up(policy):
-    factory = policies.REGISTRY[policy]
+    factory = registry.factories("policy")[policy]
     for n, share, count in COUNTS:
         assert int(factory(share).batches.num_real(n)) == count, (n, share)
 
 
 @pytest.mark.parametrize("policy", OF_SHARES)
 def test_traced_shares_count_as_concrete_ones(policy):
-    factory = policies.REGISTRY[policy]
+    factory = registry.factories("policy")[policy]
     shares = [i / 100 for i in range(101)]
     for n in (2, 5, 20, 50, 100, 1000):
         traced = jax.jit(jax.vmap(lambda s, n=n: jnp.asarray(factory(s).batches.num_real(n))))(jnp.asarray(shares))
@@ -267,7 +267,7 @@ def test_contaminated_pools_grow_by_real_and_synthetic_rows(share, count):
 @pytest.mark.fast
 @pytest.mark.parametrize(("name", "parameter"), FLOATS)
 def test_traced_floats_give_what_concrete_ones_give(name, parameter):
-    factory, values = policies.REGISTRY[name], [0.0, 0.2, 0.5, 1.0]
+    factory, values = registry.factories("policy")[name], [0.0, 0.2, 0.5, 1.0]
     key, setting = chain_keys(0, 1)[0], recorder()
 
     def one(value, key):
@@ -315,7 +315,7 @@ def halves(width):
 
 
 @pytest.mark.parametrize("width", ["batch", "rows"])
-@pytest.mark.parametrize("name", policies.REGISTRY)
+@pytest.mark.parametrize("name", registry.factories("policy"))
 def test_weights_that_a_curator_gives_are_kept(name, width):
     plain, seen = recorded(name), record(POLICIES[name](), curator=halves(width), scan=width == "rows" or None)
     if POLICIES[name]().resample is None:  # a redraw is uniform over rows, whatever they weigh

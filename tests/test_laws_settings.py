@@ -10,8 +10,9 @@ import pytest
 import scipy.stats
 from laws import HORIZON, NUM, SETTINGS, fitted, floats_of, is_valid, may_stay, observed, ran
 
-from collapse_jax import policies, settings
+from collapse_jax import policies
 from collapse_jax.core import batch as B
+from collapse_jax.core import registry
 from collapse_jax.core.chain import make_chain, simulate
 from collapse_jax.core.random import chain_keys, stream
 from collapse_jax.types import Batch
@@ -19,10 +20,10 @@ from collapse_jax.types import Batch
 KEY = jax.random.key(11)
 M = 9  # rows of a training batch
 CLOSED = [name for name, make in SETTINGS.items() if make().init is None]
-TRAINED = [name for name in settings.REGISTRY if name not in CLOSED]
+TRAINED = [name for name in registry.factories("setting") if name not in CLOSED]
 SUMMARISED = [name for name, make in SETTINGS.items() if make().extras.summarize is not None]
 LONG = ("diffusion", "language_model", "self_supervised", "vae")  # whose laws about many fits wait for the night
-FLOATS = [(name, p) for name, factory in settings.REGISTRY.items() for p in floats_of(factory)]
+FLOATS = [(name, p) for name, factory in registry.factories("setting").items() for p in floats_of(factory)]
 
 
 def short_by_day(names):

@@ -13,7 +13,7 @@ from sklearn.linear_model import Ridge
 
 import collapse_jax
 from collapse_jax import policies
-from collapse_jax.core import batch
+from collapse_jax.core import batch, registry
 from collapse_jax.core.chain import make_chain
 from collapse_jax.core.data_plan import plan_data
 from collapse_jax.core.random import chain_keys
@@ -151,7 +151,7 @@ def by_hand(policy, n=5, generations=3, **options):
     return states, news
 
 
-@pytest.mark.parametrize("name", policies.REGISTRY)
+@pytest.mark.parametrize("name", registry.factories("policy"))
 def test_slot_i_keeps_input_i(name):
     policy = POLICIES[name]()
     states, news = by_hand(policy)

@@ -7,18 +7,12 @@ import pages
 import pytest
 
 import collapse_jax as cj
-from collapse_jax import config, curators, policies, settings
+from collapse_jax import config, policies
+from collapse_jax.core import registry
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 FOLDERS = (".", "diffusion", "language_model", "self_supervised", "strategies")
-
-
-@pytest.fixture
-def registries(monkeypatch):
-    """Copies of the registries, so that what the README registers does not outlive its test."""
-    monkeypatch.setattr(policies, "REGISTRY", dict(policies.REGISTRY))
-    monkeypatch.setattr(settings, "REGISTRY", dict(settings.REGISTRY))
 
 
 def smaller(code):
@@ -28,7 +22,7 @@ def smaller(code):
 
 
 @pytest.mark.fast
-def test_the_code_blocks_run_in_order(registries):
+def test_the_code_blocks_run_in_order(own_parts):
     names: dict = {}
     assert len(pages.blocks(README)) == 4
     pages.run(README, names, smaller)
@@ -43,7 +37,7 @@ def test_the_code_blocks_run_in_order(registries):
 
 @pytest.mark.fast
 def test_tables_name_every_setting_policy_and_curator():
-    for name in (*policies.REGISTRY, *curators.REGISTRY, *settings.REGISTRY):
+    for name in (*registry.factories("policy"), *registry.factories("curator"), *registry.factories("setting")):
         assert f"| `{name}(" in README, name
 
 

@@ -13,7 +13,7 @@ from sklearn.neighbors import KernelDensity as KernelDensityTree
 
 import collapse_jax
 from collapse_jax import data, policies
-from collapse_jax.core import batch
+from collapse_jax.core import batch, registry
 from collapse_jax.settings import gaussian, kde
 from collapse_jax.settings.kde import log_mean_kernel
 from collapse_jax.types import Batch, Source
@@ -244,7 +244,7 @@ def test_a_kde_chain_is_a_scikit_learn_loop(policy):
             new = model.sample(n, random_state=int(rng.integers(2**31)))
             pool = np.concatenate([pool, new]) if policy == "accumulate" else new
     options = {"num_samples": n, "num_generations": T, "num_chains": 2_000, "seed": 22, "metrics": ["test_nll"]}
-    result = collapse_jax.run(setting, policies.REGISTRY[policy](), **options).test_nll.values
+    result = collapse_jax.run(setting, registry.factories("policy")[policy](), **options).test_nll.values
     z = z_score_of_two(result, loops)
     print(f"z = {z}; first against last generation {z_score_of_two(result[:, 0], loops[:, -1]):.0f}")
     assert np.abs(z).max() < 4

@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
+from collapse_jax.core import registry
 from collapse_jax.metrics import representations
 from collapse_jax.training import augmentation, ssl_objectives
 from collapse_jax.training.nets.encoders import ENCODERS, make_encoder
@@ -78,7 +79,7 @@ def test_losses_are_those_of_numpy(ours, reference, numbers):
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", ssl_objectives.REGISTRY)
+@pytest.mark.parametrize("name", registry.factories("objective"))
 def test_losses_and_their_slopes_are_those_of_pytorch(name):
     torch = pytest.importorskip("torch")
     functional = torch.nn.functional

@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from collapse_jax import config, data, policies, settings
 from collapse_jax.config import schema
-from collapse_jax.core import batch
+from collapse_jax.core import batch, registry
 from collapse_jax.core.worlds import same
 from collapse_jax.metrics import representations
 from collapse_jax.planning.grid import grid_of
@@ -136,7 +136,7 @@ def test_configs_nest_generators_and_objectives(tmp_path):
     assert task_of(setting).pretext.name == "simclr"
     assert config.from_dict(config.to_dict(experiment)) == experiment
     assert "self_supervised" not in [spec.kind for spec in schema.spec_types("generator")]
-    assert [spec.kind for spec in schema.spec_types("objective")] == list(ssl_objectives.REGISTRY)
+    assert [spec.kind for spec in schema.spec_types("objective")] == list(registry.factories("objective"))
     axes = "{product: {setting.objective: [vicreg, masked], setting.generator.steps: [60, 70]}}"
     swept = load(tmp_path, "--sweep", axes)
     assert [axis.dim for axis in swept.grid().axes] == ["objective", "steps"]

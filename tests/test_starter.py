@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import yaml
 
-from collapse_jax import config, curators, policies, results, settings
+from collapse_jax import config, results
 from collapse_jax.cli import main
 from collapse_jax.config import template
+from collapse_jax.core import registry
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("kind", settings.REGISTRY)
+@pytest.mark.parametrize("kind", registry.factories("setting"))
 def test_every_setting_has_a_config_that_loads_and_explains_each_key(kind, tmp_path):
     path = template.write(kind, tmp_path / "own.yaml")
     text, experiment = path.read_text(), config.load(path)
@@ -43,11 +44,11 @@ def test_what_stands_in_comments_is_right_too(tmp_path):
     path = tmp_path / "all.yaml"
     path.write_text(uncommented)
     experiment = config.load(path)
-    assert [spec.kind for spec in experiment.policies] == list(policies.REGISTRY)
+    assert [spec.kind for spec in experiment.policies] == list(registry.factories("policy"))
     assert experiment.sweep[0].paths == ("num_samples",)
     rows = [line.partition("  # ")[0][4:] for line in text.splitlines() if line.startswith("#   {kind: ")]
     chosen = [config.from_dict(yaml.safe_load(text) | {"curator": yaml.safe_load(row)}).curator for row in rows]
-    assert [spec.kind for spec in chosen] == list(curators.REGISTRY)
+    assert [spec.kind for spec in chosen] == list(registry.factories("curator"))
 
 
 @pytest.mark.fast

@@ -13,6 +13,7 @@ import yaml
 
 from collapse_jax import config, policies, results, settings
 from collapse_jax.config.yaml_io import ConfigError
+from collapse_jax.core import registry
 from collapse_jax.core.random import chain_keys
 from collapse_jax.execution import resumable
 from collapse_jax.execution.estimate import estimate_sweep
@@ -175,7 +176,7 @@ MEMORY = [
     [case if i in (0, 4, 6) else pytest.param(*case, marks=pytest.mark.nightly) for i, case in enumerate(MEMORY)],
 )
 def test_bytes_are_predicted_within_a_fifth(optimised, name, options, policy, n, backend):
-    grid = grid_of(settings.REGISTRY[name](**options), policy, n, {})
+    grid = grid_of(registry.factories("setting")[name](**options), policy, n, {})
     plan = make_plan(grid, Options(20, 64, backend=backend))
     program = plan.programs[0]
     programs = compile_block(trace_block(

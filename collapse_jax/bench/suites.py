@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from collapse_jax import data, policies, settings
+from collapse_jax.core import registry
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.validation import require_choice
 from collapse_jax.data import symbols
@@ -102,7 +103,7 @@ def nets() -> tuple[Case, ...]:
 
 def engine() -> tuple[Case, ...]:
     """Every policy, on the cheapest setting that draws rows: what pools cost."""
-    made = {name: factory() for name, factory in policies.REGISTRY.items()}
+    made = {name: factory() for name, factory in registry.factories("policy").items()}
     return tuple(_gaussian(policy, 1, 100, "rows") for policy in made.values())
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from collapse_jax import config, results
+from collapse_jax.core import registry
 from collapse_jax.core.errors import StoreError, UsageError
 from collapse_jax.execution import resumable
 from collapse_jax.planning.block_functions import MAX_CONCURRENT_BLOCKS
@@ -38,7 +39,7 @@ def launch(
     Args:
       experiment: as configured.
       out: a folder or a bucket's URL.
-      arguments: ``engine``, ``shard``, ``repair``, ``jobs`` and ``slurm`` of the command line.
+      arguments: ``plugin``, ``engine``, ``shard``, ``repair``, ``jobs`` and ``slurm`` of the command line.
       words: of the command ``collapse-jax run`` that does the same.
       progress: see ``resumable.fill_store``.
 
@@ -59,7 +60,7 @@ def launch(
         resumable.prepare_store(grid, options, out, config=text, attrs=results.provenance())
         _slurm(words, arguments.jobs, arguments.slurm, Path(out))
         shard = (0, 1)  # what is left over, if a job died, is done here
-    engine = functools.partial(_ray, text) if arguments.engine == "ray" else None
+    engine = functools.partial(_ray, text, tuple(arguments.plugin)) if arguments.engine == "ray" else None
     outcome = resumable.fill_store(
         grid, options, out, config=text, shard=shard, repair=arguments.repair, engine=engine,
         attrs=results.provenance(), progress_callback=progress,
@@ -103,31 +104,33 @@ def shard_of(words: str | None, environment: Mapping[str, str]) -> tuple[int, in
 
 
 @functools.lru_cache(maxsize=1)
-def _worker(text: str, cuts: tuple[Cut, ...]) -> Any:
+def _worker(text: str, plugins: tuple[str, ...], cuts: tuple[Cut, ...]) -> Any:
     """A runner in a worker's process, kept between its units."""
     import yaml
 
     from collapse_jax.execution.runner import Runner
 
+    for plugin in plugins:
+        registry.load_plugin(plugin)
     experiment = config.from_dict(yaml.safe_load(text))
     plan = make_plan(experiment.grid(), experiment.options(), cuts)
     return Runner(plan, lambda _: None)
 
 
-def compute_unit(text: str, cuts: tuple[Cut, ...], number: int) -> Any:
+def compute_unit(text: str, plugins: tuple[str, ...], cuts: tuple[Cut, ...], number: int) -> Any:
     """One unit of an experiment's plan, or the exception that it raised."""
     import jax
     import yaml
 
     try:
         with jax.enable_x64(yaml.safe_load(text)["precision"] == "float64"):
-            runner = _worker(text, cuts)
+            runner = _worker(text, plugins, cuts)
             return runner.run_unit(runner.plan.units[number])
     except Exception as error:
         return error
 
 
-def _ray(text: str, plan: Plan, units: list[Unit]) -> Iterator[tuple[Unit, Any]]:
+def _ray(text: str, plugins: tuple[str, ...], plan: Plan, units: list[Unit]) -> Iterator[tuple[Unit, Any]]:
     """Units as tasks; this process alone writes. A task whose worker dies is given to another."""
     try:
         import ray
@@ -140,7 +143,7 @@ def _ray(text: str, plan: Plan, units: list[Unit]) -> Iterator[tuple[Unit, Any]]
     cpus = 1 if gpus else max(min(int(cores), MAX_CONCURRENT_BLOCKS), 1)  # what a unit makes use of
     task = ray.remote(max_retries=5, num_gpus=gpus, num_cpus=cpus)(compute_unit)
     numbers = {unit.name: i for i, unit in enumerate(plan.units)}
-    waiting = {task.remote(text, plan.cuts, numbers[unit.name]): unit for unit in units}
+    waiting = {task.remote(text, plugins, plan.cuts, numbers[unit.name]): unit for unit in units}
     while waiting:
         (ready,), _ = ray.wait(list(waiting), num_returns=1)
         unit = waiting.pop(ready)

@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments, rest = _parser().parse_known_args(argv)
         if rest and not arguments.takes_overrides:
             raise UsageError(f"unrecognized arguments: {' '.join(rest)}")
+        _load_plugins(arguments.plugin)
         arguments.command(arguments, rest)
     except Terminated:
         print("terminated: what was done is kept; the same command goes on", file=sys.stderr)
@@ -87,24 +88,21 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, function: Callable[..., None], line: str, **options: Any) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=line, description=line, allow_abbrev=False, **options)
         made.set_defaults(command=function, takes_overrides=False)
+        made.add_argument("--plugin", metavar="PARTS", action="append", default=[],
+                          help="a module or a .py file that registers parts (may be given again)")  # fmt: skip
         return made
 
     raw = argparse.RawDescriptionHelpFormatter
     run = command("run", _run, "run the experiment of a config file", epilog=_OVERRIDES, formatter_class=raw)
-    run.usage = "collapse-jax run CONFIG [--out DIR] [--shard I/N] [--engine E] [--repair] [--options] [--KEY VALUE]"
+    run.usage = "collapse-jax run CONFIG [--out DIR] [--plugin PARTS] [--shard I/N] [--engine E] [--KEY VALUE ...]"
     run.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file")
     run.add_argument("--out", metavar="DIR", help="a folder or a bucket's URL; a run begun there is gone on with "
                      "(default: results/<name>)")  # fmt: skip
     run.add_argument("--shard", metavar="I/N", help="do the I-th (from 0) of N parts; auto: read from the environment")
     run.add_argument("--engine", metavar="E", default="local", help="local, ray (a cluster) or slurm (jobs)")
     run.add_argument("--jobs", metavar="N", type=int, default=8, help="jobs of the engine slurm")
-    run.add_argument(
-        "--slurm",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="a parameter of submitit, such as slurm_partition=...",
-    )
+    run.add_argument("--slurm", metavar="KEY=VALUE", action="append", default=[],
+                     help="a parameter of submitit, such as slurm_partition=...")  # fmt: skip
     run.add_argument("--repair", action="store_true", help="look for damaged results, and do them again")
     run.add_argument("--options", action="store_true", help="print every flag that CONFIG can be changed by, and leave")
     run.set_defaults(takes_overrides=True)
@@ -113,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--out", metavar="FILE", type=Path, help="the config (default: SETTING.yaml)")
     plan = command("plan", _plan, "print what a run would do: units, compiles, bytes and time", epilog=_OVERRIDES,
                    formatter_class=raw)  # fmt: skip
-    plan.usage = "collapse-jax plan CONFIG [--KEY VALUE ...]"
+    plan.usage = "collapse-jax plan CONFIG [--plugin PARTS] [--KEY VALUE ...]"
     plan.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file")
     plan.set_defaults(takes_overrides=True)
     verify = command("verify", _verify, "hold chains to every prediction of theory about them")
@@ -140,6 +138,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _plugin_flags(arguments: argparse.Namespace) -> list[str]:
+    """Return the flags by which another process loads the same plugins."""
+    return [word for plugin in arguments.plugin for word in ("--plugin", plugin)]
+
+
+def _load_plugins(plugins: list[str]) -> None:
+    if plugins:
+        from collapse_jax.core import registry
+
+        for plugin in plugins:
+            registry.load_plugin(plugin)
+
+
 def _run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from collapse_jax import config
 
@@ -155,7 +166,7 @@ def _run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from collapse_jax.execution.progress import show_run_progress
 
     with _as_interrupt(signal.SIGTERM), show_run_progress() as progress:
-        words = [str(arguments.config), "--out", str(out), *overrides]
+        words = [str(arguments.config), "--out", str(out), *_plugin_flags(arguments), *overrides]
         outcome = launch.launch(experiment, out, arguments, words, progress)
     _report(out, outcome)
 
@@ -166,7 +177,7 @@ def _compare(arguments: argparse.Namespace, rest: list[str]) -> None:
     from collapse_jax.reporting import plot_strategies, tables
 
     for path in arguments.config:
-        if path.suffix in (".yaml", ".yml") and main(["run", str(path)]) != 0:
+        if path.suffix in (".yaml", ".yml") and main(["run", str(path), *_plugin_flags(arguments)]) != 0:
             raise UnitsFailed(f"{path}: its run did not finish")
     places = [Path("results") / path.stem if path.suffix in (".yaml", ".yml") else path for path in arguments.config]
     datasets = [results.open(place) for place in places]
@@ -260,15 +271,8 @@ def _list(arguments: argparse.Namespace, rest: list[str]) -> None:
     from collapse_jax.config import schema
 
     console = _console()
-    headings = {
-        "setting": "settings",
-        "policy": "policies",
-        "curator": "curators",
-        "source": "sources",
-        "symbols": "laws of symbols",
-        "text": "texts",
-        "objective": "objectives of encoders",
-    }
+    headings = {"setting": "settings", "policy": "policies", "curator": "curators", "source": "sources",
+                "symbols": "laws of symbols", "text": "texts", "objective": "objectives of encoders"}  # fmt: skip
     for group, heading in headings.items():
         console.print(heading, style="bold")
         for spec in schema.spec_types(group):

@@ -8,27 +8,18 @@ import inspect
 import operator
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union
 
 from collapse_jax.config.yaml_io import ConfigError
+from collapse_jax.core import registry
 from collapse_jax.core.errors import UsageError
 
 if TYPE_CHECKING:  # at run time these cost the import of JAX, and `--help` must not
     from collapse_jax.types import Metric
 
 WORDS = {float: "a number", int: "a whole number", str: "text", bool: "true or false", type(None): "null"}
-HOMES = {
-    "setting": "settings",
-    "policy": "policies",
-    "curator": "curators",
-    "source": "data",
-    "symbols": "data.symbols",
-    "text": "data.texts",
-    "generator": "settings",
-    "objective": "training.ssl_objectives",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +50,18 @@ class Spec:
 
 
 def spec_types(group: str) -> tuple[type[Spec], ...]:
-    """One spec class for each factory of a group (a key of ``HOMES``) that a config can call."""
-    registry = importlib.import_module(f"collapse_jax.{HOMES[group]}").REGISTRY
-    if group == "generator":  # what a setting may be made of: any that is not made of one itself
-        registry = {k: f for k, f in registry.items() if "generator" not in inspect.signature(f).parameters}
-    specs = (spec_type(kind, factory) for kind, factory in registry.items())
+    """Return one spec class for each factory of a group (a key of ``registry.GROUPS``) that a config can call."""
+    return _specs_of(registry.factories(group))
+
+
+def _inner_specs(group: str, parameter: str) -> "tuple[type[Spec], ...]":
+    """Return the specs of a group whose factories take no `parameter`: those that others of the group are made of."""
+    known = registry.factories(group)
+    return _specs_of({k: f for k, f in known.items() if parameter not in inspect.signature(f).parameters})
+
+
+def _specs_of(factories: Mapping[str, Callable[..., Any]]) -> "tuple[type[Spec], ...]":
+    specs = (_spec_type(kind, factory, registry.revision()) for kind, factory in factories.items())
     return tuple(spec for spec in specs if spec is not None)
 
 
@@ -79,9 +77,9 @@ def metrics_of(spec: type[Spec]) -> "tuple[Metric, ...]":
     return () if needs else spec().build().metrics
 
 
-@functools.cache  # one class a factory, so that equal configs are equal
-def spec_type(kind: str, factory: Callable[..., Any]) -> type[Spec] | None:
-    """The factory's signature as a dataclass; None where it needs an argument that YAML cannot write."""
+@functools.cache  # one class a factory, so that equal configs are equal; its fields name what is registered so far
+def _spec_type(kind: str, factory: Callable[..., Any], revision: int) -> type[Spec] | None:
+    """Return the factory's signature as a dataclass; None where it needs an argument that YAML cannot write."""
     hints = typing.get_type_hints(factory)
     fields: list[Any] = []
     for name, parameter in inspect.signature(factory).parameters.items():
@@ -99,14 +97,13 @@ def _configurable(hint: Any) -> Any:
     """The part of a type hint that YAML can write (of ``Array | float``: float), or None."""
     parts = importlib.import_module("collapse_jax.types")
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    groups = {parts.Source: "source", parts.Symbols: "symbols", parts.Text: "text", parts.Setting: "generator",
-              parts.Pretext: "objective"}  # fmt: skip
+    groups = {parts.Source: "source", parts.Symbols: "symbols", parts.Text: "text", parts.Pretext: "objective"}
     if isinstance(hint, type) and hint in groups:
         return union_of(groups[hint])
-    if hint is parts.Policy:  # one that is not made of another
-        registry = importlib.import_module(f"collapse_jax.{HOMES['policy']}").REGISTRY
-        plain = (spec_type(*item) for item in registry.items() if "policy" not in inspect.signature(item[1]).parameters)
-        return either([spec for spec in plain if spec is not None])
+    if hint is parts.Setting:
+        return either(_inner_specs("setting", "generator"))
+    if hint is parts.Policy:
+        return either(_inner_specs("policy", "policy"))
     if hint is Path:
         return str
     if hint in WORDS or origin is Literal:

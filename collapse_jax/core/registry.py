@@ -1,84 +1,261 @@
-"""How the parts of an experiment were called: what theory, which speaks of names and arguments, may say of a run."""
+"""Parts of experiments by name: factories register themselves, and their products remember how they were called."""
 
 import functools
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
 import inspect
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-import numpy as np
-
 from collapse_jax.core.errors import UsageError
-from collapse_jax.types import Setting
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_MOST = 1000  # items of a list that is still worth writing down
+
+# The package whose import registers the built-in factories of a group.
+GROUPS = {
+    "setting": "collapse_jax.settings",
+    "policy": "collapse_jax.policies",
+    "curator": "collapse_jax.curators",
+    "source": "collapse_jax.data",
+    "symbols": "collapse_jax.data.symbols",
+    "text": "collapse_jax.data.texts",
+    "objective": "collapse_jax.training.ssl_objectives",
+}
+ENTRY_POINTS = "collapse_jax.parts"
+_MAX_ITEMS = 1000  # of a list that is still worth writing down
 
 
 class Call(NamedTuple):
     """A call of a registered factory.
 
     Attributes:
+      group: a key of ``GROUPS``.
       kind: the factory's name.
-      arguments: all of them, defaults too.
-      made: what it returned. Who has replaced a part of that since has something else.
+      arguments: all of them, defaults too, by name.
+      product: what the factory returned. A part that differs from it in a field was changed by hand.
     """
 
+    group: str
     kind: str
     arguments: dict[str, Any]
-    made: Any
+    product: Any
 
 
-def recorded(factory: Callable[P, T]) -> Callable[P, T]:
-    """`factory`, whose products (named tuples with a field ``call``) say how they were called."""
-    signature = inspect.signature(factory)
+_factories: dict[str, dict[str, Callable[..., Any]]] = {group: {} for group in GROUPS}
+_entry_points_loaded = False
+_revision = 0
 
-    @functools.wraps(factory)
-    def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        made: Any = factory(*args, **kwargs)
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        return _with_call(made, Call(factory.__name__, dict(bound.arguments), made))
 
-    return call
+def register_setting(factory: Callable[P, T]) -> Callable[P, T]:
+    """Register a factory of a ``Setting`` under its name, and record each call in what it returns."""
+    return _register("setting", factory)
+
+
+def register_policy(factory: Callable[P, T]) -> Callable[P, T]:
+    """Register a factory of a ``Policy`` under its name, and record each call in what it returns."""
+    return _register("policy", factory)
+
+
+def register_curator(factory: Callable[P, T]) -> Callable[P, T]:
+    """Register a factory of a ``Curator`` under its name, and record each call in what it returns."""
+    return _register("curator", factory)
+
+
+def register_source(factory: Callable[P, T]) -> Callable[P, T]:
+    """Register a factory of a ``Source`` under its name, and record each call in what it returns."""
+    return _register("source", factory)
+
+
+def register_symbols(factory: Callable[P, T]) -> Callable[P, T]:
+    """Register a factory of a law of ``Symbols`` under its name, and record each call in what it returns."""
+    return _register("symbols", factory)
+
+
+def register_text(factory: Callable[P, T]) -> Callable[P, T]:
+    """Register a factory of a ``Text`` under its name, and record each call in what it returns."""
+    return _register("text", factory)
+
+
+def register_objective(factory: Callable[P, T]) -> Callable[P, T]:
+    """Register a factory of a ``Pretext`` under its name, and record each call in what it returns."""
+    return _register("objective", factory)
+
+
+def factories(group: str) -> Mapping[str, Callable[..., Any]]:
+    """Return the factories of a group by name: built-in ones, then those of installed packages and plugins.
+
+    Args:
+      group: a key of ``GROUPS``.
+    """
+    importlib.import_module(GROUPS[group])
+    _load_entry_points()
+    return MappingProxyType(_factories[group])
+
+
+def revision() -> int:
+    """Return how often factories from outside this package were registered: what was derived from fewer is stale."""
+    return _revision
+
+
+def load_plugin(plugin: str | os.PathLike) -> None:
+    """Import a module or a Python file that registers parts; one that is loaded already is not loaded again.
+
+    Args:
+      plugin: the dotted name of a module that can be imported from here, or the path of a ``.py`` file.
+
+    Raises:
+      UsageError: there is no such module or file.
+
+    Example:
+      >>> load_plugin("collapse_jax.policies")
+    """
+    name = os.fspath(plugin)
+    if name.endswith(".py"):
+        return _load_file(Path(name))
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())  # where a console script does not look
+    try:
+        importlib.import_module(name)
+    except (ModuleNotFoundError, TypeError, ValueError) as error:
+        if isinstance(error, ModuleNotFoundError) and not f"{name}.".startswith(f"{error.name}."):
+            raise  # the plugin is there; a module that it imports is not
+        raise UsageError(f"plugin {name}: no module of this name can be imported, and it is no .py file") from None
+    return None
+
+
+def plugin_of(factory: Callable[..., Any]) -> str | None:
+    """Return what ``load_plugin`` must be given for `factory` to be registered; None where it always is."""
+    module = _module_of(factory)
+    if _is_builtin(factory) or module in {entry_point.module for entry_point in _entry_points()}:
+        return None
+    if module in sys.modules and module != "__main__" and not module.startswith(_FILE_PREFIX):
+        return module
+    file = Path(inspect.unwrap(factory).__code__.co_filename)
+    return str(file.resolve()) if file.is_file() else module
 
 
 def call_of(part: Any) -> Call | None:
     """Return the recorded call that made `part`; None where its factory is not registered."""
-    call = part.info.call if isinstance(part, Setting) else getattr(part, "call", None)
+    call = getattr(part.info if hasattr(part, "info") else part, "call", None)
     return call if isinstance(call, Call) else None
 
 
+def require_unchanged(part: Any) -> Call:
+    """Return the call that made `part` just as it is, but perhaps for its name.
+
+    Raises:
+      UsageError: its factory is not registered, or a field was replaced since.
+    """
+    call = call_of(part)
+    if call is None:
+        raise UsageError(f"{getattr(part, 'name', type(part).__name__)} was not made by a registered factory")
+    made = _fields_of(call.product)
+    if any(value is not made[name] for name, value in _fields_of(part).items()):
+        raise UsageError(f"fields of {call.kind} were replaced after it was made")
+    return call
+
+
+def written(value: Any) -> Any:
+    """Return `value` as a config would say it; a product of a registered factory as its call.
+
+    Raises:
+      UsageError: what no config can say, or what is too long for one.
+    """
+    if hasattr(value, "_fields"):
+        call = require_unchanged(value)
+        return {"kind": call.kind, **{name: written(argument) for name, argument in call.arguments.items()}}
+    if hasattr(value, "tolist") and hasattr(value, "dtype"):  # an array or a scalar of NumPy
+        value = value.tolist()
+    if isinstance(value, list | tuple) and len(value) <= _MAX_ITEMS:
+        return [written(item) for item in value]
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    raise UsageError(f"{type(value).__name__} cannot be written")
+
+
+def _register(group: str, factory: Callable[P, T]) -> Callable[P, T]:
+    if not callable(factory) or not getattr(factory, "__name__", "").isidentifier():
+        raise UsageError(f"register_{group}: decorate a function with a name of its own, not {factory!r}")
+    kind, signature = factory.__name__, inspect.signature(factory)
+    if not _is_builtin(factory):
+        importlib.import_module(GROUPS[group])  # so that a name which is taken is found taken, in any order of imports
+    known = _factories[group].get(kind)
+    if known is not None and _module_of(known) != _module_of(factory):
+        where = plugin_of(known) or _module_of(known)
+        raise UsageError(f"register_{group}: {kind!r} is registered by {where} already; choose another name")
+
+    @functools.wraps(factory)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        product: Any = factory(*args, **kwargs)
+        if not hasattr(product, "_replace"):
+            raise UsageError(f"{kind} is registered as a {group} and returned a {type(product).__name__}")
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return _with_call(product, Call(group, kind, dict(bound.arguments), product))
+
+    _factories[group][kind] = call
+    if not _is_builtin(factory):
+        global _revision
+        _revision += 1
+    return call
+
+
 def _with_call(product: Any, call: Call) -> Any:
-    if isinstance(product, Setting):
+    if hasattr(product, "info"):
         return product._replace(info=product.info._replace(call=call))
     return product._replace(call=call)
 
 
 def _fields_of(part: Any) -> dict[str, Any]:
-    """Return all fields but the name and the call."""
+    """Return all fields of a part but its name and the call."""
     fields = part._asdict()
-    if isinstance(part, Setting):
+    if "info" in fields:
         fields |= fields.pop("info")._asdict()
     return {name: value for name, value in fields.items() if name not in ("name", "call")}
 
 
-def written(value: Any) -> Any:
-    """`value` as a config would say it; a product of a recorded factory as its call.
+def _module_of(factory: Callable[..., Any]) -> str:
+    return factory.__module__ or "__main__"  # code that is run in a namespace without a name has none
 
-    Raises:
-      UsageError: what no config can say, or what is too long for one.
-    """
-    call = call_of(value)
-    if call is not None:
-        made = _fields_of(call.made)
-        if any(part is not made[name] for name, part in _fields_of(value).items()):
-            raise UsageError(f"parts of {call.kind} were replaced")
-        return {"kind": call.kind, **{name: written(argument) for name, argument in call.arguments.items()}}
-    if isinstance(value, np.generic | np.ndarray):
-        value = value.tolist()
-    if isinstance(value, list | tuple) and not hasattr(value, "_fields") and len(value) <= _MOST:
-        return [written(item) for item in value]
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    raise UsageError(f"{type(value).__name__} cannot be written")
+
+def _is_builtin(factory: Callable[..., Any]) -> bool:
+    return _module_of(factory).partition(".")[0] == __name__.partition(".")[0]
+
+
+_FILE_PREFIX = "collapse_jax_plugin_"  # of the names of modules that are loaded from files
+
+
+def _load_file(path: Path) -> None:
+    path = path.expanduser().resolve()
+    if any(getattr(module, "__file__", None) == str(path) for module in list(sys.modules.values())):
+        return
+    name = f"{_FILE_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise UsageError(f"plugin {path}: there is no such file")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+
+
+@functools.cache
+def _entry_points() -> tuple[importlib.metadata.EntryPoint, ...]:
+    return tuple(importlib.metadata.entry_points(group=ENTRY_POINTS))
+
+
+def _load_entry_points() -> None:
+    global _entry_points_loaded
+    if not _entry_points_loaded:
+        _entry_points_loaded = True  # first, since what is loaded may ask for factories itself
+        for entry_point in _entry_points():
+            entry_point.load()

@@ -1,29 +1,12 @@
 """Where real rows come from: one factory a source, each returns a ``Source``."""
 
-from collections.abc import Callable
-
 from collapse_jax.data import symbols
 from collapse_jax.data.image_readers import image_files, tfds_images
 from collapse_jax.data.images import digits, glyphs, load_digits
 from collapse_jax.data.synthetic import blobs, circles, moons, normal, swiss_roll
 from collapse_jax.data.tables import array, table
-from collapse_jax.types import Source
-
-REGISTRY: dict[str, Callable[..., Source]] = {
-    "normal": normal,
-    "blobs": blobs,
-    "circles": circles,
-    "moons": moons,
-    "swiss_roll": swiss_roll,
-    "digits": digits,
-    "glyphs": glyphs,
-    "image_files": image_files,
-    "tfds_images": tfds_images,
-    "table": table,
-}
 
 __all__ = [
-    "REGISTRY",
     "array",
     "blobs",
     "circles",

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from collapse_jax.core.errors import UsageError
+from collapse_jax.core.registry import register_source
 from collapse_jax.core.validation import MAX_SEED, one_line, reject, require_flag, require_integer, require_number
 from collapse_jax.data import readers
 from collapse_jax.data.images import Images, check_imbalance, make_image_source
@@ -16,6 +17,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 _MOST_CLASSES = 1000
 
 
+@register_source
 def image_files(
     path: str,
     labels: bool = True,
@@ -53,6 +55,7 @@ def image_files(
     return make_image_source("image_files", str(place), found, None, test_fraction, seed, rare)
 
 
+@register_source
 def tfds_images(
     name: str,
     labels: bool = True,

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from collapse_jax.core.errors import UsageError
-from collapse_jax.core.registry import recorded
+from collapse_jax.core.registry import register_source
 from collapse_jax.core.validation import MAX_SEED, reject, require_flag, require_integer, require_number
 from collapse_jax.data import bundled
 from collapse_jax.data.tables import Split, make_empirical_source, split_rows, standardize_split
@@ -32,7 +32,7 @@ class Imbalance(NamedTuple):
     classes: int
 
 
-@recorded
+@register_source
 def digits(
     pca: int | None = 8,
     standardize: bool = False,
@@ -74,6 +74,7 @@ def digits(
     )
 
 
+@register_source
 def glyphs(
     labels: Literal["letter", "font", "none"] = "letter",
     letters: int = LETTERS,

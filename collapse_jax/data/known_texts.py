@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.core.errors import UsageError
+from collapse_jax.core.registry import register_text
 from collapse_jax.core.validation import MAX_SEED, require_integer, require_number
 from collapse_jax.data import markov_texts
 from collapse_jax.data.tokens import smallest_unsigned_type
@@ -18,6 +19,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 OPEN, CLOSE = "([{<abcdefghij", ")]}>ABCDEFGHIJ"
 
 
+@register_text
 def markov_chain(num_symbols: int = 8, branching: int = 3, seed: int = 0) -> Text:
     """A stationary Markov chain: each symbol has a few successors, with random probabilities.
 
@@ -37,6 +39,7 @@ def markov_chain(num_symbols: int = 8, branching: int = 3, seed: int = 0) -> Tex
     return _make_text("markov_chain", num_symbols, language.arrays, language.draw, log_prob, LETTERS)
 
 
+@register_text
 def hidden_markov(num_states: int = 6, num_symbols: int = 12, seed: int = 0) -> Text:
     """A stationary hidden Markov model: a state keeps on with probability 0.8 or so, and emits few symbols.
 
@@ -74,6 +77,7 @@ def hidden_markov(num_states: int = 6, num_symbols: int = 12, seed: int = 0) -> 
     return _make_text("hidden_markov", num_symbols, (hidden.arrays, emit), draw, log_prob, LETTERS)
 
 
+@register_text
 def brackets(kinds: int = 3, depth: int = 6, close: float = 0.5) -> Text:
     """A probabilistic grammar: brackets of several kinds, closed in the order that they were opened (a Dyck language).
 

@@ -3,14 +3,14 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from collapse_jax.core.errors import UsageError
-from collapse_jax.core.registry import recorded
+from collapse_jax.core.registry import register_symbols
 from collapse_jax.core.validation import one_line, reject, require_integer, require_number
 from collapse_jax.data import bundled
 from collapse_jax.types import Symbols
@@ -18,7 +18,7 @@ from collapse_jax.types import Symbols
 MAX_SYMBOLS = 2**24  # symbols: more are not told apart by the float32 that counts them
 
 
-@recorded
+@register_symbols
 def uniform(num: int = 10) -> Symbols:
     """Equal probabilities of all symbols.
 
@@ -29,7 +29,7 @@ def uniform(num: int = 10) -> Symbols:
     return Symbols("uniform", np.full(num, 1 / num))
 
 
-@recorded
+@register_symbols
 def zipf(num: int = 1000, exponent: float = 1.0, shift: float = 0.0) -> Symbols:
     """Zipf-Mandelbrot: the k-th symbol's probability is in proportion to (k + shift)^-exponent, k = 1 .. num.
 
@@ -46,7 +46,7 @@ def zipf(num: int = 1000, exponent: float = 1.0, shift: float = 0.0) -> Symbols:
     return Symbols("zipf", weight / weight.sum())
 
 
-@recorded
+@register_symbols
 def symbol_file(path: str) -> Symbols:
     """Frequencies of the lines of your own text file (UTF-8), one symbol a line; blank lines do not count.
 
@@ -72,7 +72,7 @@ def symbol_file(path: str) -> Symbols:
     return Symbols("symbol_file", _count_frequencies(symbols))
 
 
-@recorded
+@register_symbols
 def words(num: int | None = None) -> Symbols:
     """Frequencies of words in the embedded plays of Shakespeare: 203,578 in lower case, 12,533 different ones.
 
@@ -109,6 +109,3 @@ def _count_frequencies(symbols: Sequence[str]) -> np.ndarray:
     """Of each different symbol, the most frequent first; ties in alphabetical order."""
     counts = sorted(Counter(symbols).items(), key=lambda item: (-item[1], item[0]))
     return np.array([count for _, count in counts], np.float64) / len(symbols)
-
-
-REGISTRY: dict[str, Callable[..., Symbols]] = {f.__name__: f for f in (uniform, zipf, symbol_file, words)}

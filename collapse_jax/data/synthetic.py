@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.core import random
-from collapse_jax.core.registry import recorded
+from collapse_jax.core.registry import register_source
 from collapse_jax.core.validation import MAX_SEED, require_flag, require_integer, require_number, require_positive
 from collapse_jax.types import Array, Key, Source, Tree
 
@@ -33,7 +33,7 @@ def _log_normal_density(squared: Array, scale: float, dim: int) -> Array:
     return -0.5 * squared / scale**2 - dim * (math.log(scale) + 0.5 * math.log(2 * math.pi))
 
 
-@recorded
+@register_source
 def normal(dim: int = 2, mean: float = 0.0, scale: float = 1.0) -> Source:
     """Isotropic normal rows: N(mean, scale^2) in each of dim columns.
 
@@ -67,7 +67,7 @@ def normal(dim: int = 2, mean: float = 0.0, scale: float = 1.0) -> Source:
     )
 
 
-@recorded
+@register_source
 def blobs(
     num_centers: int = 3,
     dim: int = 2,
@@ -126,7 +126,7 @@ def blobs(
     )
 
 
-@recorded
+@register_source
 def circles(noise: float = 0.05, factor: float = 0.8) -> Source:
     """Two concentric circles with normal noise, as scikit-learn's make_circles with independent rows.
 
@@ -166,7 +166,7 @@ def circles(noise: float = 0.05, factor: float = 0.8) -> Source:
     )
 
 
-@recorded
+@register_source
 def moons(noise: float = 0.05) -> Source:
     """Two interleaving half circles with normal noise, as scikit-learn's make_moons with independent rows.
 
@@ -211,7 +211,7 @@ def moons(noise: float = 0.05) -> Source:
     )
 
 
-@recorded
+@register_source
 def swiss_roll(noise: float = 0.05) -> Source:
     """A rolled-up sheet in three columns with normal noise, as scikit-learn's make_swiss_roll.
 

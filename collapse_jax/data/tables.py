@@ -8,7 +8,7 @@ import numpy as np
 
 from collapse_jax.core import random
 from collapse_jax.core.errors import UsageError
-from collapse_jax.core.registry import recorded
+from collapse_jax.core.registry import register_source
 from collapse_jax.core.validation import MAX_SEED, require_flag, require_integer, require_number
 from collapse_jax.data import readers
 from collapse_jax.types import Array, Key, Source, Tree
@@ -24,7 +24,7 @@ class Split(NamedTuple):
     test: np.ndarray
 
 
-@recorded
+@register_source
 def table(
     path: str,
     standardize: bool = False,

@@ -1,12 +1,12 @@
 """Text to learn from: one factory a source, each returns a ``Text``; laws of known entropy are in ``known_texts``."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from collapse_jax.core.errors import UsageError
+from collapse_jax.core.registry import register_text
 from collapse_jax.core.validation import one_line, reject, require_integer
 from collapse_jax.data import bundled, readers
 from collapse_jax.data.known_texts import brackets, hidden_markov, markov_chain
@@ -15,6 +15,7 @@ from collapse_jax.data.tokens import Tokenizer, make_alphabet
 from collapse_jax.types import Text
 
 
+@register_text
 def shakespeare(tokenizer: Tokenizer = "characters", vocabulary: int | None = None) -> Text:
     """The embedded plays: 1.1 MB, 69 characters.
 
@@ -25,6 +26,7 @@ def shakespeare(tokenizer: Tokenizer = "characters", vocabulary: int | None = No
     return text_from_string("shakespeare", bundled.read_shakespeare(), tokenizer, vocabulary)
 
 
+@register_text
 def austen(tokenizer: Tokenizer = "characters", vocabulary: int | None = None) -> Text:
     """The embedded novels of Jane Austen: 1.1 MB.
 
@@ -35,6 +37,7 @@ def austen(tokenizer: Tokenizer = "characters", vocabulary: int | None = None) -
     return text_from_string("austen", bundled.read_austen(), tokenizer, vocabulary)
 
 
+@register_text
 def text_file(
     path: str, tokenizer: Tokenizer = "characters", vocabulary: int | None = None, characters: str | None = None
 ) -> Text:
@@ -63,6 +66,7 @@ def text_file(
     return text_from_string(str(file), text, tokenizer, vocabulary, characters)
 
 
+@register_text
 def tfds_text(
     name: str,
     field: str = "text",
@@ -138,8 +142,13 @@ def text_from_string(
     )
 
 
-REGISTRY: dict[str, Callable[..., Text]] = {
-    f.__name__: f for f in (shakespeare, austen, text_file, tfds_text, markov_chain, hidden_markov, brackets)
-}
-
-__all__ = ["REGISTRY", "text_from_string", *REGISTRY]
+__all__ = [
+    "austen",
+    "brackets",
+    "hidden_markov",
+    "markov_chain",
+    "shakespeare",
+    "text_file",
+    "text_from_string",
+    "tfds_text",
+]

@@ -1,6 +1,4 @@
-"""What is fitted: one file a setting, each a factory of a ``Setting``."""
-
-from collections.abc import Callable
+"""Settings say what is fitted: each file has a factory of a ``Setting``."""
 
 from collapse_jax.settings.diffusion import diffusion
 from collapse_jax.settings.discrete import discrete
@@ -17,16 +15,9 @@ from collapse_jax.settings.logistic_regression import logistic_regression
 from collapse_jax.settings.markov import markov
 from collapse_jax.settings.self_supervised import self_supervised
 from collapse_jax.settings.vae import vae
-from collapse_jax.types import Setting
-
-_SETTINGS = (
-    gaussian, kde, discrete, poisson, bernoulli, linear_regression, logistic_regression, gaussian_mixture,
-    ideal_diffusion, markov, flow_matching, diffusion, language_model, self_supervised, vae, ecosystem,
-)  # fmt: skip
-REGISTRY: dict[str, Callable[..., Setting]] = {f.__name__: f for f in _SETTINGS}
 
 __all__ = [
-    "REGISTRY", "bernoulli", "diffusion", "discrete", "ecosystem", "flow_matching", "gaussian", "gaussian_mixture",
+    "bernoulli", "diffusion", "discrete", "ecosystem", "flow_matching", "gaussian", "gaussian_mixture",
     "ideal_diffusion", "kde", "language_model", "linear_regression", "logistic_regression", "markov", "poisson",
     "self_supervised", "vae",
 ]  # fmt: skip

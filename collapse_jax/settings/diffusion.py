@@ -11,6 +11,7 @@ from collapse_jax import data
 from collapse_jax.core import batching
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import draw_normals
+from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import (
     is_traced,
     require_choice,
@@ -81,6 +82,7 @@ class Task(NamedTuple):
     judge: images.ImageJudge
 
 
+@register_setting
 def diffusion(
     source: Source | None = None,
     objective: Literal["ddpm", "edm", "flow"] = "flow",

@@ -11,7 +11,7 @@ import numpy as np
 from collapse_jax.core import batch as B
 from collapse_jax.core.lineage import with_ancestors
 from collapse_jax.core.random import stream
-from collapse_jax.core.registry import recorded
+from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import is_traced, require_positive
 from collapse_jax.data import symbols
 from collapse_jax.metrics import row_scores
@@ -46,7 +46,7 @@ class Frequencies(NamedTuple):
     share: Array
 
 
-@recorded
+@register_setting
 def discrete(
     probabilities: Symbols | Sequence[float] | None = None, lineage: bool = False, temperature: Array | float = 1.0
 ) -> Setting:

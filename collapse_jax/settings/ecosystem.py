@@ -11,7 +11,7 @@ import numpy as np
 from collapse_jax.core import batch
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import stream
-from collapse_jax.core.registry import recorded
+from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import one_line, require_integer, require_share
 from collapse_jax.settings.gaussian import gaussian
 from collapse_jax.types import (
@@ -47,7 +47,7 @@ class Coupled(NamedTuple):
     edges: Array | np.ndarray
 
 
-@recorded
+@register_setting
 def ecosystem(
     generator: Setting | None = None, models: int = 2, mixing: Array | float | Sequence[Sequence[float]] = 1.0
 ) -> Setting:

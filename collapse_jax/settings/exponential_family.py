@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from collapse_jax.core import batch as B
 from collapse_jax.core.random import stream
-from collapse_jax.core.registry import recorded
+from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import is_traced, require_number, require_positive
 from collapse_jax.metrics import row_scores
 from collapse_jax.numerics import count_laws
@@ -54,7 +54,7 @@ BERNOULLI = Family(
 )
 
 
-@recorded
+@register_setting
 def poisson(rate: Array | float = 1.0) -> Setting:
     """Poisson law, rate fitted by maximum likelihood. Under ``replace`` the rate dies: 0 is fitted, and stays.
 
@@ -73,7 +73,7 @@ def poisson(rate: Array | float = 1.0) -> Setting:
     return _setting("poisson", POISSON, rate, ratio)
 
 
-@recorded
+@register_setting
 def bernoulli(p: Array | float = 0.5) -> Setting:
     """Bernoulli law, probability fitted by maximum likelihood: a law of two symbols, one of which dies.
 

@@ -14,6 +14,7 @@ import optax
 
 from collapse_jax import data
 from collapse_jax.core.random import draw_normals
+from collapse_jax.core.registry import register_setting
 from collapse_jax.core.sharding import shard_rows
 from collapse_jax.core.validation import require_integer, require_positive
 from collapse_jax.metrics import row_scores
@@ -66,6 +67,7 @@ class Truth(NamedTuple):
     time: Array
 
 
+@register_setting
 def flow_matching(
     source: Source | None = None,
     width: int = 64,

@@ -12,7 +12,7 @@ from jax.scipy.special import ndtr
 from collapse_jax import data
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import draw_normals, stream
-from collapse_jax.core.registry import recorded
+from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_integer, require_positive
 from collapse_jax.metrics import row_scores
 from collapse_jax.numerics import gaussian_moments, ldl
@@ -66,7 +66,7 @@ class Truth(NamedTuple):
     test: Moments
 
 
-@recorded
+@register_setting
 def gaussian(
     dim: int | None = None,
     ddof: int = 0,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from collapse_jax import data
 from collapse_jax.core import batch
 from collapse_jax.core.random import draw_normals
-from collapse_jax.core.registry import recorded
+from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_choice, require_integer, require_positive
 from collapse_jax.metrics import row_scores
 from collapse_jax.numerics import ldl
@@ -71,7 +71,7 @@ class Truth(NamedTuple):
     modes: Modes | None
 
 
-@recorded
+@register_setting
 def gaussian_mixture(
     components: int = 3,
     steps: int = 30,

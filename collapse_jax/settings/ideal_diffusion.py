@@ -14,7 +14,7 @@ from collapse_jax import data
 from collapse_jax.core import batch
 from collapse_jax.core.lineage import with_ancestors
 from collapse_jax.core.random import draw_normals
-from collapse_jax.core.registry import recorded
+from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_integer, require_positive
 from collapse_jax.metrics import row_scores
 from collapse_jax.settings.kde import log_mean_kernel
@@ -30,7 +30,7 @@ class Ideal(NamedTuple):
     delta: Array
 
 
-@recorded
+@register_setting
 def ideal_diffusion(
     delta: Array | float = 0.1,
     degree: int = 4,

@@ -13,7 +13,7 @@ from collapse_jax.core import batch as B
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.lineage import with_ancestors
 from collapse_jax.core.random import draw_normals
-from collapse_jax.core.registry import recorded
+from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_choice, require_integer, require_positive
 from collapse_jax.metrics import row_scores
 from collapse_jax.numerics.kernel_interpolation import interpolate_log_kernel, interpolation_nodes
@@ -58,7 +58,7 @@ class Summary(NamedTuple):
     variance: Array
 
 
-@recorded
+@register_setting
 def kde(
     bandwidth: float | Literal["scott", "silverman", "scott_scaled", "silverman_scaled"] = 0.5,
     num_test: int = 500,

@@ -11,6 +11,7 @@ import numpy as np
 from collapse_jax.core import batch as B
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import stream
+from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_choice, require_flag, require_integer, require_number, require_positive
 from collapse_jax.data import texts
 from collapse_jax.data.tokens import smallest_unsigned_type
@@ -135,6 +136,7 @@ class Task(NamedTuple):
     num_shown: int
 
 
+@register_setting
 def language_model(
     text: Text | None = None,
     model: Literal["tiny", "nano", "gpt2"] = "tiny",

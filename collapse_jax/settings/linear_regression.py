@@ -10,7 +10,7 @@ import numpy as np
 
 from collapse_jax.core import batch as B
 from collapse_jax.core.random import draw_normals, stream
-from collapse_jax.core.registry import recorded
+from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import is_traced, require_integer, require_number, require_positive
 from collapse_jax.data.synthetic import HELD_OUT_SEED
 from collapse_jax.numerics import gaussian_moments, least_squares
@@ -72,7 +72,7 @@ class Inputs(NamedTuple):
     shrinkage: Array | None
 
 
-@recorded
+@register_setting
 def linear_regression(
     dim: int = 2,
     noise_variance: float = 1.0,

@@ -11,7 +11,7 @@ import numpy as np
 from collapse_jax.core import batch
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import draw_normals, draw_uniforms, stream
-from collapse_jax.core.registry import recorded
+from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_integer, require_positive
 from collapse_jax.data.synthetic import HELD_OUT_SEED
 from collapse_jax.numerics import logistic_newton
@@ -36,7 +36,7 @@ class Rows(NamedTuple):
     label: Array
 
 
-@recorded
+@register_setting
 def logistic_regression(
     dim: int | None = None,
     classes: int | None = None,

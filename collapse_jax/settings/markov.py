@@ -10,7 +10,7 @@ import numpy as np
 
 from collapse_jax.core import batch as B
 from collapse_jax.core.errors import UsageError
-from collapse_jax.core.registry import recorded
+from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_choice, require_integer, require_number
 from collapse_jax.data import markov_texts
 from collapse_jax.data.markov_texts import Language
@@ -85,7 +85,7 @@ class Truth(NamedTuple):
     copies: text.Grams | None
 
 
-@recorded
+@register_setting
 def markov(
     order: int = 1,
     smoothing: Array | float = 0.01,

@@ -12,6 +12,7 @@ from collapse_jax import data
 from collapse_jax.core import batching
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import stream
+from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import one_line, require_choice, require_integer, require_positive
 from collapse_jax.metrics import representations
 from collapse_jax.settings.diffusion import diffusion
@@ -114,6 +115,7 @@ class Task(NamedTuple):
         return self.source.dim - 1
 
 
+@register_setting
 def self_supervised(
     generator: Setting | None = None,
     objective: Pretext | None = None,

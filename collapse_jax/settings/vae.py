@@ -11,6 +11,7 @@ import numpy as np
 from collapse_jax import data
 from collapse_jax.core import batching
 from collapse_jax.core.random import draw_normals
+from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_choice, require_integer, require_number, require_positive
 from collapse_jax.metrics import images, row_scores
 from collapse_jax.training import row_transform
@@ -82,6 +83,7 @@ class Task(NamedTuple):
     judge: images.ImageJudge
 
 
+@register_setting
 def vae(
     source: Source | None = None,
     latent: int = 8,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax.core.random import stream
-from collapse_jax.core.registry import recorded
+from collapse_jax.core.registry import register_objective
 from collapse_jax.core.validation import require_integer, require_number, require_positive, require_share
 from collapse_jax.numerics.nearest_neighbors import normalise_rows
 from collapse_jax.types import Array, Key, Pretext, Tree
@@ -22,7 +22,7 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 _LEAST_VARIANCE = 1e-4  # added to variances before their root, as in VICReg's code
 
 
-@recorded
+@register_objective
 def simclr(temperature: float = 0.2, width: int = 128) -> Pretext:
     """Of all views in a minibatch, find the other one of the same image (NT-Xent, arXiv 2002.05709, eq. 1).
 
@@ -41,7 +41,7 @@ def simclr(temperature: float = 0.2, width: int = 128) -> Pretext:
     return _make_two_view_pretext("simclr", width, compare)
 
 
-@recorded
+@register_objective
 def vicreg(invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0, width: int = 128) -> Pretext:
     """Two views alike, every column of the embedding alive, no two of them correlated (arXiv 2105.04906).
 
@@ -63,7 +63,7 @@ def vicreg(invariance: float = 25.0, variance: float = 25.0, covariance: float =
     return _make_two_view_pretext("vicreg", width, compare)
 
 
-@recorded
+@register_objective
 def barlow_twins(redundancy: float = 0.005, width: int = 128) -> Pretext:
     """The correlations of one view's columns with the other's are the identity (arXiv 2103.03230, eq. 1).
 
@@ -81,7 +81,7 @@ def barlow_twins(redundancy: float = 0.005, width: int = 128) -> Pretext:
     return _make_two_view_pretext("barlow_twins", width, compare)
 
 
-@recorded
+@register_objective
 def byol(momentum: float = 0.99, width: int = 128) -> Pretext:
     """Predict what a moving average of the network says of the other view (arXiv 2006.07733).
 
@@ -110,7 +110,7 @@ def byol(momentum: float = 0.99, width: int = 128) -> Pretext:
     return Pretext("byol", heads, loss, momentum)
 
 
-@recorded
+@register_objective
 def masked(share: float = 0.5, cells: int = 4, width: int = 128) -> Pretext:
     """Say what is hidden: a share of an image's cells is grey, and a decoder restores them (arXiv 2111.06377).
 
@@ -215,6 +215,10 @@ def _sum_off_diagonal(x_ExE: Array) -> Array:
     return jnp.sum(x_ExE) - jnp.trace(x_ExE)
 
 
-REGISTRY: dict[str, Callable[..., Pretext]] = {f.__name__: f for f in (simclr, vicreg, barlow_twins, byol, masked)}
-
-__all__ = ["REGISTRY", "barlow_twins", "byol", "masked", "simclr", "vicreg"]
+__all__ = [
+    "barlow_twins",
+    "byol",
+    "masked",
+    "simclr",
+    "vicreg",
+]

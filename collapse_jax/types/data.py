@@ -63,7 +63,7 @@ class Source(NamedTuple):
         its label (then `arrays` is the table ``[rows, dim]`` of which rows are drawn); None where it is not.
       log_density: ``(arrays, rows [num, dim]) -> [num]``, pure: exact log density of the real law in nats, or None
         where it is not known.
-      call: how a registered factory was called (``calls.Call``), or None.
+      call: how a registered factory was called (``registry.Call``), or None.
     """
 
     name: str
@@ -111,6 +111,7 @@ class Text(NamedTuple):
       bytes_per_symbol: of the held-out text, in UTF-8, or None.
       log_prob: ``(rows [num, length]) -> [num]``, on the host: exact log probability of sequences that begin as
         drawn ones do, in nats, or None where nobody knows it.
+      call: as in ``Source``.
     """
 
     name: str
@@ -122,6 +123,7 @@ class Text(NamedTuple):
     size: int | None = None
     bytes_per_symbol: float | None = None
     log_prob: Callable[[np.ndarray], np.ndarray] | None = None
+    call: Any = None
 
     @property
     def num_symbols(self) -> int:
