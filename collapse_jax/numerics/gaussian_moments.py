@@ -1,6 +1,6 @@
 """Means and covariances that outlast float32: a covariance is kept as M diag(exp(2 s)) M^T.
 
-M is unit lower triangular and s the logarithms of the Cholesky factor's diagonal. A product of factors (one
+M is unit lower triangular, and s holds the logarithms of the Cholesky factor's diagonal. A product of factors (one
 generation after another) then only adds to s, and the ratio of variances may pass exp(-1000) without underflow. Sums of
 covariances are formed at a common scale: there the smallest direction is resolved down to float precision of the
 largest, and means down to float precision of the mean.
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from collapse_jax.core import batch as B
+from collapse_jax.core import batch
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import draw_normals, stream
 from collapse_jax.numerics.ldl import factorise_covariance, ldl_on_host, solve_unit_lower
@@ -24,9 +24,10 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Moments(NamedTuple):
-    """Mean ``[..., d]``, unit lower-triangular factor ``[..., d, d]`` and log scales ``[..., d]`` of a covariance.
+    """The mean ``[..., d]`` and the covariance of rows: its unit lower-triangular factor and its log scales.
 
-    A log scale of -inf marks a direction without spread, whose column of the factor is a unit vector.
+    The factor is ``[..., d, d]``, the log scales are ``[..., d]``. A log scale of -inf marks a direction without
+    variance, whose column of the factor is a unit vector.
     """
 
     mean: Array
@@ -35,59 +36,60 @@ class Moments(NamedTuple):
 
 
 def moments_from_covariance(mean: ArrayLike, covariance: ArrayLike, max_rank: int | None = None) -> Moments:
-    """Moments of a mean ``[d]`` and covariance ``[d, d]``: by NumPy, in float64, where they are known before a run.
+    """Return the moments of a mean ``[d]`` and a covariance ``[d, d]``, by NumPy in float64 where both are known.
 
-    As of ``factorise``, which takes seconds to compile where d is 100. Which directions carry spread is judged by the
-    precision of runs all the same: covariances may come from rows of it. Tracers go through ``factorise`` itself.
+    ``factorise_covariance``, which takes seconds to compile at d = 100, is used for traced values only. Which
+    directions have variance is judged by the precision of runs in both cases, because covariances may come from rows of
+    that precision.
 
     Raises:
-      UsageError: numbers that are not finite.
+      UsageError: the numbers are not finite.
     """
     if isinstance(mean, jax.core.Tracer) or isinstance(covariance, jax.core.Tracer):
         return Moments(jnp.asarray(mean), *factorise_covariance(jnp.asarray(covariance), max_rank))
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise UsageError("mean and covariance must be finite")
     a, eps = np.array(covariance, np.float64), 8 * float(jnp.finfo(jnp.result_type(float)).eps)
-    spread = np.sqrt(np.where(np.diagonal(a) > 0, np.diagonal(a), 1.0))
-    unit, pivot = ldl_on_host(a / spread / spread[:, None], eps, len(a) if max_rank is None else max_rank)
-    log_scale = np.where(pivot > 0, 0.5 * np.log(np.where(pivot > 0, pivot, 1.0)) + np.log(spread), -np.inf)
-    return Moments(*(jnp.asarray(x, float) for x in (mean, unit * spread[:, None] / spread, log_scale)))
+    deviation = np.sqrt(np.where(np.diagonal(a) > 0, np.diagonal(a), 1.0))
+    unit, pivot = ldl_on_host(a / deviation / deviation[:, None], eps, len(a) if max_rank is None else max_rank)
+    log_scale = np.where(pivot > 0, 0.5 * np.log(np.where(pivot > 0, pivot, 1.0)) + np.log(deviation), -np.inf)
+    return Moments(*(jnp.asarray(x, float) for x in (mean, unit * deviation[:, None] / deviation, log_scale)))
 
 
 def moments_from_rows(rows: ArrayLike) -> Moments:
-    """Those of rows ``[n, d]`` (MLE: divided by n), likewise."""
+    """Return the moments of rows ``[n, d]`` (maximum likelihood: divided by n), as ``moments_from_covariance`` does."""
     xp, x_nxd = (jnp, rows) if isinstance(rows, jax.core.Tracer) else (np, np.asarray(rows, np.float64))
-    mean = xp.where(x_nxd.min(0) == x_nxd.max(0), x_nxd[0], x_nxd.mean(0))  # rounding gives constant columns no spread
+    mean = xp.where(x_nxd.min(0) == x_nxd.max(0), x_nxd[0], x_nxd.mean(0))  # constant columns keep variance 0
     return moments_from_covariance(mean, (x_nxd - mean).T @ (x_nxd - mean) / len(x_nxd), len(x_nxd) - 1)
 
 
 def cholesky_factor(moments: Moments, log_unit: Array | float = 0.0) -> Array:
-    """The lower-triangular L / exp(log_unit) with L L^T = covariance."""
+    """Return the lower-triangular L / exp(log_unit) with L L^T = covariance."""
     return moments.factor * jnp.exp(moments.log_scale - log_unit)[..., None, :]
 
 
 def log_trace(moments: Moments) -> Array:
-    """Logarithm of the covariance's trace; -inf where there is no spread."""
+    """Return the logarithm of the covariance's trace; -inf where the variance is 0."""
     unit = log_unit(moments)
     return 2 * unit + jnp.log((cholesky_factor(moments, unit[..., None]) ** 2).sum((-2, -1)))
 
 
 def log_det(moments: Moments) -> Array:
-    """Logarithm of the covariance's determinant; -inf where it is singular."""
+    """Return the logarithm of the covariance's determinant; -inf where it is singular."""
     return 2 * moments.log_scale.sum(-1)
 
 
 def log_unit(moments: Moments) -> Array:
-    """A log scale by which the covariance may be divided: its largest, or 0 where there is no spread."""
+    """Return a log scale by which the covariance may be divided: its largest, or 0 where the variance is 0."""
     largest = moments.log_scale.max(-1)
     return jnp.where(jnp.isfinite(largest), largest, 0.0)
 
 
 def compose_moments(outer: Moments, inner: Moments) -> Moments:
-    """Moments of mean + L x, where L is the Cholesky factor of `outer` and x has the moments `inner`.
+    """Return the moments of mean + L x, where L is the Cholesky factor of `outer` and x has the moments `inner`.
 
-    x must be exchangeable (moments of standard normal rows): where directions of `outer` carry no spread, the first
-    coordinates of x serve those that do, so that the factor stays triangular.
+    x must be exchangeable (moments of standard normal rows): where directions of `outer` have no variance, the first
+    coordinates of x serve the directions that have some, so that the factor stays triangular.
     """
     d = outer.mean.shape[-1]
     alive = jnp.isfinite(outer.log_scale)
@@ -96,7 +98,7 @@ def compose_moments(outer: Moments, inner: Moments) -> Moments:
     inner_scale = inner.log_scale[place]
     # exp(s_i) M_ij exp(-s_j): only i > j matters, and there s_i falls faster than s_j as generations pass.
     s = jnp.where(alive, outer.log_scale, 0.0)
-    graded = jnp.where(alive[:, None] & alive, inner_factor * jnp.exp(jnp.tril(s[:, None] - s)), 0.0)
+    graded = jnp.where(alive[:, None] & alive[None], inner_factor * jnp.exp(jnp.tril(s[:, None] - s[None])), 0.0)
     graded = jnp.where(jnp.eye(d, dtype=bool), 1.0, graded)
     shift = jnp.where(alive, inner.mean[place], 0.0)
     mean = outer.mean + jnp.matmul(cholesky_factor(outer), shift, precision=_HIGHEST)
@@ -104,79 +106,82 @@ def compose_moments(outer: Moments, inner: Moments) -> Moments:
     return Moments(mean, factor, outer.log_scale + inner_scale)
 
 
-def compress_rows(batch: Batch) -> Batch:
-    """One row of moments (MLE: divided by the total weight) for rows ``[..., d]``, rows of moments, or both merged."""
-    items, weight = B.rows(batch)
+def compress_rows(rows: Batch) -> Batch:
+    """Return one row of moments for rows ``[..., d]``, for rows of moments, or for both merged.
+
+    The moments are of maximum likelihood: they are divided by the total weight.
+    """
+    items, weight = batch.rows(rows)
     if isinstance(items, Moments) and weight.shape[0] == 1:
-        return Batch(jax.tree.map(lambda x: x[:, None], items), batch.weight)
+        return Batch(jax.tree.map(lambda x: x[:, None], items), rows.weight)
     mass = weight.sum()
     share = weight / jnp.where(mass > 0, mass, 1.0)
     is_rows = not isinstance(items, Moments)
     mean, covariance, unit = _row_moments(items, share) if is_rows else _pool_moments(items, share)
     factor, log_scale = factorise_covariance(covariance, (weight > 0).sum() - 1 if is_rows else None)
-    return B.unit(jax.tree.map(lambda x: x[None], Moments(mean, factor, log_scale + unit)), mass)
+    return batch.unit(jax.tree.map(lambda x: x[None], Moments(mean, factor, log_scale + unit)), mass)
 
 
 def _row_moments(x_mxd: Array, share: Array) -> tuple[Array, Array, Array]:
-    """Mean, covariance / exp(2 unit), and unit, of weighted rows."""
+    """Return the mean, covariance / exp(2 unit), and unit of weighted rows."""
     column = share[:, None]
     present = column > 0
     x_mxd = jnp.where(present, x_mxd, 0.0)  # a row of weight 0 may hold anything, NaN too
-    mean = (column * x_mxd).sum(0)  # a sum, not a product: thousands of small matrix-vector products are slow on CPU
-    near = jnp.where(present, x_mxd - mean, 0.0)
-    correction = (column * near).sum(0)  # what rounding left in the mean, as far from 0 as that may be
-    # Reductions over rows only: they are the fast ones. A column without spread is constant; what is left is rounding.
+    mean = (column * x_mxd).sum(0)  # a sum: thousands of small matrix-vector products are slow on a CPU
+    near = jnp.where(present, x_mxd - mean[None], 0.0)
+    correction = (column * near).sum(0)  # the rounding error of the mean, which may lie far from 0
+    # Only reductions over rows are fast. Where a column is constant, all that is left is rounding.
     high = jnp.where(present, near, -jnp.inf).max(0)
     low = jnp.where(present, near, jnp.inf).min(0)
     largest = jax.lax.stop_gradient(jnp.maximum((high - correction).max(), (correction - low).max()))
-    some = jnp.isfinite(largest) & (largest > 0)  # a unit: the result does not depend on it
-    scale = jnp.where(high == low, 0.0, 1.0 / jnp.where(some, largest, 1.0))
-    scaled = jnp.where(present, near - correction, 0.0) * scale * _safe_sqrt(column)
+    is_unit = jnp.isfinite(largest) & (largest > 0)  # the result does not depend on the unit
+    scale = jnp.where(high == low, 0.0, 1.0 / jnp.where(is_unit, largest, 1.0))
+    scaled = jnp.where(present, near - correction[None], 0.0) * scale[None] * _safe_sqrt(column)
     covariance = jnp.matmul(scaled.T, scaled, precision=_HIGHEST)
-    return mean + correction, covariance, jnp.where(some, jnp.log(jnp.where(some, largest, 1.0)), 0.0)
+    return mean + correction, covariance, jnp.where(is_unit, jnp.log(jnp.where(is_unit, largest, 1.0)), 0.0)
 
 
-def _pool_moments(parts: Moments, share: Array) -> tuple[Array, Array, Array]:
-    """The same of weighted parts, by the law of total covariance."""
+def _pool_moments(moments: Moments, share: Array) -> tuple[Array, Array, Array]:
+    """Return the mean, covariance / exp(2 unit), and unit of weighted moments, by the law of total covariance."""
     present = share > 0
-    means = jnp.where(present[:, None], parts.mean, 0.0)
+    means = jnp.where(present[:, None], moments.mean, 0.0)
     mean = jnp.matmul(share, means, precision=_HIGHEST)
-    between = jnp.where(present[:, None], means - mean, 0.0)
-    log_scale = jnp.where(present[:, None], parts.log_scale, -jnp.inf)
+    between = jnp.where(present[:, None], means - mean[None], 0.0)
+    log_scale = jnp.where(present[:, None], moments.log_scale, -jnp.inf)
     largest = jnp.maximum(
         jnp.log(jnp.abs(jax.lax.stop_gradient(between))).max(), jax.lax.stop_gradient(log_scale).max()
     )
-    unit = jnp.where(jnp.isfinite(largest), largest, 0.0)  # a unit: the result does not depend on it
+    unit = jnp.where(jnp.isfinite(largest), largest, 0.0)  # the result does not depend on the unit
     scaled = between * jnp.exp(-unit)
-    lower = jnp.where(present[:, None, None], cholesky_factor(parts._replace(log_scale=log_scale), unit), 0.0)
+    lower = jnp.where(present[:, None, None], cholesky_factor(moments._replace(log_scale=log_scale), unit), 0.0)
     rows = jnp.concatenate([lower.mT, scaled[:, None]], axis=1) * _safe_sqrt(share)[:, None, None]
     rows = rows.reshape(-1, rows.shape[-1])
     return mean, jnp.matmul(rows.T, rows, precision=_HIGHEST), unit
 
 
 def moments_of_normal_rows(key: Key, dim: int, num: int, count: Array | int) -> Moments:
-    """Moments (MLE) of the first `count` of `num` standard normal rows, which are drawn."""
+    """Draw `num` standard normal rows and return the moments (maximum likelihood) of the first `count`."""
     z = draw_normals(key, (num, dim))
     weight = (jnp.arange(num) < count).astype(z.dtype)
-    return jax.tree.map(lambda x: x[0, 0], compress_rows(B.unit(z, weight)).items)
+    return jax.tree.map(lambda x: x[0, 0], compress_rows(batch.unit(z, weight)).items)
 
 
 def draw_normal_moments(key: Key, dim: int, count: Array | int) -> Moments:
-    """The same, drawn from their law: mean N(0, I / count) and, independent of it, a scatter by Bartlett's theorem.
+    """Draw the moments of `count` standard normal rows from their law, without the rows.
 
-    The scatter's factor is lower triangular with independent entries: standard normal below the diagonal, chi with
-    count - 1 - j degrees of freedom at place j of it; places at or beyond count - 1 are empty (a singular scatter).
+    The mean is N(0, I / count) and, independent of it, the scatter follows Bartlett's theorem: its factor is lower
+    triangular with independent entries, which are standard normal below the diagonal and, at place j of the diagonal,
+    chi with count - 1 - j degrees of freedom. Places at or beyond count - 1 are empty (a singular scatter).
     """
     static = isinstance(count, int)
-    xp = np if static else jnp  # a count known now lets the chi draws be fast
+    xp = np if static else jnp  # the chi draws are faster where the count is known
     count = xp.maximum(count, 1) * 1.0
     freedom = count - 1.0 - xp.arange(dim)
-    alive = freedom > 0.7  # whole numbers from 1 on; gamma variates of shapes below 1/3 are not drawn
+    alive = freedom > 0.7  # degrees of freedom are whole numbers; gamma variates of shapes below 1/3 are not drawn
     shape = 0.5 * xp.where(alive, freedom, 2.0)  # chi^2_k / 2 is gamma with shape k / 2
     half = 0 if dim == 1 else (dim + 1) // 2
-    z_mean, z_scale, z_below = jnp.split(
-        draw_normals(key, (dim * (2 + half),)), [dim, 2 * dim]
-    )  # one draw: keys cost too
+    z = draw_normals(key, (dim * (2 + half),))  # one draw, because keys cost time too
+    z_mean, z_scale, z_below = jnp.split(z, [dim, 2 * dim])
     log_unit_chi = 0.5 * (
         log_gamma_ratio_at_normal(z_scale, shape)
         if static
@@ -187,18 +192,18 @@ def draw_normal_moments(key: Key, dim: int, count: Array | int) -> Moments:
     if dim == 1:
         return Moments(mean, jnp.eye(1), log_scale)
     log_chi = log_unit_chi + 0.5 * jnp.log(jnp.asarray(2 * shape, z_mean.dtype))
-    # The entries of a triangle fill half a square: what the lower rows leave free serves the upper ones, turned round.
+    # A triangle fills half a square: the places that the lower rows leave free hold the upper rows, turned round.
     lower = z_below.reshape(half, dim)
-    square = jnp.concatenate([lower[::-1, ::-1], lower])[-dim:] * jnp.where(alive, jnp.exp(-log_chi), 0.0)
+    square = jnp.concatenate([lower[::-1, ::-1], lower])[-dim:] * jnp.where(alive, jnp.exp(-log_chi), 0.0)[None]
     row, column = np.indices((dim, dim))
     return Moments(mean, jnp.where(row > column, square, np.eye(dim, dtype=square.dtype)), log_scale)
 
 
 def draw_part_moments(key: Key, dim: int, num: Array | int, count: Array | int) -> Moments:
-    """Moments of the first `count` of `num` > dim normal rows, in coordinates where those of all are 0 and I.
+    """Draw the moments of the first `count` of `num` > dim normal rows, where the moments of all rows are 0 and I.
 
-    Independent of the moments of all rows (Basu's theorem), so ``compose_moments(whole, part)``
-    follows the law of the part given the whole.
+    They are independent of the moments of all rows (Basu's theorem), so ``compose_moments(whole, part)`` follows the
+    law of the part given the whole.
     """
     head = draw_normal_moments(stream(key, "head"), dim, count)
     tail = draw_normal_moments(stream(key, "tail"), dim, num - count)
@@ -208,9 +213,9 @@ def draw_part_moments(key: Key, dim: int, num: Array | int, count: Array | int) 
     columns = jnp.concatenate([head.factor, (head.mean - whole.mean)[:, None]], axis=1)
     solved = solve_unit_lower(whole.factor, columns)
     s = whole.log_scale
-    return Moments(jnp.exp(-s) * solved[:, -1], jnp.exp(s - s[:, None]) * solved[:, :-1], head.log_scale - s)
+    return Moments(jnp.exp(-s) * solved[:, -1], jnp.exp(s[None] - s[:, None]) * solved[:, :-1], head.log_scale - s)
 
 
 def _safe_sqrt(x: Array) -> Array:
-    """Square root whose derivative at 0 is 0: what is absent has no influence."""
+    """Return the square root, with derivative 0 at 0: absent rows have no influence."""
     return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)

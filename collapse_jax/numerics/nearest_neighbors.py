@@ -1,4 +1,4 @@
-"""Nearest neighbours among rows, and what generative models are judged by with them."""
+"""Nearest neighbours among rows, and the measures of generative models that rest on them."""
 
 from typing import NamedTuple
 
@@ -8,24 +8,24 @@ import jax.numpy as jnp
 from collapse_jax.types import Array
 
 _HIGHEST = jax.lax.Precision.HIGHEST
-_ROWS = 256  # whose distances to all others are in memory at once
+_BATCH_ROWS = 256  # rows whose distances to all others are in memory at once
 
 
 class Manifold(NamedTuple):
-    """Rows ``[M, F]``, and for each the squared distance ``[M]`` to its k-th nearest other row."""
+    """Rows ``[M, F]``, and for each row the squared distance ``[M]`` to its k-th nearest other row."""
 
     rows: Array
     squared_radius: Array
 
 
 class Overlap(NamedTuple):
-    """How far two manifolds overlap; of a perfect model each is near 1, but for density, which is 1 on average.
+    """How far two manifolds overlap. For a perfect model all four are near 1; density is 1 on average.
 
     Attributes:
       precision: share of the generated rows within some real row's radius (arXiv 1904.06991, eq. 1 and 2).
       recall: share of the real rows within some generated row's radius.
-      density: real balls that hold a generated row, over k, mean over generated rows (arXiv 2002.09797).
-      coverage: share of the real balls that hold some generated row (2002.09797).
+      density: number of real balls that hold a generated row, over k, averaged over generated rows (arXiv 2002.09797).
+      coverage: share of the real balls that hold some generated row (arXiv 2002.09797).
     """
 
     precision: Array
@@ -35,39 +35,41 @@ class Overlap(NamedTuple):
 
 
 def squared_distances(x_NxF: Array, y_MxF: Array) -> Array:
-    """``[N, M]``, as ``|x|^2 - 2 x y + |y|^2`` about the mean of y.
+    """Return squared distances ``[N, M]`` as ``|x|^2 - 2 x y + |y|^2`` about the mean of y.
 
-    By differences it would take ten times as long. Rows nearer than 1e-3 of their distance from that mean are told
-    apart no more in float32; a distance never comes out below 0.
+    Differences would take ten times as long. In float32, rows nearer to each other than 1e-3 of their distance from
+    that mean cannot be told apart; a distance is never below 0.
     """
-    middle_F = y_MxF.mean(0)
-    x_NxF, y_MxF = x_NxF - middle_F, y_MxF - middle_F
+    middle_1xF = y_MxF.mean(0, keepdims=True)
+    x_NxF, y_MxF = x_NxF - middle_1xF, y_MxF - middle_1xF
     products_NxM = jnp.matmul(x_NxF, y_MxF.T, precision=_HIGHEST)
-    return jnp.maximum(jnp.sum(x_NxF**2, 1)[:, None] - 2 * products_NxM + jnp.sum(y_MxF**2, 1), 0.0)
+    return jnp.maximum(jnp.sum(x_NxF**2, 1)[:, None] - 2 * products_NxM + jnp.sum(y_MxF**2, 1)[None], 0.0)
 
 
 def normalise_rows(x_NxF: Array) -> Array:
-    """Rows of length 1; a row of 0 stays 0."""
+    """Return rows of length 1; a row of 0 stays 0."""
     square_Nx1 = jnp.sum(x_NxF**2, 1, keepdims=True)
     return x_NxF * jnp.where(square_Nx1 > 0, jax.lax.rsqrt(jnp.where(square_Nx1 > 0, square_Nx1, 1.0)), 0.0)
 
 
 def find_kth_smallest(squared_NxM: Array, k: int) -> Array:
-    """The k-th smallest of each row, ``[N]``."""
+    """Return the k-th smallest entry of each row, ``[N]``."""
     return -jax.lax.top_k(-squared_NxM, k)[0][:, -1]
 
 
 def build_manifold(rows_MxF: Array, k: int) -> Manifold:
-    """The balls around rows that reach to the k-th nearest other row; of k rows or fewer, to the farthest."""
+    """Return the balls around rows that reach to the k-th nearest other row, or to the farthest of at most k."""
     squared_MxM = squared_distances(rows_MxF, rows_MxF)
-    return Manifold(rows_MxF, find_kth_smallest(squared_MxM, min(k + 1, rows_MxF.shape[0])))  # the nearest is itself
+    return Manifold(
+        rows_MxF, find_kth_smallest(squared_MxM, min(k + 1, rows_MxF.shape[0]))
+    )  # the nearest row is itself
 
 
 def measure_overlap(real: Manifold, generated_NxF: Array, k: int) -> Overlap:
-    """Precision and recall, density and coverage of generated rows. Time and memory O(N (N + M))."""
+    """Return precision and recall, density and coverage of generated rows, in time and memory O(N (N + M))."""
     generated = build_manifold(generated_NxF, k)
     squared_NxM = squared_distances(generated_NxF, real.rows)
-    in_real_NxM = squared_NxM <= real.squared_radius
+    in_real_NxM = squared_NxM <= real.squared_radius[None]
     in_generated_NxM = squared_NxM <= generated.squared_radius[:, None]
     return Overlap(
         in_real_NxM.any(1).mean(),
@@ -78,42 +80,43 @@ def measure_overlap(real: Manifold, generated_NxF: Array, k: int) -> Overlap:
 
 
 def nearest_squared_distances(x_NxF: Array, y_MxF: Array) -> Array:
-    """Squared distance of each row of x to the nearest one of y, ``[N]``; memory O(N + M)."""
-    batch = min(_ROWS, x_NxF.shape[0])
-    return jax.lax.map(lambda x_F: squared_distances(x_F[None], y_MxF)[0].min(), x_NxF, batch_size=batch)
+    """Return the squared distance of each row of x to the nearest row of y, ``[N]``; memory O(N + M)."""
+    batch_size = min(_BATCH_ROWS, x_NxF.shape[0])
+    return jax.lax.map(lambda x_F: squared_distances(x_F[None], y_MxF)[0].min(), x_NxF, batch_size=batch_size)
 
 
 def copied_share(generated_NxF: Array, train_RxF: Array, held_out_MxF: Array) -> Array:
-    """How much more often the row nearest to a generated one is a training row than of a model that copies none.
+    """Return how much more often a generated row is nearest to a training row than for a model that copies none.
 
-    Training and held-out rows are of one law, so that of R + M rows the nearest is a held-out one with probability
-    M / (R + M) wherever a row falls that owes nothing to the training rows. 1 - (share whose nearest row is held out)
-    (R + M) / M is 0 then, in expectation, and 1 where no generated row is nearer to a held-out row: where all are
-    copies. It may be below 0. A row equally near to both counts half. After arXiv 2004.05675, which compares distances
-    to the training rows alone; rows that shrink towards the middle would seem to be copies there.
+    Training and held-out rows follow one law, so where a generated row owes nothing to the training rows, the nearest
+    of R + M rows is a held-out one with probability M / (R + M). The result, 1 - (share whose nearest row is held out)
+    (R + M) / M, is then 0 in expectation. It is 1 where no generated row is nearer to a held-out row, and it may be
+    below 0. A row equally near to both counts half.
+
+    This follows arXiv 2004.05675, which compares distances to the training rows alone; there, rows that shrink towards
+    the middle would look like copies.
     """
-    to_train_N, to_held_out_N = (
-        nearest_squared_distances(generated_NxF, train_RxF),
-        nearest_squared_distances(generated_NxF, held_out_MxF),
-    )
+    to_train_N = nearest_squared_distances(generated_NxF, train_RxF)
+    to_held_out_N = nearest_squared_distances(generated_NxF, held_out_MxF)
     is_held_out_N = jnp.where(to_train_N == to_held_out_N, 0.5, to_held_out_N < to_train_N)
     return 1 - is_held_out_N.mean() * (train_RxF.shape[0] + held_out_MxF.shape[0]) / held_out_MxF.shape[0]
 
 
 def differential_entropy(x_NxD: Array, k: int) -> Array:
-    """Differential entropy of the law that rows come from, in nats (Kozachenko and Leonenko).
+    """Return the differential entropy of the law that rows come from, in nats (Kozachenko and Leonenko).
 
-    psi(N) - psi(k) + log(volume of the unit ball) + D mean log(distance to the k-th nearest other row); its error is of
-    order N^(-1/2) in a few columns, with a bias that grows with D. -inf where k + 1 rows coincide, or where there is
-    one. Distances are of differences, so that collapsed rows keep theirs. Time O(N^2 D). See arXiv cond-mat/0305641.
+    It is psi(N) - psi(k) + log(volume of the unit ball) + D mean log(distance to the k-th nearest other row); see arXiv
+    cond-mat/0305641. Its error is of order N^(-1/2) in a few columns, with a bias that grows with D. It is -inf where k
+    + 1 rows coincide, or where there is only one row. Distances are computed from differences, so that collapsed rows
+    keep theirs. The time is O(N^2 D).
     """
     num, dim = x_NxD.shape
     k = max(min(k, num - 1), 1)
 
     def to_kth(x_D: Array) -> Array:
-        return find_kth_smallest(jnp.sum((x_D - x_NxD) ** 2, axis=1)[None], min(k + 1, num))[0]
+        return find_kth_smallest(jnp.sum((x_D[None] - x_NxD) ** 2, axis=1)[None], min(k + 1, num))[0]
 
-    squared_N = jax.lax.map(to_kth, x_NxD, batch_size=min(_ROWS, num))
+    squared_N = jax.lax.map(to_kth, x_NxD, batch_size=min(_BATCH_ROWS, num))
     digamma, log_gamma = jax.scipy.special.digamma, jax.scipy.special.gammaln
     log_ball = 0.5 * dim * jnp.log(jnp.pi) - log_gamma(0.5 * dim + 1)
     return digamma(num * 1.0) - digamma(k * 1.0) + log_ball + 0.5 * dim * jnp.log(squared_N).mean()
