@@ -50,9 +50,10 @@ def verify(keep_right: Array | float = 0.9, keep_wrong: Array | float = 0.1, k: 
         right = score_of(setting, by, world, params, candidates) > 0.5
         passes = draw_uniforms(key, right.shape) < jnp.where(right, keep_right, keep_wrong)
         passes = passes & (_weight(candidates) > 0)
-        chosen = _pick(candidates, num, passes * 1.0)
+        chosen = _pick(candidates, num, passes.astype(float))
         there = passes.reshape(num, k).any(1)[None]
-        return chosen._replace(weight=batch.full_weight(chosen) * (there | ~there.any()))
+        weight = batch.full_weight(chosen)
+        return chosen._replace(weight=weight * (there | ~there.any()).astype(weight.dtype))
 
     return Curator("verify", k, apply)
 
@@ -163,9 +164,10 @@ def top_fraction(fraction: Array | float = 0.5, by: str | None = None) -> Curato
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
         value = _of_present(candidates, score_of(setting, by, world, params, candidates))
-        present = (_weight(candidates) > 0).sum()
+        present = (_weight(candidates) > 0).sum(dtype=float)
         kept = jnp.maximum(jnp.ceil(fraction * present - 1e-4), 1)  # slack: no float is 0.7 exactly
-        return candidates._replace(weight=batch.full_weight(candidates) * order_selection.select_largest(value, kept))
+        is_kept = order_selection.select_largest(value, kept)
+        return batch.scale(candidates._replace(weight=batch.full_weight(candidates)), is_kept)
 
     return Curator("top_fraction", 1, apply)
 

@@ -17,7 +17,8 @@ def unit(items: Tree, weight: Array | float = 1.0) -> Batch:
 
 def scale(batch: Batch, factor: Array | float) -> Batch:
     """Every weight times `factor`."""
-    return batch._replace(weight=batch.weight * factor)
+    factor = jnp.asarray(factor, batch.weight.dtype)
+    return batch._replace(weight=batch.weight * jnp.atleast_2d(factor))
 
 
 def stack(*batches: Batch) -> Batch:

@@ -235,7 +235,7 @@ class _ChainBuilder(NamedTuple):
     def _share_of(self, real: Batch) -> Batch:
         """Return the real rows that the policy counts; of statistics, those of the rows that take others' place."""
         if self.rows.real is not None and (self.plan.fold or isinstance(self.rows.batches, JoinCounts)):
-            real = real._replace(weight=self.rows.is_real(batch.num_rows(real)) * batch.full_weight(real))
+            real = batch.scale(real._replace(weight=batch.full_weight(real)), self.rows.is_real(batch.num_rows(real)))
         elif self.rows.has_schedule:
             real = batch.scale(real, jnp.arange(batch.num_rows(real)) < self.rows.size)
         return self._compressed(real)

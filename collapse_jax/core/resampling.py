@@ -15,7 +15,7 @@ def redraw(key: Key, batch: Batch, num: int, replacement: bool) -> Batch:
     alive = batch.weight > 0
     blocks, width = batch.weight.shape
     block_rows = num_rows(batch)
-    per_block = alive.sum(1) if width > 1 else alive[:, 0] * block_rows
+    per_block = alive.sum(1) if width > 1 else alive[:, 0].astype(int) * block_rows
     count = per_block.sum()
     if replacement:
         number, present = draw_integers(key, num, count), jnp.ones(num, bool)
@@ -30,7 +30,7 @@ def redraw(key: Key, batch: Batch, num: int, replacement: bool) -> Batch:
         block = jnp.flatnonzero(alive[:, 0], size=blocks)[number // block_rows]
         index = block * block_rows + number % block_rows
         weight = batch.weight[block, 0]
-    return unit(take(rows(batch)[0], index), weight * present)
+    return unit(take(rows(batch)[0], index), weight * present.astype(weight.dtype))
 
 
 def distinct(key: Key, num: int, count: Array, capacity: int, crowded: bool = True) -> tuple[Array, Array]:

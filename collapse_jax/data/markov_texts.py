@@ -66,7 +66,8 @@ def held_out_start(length: int) -> int:
 
 def draw_windows(key: Key, arrays: Array, num: int, length: int) -> Array:
     """Stretches of a text, uniform over places: ``[num, length]``."""
-    return arrays[draw_integers(key, num, arrays.shape[0] - length + 1)[:, None] + jnp.arange(length)]
+    begin = draw_integers(key, num, arrays.shape[0] - length + 1)
+    return arrays[begin[:, None] + jnp.arange(length)[None]]
 
 
 def sparse_language(num_symbols: int = 8, branching: int = 3, seed: int = 0) -> Language:
@@ -174,11 +175,11 @@ def rewalk_chain(key: Key, cumulative_cxv: Array, context: Array, rows_nxl: Arra
     sums = _pad_to_registers(fraction * cumulative_cxv)  # ends in `fraction`, exactly
     u = draw_uniforms(key, (rows_nxl.size,)).reshape(rows_nxl.shape[::-1])
 
-    def step(context: Array, here: tuple[Array, Array]) -> tuple[Array, Array]:
-        stood, u = here
+    def step(context: Array, scanned: tuple[Array, Array]) -> tuple[Array, Array]:
+        symbol, u = scanned[0].astype(jnp.int32), scanned[1]
         drawn = (sums[context] <= u[:, None]).sum(1, dtype=jnp.int32)
-        goes_on = (context * num_symbols + stood) % contexts
-        return goes_on.astype(context.dtype), jnp.where(u < fraction, drawn, stood).astype(jnp.uint8)
+        next_context = (context.astype(jnp.int32) * num_symbols + symbol) % contexts
+        return next_context.astype(context.dtype), jnp.where(u < fraction, drawn, symbol).astype(jnp.uint8)
 
     return jax.lax.scan(step, context, (rows_nxl.T, u))[1].T
 

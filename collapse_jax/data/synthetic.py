@@ -190,8 +190,8 @@ def moons(noise: float = 0.05) -> Source:
 
     def log_density(arrays: Tree, rows: Array) -> Array:
         del arrays
-        squared = (rows[:, :1] - curve[:, 0]) ** 2 + (rows[:, 1:] - curve[:, 1]) ** 2
-        return jax.nn.logsumexp(_log_normal_density(squared, noise, 2) + log_weight, axis=1)
+        squared = (rows[:, :1] - curve[None, :, 0]) ** 2 + (rows[:, 1:] - curve[None, :, 1]) ** 2
+        return jax.nn.logsumexp(_log_normal_density(squared, noise, 2) + log_weight[None], axis=1)
 
     nodes = 32 + math.ceil(_NODES / max(noise, _NARROW))  # of Gauss and Legendre, closer than the noise is wide
     node, weight = np.polynomial.legendre.leggauss(nodes)

@@ -240,7 +240,7 @@ def _real_share(source: Source) -> np.ndarray | None:
 
 def _is_minority(share_C: Any) -> Any:
     """Which classes are rare, of shares in NumPy or JAX."""
-    return (share_C > 0) & (share_C < RARE / (share_C > 0).sum())
+    return (share_C > 0) & (share_C < RARE / (share_C > 0).sum(dtype=share_C.dtype))
 
 
 def _make_truth(task: JudgeTask) -> ImageTruth:
@@ -335,7 +335,7 @@ def _observe(task: JudgeTask, truth: ImageTruth, rows_NxD: Array, label_N: Array
     seen = nearest_neighbors.measure_overlap(truth.real, features_NxF[: task.num_rows], task.k)._asdict()
     seen["frechet_distance"] = frechet_distance(features_NxF, truth.mean, truth.root)
     # Over n - 1: it judges the model, not the number of rows it was asked for.
-    variance_D = jnp.sum((rows_NxD - rows_NxD.mean(0)) ** 2, 0) / max(rows_NxD.shape[0] - 1, 1)
+    variance_D = jnp.sum((rows_NxD - rows_NxD.mean(0, keepdims=True)) ** 2, 0) / max(rows_NxD.shape[0] - 1, 1)
     seen["log_trace_ratio"] = jnp.log(variance_D.sum()) - truth.log_variance
     seen["trace_ratio"] = jnp.exp(seen["log_trace_ratio"])
     if truth.classes is not None:

@@ -4,6 +4,7 @@ All are of features of real rows. Probes see features standardised column by col
 without parameters: they ask what can be read, not how large it is written. Nothing here calls LAPACK.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -67,9 +68,10 @@ def measure_accuracies(seen: ProbeFeatures, classes: int, k: int) -> tuple[dict[
     """``ACCURACIES``, and the first by class ``[classes]`` (NaN where none is held out)."""
     train, test = standardise_features(seen.train, seen.test)
     is_right_M = fit_ridge_probe(train, seen.train_label, test, classes).argmax(1) == seen.test_label
-    of_class_MxC = seen.test_label[:, None] == jnp.arange(classes)
+    of_class_MxC = seen.test_label[:, None] == jnp.arange(classes)[None]
     count_C = of_class_MxC.sum(0)
-    by_class = (is_right_M[:, None] & of_class_MxC).sum(0) / jnp.where(count_C > 0, count_C, jnp.nan)
+    right_C = (is_right_M[:, None] & of_class_MxC).sum(0, dtype=float)
+    by_class = right_C / jnp.where(count_C > 0, count_C.astype(float), jnp.nan)
     told = {
         "probe_accuracy": is_right_M,
         "logistic_accuracy": fit_logistic_probe(train, seen.train_label, test, classes).argmax(1) == seen.test_label,
@@ -82,10 +84,10 @@ def measure_accuracies(seen: ProbeFeatures, classes: int, k: int) -> tuple[dict[
 
 def standardise_features(train_NxF: Array, test_MxF: Array) -> tuple[Array, Array]:
     """Both in units of the training rows' columns; a column without spread becomes 0."""
-    mean_F, spread_F = train_NxF.mean(0), train_NxF.std(0)
-    alive_F = spread_F > 1e-6 * jnp.abs(train_NxF).max(0)  # what is smaller is rounding
-    over_F = jnp.where(alive_F, 1 / jnp.where(alive_F, spread_F, 1.0), 0.0)
-    return (train_NxF - mean_F) * over_F, (test_MxF - mean_F) * over_F
+    mean, deviation = train_NxF.mean(0, keepdims=True), train_NxF.std(0, keepdims=True)
+    alive = deviation > 1e-6 * jnp.abs(train_NxF).max(0, keepdims=True)  # a smaller deviation is rounding
+    scale = jnp.where(alive, 1 / jnp.where(alive, deviation, 1.0), 0.0)
+    return (train_NxF - mean) * scale, (test_MxF - mean) * scale
 
 
 def fit_ridge_probe(train_NxF: Array, label_N: Array, test_MxF: Array, classes: int) -> Array:
@@ -94,10 +96,10 @@ def fit_ridge_probe(train_NxF: Array, label_N: Array, test_MxF: Array, classes: 
     It minimises the mean squared error plus ``RIDGE |w|^2``, without the intercept.
     """
     hot_NxC = jax.nn.one_hot(label_N, classes, dtype=train_NxF.dtype)
-    mean_C = hot_NxC.mean(0)
-    product = lambda a, b: jnp.matmul(a, b, precision=_HIGHEST)  # noqa: E731
-    gram, across = (product(train_NxF.T, x) / train_NxF.shape[0] for x in (train_NxF, hot_NxC - mean_C))
-    return mean_C + product(test_MxF, logistic_newton.solve_ridge(gram, RIDGE, across))
+    mean_1xC = hot_NxC.mean(0, keepdims=True)
+    product = partial(jnp.matmul, precision=_HIGHEST)
+    gram, across = (product(train_NxF.T, x) / train_NxF.shape[0] for x in (train_NxF, hot_NxC - mean_1xC))
+    return mean_1xC + product(test_MxF, logistic_newton.solve_ridge(gram, RIDGE, across))
 
 
 def fit_logistic_probe(train_NxF: Array, label_N: Array, test_MxF: Array, classes: int) -> Array:
@@ -133,7 +135,7 @@ def feature_uniformity(x_MxF: Array) -> Array:
 
 def linear_cka(a_MxF: Array, b_MxG: Array) -> Array:
     """Linear centred kernel alignment (arXiv 1905.00414): 1 where features are alike but for a rotation and a scale."""
-    a, b = a_MxF - a_MxF.mean(0), b_MxG - b_MxG.mean(0)
+    a, b = a_MxF - a_MxF.mean(0, keepdims=True), b_MxG - b_MxG.mean(0, keepdims=True)
     size = lambda x, y: jnp.sqrt(jnp.sum(jnp.matmul(x.T, y, precision=_HIGHEST) ** 2))  # noqa: E731
     both = size(a, a) * size(b, b)
     return jnp.where(both > 0, size(a, b) ** 2 / jnp.where(both > 0, both, 1.0), 0.0)
@@ -148,7 +150,7 @@ def effective_rank(x_MxF: Array) -> Array:
 
 def covariance_spectrum(x_MxF: Array) -> Array:
     """Eigenvalues of the covariance over their sum ``[F]``, falling; 0 where all rows are alike."""
-    value_F = singular_values(x_MxF - x_MxF.mean(0)) ** 2
+    value_F = singular_values(x_MxF - x_MxF.mean(0, keepdims=True)) ** 2
     return value_F / jnp.maximum(value_F.sum(), jnp.finfo(value_F.dtype).tiny)
 
 
@@ -169,6 +171,7 @@ def singular_values(x_MxF: Array) -> Array:
         tangent = 2 * across / jnp.where(across == 0, 1.0, below)
         cosine = jax.lax.rsqrt(1 + tangent**2)
         sine = cosine * tangent
+        cosine, sine = cosine[None], sine[None]
         x = jnp.concatenate([cosine * a - sine * b, (sine * a + cosine * b)[:, ::-1]], 1)
         return jnp.concatenate([x[:, :1], jnp.roll(x[:, 1:], 1, axis=1)], 1)
 

@@ -82,7 +82,7 @@ def build_gram_set(batch: Batch, n: int, bits: int) -> Batch:
             return set_bits.at[place.reshape(-1)].set(1, mode="drop")
 
         set_bits = jax.lax.fori_loop(0, PLACES, add, jnp.zeros(bits, jnp.uint8)).reshape(-1, WORD)
-        words = (set_bits.astype(jnp.uint32) << jnp.arange(WORD, dtype=jnp.uint32)).sum(1, dtype=jnp.uint32)
+        words = (set_bits.astype(jnp.uint32) << jnp.arange(WORD, dtype=jnp.uint32)[None]).sum(1, dtype=jnp.uint32)
     return B.unit(GramSet(words[None]), weight.sum())
 
 
@@ -213,8 +213,11 @@ def zipf_exponent(count: Array) -> Array:
     """Minus the least-squares slope of log frequency on log rank over symbols that occur; 0 where fewer than 2 do."""
     ordered = -jnp.sort(-count)
     alive = ordered > 0
-    mean = lambda x: jnp.where(alive, x, 0.0).sum() / alive.sum()  # noqa: E731
-    rank, size = jnp.log(jnp.arange(1, count.size + 1)), jnp.log(jnp.where(alive, ordered, 1.0))
+
+    def mean(x: Array) -> Array:
+        return jnp.where(alive, x, 0.0).sum() / alive.sum(dtype=x.dtype)
+
+    rank, size = jnp.log(jnp.arange(1, count.size + 1)), jnp.log(jnp.where(alive, ordered, 1).astype(float))
     spread = mean((rank - mean(rank)) ** 2)
     slope = mean((rank - mean(rank)) * (size - mean(size)))
     return jnp.where(spread > 0, -slope / jnp.where(spread > 0, spread, 1.0), 0.0)
@@ -223,5 +226,5 @@ def zipf_exponent(count: Array) -> Array:
 def calibration_error(confidence: Array, is_right: Array, bins: int = 10) -> Array:
     """Expected calibration error of the likeliest symbol, in equal bins of its probability (arXiv 1706.04599)."""
     bin_of = jnp.minimum((confidence * bins).astype(int), bins - 1).reshape(-1)
-    gap = jnp.zeros(bins, confidence.dtype).at[bin_of].add((confidence - is_right).reshape(-1))
+    gap = jnp.zeros(bins, confidence.dtype).at[bin_of].add((confidence - is_right.astype(confidence.dtype)).reshape(-1))
     return jnp.abs(gap).sum() / confidence.size

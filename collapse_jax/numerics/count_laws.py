@@ -32,7 +32,7 @@ def draw_categorical(key: Key, p_K: Array, num: int) -> Array:
         return jnp.searchsorted(cumulative_K, drawn, side="right").astype(jnp.int32)
 
     def count_edges_passed(k: Array, symbol: Array) -> Array:
-        return symbol + (cumulative_K[k] <= drawn)
+        return symbol + (cumulative_K[k] <= drawn).astype(jnp.int32)
 
     return jax.lax.fori_loop(0, p_K.shape[0], count_edges_passed, jnp.zeros(num, jnp.int32), unroll=8)
 
@@ -147,7 +147,7 @@ def draw_poisson(key: Key, mean: Array) -> Array:
 def draw_poisson_rows(key: Key, mean: Array, num: int) -> Array:
     """Draw `num` Poisson counts of one mean; below 16 by a table of 64 values, to 2^-30 as in ``draw_categorical``."""
     few = mean < 16  # one count in 10^17 reaches the end of the table
-    ratio_K = jnp.where(few, mean, 0.0) / jnp.arange(1, 64)
+    ratio_K = jnp.where(few, mean, 0.0) / jnp.arange(1, 64, dtype=mean.dtype)
     p_K = jnp.exp(-mean) * jnp.concatenate([jnp.ones(1, mean.dtype), jnp.cumprod(ratio_K)])
     tabled = draw_categorical(key, p_K, num).astype(mean.dtype)
     many = _draw_large_poisson(key, jnp.where(few, 16.0, mean), jnp.broadcast_to(~few, (num,)))

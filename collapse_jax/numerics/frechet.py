@@ -32,10 +32,10 @@ def frechet_distance(features_NxF: Array, mean_F: Array, root_FxF: Array) -> Arr
     nuclear norm of the centred features times that root, so no eigenvalues are needed.
     """
     num = features_NxF.shape[0]
-    mean = features_NxF.mean(0)
-    scaled_NxF = (features_NxF - mean) / np.sqrt(max(num - 1, 1))
+    mean_1xF = features_NxF.mean(0, keepdims=True)
+    scaled_NxF = (features_NxF - mean_1xF) / np.sqrt(max(num - 1, 1))
     across = nuclear_norm(jnp.matmul(scaled_NxF, root_FxF, precision=_HIGHEST))
-    return jnp.sum((mean - mean_F) ** 2) + jnp.sum(scaled_NxF**2) + jnp.sum(root_FxF**2) - 2 * across
+    return jnp.sum((mean_1xF[0] - mean_F) ** 2) + jnp.sum(scaled_NxF**2) + jnp.sum(root_FxF**2) - 2 * across
 
 
 def nuclear_norm(a_NxF: Array) -> Array:

@@ -175,8 +175,8 @@ def draw_normal_moments(key: Key, dim: int, count: Array | int) -> Moments:
     """
     static = isinstance(count, int)
     xp = np if static else jnp  # the chi draws are faster where the count is known
-    count = xp.maximum(count, 1) * 1.0
-    freedom = count - 1.0 - xp.arange(dim)
+    count = xp.asarray(xp.maximum(count, 1), float)
+    freedom = count - 1.0 - xp.arange(dim, dtype=float)
     alive = freedom > 0.7  # degrees of freedom are whole numbers; gamma variates of shapes below 1/3 are not drawn
     shape = 0.5 * xp.where(alive, freedom, 2.0)  # chi^2_k / 2 is gamma with shape k / 2
     half = 0 if dim == 1 else (dim + 1) // 2

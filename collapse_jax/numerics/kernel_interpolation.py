@@ -41,7 +41,7 @@ def interpolate_log_kernel(log_kernels: Array, nodes: np.ndarray, s: Array) -> t
     low, high = _BESIDE, _BESIDE + 1
     x = (window - window[low]) / (window[high] - window[low])  # nodes in units of the interval that holds s
     place = jnp.clip((s - window[low]) / (window[high] - window[low]), 0.0, 1.0)
-    chord = value[low] + jnp.outer(x, value[high] - value[low])
+    chord = value[low][None] + jnp.outer(x, value[high] - value[low])
     above = (value - chord).at[jnp.array([low, high])].set(0.0)
     smooth = above.max(0) < _STEEP
     kernel = jnp.exp(jnp.minimum(above, _STEEP))
@@ -55,6 +55,6 @@ def interpolate_log_kernel(log_kernels: Array, nodes: np.ndarray, s: Array) -> t
 
 def _evaluate_polynomial(values: Array, x: Array, place: Array) -> Array:
     """Return the polynomial through `values` ``[nodes, num_test]`` at `x`, evaluated at `place`."""
-    apart = x[:, None] - x + jnp.eye(len(x))
+    apart = x[:, None] - x[None] + jnp.eye(len(x))
     ahead = jnp.where(jnp.eye(len(x), dtype=bool), 1.0, place - x)
     return ((ahead / apart).prod(1)[:, None] * values).sum(0)

@@ -103,7 +103,7 @@ def _ldl_by_columns(a: Array, noise: Array | None) -> tuple[Array, Array, Array]
         alive = pivot > eps * jnp.maximum(reached, 1.0)  # a pivot's own rounding is 1; a smaller sum is rounding itself
         below = jnp.where((index > j) & alive, column / jnp.where(alive, pivot, 1.0), 0.0)
         a = a - jnp.where(alive, pivot, 0.0) * below[:, None] * below[None]
-        unit = unit + below[:, None] * (index == j)[None]
+        unit = unit + below[:, None] * (index == j).astype(below.dtype)[None]
         return a, unit, pivots + jnp.where((index == j) & alive, pivot, 0.0), inverse - below[:, None] * row[None]
 
     nothing = jnp.eye(a.shape[0], dtype=a.dtype)
@@ -118,7 +118,7 @@ def solve_unit_lower(unit: Array, columns: Array) -> Array:
     """Return X with `unit` X = `columns` ``[d, k]``, by forward substitution."""
 
     def eliminate(j: Array, x: Array) -> Array:
-        below = take_index(unit, j, 1) * (jnp.arange(unit.shape[0]) > j)
+        below = take_index(unit, j, 1) * (jnp.arange(unit.shape[0]) > j).astype(unit.dtype)
         return x - below[:, None] * take_index(x, j)[None]
 
     return jax.lax.fori_loop(0, unit.shape[0], eliminate, columns)

@@ -36,7 +36,7 @@ def reduce_to_triangle(rows: Array, num: int) -> Array:
         done.append(jnp.concatenate([jnp.zeros((width, begin), rows.dtype), panel[:width], rest[:width]], 1))
         rows = rest[width:]
     reduced = jnp.concatenate([*done, jnp.zeros((num - depth, k), rows.dtype)])
-    return jnp.where((jnp.diagonal(reduced) != 0)[:, None] | (jnp.arange(k) >= num), reduced, 0.0)
+    return jnp.where((jnp.diagonal(reduced) != 0)[:, None] | (jnp.arange(k) >= num)[None], reduced, 0.0)
 
 
 def _reflect_panel(panel: Array, noise: Array) -> tuple[Array, Array, Array]:

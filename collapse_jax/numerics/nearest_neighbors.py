@@ -98,7 +98,7 @@ def copied_share(generated_NxF: Array, train_RxF: Array, held_out_MxF: Array) ->
     """
     to_train_N = nearest_squared_distances(generated_NxF, train_RxF)
     to_held_out_N = nearest_squared_distances(generated_NxF, held_out_MxF)
-    is_held_out_N = jnp.where(to_train_N == to_held_out_N, 0.5, to_held_out_N < to_train_N)
+    is_held_out_N = jnp.where(to_train_N == to_held_out_N, 0.5, (to_held_out_N < to_train_N).astype(float))
     return 1 - is_held_out_N.mean() * (train_RxF.shape[0] + held_out_MxF.shape[0]) / held_out_MxF.shape[0]
 
 

@@ -16,7 +16,7 @@ def select_largest(value: Array, num: Array) -> Array:
 
     `num` may be traced and is at most m. No value may be NaN. XLA's sort takes some ten times as long on a CPU.
     """
-    bits, size = 8 * value.dtype.itemsize, value.size
+    bits, size, num = 8 * value.dtype.itemsize, value.size, jnp.asarray(num).astype(int)
     kind = jnp.uint32 if bits == 32 else jnp.uint64
     word, sign = jax.lax.bitcast_convert_type(value, kind), jnp.asarray(1, kind) << (bits - 1)
     order = jnp.where(word >= sign, ~word, word | sign)  # whole numbers in the order of the floats
@@ -87,7 +87,7 @@ def _choose_in_turn(k: int, tile: int, num: int, leaves: list[Array], nearest: A
             chosen = [jnp.where(is_best, x[:, i : i + k], 0).sum(1, keepdims=True).astype(x.dtype) for x in rows]
             own = _update_nearest(own, rows, chosen, offset)
             nearest = _update_nearest(nearest, leaves, chosen, offset)
-            best.append(is_best * 1.0)
+            best.append(is_best.astype(float))
         return nearest, jnp.stack(best)
 
     tiles = [jnp.moveaxis(x[:, :num].reshape(-1, num // size, size), 1, 0) for x in leaves]

@@ -125,7 +125,8 @@ def _heated(temperature: Array | float, params: Frequencies) -> Frequencies:
 
 def _sample_statistics(key: Key, params: Frequencies, num: int, count: Array | int, exact: bool) -> Frequencies:
     draw = count_laws.draw_multinomial if exact else count_laws.draw_counts
-    return Frequencies(draw(key, params.share, num, count)[None] / count)
+    counts = draw(key, params.share, num, count)[None]
+    return Frequencies(counts / jnp.asarray(count, counts.dtype))
 
 
 def _sample_real_statistics(key: Key, world: World, num: Array | int, count: Array | int | None = None) -> Frequencies:

@@ -110,7 +110,7 @@ def _edges(models: int, mixing: Any) -> Array | np.ndarray:
     """Cumulative shares, counted from each model on; exactly 1 where nothing is left."""
     if np.ndim(mixing) == 0:
         require_share("mixing", mixing)
-        rest = jnp.arange(models - 1, -1, -1) * (mixing / models)
+        rest = jnp.arange(models - 1, -1, -1, dtype=float) * (mixing / models)
         return jnp.broadcast_to(1 - rest, (models, models))
     matrix = np.asarray(mixing, float)
     right = matrix.shape == (models, models) and (matrix >= 0).all() and np.allclose(matrix.sum(1), 1, atol=1e-6)
@@ -149,8 +149,8 @@ def _fit(coupled: Coupled, key: Key, train: Batch, start: Tree) -> Tree:
 def _sources(coupled: Coupled, key: Key, num: int) -> Array:
     """``[num, m]``: whom each model reads."""
     uniform = jax.random.uniform(stream(key, "sources"), (num, 1, 1))
-    shift = (uniform >= jnp.asarray(coupled.edges)[:, :-1]).sum(-1)
-    return (jnp.arange(coupled.models) + shift) % coupled.models
+    shift = (uniform >= jnp.asarray(coupled.edges)[None, :, :-1]).sum(-1)
+    return (jnp.arange(coupled.models)[None] + shift) % coupled.models
 
 
 def _sample(coupled: Coupled, key: Key, params: Tree, num: int) -> Tree:

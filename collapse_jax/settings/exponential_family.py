@@ -140,7 +140,7 @@ def _sample_real_statistics(
 def _observe(
     family: Family, truth: Array | float, name: str, key: Key, world: World, mean: Array, summary: None, generated: Tree
 ) -> dict[str, Array]:
-    dead = family.dead(mean) * 1.0
+    dead = family.dead(mean).astype(float)
     seen = {name: jnp.log(mean / truth), "dead": dead, "divergence": family.divergence(mean, truth)}
     return seen if family.values is None else {**seen, "symbols_alive": family.values - (family.values - 1) * dead}
 

@@ -148,7 +148,7 @@ def _observe(
     truth, mean_D = world.truth, generated_NxD.mean(0)
     test_RxD = jnp.tile(world.test, (PROBES_PER_ROW, 1))
     # Over n - 1 and by pairs of different rows: both judge the model, not the number of rows it was asked for.
-    spread = jnp.sum((generated_NxD - mean_D) ** 2) / max(generated_NxD.shape[0] - 1, 1)
+    spread = jnp.sum((generated_NxD - mean_D[None]) ** 2) / max(generated_NxD.shape[0] - 1, 1)
     return {
         "test_loss": matching_loss(velocity, params, test_RxD, truth.noise, truth.time),
         "energy_distance": energy_distance(generated_NxD, world.test),
@@ -173,7 +173,7 @@ def integrate(field: Callable[[Array, Array], Array], x_NxD: Array, steps: int) 
         half_NxD = x_NxD + 0.5 * size * field(x_NxD, t_N)
         return x_NxD + size * field(half_NxD, t_N + 0.5 * size), None
 
-    return jax.lax.scan(step, x_NxD, jnp.arange(steps) * size)[0]
+    return jax.lax.scan(step, x_NxD, jnp.arange(steps, dtype=float) * size)[0]
 
 
 def energy_distance(x_NxD: Array, y_MxD: Array) -> Array:
@@ -194,7 +194,7 @@ def _sum_of_distances(x_NxD: Array, y_MxD: Array) -> Array:
     """Sum of ``|x_i - y_j|`` over all pairs, by differences: a product's cancellation would drown collapsed rows."""
 
     def from_one(x_D: Array) -> Array:
-        squared_M = jnp.sum((x_D - y_MxD) ** 2, axis=1)
+        squared_M = jnp.sum((x_D[None] - y_MxD) ** 2, axis=1)
         apart_M = squared_M > 0  # the root has no derivative at 0, where a row meets itself
         return jnp.sum(jnp.where(apart_M, jnp.sqrt(jnp.where(apart_M, squared_M, 1.0)), 0.0))
 

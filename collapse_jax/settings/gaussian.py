@@ -124,13 +124,13 @@ def _standard(world: World, rows_nxd: Array) -> Array:
     """Rows in coordinates where the real law has mean 0 and covariance I; 0 in directions without spread."""
     law = world.truth.law
     inverse = ldl.solve_unit_lower(law.factor, jnp.eye(law.mean.size))  # of all lanes: then one product does
-    from_mean = rows_nxd - law.mean
+    from_mean = rows_nxd - law.mean[None]
     if law.mean.size <= _COLUMNS:
-        z_nxd = sum(from_mean[:, j, None] * inverse[:, j] for j in range(law.mean.size))
+        z_nxd = sum(from_mean[:, j, None] * inverse[None, :, j] for j in range(law.mean.size))
     else:
         z_nxd = jnp.matmul(from_mean, inverse.T, precision=jax.lax.Precision.HIGHEST)
-    alive = jnp.isfinite(law.log_scale)
-    return jnp.where(alive, z_nxd * jnp.exp(-jnp.where(alive, law.log_scale, 0.0)), 0.0)
+    alive = jnp.isfinite(law.log_scale)[None]
+    return jnp.where(alive, z_nxd * jnp.exp(-jnp.where(alive, law.log_scale[None], 0.0)), 0.0)
 
 
 def _likelihood(world: World, params: Tree, rows_nxd: Array) -> Array:
@@ -139,7 +139,7 @@ def _likelihood(world: World, params: Tree, rows_nxd: Array) -> Array:
 
 
 def _is_plausible(world: World, params: Tree, rows_nxd: Array) -> Array:
-    return (jnp.abs(_standard(world, rows_nxd)) <= _UNLIKELY).all(1) * 1.0
+    return (jnp.abs(_standard(world, rows_nxd)) <= _UNLIKELY).all(1).astype(float)
 
 
 ROW_SCORES = {"likelihood": _likelihood, "right": _is_plausible, "value": row_scores.score_first_column}
@@ -174,7 +174,7 @@ def _heated(temperature: Array | float, params: Moments) -> Moments:
 
 def _sample(key: Key, params: Moments, num: int) -> Array:
     z_nxd = draw_normals(key, (num, params.mean.shape[0]))
-    return params.mean + jnp.matmul(
+    return params.mean[None] + jnp.matmul(
         z_nxd, gaussian_moments.cholesky_factor(params).T, precision=jax.lax.Precision.HIGHEST
     )
 
@@ -237,7 +237,7 @@ def _mass_beyond(z: float, params: Moments, truth: Moments, both: Callable[[Arra
     fitted_d = jnp.maximum(fitted_d, jnp.finfo(fitted_d.dtype).tiny)
     error_d, edge_d = params.mean - truth.mean, z * scale_d
     mass_d = both(ndtr((error_d - edge_d) / fitted_d), ndtr((-error_d - edge_d) / fitted_d))
-    return jnp.where(scale_d > 0, mass_d, 0.0).sum() / jnp.maximum((scale_d > 0).sum(), 1)
+    return jnp.where(scale_d > 0, mass_d, 0.0).sum() / jnp.maximum((scale_d > 0).sum(dtype=mass_d.dtype), 1)
 
 
 def _effective_rank(params: Moments) -> Array:

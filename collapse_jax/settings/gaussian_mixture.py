@@ -168,14 +168,14 @@ def _fit(
     components: int, steps: int, covariance: str, floor: Array | float, key: Key, train: Batch, previous: Mixture | None
 ) -> Mixture:
     x_mxd, weight = batch.rows(train)
-    x_dxm = jnp.where(weight > 0, x_mxd.T, 0.0)  # a row of weight 0 may hold anything, NaN too
+    x_dxm = jnp.where(weight[None] > 0, x_mxd.T, 0.0)  # a row of weight 0 may hold anything, NaN too
     log_row = jnp.where(weight > 0, jnp.log(jnp.where(weight > 0, weight, 1.0)), -jnp.inf)
     centre, nearest = _far_apart(x_dxm, weight, components)
     scale = jnp.full(centre.shape, 0.5 * jnp.log(floor))
     factor = jnp.broadcast_to(jnp.eye(centre.shape[1]), (*centre.shape, centre.shape[1]))
     bare = Mixture(jnp.zeros(components), centre, scale, factor if covariance == "full" else None)
     update = partial(_maximise, covariance, floor, x_dxm, log_row)
-    first = update(bare, jnp.where(jnp.arange(components)[:, None] == nearest, 0.0, -jnp.inf))
+    first = update(bare, jnp.where(jnp.arange(components)[:, None] == nearest[None], 0.0, -jnp.inf))
     if previous is not None:
         known = jnp.isfinite(previous.log_weight).any()
         first = jax.tree.map(lambda a, b: jnp.where(known, a, b), previous, first)
@@ -189,7 +189,7 @@ def _far_apart(x_dxm: Array, weight: Array, num: int) -> tuple[Array, Array]:
     def squared(centre: Array) -> Array:
         return jnp.where(weight > 0, ((x_dxm - centre[:, None]) ** 2).sum(0), -1.0)
 
-    distance = squared((x_dxm * weight).sum(1) / weight.sum())
+    distance = squared((x_dxm * weight[None]).sum(1) / weight.sum())
     nearest, centres = jnp.zeros(distance.shape, int), []
     for k in range(num):
         centre = x_dxm[:, jnp.argmax(distance)]
@@ -202,7 +202,7 @@ def _far_apart(x_dxm: Array, weight: Array, num: int) -> tuple[Array, Array]:
 
 def _expect(mixture: Mixture, x_dxm: Array) -> tuple[Array, Array]:
     """Log responsibilities ``[K, m]`` and log densities ``[m]`` of rows."""
-    centred = x_dxm - mixture.mean[:, :, None]
+    centred = x_dxm[None] - mixture.mean[:, :, None]
     if mixture.factor is not None:
         inverse = jax.vmap(ldl.solve_unit_lower, (0, None))(mixture.factor, jnp.eye(x_dxm.shape[0]))
         centred = jnp.matmul(inverse, centred, precision=_HIGHEST)
@@ -210,7 +210,7 @@ def _expect(mixture: Mixture, x_dxm: Array) -> tuple[Array, Array]:
     constant = mixture.log_weight - mixture.log_scale.sum(1) - 0.5 * x_dxm.shape[0] * jnp.log(2 * jnp.pi)
     log_joint = constant[:, None] - 0.5 * squares
     log_density = jax.nn.logsumexp(log_joint, 0)
-    return log_joint - log_density, log_density
+    return log_joint - log_density[None], log_density
 
 
 def _maximise(
@@ -220,16 +220,16 @@ def _maximise(
 
     In logarithms: a component that lost its last row by underflow could never win one back.
     """
-    log_joint = log_belongs + log_row
+    log_joint = log_belongs + log_row[None]
     log_mass = jax.nn.logsumexp(log_joint, 1)
     alive = jnp.isfinite(log_mass)
     share = jnp.exp(log_joint - jnp.where(alive, log_mass, 0.0)[:, None])
     mean = jnp.matmul(share, x_dxm.T, precision=_HIGHEST)
-    centred = x_dxm - mean[:, :, None]
+    centred = x_dxm[None] - mean[:, :, None]
     factor = None
     if covariance == "full":
         square = jnp.matmul(share[:, None] * centred, centred.transpose(0, 2, 1), precision=_HIGHEST)
-        factor, log_scale = jax.vmap(ldl.factorise_covariance)(square + floor * jnp.eye(x_dxm.shape[0]))
+        factor, log_scale = jax.vmap(ldl.factorise_covariance)(square + floor * jnp.eye(x_dxm.shape[0])[None])
         # No pivot lies below the least eigenvalue, whatever rounding says.
         log_scale = jnp.maximum(log_scale, 0.5 * jnp.log(floor))
     else:
@@ -276,14 +276,14 @@ def _moments(params: Mixture) -> tuple[Array, Array]:
 
 def _traces(params: Mixture) -> Array:
     """Of the components' covariances, ``[K]``."""
-    factor = jnp.eye(params.mean.shape[1]) if params.factor is None else params.factor
+    factor = jnp.eye(params.mean.shape[1])[None] if params.factor is None else params.factor
     return ((factor * jnp.exp(params.log_scale)[:, None]) ** 2).sum((1, 2))
 
 
 def _modes_alive(modes: Modes, params: Mixture) -> Array:
-    distance = jnp.sqrt(((params.mean[:, None] - modes.centre) ** 2).sum(2))
+    distance = jnp.sqrt(((params.mean[:, None] - modes.centre[None]) ** 2).sum(2))
     number = jnp.arange(modes.centre.shape[0])
-    own = (distance.argmin(1)[:, None] == number) & (distance <= NEAR * modes.spread)
+    own = (distance.argmin(1)[:, None] == number[None]) & (distance <= NEAR * modes.spread)
     mass = jnp.where(own, jnp.exp(params.log_weight)[:, None], 0.0).sum(0)
     return (mass >= ENOUGH / number.size).sum().astype(mass.dtype)
 
@@ -292,6 +292,6 @@ def _separation(params: Mixture) -> Array:
     """Over components that are not empty; inf where one alone is left."""
     alive = jnp.isfinite(params.log_weight)
     variance = _traces(params) / params.mean.shape[1]
-    squared = ((params.mean[:, None] - params.mean) ** 2).sum(2) / (0.5 * (variance[:, None] + variance))
-    pairs = alive[:, None] & alive & ~jnp.eye(alive.size, dtype=bool)
+    squared = ((params.mean[:, None] - params.mean[None]) ** 2).sum(2) / (0.5 * (variance[:, None] + variance[None]))
+    pairs = alive[:, None] & alive[None] & ~jnp.eye(alive.size, dtype=bool)
     return jnp.sqrt(jnp.where(pairs, squared, jnp.inf).min())

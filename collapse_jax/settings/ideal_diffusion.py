@@ -130,8 +130,8 @@ def _integrate(steps: int, key: Key, params: Ideal, num: int) -> Array:
 
 def _expected_row(x_mxd: Array, weight: Array, y_nxd: Array, log_s: Array) -> Array:
     """E[row | y = row + s noise] ``[n, d]``; the score of y's law is its distance from y over s^2."""
-    squares = ((y_nxd[:, None] - x_mxd) ** 2).sum(2)
-    share = jax.nn.softmax(-0.5 * jnp.exp(-2 * log_s) * squares, axis=1, where=weight > 0) * weight
+    squares = ((y_nxd[:, None] - x_mxd[None]) ** 2).sum(2)
+    share = jax.nn.softmax(-0.5 * jnp.exp(-2 * log_s) * squares, axis=1, where=weight[None] > 0) * weight[None]
     return jnp.matmul(share, x_mxd, precision=jax.lax.Precision.HIGHEST) / share.sum(1, keepdims=True)
 
 
@@ -141,7 +141,7 @@ def _observe(degree: int, key: Key, world: World, params: Ideal, summary: None, 
     mean_of = lambda values: jnp.where(share > 0, share * values, 0.0).sum(0)  # noqa: E731
     shrink, noise, dim = jnp.exp(-params.delta), _noise(params.delta), x_mxd.shape[1]
     coefficients = [shrink**k * mean_of(h).mean() for k, h in enumerate(hermite(x_mxd, degree), 1)]
-    variance = mean_of((x_mxd - mean_of(x_mxd)) ** 2).mean()
+    variance = mean_of((x_mxd - mean_of(x_mxd)[None]) ** 2).mean()
     shrunk = params.train._replace(items=shrink * params.train.items)
     log_norm = dim * (jnp.log(noise) + 0.5 * jnp.log(2 * jnp.pi))
     return {f"hermite_{k}": c for k, c in enumerate(coefficients, 1)} | {

@@ -211,9 +211,9 @@ def _moments(x_mxd: Array, weight: Array) -> tuple[Array, Array]:
     """Weighted mean and variance (divided by the total weight) of each column; absent rows may hold anything."""
     share = (weight / weight.sum())[:, None]
     mean = jnp.where(share > 0, share * x_mxd, 0.0).sum(0)
-    centred = jnp.where(share > 0, x_mxd - mean, 0.0)
+    centred = jnp.where(share > 0, x_mxd - mean[None], 0.0)
     correction = (share * centred).sum(0)  # what rounding left in a mean far from 0
-    return mean + correction, (share * (centred - correction) ** 2).sum(0)
+    return mean + correction, (share * (centred - correction[None]) ** 2).sum(0)
 
 
 def _log_mix(share: Array, log_kernel: Array) -> Array:
@@ -237,13 +237,13 @@ def log_mean_kernel(train: Batch, test: Array, bandwidth: Array) -> Array:
     unit = jnp.sqrt(0.5) / bandwidth
     # A weight is a distance, w exp(-q) = exp(-(q - log w)): nothing is multiplied or selected for each pair.
     cost = jnp.where(weight > 0, -jnp.log(jnp.where(weight > 0, weight, 1.0)), _FAR)
-    x = jnp.where(weight[:, None] > 0, (x_mxd - test[0]) * unit, 0.0)  # differences first: rows may lie far from 0
+    x = jnp.where(weight[:, None] > 0, (x_mxd - test[:1]) * unit, 0.0)  # differences first: rows may lie far from 0
     padding = (0, count * rows - m)
     chunks = (
         jnp.pad(x, (padding, (0, 0))).reshape(count, rows, dim),
         jnp.pad(cost, padding, constant_values=_FAR).reshape(count, rows),
     )
-    t = (test - test[0]) * unit
+    t = (test - test[:1]) * unit
 
     def add(carry: tuple[Array, Array], chunk: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
         nearest, mass = carry
@@ -252,7 +252,7 @@ def log_mean_kernel(train: Batch, test: Array, bandwidth: Array) -> Array:
         for j in range(dim):
             distance = distance + (x[:, None, j] - t[None, :, j]) ** 2
         nearer = jnp.minimum(nearest, distance.min(0))
-        mass = mass * jnp.exp(nearer - nearest) + jnp.exp(nearer - distance).sum(0)
+        mass = mass * jnp.exp(nearer - nearest) + jnp.exp(nearer[None] - distance).sum(0)
         return (nearer, mass), None
 
     start = (jnp.full(t.shape[0], _FAR, t.dtype), jnp.zeros(t.shape[0], t.dtype))

@@ -143,7 +143,7 @@ def _relabel(key: Key, params: Array, items: Rows) -> Rows:
         else jnp.cumsum(logistic_newton.class_probabilities(z), axis=0)[:-1]
     )
     u = draw_uniforms(key, items.label.shape, z.dtype)
-    return Rows(items.x, (u > below).sum(0).astype(jnp.int32))
+    return Rows(items.x, (u[None] > below).sum(0).astype(jnp.int32))
 
 
 def _log_probability(params: Array, rows: Rows) -> Array:

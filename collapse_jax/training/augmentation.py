@@ -41,7 +41,7 @@ def draw_view(strength: AugmentationStrength, shape: tuple[int, int, int], key: 
     either = jax.random.uniform(key_place, (7 * rows,), minval=-1.0, maxval=1.0).reshape(7, rows)
     image = x_BxD.reshape(rows, *shape)
     scale_B = 1 - strength.crop * (0.5 + 0.5 * either[0])
-    shift_Bx2 = strength.shift * either[1:3].T * jnp.asarray(shape[:2])
+    shift_Bx2 = strength.shift * either[1:3].T * jnp.asarray(shape[:2], x_BxD.dtype)[None]
     image = move_images(image, scale_B, strength.turn * either[3], shift_Bx2)
     image = scale_contrast(image, 1 + strength.contrast * either[4])
     image = image + strength.noise * draw_normals(key_noise, image.shape)
@@ -62,7 +62,7 @@ def move_images(x_BxHxWxC: Array, scale_B: Array, angle_B: Array, shift_Bx2: Arr
     A turn by a positive angle takes the first axis towards the second.
     """
     _, height, width, _ = x_BxHxWxC.shape
-    row_HxW, column_HxW = jnp.indices((height, width))
+    row_HxW, column_HxW = jnp.indices((height, width), dtype=float)
 
     def one(image_HxWxC: Array, scale: Array, angle: Array, shift_2: Array) -> Array:
         row, column = row_HxW - (height - 1) / 2 - shift_2[0], column_HxW - (width - 1) / 2 - shift_2[1]
@@ -88,8 +88,8 @@ def mask_squares(x_BxHxWxC: Array, place_Bx2: Array, side: Array | float) -> Arr
     """
 
     def within(length: int, place_B: Array) -> Array:
-        middle = (jnp.arange(length) + 0.5) / length
-        return jnp.abs(middle - place_B[:, None]) < side / 2
+        middle = (jnp.arange(length, dtype=float) + 0.5) / length
+        return jnp.abs(middle[None] - place_B[:, None]) < side / 2
 
     _, height, width, _ = x_BxHxWxC.shape
     square = within(height, place_Bx2[:, 0])[:, :, None] & within(width, place_Bx2[:, 1])[:, None]

@@ -163,5 +163,5 @@ def draw_probes(num: int, dim: int) -> tuple[Array, Array]:
     # Implementation and precision are named, so that runs with others are judged at the same points.
     key_time, key_noise = jax.random.split(jax.random.key(0, impl="threefry2x32"))
     jitter_PxN = jax.random.uniform(key_time, (PROBES_PER_ROW, num), jnp.float32)
-    time_R = ((jnp.arange(PROBES_PER_ROW)[:, None] + jitter_PxN) / PROBES_PER_ROW).reshape(-1)
+    time_R = ((jnp.arange(PROBES_PER_ROW, dtype=jitter_PxN.dtype)[:, None] + jitter_PxN) / PROBES_PER_ROW).reshape(-1)
     return jax.random.normal(key_noise, (PROBES_PER_ROW * num, dim), jnp.float32), time_R

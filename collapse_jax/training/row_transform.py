@@ -107,7 +107,7 @@ def fit_with_classes(
     if not frame.classes:
         return GenerativeModel(net, None)
     rows, weight = batch.rows(train)
-    is_class_NxK = jnp.round(rows[:, -1:]) == jnp.arange(frame.classes)
+    is_class_NxK = jnp.round(rows[:, -1:]) == jnp.arange(frame.classes, dtype=rows.dtype)[None]
     return GenerativeModel(net, (jnp.where(is_class_NxK, weight[:, None], 0.0)).sum(0))
 
 

@@ -72,8 +72,10 @@ def fit_sgd(
             key_step, row_B = scanned
             minibatch = shard_rows(batch.take(items, row_B))
             value = lambda p: loss(p, key_step, minibatch).astype(jnp.float32)  # noqa: E731
-            updates, state = made.update(jax.grad(value)(params), state, params)
-            return (optax.apply_updates(params, updates), state), None
+            gradient = jax.grad(value)(params)
+            with jax.numpy_dtype_promotion("standard"):  # optax promotes its counts of steps
+                updates, state = made.update(gradient, state, params)
+                return (optax.apply_updates(params, updates), state), None
 
         params = previous if start == "previous" else shard_params(init(stream(key, "init")))
         first = params, made.init(params)

@@ -171,7 +171,7 @@ def vicreg_loss(
     """See ``vicreg``; covariances are over B - 1."""
     loss, columns = invariance * jnp.mean((a_BxE - b_BxE) ** 2), a_BxE.shape[1]
     for z_BxE in (a_BxE, b_BxE):
-        near_BxE = z_BxE - z_BxE.mean(0)
+        near_BxE = z_BxE - z_BxE.mean(0, keepdims=True)
         covariance_ExE = jnp.matmul(near_BxE.T, near_BxE, precision=_HIGHEST) / max(z_BxE.shape[0] - 1, 1)
         lacking_E = jax.nn.relu(1 - jnp.sqrt(jnp.diagonal(covariance_ExE) + _LEAST_VARIANCE))
         loss += variance * lacking_E.mean() / 2 + covariance * _sum_off_diagonal(covariance_ExE**2) / columns
@@ -187,8 +187,8 @@ def barlow_loss(a_BxE: Array, b_BxE: Array, redundancy: Array | float) -> Array:
 
 def standardise_columns(z_BxE: Array) -> Array:
     """Columns of mean 0 and variance 1 (1e-5 is added to variances, as in batch normalisation)."""
-    near_BxE = z_BxE - z_BxE.mean(0)
-    return near_BxE * jax.lax.rsqrt((near_BxE**2).mean(0) + 1e-5)
+    near_BxE = z_BxE - z_BxE.mean(0, keepdims=True)
+    return near_BxE * jax.lax.rsqrt((near_BxE**2).mean(0, keepdims=True) + 1e-5)
 
 
 def byol_loss(said_BxE: Array, seen_BxE: Array) -> Array:

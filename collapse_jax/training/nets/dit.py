@@ -72,7 +72,7 @@ class DiT(nnx.Module):
         side, rows = self.patch, x_BxD.shape[0]
         down, across = height // side, width // side
         stream = self.read(cut_patches(x_BxD, self.shape, side))
-        stream = stream + jnp.asarray(position_waves(down, across, stream.shape[-1]), stream.dtype)
+        stream = stream + jnp.asarray(position_waves(down, across, stream.shape[-1]), stream.dtype)[None]
         told = self.modulate(nnx.silu(self.told(t_B, label_B))).reshape(rows, 6 * self.depth + 2, -1)
         for i, block in enumerate(self.blocks):
             stream = block(stream, told[:, 6 * i : 6 * i + 6])

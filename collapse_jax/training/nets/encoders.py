@@ -105,7 +105,7 @@ class ViT(nnx.Module):
         """``[B, features]``."""
         stream = self.read(dit.cut_patches(x_BxD, self.shape, self.patch))
         down, across = self.shape[0] // self.patch, self.shape[1] // self.patch
-        stream = stream + jnp.asarray(dit.position_waves(down, across, stream.shape[-1]), stream.dtype)
+        stream = stream + jnp.asarray(dit.position_waves(down, across, stream.shape[-1]), stream.dtype)[None]
         nothing = jnp.zeros((1, 6, stream.shape[-1])).at[:, jnp.asarray([2, 5])].set(1.0)  # gates are open
         for block in self.blocks:
             stream = block(stream, nothing)

@@ -35,7 +35,7 @@ class TimedMLP(nnx.Module):
 
     def __call__(self, x_BxD: Array, t_B: Array, label_B: Array | None = None) -> Array:
         """Vectors ``[B, D]`` at points ``[B, D]``, times ``[B]`` and, where there are classes, labels ``[B]``."""
-        angle_BxF = jnp.pi * t_B[:, None] * jnp.arange(1, self.frequencies + 1)
+        angle_BxF = jnp.pi * t_B[:, None] * jnp.arange(1, self.frequencies + 1, dtype=t_B.dtype)[None]
         seen = [x_BxD, t_B[:, None], jnp.cos(angle_BxF), jnp.sin(angle_BxF)]
         if label_B is not None:
             seen.append(jax.nn.one_hot(label_B, self.classes))

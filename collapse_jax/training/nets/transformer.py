@@ -251,7 +251,7 @@ def _attend_cached(query_BxLxHxK: Array, key_BxGxKxP: Array, value_BxGxPxK: Arra
     rows, length, heads, head = query_BxLxHxK.shape
     query = query_BxLxHxK.reshape(rows, length, key_BxGxKxP.shape[1], -1, head)
     score = jnp.einsum("blghk,bgkp->bghlp", query, key_BxGxKxP, preferred_element_type=jnp.float32)
-    seen_LxP = jnp.arange(score.shape[-1]) <= position + jnp.arange(length)[:, None]
+    seen_LxP = jnp.arange(score.shape[-1])[None] <= position + jnp.arange(length)[:, None]
     share = jax.nn.softmax(jnp.where(seen_LxP, score / jnp.sqrt(head), -jnp.inf)).astype(value_BxGxPxK.dtype)
     return jnp.einsum("bghlp,bgpk->blghk", share, value_BxGxPxK).reshape(rows, length, heads, head)
 
@@ -262,11 +262,11 @@ def _rotation_angles(length: int, head: int, position: Array | int) -> tuple[Arr
     In float32: bfloat16 knows only every second position above 256.
     """
     frequency_F = BASE ** (-jnp.arange(0, head, 2, jnp.float32) / head)
-    angle_LxF = (position + jnp.arange(length))[:, None] * frequency_F
+    angle_LxF = (position + jnp.arange(length)).astype(frequency_F.dtype)[:, None] * frequency_F[None]
     return jnp.cos(angle_LxF)[:, None], jnp.sin(angle_LxF)[:, None]
 
 
 def _rotate(x_BxLxHxK: Array, turn: tuple[Array, Array]) -> Array:
-    cos, sin = turn
+    cos, sin = (x[None] for x in turn)
     a, b = jnp.split(x_BxLxHxK.astype(cos.dtype), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x_BxLxHxK.dtype)
