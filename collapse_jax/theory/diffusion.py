@@ -1,4 +1,4 @@
-"""What is known of diffusion models with the exact score, stopped early."""
+"""Theory of diffusion models with the exact score that are stopped early."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -16,25 +16,26 @@ _DEGREES = (1, 2, 3, 4)
 
 
 def hermite_factor(degree: int, delta: float, policy: Mapping[str, Any], n: int, num_generations: int) -> np.ndarray:
-    """What is left of the Hermite coefficient of `degree` k of the real law, ``[T]``; exact (derived here).
+    """Return the factor ``[T]`` that is left of the real law's Hermite coefficient of `degree` k; exact (derived here).
 
     p_t = OU_delta[mixture of p_0 and of earlier p], where OU_delta is the Ornstein-Uhlenbeck flow of a diffusion that
-    is stopped at time delta, whose stationary law is N(0, 1): it multiplies E He_k by e = exp(-k delta). So every
-    policy's coefficients are a linear recursion (``kept_expectation``). With a share alpha of fresh rows
-    f_t = e (alpha + (1 - alpha) f_{t-1}), f_0 = 1, which ends at alpha e / (1 - (1 - alpha) e).
+    is stopped at time delta. Its stationary law is N(0, 1), so it multiplies E He_k by e = exp(-k delta), and every
+    policy's coefficients are a linear recursion (``kept_expectation``). With a share alpha of fresh rows f_t = e (alpha
+    + (1 - alpha) f_{t-1}), f_0 = 1, which ends at alpha e / (1 - (1 - alpha) e).
     """
     return kept_expectation(policy, n, num_generations, np.exp(-degree * delta))
 
 
 def hermite_coefficient(source: Source, degree: int) -> float:
-    """E h_k of a mixture of equally likely isotropic modes, h_k = He_k / sqrt(k!) of each column, mean over columns.
+    """Return E h_k of a mixture of equally likely isotropic modes, h_k = He_k / sqrt(k!), averaged over columns.
 
-    Quadrature of each mode, exact for polynomials; the modes' spread is what their centres leave of the covariance.
+    Each mode is integrated by quadrature, which is exact for polynomials. The modes' variance is the covariance less
+    the variance of their centres.
     """
     centres = np.asarray(source.modes, float)
-    spread = np.sqrt((np.trace(np.asarray(source.covariance)) - centres.var(0).sum()) / source.dim)
+    deviation = np.sqrt((np.trace(np.asarray(source.covariance)) - centres.var(0).sum()) / source.dim)
     nodes, weights = hermegauss(degree + 1)
-    values = hermeval(centres[..., None] + spread * nodes, np.eye(degree + 1)[degree]) / np.sqrt(gamma(degree + 1))
+    values = hermeval(centres[..., None] + deviation * nodes, np.eye(degree + 1)[degree]) / np.sqrt(gamma(degree + 1))
     return float((values @ weights).mean() / weights.sum())
 
 

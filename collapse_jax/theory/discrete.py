@@ -1,4 +1,4 @@
-"""What is known of counts: symbols (Wright and Fisher's model of drift), rates and probabilities."""
+"""Theory of counts: symbols (Wright and Fisher's model of drift), rates and probabilities."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from collapse_jax.theory.prediction import Case, Condition, Prediction
 
 
 def survival_exponents(num_generations: int) -> np.ndarray:
-    """g_1 = 1, g_{k+1} = 1 - exp(-g_k), ``[T]``: falls as 2 / k."""
+    """Return g_1 = 1, g_{k+1} = 1 - exp(-g_k), ``[T]``, which falls as 2 / k."""
     g = [1.0]
     for _ in range(num_generations - 1):
         g.append(-np.expm1(-g[-1]))
@@ -18,21 +18,21 @@ def survival_exponents(num_generations: int) -> np.ndarray:
 
 
 def alive_probability_bound(n: int, probability: np.ndarray | float, num_generations: int) -> np.ndarray:
-    """Least probability that a symbol of share p is still there at fits 1 .. T under replace: 1 - exp(-n p g_t).
+    """Return a lower bound on the probability that a symbol of share p is alive at fits 1 .. T under replace.
 
-    Derived here: P(gone at fit 1) = (1 - p)^n <= exp(-n p g_1), and given the share p_1 the chance to be gone k fits
-    later is at most exp(-n p_1 g_k), whose mean over a binomial n p_1 is (1 - p (1 - exp(-g_k)))^n <=
-    exp(-n p g_{k+1}). Tight for rare symbols.
+    The bound is 1 - exp(-n p g_t) and is tight for rare symbols (derived here). P(gone at fit 1) = (1 - p)^n <= exp(-n
+    p g_1), and given the share p_1 the probability to be gone k fits later is at most exp(-n p_1 g_k), whose mean over
+    a binomial n p_1 is (1 - p (1 - exp(-g_k)))^n <= exp(-n p g_{k+1}).
     """
     return -np.expm1(-n * np.multiply.outer(np.asarray(probability), survival_exponents(num_generations)))
 
 
 def drift_laws(n: int, first: np.ndarray, num_generations: int, temperature: float = 1.0) -> np.ndarray:
-    """Law of one symbol's count among n rows at fits 1 .. T under replace, ``[T, ..., n + 1]``, from that at fit 1.
+    """Return the law of one symbol's count among n rows at fits 1 .. T under replace, ``[T, ..., n + 1]``.
 
-    Wright and Fisher's chain: a count of j is followed by a binomial one of n draws at j / n, whatever the others do.
-    Sampled at another temperature, of two symbols only: at p^(1/tau) / (p^(1/tau) + (1 - p)^(1/tau)), p = j / n
-    (selection of the more common one; derived here).
+    `first` is the law at fit 1. In Wright and Fisher's chain, a count of j is followed by a binomial count of n draws
+    at j / n, whatever the other symbols do. With another temperature and two symbols, draws are at p^(1/tau) /
+    (p^(1/tau) + (1 - p)^(1/tau)), p = j / n, which selects the more common symbol (derived here).
     """
     share = np.arange(n + 1) / n
     chain = _binomial_law(n, share if temperature == 1 else sharpen_share(share, temperature))
@@ -43,13 +43,13 @@ def drift_laws(n: int, first: np.ndarray, num_generations: int, temperature: flo
 
 
 def sharpen_share(share: np.ndarray, temperature: float) -> np.ndarray:
-    """What a share of two symbols becomes by sampling at a temperature."""
-    ours, theirs = share ** (1 / temperature), (1 - share) ** (1 / temperature)
-    return ours / (ours + theirs)
+    """Return the share that a share of two symbols becomes when sampled at a temperature."""
+    first, second = share ** (1 / temperature), (1 - share) ** (1 / temperature)
+    return first / (first + second)
 
 
 def _binomial_law(n: int, probability: np.ndarray) -> np.ndarray:
-    """Law of a count of n draws at each of `probability`, ``[..., n + 1]``."""
+    """Return the law of a count of n draws at each `probability`, ``[..., n + 1]``."""
     from scipy.stats import binom  # takes longer to import than all the rest of this package
 
     return binom.pmf(np.arange(n + 1), n, probability[..., None])
@@ -58,7 +58,7 @@ def _binomial_law(n: int, probability: np.ndarray) -> np.ndarray:
 def expected_symbols_alive(
     n: int, probabilities: np.ndarray, num_generations: int, temperature: float = 1.0
 ) -> np.ndarray:
-    """Expected number of symbols alive at fits 1 .. T under replace; exact (``drift_laws``)."""
+    """Return the expected number of symbols alive at fits 1 .. T under replace; exact (``drift_laws``)."""
     laws, number = _drift_of_shares(n, probabilities, num_generations, temperature)
     return (1 - laws[..., 0]) @ number
 
@@ -66,7 +66,7 @@ def expected_symbols_alive(
 def expected_gini_simpson(
     n: int, probabilities: np.ndarray, num_generations: int, temperature: float = 1.0
 ) -> np.ndarray:
-    """E[1 - sum p^2] at fits 1 .. T under replace; exact (``drift_laws``): each symbol's share times the others'."""
+    """Return E[1 - sum p^2] at fits 1 .. T under replace, summed symbol by symbol; exact (``drift_laws``)."""
     laws, number = _drift_of_shares(n, probabilities, num_generations, temperature)
     share = np.arange(n + 1) / n
     return laws @ (share * (1 - share)) @ number
@@ -75,7 +75,10 @@ def expected_gini_simpson(
 def fixation_probability(
     n: int, probabilities: np.ndarray, num_generations: int, temperature: float = 1.0
 ) -> np.ndarray:
-    """Probability that fits 1 .. T see one symbol only, under replace; exact: of K events that exclude each other."""
+    """Return the probability that fits 1 .. T see one symbol only, under replace; exact.
+
+    It is the sum over K events that exclude each other.
+    """
     laws, number = _drift_of_shares(n, probabilities, num_generations, temperature)
     return laws[..., n] @ number
 
@@ -89,24 +92,24 @@ def _drift_of_shares(
 
 
 def ancestor_share(n: int, num_generations: int) -> np.ndarray:
-    """Share of n real rows from which rows of fits 1 .. T descend, under replace; exact: each begins as one of n."""
+    """Return the expected share of n real rows from which rows of fits 1 .. T descend, under replace; exact."""
     return 1 - drift_laws(n, np.eye(n + 1)[1], num_generations)[:, 0]
 
 
 def zero_rate_probability(n: int, rate: float, num_generations: int) -> np.ndarray:
-    """P(rate = 0 at fits 1 .. T) of a Poisson model under replace, the rate being the mean of n counts; exact.
+    """Return P(rate = 0 at fits 1 .. T) of a Poisson model under replace, the rate being the mean of n counts; exact.
 
-    exp(-n rate g_t): a Poisson count of mean m gives E exp(-g count) = exp(-m (1 - exp(-g))) (derived here).
+    It is exp(-n rate g_t): a Poisson count of mean m gives E exp(-g count) = exp(-m (1 - exp(-g))) (derived here).
     """
     return np.exp(-n * rate * survival_exponents(num_generations))
 
 
 def fixation_time(n: int, probabilities: np.ndarray, num_generations: int, temperature: float = 1.0) -> float:
-    """Mean number of the first fit that sees one symbol, under replace, where T + 1 stands for none of T; exact.
+    """Return the mean number of the first fit that sees one symbol, under replace; exact.
 
-    1 + sum of 1 - P(fit t sees one), from ``fixation_probability``. As n and T grow it nears the diffusion
-    approximation -2 n sum (1 - x) ln(1 - x) of shares x (Kimura and Ohta 1969), which
-    is off by up to 2.5 fits at n = 10 to 100.
+    A chain that still has several symbols at fit T counts as T + 1. The result is 1 + sum of 1 - P(fit t sees one),
+    from ``fixation_probability``. As n and T grow it approaches the diffusion approximation -2 n sum (1 - x) ln(1 - x)
+    of shares x (Kimura and Ohta 1969), which is off by up to 2.5 fits at n = 10 to 100.
     """
     return float(1 + (1 - fixation_probability(n, probabilities, num_generations, temperature)).sum())
 
@@ -114,8 +117,9 @@ def fixation_time(n: int, probabilities: np.ndarray, num_generations: int, tempe
 def diversity_ratio(policy: Mapping[str, Any], n: int, num_generations: int) -> np.ndarray:
     """Return E[1 - sum p^2] of the fits over the truth's under any mixture policy; exact (``moment_recursions``).
 
-    One-hot rows have the variance 1 - sum p^2, so a categorical fit keeps a Gaussian one's moments: replace (1 - 1/n)^T
-    (Wright and Fisher), accumulate prod (1 - 1/(n t^2)). Two symbols of probability p: p (1 - p) over the truth's.
+    One-hot rows have the variance 1 - sum p^2, so a categorical fit has a Gaussian fit's moments: (1 - 1/n)^T under
+    replace (Wright and Fisher), prod (1 - 1/(n t^2)) under accumulate. For two symbols of probability p, it is p (1 -
+    p) over the truth's.
     """
     return fit_moments(policy, n, num_generations).variance
 
@@ -141,10 +145,10 @@ def _alive(case: Case) -> np.ndarray:
 
 
 def _alive_bounds(case: Case) -> np.ndarray:
-    """At most what fit 1 sees."""
+    """Return the lower bound and the expected number at fit 1, which is an upper bound."""
     n, t = case.num_samples, case.num_generations
-    most = (1 - (1 - case.shares) ** n).sum()
-    return np.stack([alive_probability_bound(n, case.shares, t).sum(0), np.full(t, most)])
+    at_first_fit = (1 - (1 - case.shares) ** n).sum()
+    return np.stack([alive_probability_bound(n, case.shares, t).sum(0), np.full(t, at_first_fit)])
 
 
 def _fixation(case: Case) -> np.ndarray:
@@ -152,7 +156,7 @@ def _fixation(case: Case) -> np.ndarray:
 
 
 def _times(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Of each chain the same number at all generations."""
+    """Return each chain's fixation time, repeated for all generations."""
     return (metrics["symbols_alive"] > 1).sum(1, keepdims=True) + 1 + 0 * case.generations
 
 
@@ -169,12 +173,12 @@ def _squared_error(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _is_diverse(case: Case) -> np.ndarray:
-    """Generations at which means of 1 - sum p^2 are fair: later, few chains still have two symbols."""
+    """Return the generations at which means of 1 - sum p^2 are fair: later, few chains still have two symbols."""
     return diversity_ratio(case.policy, case.num_samples, case.num_generations) >= 0.05
 
 
 def _is_common(chance: np.ndarray) -> np.ndarray:
-    """Where neither an event nor its absence is so rare that chains hold too few of them."""
+    """Return where neither an event nor its absence is so rare that chains hold too few of them."""
     return (chance >= 0.01) & (chance <= 0.99)
 
 
@@ -191,12 +195,15 @@ def _zero_rate(case: Case) -> np.ndarray:
 
 
 def _is_light(case: Case) -> np.ndarray:
-    """Generations at which squares of a rate have fair means: later, few chains are alive and make them all."""
+    """Return the generations at which means of squared rates are fair: later, a few live chains make the whole mean."""
     return case.generations <= 0.5 * case.num_samples * case.setting["rate"]
 
 
 PLAIN = Condition("fits are sampled as they are", lambda case: case.setting["temperature"] == 1)
-ONE_BY_ONE = Condition("that, or two symbols", lambda case: case.setting["temperature"] == 1 or len(case.shares) == 2)
+ONE_BY_ONE = Condition(
+    "fits are sampled as they are, or there are two symbols",
+    lambda case: case.setting["temperature"] == 1 or len(case.shares) == 2,
+)
 HEATED = Condition("two symbols, at another temperature",
                    lambda case: case.setting["temperature"] != 1 and len(case.shares) == 2)  # fmt: skip
 FEW = Condition("n <= 500 rows", lambda case: case.num_samples <= 500)

@@ -1,14 +1,15 @@
-"""What is known of models that train on each other's outputs (``settings.ecosystem``): derived here.
+"""Theory of models that train on each other's outputs (``settings.ecosystem``), derived here.
 
 Given the fits, a row that model i reads comes from model j with probability a_ij: its expectation is sum a_ij mu_j and
-its second moment sum a_ij (V_j + mu_j^2). So the moments of one loop (``moment_recursions``) become those of m: with C
-the expected products of the fits' means, a batch's means have the products A C A^T, and their noise over n rows is 1/n
-times the expected product of the rows that models i and k read at one place, less (A C A^T)_ik. Exact for any real law
-with a variance, any matrix, n and horizon; column by column.
+its second moment sum a_ij (V_j + mu_j^2). So the moments of one loop (``moment_recursions``) generalise to m loops:
+with C the expected products of the fits' means, a batch's means have the products A C A^T, and their noise over n rows
+is 1/n times the expected product of the rows that models i and k read at one place, less (A C A^T)_ik. This is exact
+for any real law with a variance, any matrix, n and horizon, column by column.
 
 Under replace all rows together lose V / (m n) of their variance a generation where all models are alike and every row
-is read once: fully mixed, V is nearly all of it, and 1 - 1/(m n) is left a generation, as of one model of m n rows.
-Isolated models lose their V, and what is left, 1 - (1 - (1 - 1/n)^(T + 1)) / m, has the limit 1 - 1/m.
+is read once. If the models are fully mixed, V is nearly all of the variance, and 1 - 1/(m n) is left a generation, as
+for one model of m n rows. Isolated models lose their V, and what is left, 1 - (1 - (1 - 1/n)^(T + 1)) / m, has the
+limit 1 - 1/m.
 """
 
 import itertools
@@ -25,7 +26,7 @@ POLICIES = (*GROWING, "growing")
 
 
 class EcosystemMoments(NamedTuple):
-    """Of the fits of generations 1 .. T.
+    """Moments of the fits of generations 1 .. T.
 
     Attributes:
       product: ``[T, m, m]``, expected products of the errors of the models' means.
@@ -39,15 +40,16 @@ class EcosystemMoments(NamedTuple):
 
 
 def mixing_matrix(models: int, mixing: float | Sequence[Sequence[float]]) -> np.ndarray:
-    """``[m, m]``, of a share or of itself."""
+    """Return the matrix ``[m, m]`` of `mixing`, which is the share that is mixed, or the matrix itself."""
     given = np.asarray(mixing, float)
     return given if given.ndim else (1 - given) * np.eye(models) + given / models
 
 
 def joint_readings(matrix: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
-    """Whom the m models read at one place, ``[m]``, and with what probability.
+    """Yield each combination of models that the m models read from at one place, ``[m]``, with its probability.
 
-    Model i reads i where a uniform number common to all lies below a_ii, then i + 1 in a stretch of a_i,i+1, and so on.
+    Model i reads from i where a uniform number common to all models lies below a_ii, from i + 1 in the next interval,
+    of length a_i,i+1, and so on.
     """
     m = len(matrix)
     place = np.arange(m)
@@ -58,41 +60,41 @@ def joint_readings(matrix: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
 
 
 def ecosystem_moments(
-    policy: Mapping[str, Any], n: int, num_generations: int, matrix: np.ndarray, spread: VarianceMap | None = None
+    policy: Mapping[str, Any], n: int, num_generations: int, matrix: np.ndarray, variance_map: VarianceMap | None = None
 ) -> EcosystemMoments:
-    """Moments of the fits of m models; exact.
+    """Return the moments of the fits of m models; exact.
 
     Args:
       policy: as in a config, one of ``POLICIES``.
       n: rows of each model's first real batch and of each of its synthetic ones.
       num_generations: T.
       matrix: ``[m, m]``, whose rows sum to 1.
-      spread: how rows become fits and fits rows; default a maximum-likelihood Gaussian of unit variance.
+      variance_map: how rows become fits and fits rows; default: a maximum-likelihood Gaussian of unit variance.
 
     Raises:
       UsageError: a policy whose moments are not known here.
     """
-    spread = spread or VarianceMap()
+    variance_map = variance_map or VarianceMap()
     fade, joined = describe_pool(policy, n)
     m, read = len(matrix), list(joint_readings(matrix))
-    product, second, mass = np.eye(m) * spread.truth / n, np.full(m, spread.truth), float(n)
+    product, second, mass = np.eye(m) * variance_map.truth / n, np.full(m, variance_map.truth), float(n)
     found = []
     for made, fresh in itertools.islice(joined, num_generations):
-        variance = spread.fitted(second - np.diag(product), mass)
-        sampled = spread.sampled(variance)
+        variance = variance_map.fitted(second - np.diag(product), mass)
+        sampled = variance_map.sampled(variance)
         rows = product + np.diag(sampled)
         centre, of_row = matrix @ product @ matrix.T, sum(p * rows[np.ix_(source, source)] for p, source in read)
         everything = np.diag(of_row).mean() - (centre + (of_row - centre) / n).mean()
-        found.append((product, variance, spread.fitted(everything, m * n)))
+        found.append((product, variance, variance_map.fitted(everything, m * n)))
         total = fade * mass + made[1] + fresh[1]
-        second = (fade * mass * second + made[1] * np.diag(of_row) + fresh[1] * spread.truth) / total
+        second = (fade * mass * second + made[1] * np.diag(of_row) + fresh[1] * variance_map.truth) / total
         across = product @ matrix.T  # of a pool's means and those of new batches
         product = (
             (fade * mass) ** 2 * product
             + fade * mass * made[1] * (across + across.T)
             + made[1] ** 2 * (centre + (of_row - centre) / max(made[0], 1))
         )
-        product = (product + fresh[1] ** 2 * np.eye(m) * spread.truth / max(fresh[0], 1)) / total**2
+        product = (product + fresh[1] ** 2 * np.eye(m) * variance_map.truth / max(fresh[0], 1)) / total**2
         mass = total
     return EcosystemMoments(*map(np.array, zip(*found, strict=True)))
 
@@ -101,23 +103,23 @@ def _matrix(case: Case) -> np.ndarray:
     return mixing_matrix(case.setting["models"], case.setting["mixing"])
 
 
-def _spread(case: Case) -> VarianceMap:
+def _variance_map(case: Case) -> VarianceMap:
     generator = case.setting["generator"] or {}
     return VarianceMap(ddof=generator.get("ddof", 0), factor=generator.get("temperature", 1.0))
 
 
 def _fits(case: Case) -> EcosystemMoments:
-    return ecosystem_moments(case.policy, case.num_samples, case.num_generations, _matrix(case), _spread(case))
+    return ecosystem_moments(case.policy, case.num_samples, case.num_generations, _matrix(case), _variance_map(case))
 
 
 def _log_variance(case: Case) -> np.ndarray:
-    spread = _spread(case)
-    drift = case.generations * log_variance_drift(case.num_samples, spread.ddof)
-    return drift + (case.generations - 1) * np.log(spread.factor)
+    variance_map = _variance_map(case)
+    drift = case.generations * log_variance_drift(case.num_samples, variance_map.ddof)
+    return drift + (case.generations - 1) * np.log(variance_map.factor)
 
 
 def _is_light(case: Case) -> np.ndarray:
-    """Generations at which means over chains are fair (``gaussian.has_light_tails``)."""
+    """Return the generations at which means over chains are fair (``gaussian.has_light_tails``)."""
     return _fits(case).variance.min(1) >= np.exp(-0.5)
 
 

@@ -1,4 +1,4 @@
-"""What is known of Gaussians fitted to what Gaussians generated."""
+"""Theory of Gaussians that are fitted to what Gaussians generated."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -22,58 +22,61 @@ WITHOUT_NEW_ROWS = ("replace", "accumulate", "accumulate_subsample", "fixed_real
 
 
 def c4(n: float) -> float:
-    """E s / sigma of the unbiased variance s^2 of n normal rows."""
+    """Return E s / sigma of the unbiased variance s^2 of n normal rows."""
     return float(np.sqrt(2 / (n - 1)) * np.exp(gammaln(n / 2) - gammaln((n - 1) / 2)))
 
 
 def log_variance_drift(n: int, ddof: int = 0, column: np.ndarray | int = 1) -> np.ndarray:
-    """E log of the `column`-th (from 1) conditional variance of a normal fit: chi^2_{n - column} / (n - ddof).
+    """Return E log of the `column`-th (from 1) conditional variance of a normal fit: chi^2_{n - column} / (n - ddof).
 
-    Given the columns before it. Under replace the factors of T generations are independent, so T of these add up: the
-    exponents of the covariance's eigenvalues (Bartlett's decomposition; derived here).
+    The variance is conditional on the columns before it. Under replace the factors of T generations are independent, so
+    T of these add up: they are the exponents of the covariance's eigenvalues (Bartlett's decomposition; derived here).
     """
     return digamma((n - column) / 2) + np.log(2 / (n - ddof))
 
 
 def variance_of_log_variance(n: int, column: np.ndarray | int = 1) -> np.ndarray:
-    """Its variance; that of T generations is T times as much."""
+    """Return the variance of the logarithm in ``log_variance_drift``; over T generations it is T times as large."""
     return polygamma(1, (n - np.asarray(column)) / 2)
 
 
 def accumulate_variance(n: int, num_generations: int) -> np.ndarray:
-    """E S_T of T = 1 .. `num_generations` under accumulate, maximum likelihood: prod (1 - 1 / (n t^2))."""
+    """Return E S_T of T = 1 .. `num_generations` under accumulate, maximum likelihood: prod (1 - 1 / (n t^2))."""
     t = np.arange(1, num_generations + 1)
     return np.cumprod(1 - 1 / (n * t**2))
 
 
 def accumulate_limit(n: int, num_generations: int) -> np.ndarray:
-    """An interval of the same about its limit sin(x) / x, x = pi / sqrt n: the rest of the product is > 1 - 1/(n T)."""
+    """Return an interval of ``accumulate_variance`` about its limit sin(x) / x, x = pi / sqrt n.
+
+    The rest of the product is above 1 - 1/(n T).
+    """
     x, t = np.pi / np.sqrt(n), np.arange(1, num_generations + 1)
     with np.errstate(divide="ignore"):
         return np.sin(x) / x * np.stack([np.ones(len(t)), 1 / np.maximum(1 - 1 / (n * t), 0)])
 
 
 def accumulate_square(n: int, num_generations: int) -> np.ndarray:
-    """An interval of E mu_T^2 = 1 - E S_T: H / n less at most its own square / 2, H = sum of 1/t^2 (-> pi^2 / 6)."""
+    """Return an interval of E mu_T^2 = 1 - E S_T: H / n less at most its square / 2, H = sum of 1/t^2 (-> pi^2 / 6)."""
     first = np.cumsum(1 / np.arange(1, num_generations + 1) ** 2) / n
     return np.stack([first - first**2 / 2, first])
 
 
 def golden_ratio_error(weight: np.ndarray | float, n_real: float, n_synthetic: float) -> np.ndarray:
-    """n_real times the stationary squared error of the weighted fresh loop, maximum-likelihood variance; exact.
+    """Return n_real times the stationary squared error of the weighted fresh loop, maximum-likelihood variance; exact.
 
-    [w^2 + k (1 - w)^2] / [w (2 - w) + (1 - w)^2 / n_synthetic], k = n_real / n_synthetic. Where the variance is known
-    the denominator is w (2 - w) (arXiv 2502.18049); the fitted one's own error adds the rest (derived here). Least at
-    w* = (sqrt(k^2 + 4 k) - k) / 2 with value w*, if the variance is known: 0.618 for k = 1.
+    It is [w^2 + k (1 - w)^2] / [w (2 - w) + (1 - w)^2 / n_synthetic], k = n_real / n_synthetic. Where the variance is
+    known the denominator is w (2 - w) (arXiv 2502.18049); the error of the fitted variance adds the rest (derived
+    here). With known variance the least error is at w* = (sqrt(k^2 + 4 k) - k) / 2 with value w*: 0.618 for k = 1.
     """
     w, ratio = np.asarray(weight), n_real / n_synthetic
     return (w**2 + ratio * (1 - w) ** 2) / (w * (2 - w) + (1 - w) ** 2 / n_synthetic)
 
 
 def growing_square(n: int, sizes: Sequence[int], num_generations: int) -> np.ndarray:
-    """An interval of E mu_T^2 under replace with batches of n, then of `sizes` rows, maximum likelihood.
+    """Return an interval of E mu_T^2 under replace with batches of n, then of `sizes` rows, maximum likelihood.
 
-    It is 1 - prod (1 - 1/n_t): H = sum of 1/n_t, what it is where the variance is known, less at most H^2 / 2. So it
+    It is 1 - prod (1 - 1/n_t): H = sum of 1/n_t, its value where the variance is known, less at most H^2 / 2. So it
     stays small at any T where that sum converges, n_t = n t^(1 + s) (arXiv 2505.13947; finite n derived here).
     """
     later = itertools.islice(batch_sizes(n, sizes), num_generations - 1)
@@ -82,10 +85,11 @@ def growing_square(n: int, sizes: Sequence[int], num_generations: int) -> np.nda
 
 
 def one_shot_error(real: np.ndarray | int, synthetic: np.ndarray | int, n: int, nested: bool = True) -> np.ndarray:
-    """Squared error of a mean fitted to R real rows beside S of a generator made of `n` real ones, unit variance.
+    """Return the squared error of a mean fitted to R real rows beside S rows of a generator made from n real rows.
 
-    Others than those n: 1 / N + (S / N)^2 / n, N = R + S. Nested, R of those n: 1 / N + 1 / n - R^2 / (n N^2). The
-    variance known (derived here); ``fit_moments`` has what a fitted one changes.
+    The variance is 1 and known (derived here); ``fit_moments`` has what a fitted one changes. If the R rows are not
+    among the n, the error is 1 / N + (S / N)^2 / n, N = R + S. If they are (nested), it is 1 / N + 1 / n - R^2 / (n
+    N^2).
     """
     rows = np.asarray(real) + synthetic
     if nested:
@@ -97,20 +101,20 @@ def best_synthetic_rows(real: int, n: int) -> float:
     """Return the S of least ``one_shot_error`` beside R real rows of their own: R n / (2 R - n), or inf if R <= n / 2.
 
     Nested rows have no such optimum: for R > n / 2 the error first rises with S, is worst at N = 2 R^2 / n, and then
-    falls to 1 / n, which no number of them passes (derived here).
+    falls to 1 / n, its infimum (derived here).
     """
     return real * n / (2 * real - n) if 2 * real > n else np.inf
 
 
 def best_weights(num_fits: int, ratio: float = 1.0) -> np.ndarray:
-    """The weights of new real rows that give the least error of the mean at every fit, in a loop that starts afresh.
+    """Return the weights of new real rows that give the least error of the mean at every fit, from a fresh start.
 
-    n_real times that error is the weight itself: of e before, w = (e + k) / (1 + e + k), k = `ratio` = n_real /
-    n_synthetic, from e = k on (derived here; the variance known). For k = 1 they are ratios of Fibonacci numbers, 2/3,
-    5/8, 13/21, ... on the way to the golden ratio's 0.618.
+    n_real times that error is the weight itself: w = (e + k) / (1 + e + k) after an error e, k = `ratio` = n_real /
+    n_synthetic, starting from e = k (derived here; the variance is known). For k = 1 they are ratios of Fibonacci
+    numbers, 2/3, 5/8, 13/21, ..., which approach the golden ratio's 0.618.
 
     Args:
-      num_fits: how many, the first real batch's fit not counted.
+      num_fits: the number of fits, without the fit to the first real batch.
       ratio: k.
     """
     error, weights = ratio, []
@@ -121,10 +125,10 @@ def best_weights(num_fits: int, ratio: float = 1.0) -> np.ndarray:
 
 
 def sized_loop_error(sizes: np.ndarray | Sequence[float], weight: float = 0.0) -> float:
-    """Squared error of the last fit's mean where fit t sees n_t synthetic rows beside n_t new real ones of weight w.
+    """Return the squared error of the last mean, where fit t sees n_t synthetic and n_t new real rows of weight w.
 
-    (1 - w)^(2 T - 2) / n_1 + ((1 - w)^2 + w^2) sum of (1 - w)^(2 T - 2 t) / n_t, t = 2 .. T, unit variance, which is
-    known; n_1 are real. At w = 0, ``replace``, it is the sum of all 1 / n_t (derived here).
+    It is (1 - w)^(2 T - 2) / n_1 + ((1 - w)^2 + w^2) sum of (1 - w)^(2 T - 2 t) / n_t, t = 2 .. T, with unit variance,
+    which is known; the first n_1 rows are real. At w = 0, ``replace``, it is the sum of all 1 / n_t (derived here).
     """
     return float((_influence(len(sizes), weight) ** 2 / np.asarray(sizes, float)).sum())
 
@@ -132,32 +136,33 @@ def sized_loop_error(sizes: np.ndarray | Sequence[float], weight: float = 0.0) -
 def best_sizes(budget: float, num_generations: int, weight: float = 0.0) -> np.ndarray:
     """Return the sizes ``[T]`` of least ``sized_loop_error`` that sum to `budget`: n_t grows as (1 - w)^(T - t).
 
-    By Cauchy and Schwarz: to the square roots of the terms, so that n_1 has 1 / sqrt((1 - w)^2 + w^2) times as much.
-    Equal sizes cost T sum(c^2) / sum(c)^2 times the error: the late rows count most, for what early ones taught fades.
+    By the Cauchy-Schwarz inequality sizes are in proportion to the square roots of the terms, so n_1 is 1 / sqrt((1 -
+    w)^2 + w^2) times as large. Equal sizes cost T sum(c^2) / sum(c)^2 times the error: late rows count most, because
+    the influence of early rows fades.
     """
     influence = _influence(num_generations, weight)
     return budget * influence / influence.sum()
 
 
 def _influence(num_generations: int, weight: float) -> np.ndarray:
-    """What a row's error at fits 1 .. T leaves in the last one, c_t."""
+    """Return c_t, the part of a row's error at fits 1 .. T that is left in the last fit."""
     fading = (1 - weight) ** np.arange(num_generations - 1, -1.0, -1.0)
     fading[1:] *= np.hypot(1 - weight, weight)
     return fading
 
 
 def _fits(case: Case) -> FitMoments:
-    spread = VarianceMap(ddof=case.setting["ddof"], factor=case.setting["temperature"])
-    return fit_moments(case.policy, case.num_samples, case.num_generations, spread)
+    variance_map = VarianceMap(ddof=case.setting["ddof"], factor=case.setting["temperature"])
+    return fit_moments(case.policy, case.num_samples, case.num_generations, variance_map)
 
 
 def _cooled(case: Case) -> np.ndarray:
-    """What sampling has multiplied the variance by under replace."""
+    """Return the factor by which sampling has multiplied the variance under replace."""
     return case.setting["temperature"] ** (case.generations - 1.0)
 
 
 def has_light_tails(case: Case) -> np.ndarray:
-    """Generations at which means over chains are fair: a maximum-likelihood fit has lost under 40% of its variance.
+    """Return the generations at which means over chains are fair: a fit has lost under 40% of its variance.
 
     s^2 is a product of T factors, whose logarithm has a variance of about 2 T / n: beyond T / n = 0.5 its mean is made
     by chains too rare to be sampled.
@@ -165,16 +170,16 @@ def has_light_tails(case: Case) -> np.ndarray:
     return fit_moments(case.policy, case.num_samples, case.num_generations).variance >= np.exp(-0.5)
 
 
-def _mean_of_spread(case: Case) -> np.ndarray:
-    """E s_T of one column under replace: c4^T, times what another divisor and a temperature make of it."""
+def _mean_of_deviation(case: Case) -> np.ndarray:
+    """Return E s_T of one column under replace: c4^T, times the factors of another divisor and a temperature."""
     n, ddof = case.num_samples, case.setting["ddof"]
     return (c4(n) * np.sqrt((n - 1) / (n - ddof))) ** case.generations * np.sqrt(_cooled(case))
 
 
 def _distance(case: Case) -> np.ndarray:
-    """E W2^2 = E (mu - m)^2 + E s^2 + 1 - 2 E s, times the truth's variance."""
+    """Return E W2^2 = E (mu - m)^2 + E s^2 + 1 - 2 E s, times the truth's variance."""
     moments = _fits(case)
-    return case.truth * (moments.square + moments.variance + 1 - 2 * _mean_of_spread(case))
+    return case.truth * (moments.square + moments.variance + 1 - 2 * _mean_of_deviation(case))
 
 
 def _columns(case: Case) -> np.ndarray:
@@ -187,7 +192,7 @@ def _log_det_drift(case: Case) -> np.ndarray:
     return drift + case.law.dim * np.log(_cooled(case))
 
 
-def _log_det_spread(case: Case) -> np.ndarray:
+def _variance_of_log_det(case: Case) -> np.ndarray:
     return case.generations * variance_of_log_variance(case.num_samples, _columns(case)).sum()
 
 
@@ -198,7 +203,7 @@ def _det(case: Case) -> np.ndarray:
 
 
 def _det_is_light(case: Case) -> np.ndarray:
-    return _log_det_spread(case) <= 1.0
+    return _variance_of_log_det(case) <= 1.0
 
 
 def _conserved(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -210,7 +215,7 @@ def _rank(case: Case) -> int:
 
 
 def _loop(case: Case) -> tuple[float, float, float]:
-    """(w, n_real, n_synthetic) of a loop with new real rows."""
+    """Return (w, n_real, n_synthetic) of a loop with new real rows."""
     n = case.num_samples
     if case.policy["kind"] == "weighted_fresh":
         return case.policy["weight"], case.policy["real"] or n, n
@@ -225,7 +230,10 @@ def _golden(case: Case) -> np.ndarray:
 
 
 def _is_stationary(case: Case) -> np.ndarray:
-    """What is left of the start falls as (1 - w)^2 (1 - 1 / n_synthetic) a generation: here below 1e-4."""
+    """Return the generations at which less than 1e-4 of the start is left.
+
+    What is left falls as (1 - w)^2 (1 - 1 / n_synthetic) a generation.
+    """
     weight, _, synthetic = _loop(case)
     return ((1 - weight) ** 2 * (1 - 1 / synthetic)) ** (case.generations - 1) < 1e-4
 
@@ -279,8 +287,8 @@ TABLE = (
         assumptions=(NORMAL, REGULAR), in_logs=True,
     ),
     Prediction(
-        "log_det_ratio", "gaussian", _REPLACE, ("log_det_ratio",), _log_det_spread, "derived here (log_variance_drift)",
-        statistic="variance", assumptions=(NORMAL, REGULAR),
+        "log_det_ratio", "gaussian", _REPLACE, ("log_det_ratio",), _variance_of_log_det,
+        "derived here (log_variance_drift)", statistic="variance", assumptions=(NORMAL, REGULAR),
     ),
     Prediction(
         "determinant ratio", "gaussian", _REPLACE, ("log_det_ratio",), _det, "derived here (log_variance_drift)",
@@ -288,7 +296,7 @@ TABLE = (
         assumptions=(NORMAL, REGULAR), fair=_det_is_light,
     ),
     Prediction(
-        "standard deviation ratio", "gaussian", _REPLACE, ("log_trace_ratio",), _mean_of_spread, _REPLACE_SOURCE,
+        "standard deviation ratio", "gaussian", _REPLACE, ("log_trace_ratio",), _mean_of_deviation, _REPLACE_SOURCE,
         samples=lambda case, metrics: np.exp(0.5 * metrics["log_trace_ratio"]),
         assumptions=(NORMAL, ONE_COLUMN, REGULAR), fair=has_light_tails,
     ),

@@ -1,4 +1,4 @@
-"""What is known of kernel density estimates fitted to what they generated."""
+"""Theory of kernel density estimates that are fitted to what they generated."""
 
 import numpy as np
 
@@ -8,10 +8,10 @@ from collapse_jax.theory.prediction import Case, Condition, Prediction
 
 
 def accumulate_growth(n: int, num_generations: int, bandwidth: float, truth: float = 1.0) -> np.ndarray:
-    """An interval under accumulate: s^2 + h^2 (1/2 + ... + 1/T), about s^2 + h^2 log T, less what the means take.
+    """Return an interval of the variance under accumulate: about s^2 + h^2 log T.
 
-    W_{t+1} = W_t (1 - 1/(n (t+1)^2)) + h^2 [1/(t+1) - 1/(n (t+1)^2)]: above without the subtracted terms, below with
-    the product of all the factors in front.
+    It is s^2 + h^2 (1/2 + ... + 1/T), less what the means take: W_{t+1} = W_t (1 - 1/(n (t+1)^2)) + h^2 [1/(t+1) - 1/(n
+    (t+1)^2)]. The upper end leaves out the subtracted terms; the lower end has the product of all factors in front.
     """
     t = np.arange(1, num_generations + 1)
     above = truth + bandwidth**2 * (np.cumsum(1 / t) - 1)
@@ -20,8 +20,8 @@ def accumulate_growth(n: int, num_generations: int, bandwidth: float, truth: flo
 
 
 def _variance(case: Case) -> np.ndarray:
-    spread = VarianceMap(truth=case.truth / case.law.dim, noise=case.setting["bandwidth"] ** 2)
-    return fit_moments(case.policy, case.num_samples, case.num_generations, spread).variance
+    variance_map = VarianceMap(truth=case.truth / case.law.dim, noise=case.setting["bandwidth"] ** 2)
+    return fit_moments(case.policy, case.num_samples, case.num_generations, variance_map).variance
 
 
 def _growth(case: Case) -> np.ndarray:

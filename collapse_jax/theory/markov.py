@@ -1,4 +1,4 @@
-"""What is known of Markov chains that are counted without smoothing: special cases that are drift of frequencies."""
+"""Theory of Markov chains that are counted without smoothing, where they reduce to the drift of frequencies."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,13 +10,13 @@ from collapse_jax.theory.prediction import Case, Condition, Prediction, ratio_to
 
 
 def _symbols(case: Case) -> np.ndarray:
-    """The real law of the last symbol of a row of one gram, ``[V]``."""
+    """Return the real law ``[V]`` of the last symbol of a row of one gram."""
     num = round(len(case.shares) ** (1 / (case.setting["order"] + 1)))
     return case.shares.reshape(-1, num).sum(0)
 
 
 def _diversity(case: Case) -> np.ndarray:
-    """A row is one draw from the law of grams, and its last symbol one from theirs, in every generation."""
+    """Return the diversity of symbols, because the last symbol of every row is one draw from their law."""
     return (1 - (_symbols(case) ** 2).sum()) * diversity_ratio(case.policy, case.num_samples, case.num_generations)
 
 
@@ -29,11 +29,11 @@ def _transitions_alive(case: Case) -> np.ndarray:
 
 
 def diversity_over_first(policy: Mapping[str, Any], draws: int, num_generations: int) -> np.ndarray:
-    """E[1 - sum p^2] over that of the first fit, order 0; exact (derived here).
+    """Return E[1 - sum p^2] over that of the first fit, order 0; exact (derived here).
 
-    Without context each of a batch's n L symbols is an independent draw from the last fit, though those of real rows
-    depend on their neighbours. Where a batch joins a pool whose earlier rows only fade, the pool's frequencies are a
-    martingale: a batch of weight w among all takes w^2 / (n L) of what is left, whatever the first fit was.
+    Without context each of a batch's n L symbols is an independent draw from the last fit, although symbols of real
+    rows depend on their neighbours. Where a batch joins a pool whose earlier rows only fade, the pool's frequencies are
+    a martingale: a batch of weight w among all takes w^2 / (n L) of what is left, whatever the first fit was.
     """
     kept = diversity_ratio(policy, draws, num_generations)
     return kept / kept[0]

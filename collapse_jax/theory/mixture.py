@@ -1,4 +1,4 @@
-"""What is known of mixtures of Gaussians fitted by expectation and maximisation."""
+"""Theory of mixtures of Gaussians that are fitted by expectation maximisation."""
 
 import numpy as np
 
@@ -8,12 +8,12 @@ from collapse_jax.theory.prediction import Case, Prediction
 
 
 def mixture_moments(case: Case) -> FitMoments:
-    """Moments of the whole mixture, its mean's error and its variance, averaged over columns; exact (derived here).
+    """Return the moments of the whole mixture, averaged over columns; exact (derived here).
 
     A step of EM shares each row out among the components, whose means and covariances are then those of their shares.
     So whatever the start, the number of steps and the form of the covariances, the mixture has the mean of the training
-    rows, and their variance (of spherical ones: averaged over columns) plus the floor: like a kernel density estimate
-    whose squared bandwidth is the floor, which samples add to what they were fitted on.
+    rows, and their variance (for spherical ones averaged over columns) plus the floor. It behaves like a kernel density
+    estimate whose squared bandwidth is the floor, which samples add to the variance of the rows.
     """
     floor = case.setting["floor"]
     moments = fit_moments(

@@ -1,9 +1,9 @@
-"""First and second moments of the fits under every policy, by exact recursions: derived here.
+"""First and second moments of the fits under every policy, by exact recursions that are derived here.
 
 A batch's mean is the mean of the fit it came from plus noise of variance V / rows, uncorrelated with all before it; a
 fit's mean is a weighted mean of batches. The second moment of a fit (about the truth's mean) is the same weighted mean
-of its batches' second moments, and V is the second moment less the squared mean. So expectations follow from each
-other, for any real law with a variance, any number of rows and any horizon. It holds column by column, and for every
+of its batches' second moments, and V is the second moment less the squared mean. So the expectations follow from each
+other, for any real law with a variance, any number of rows and any horizon. This holds column by column, and for every
 setting whose samples have the mean and the variance of the training rows: Gaussian, categorical; a KDE adds noise.
 """
 
@@ -21,7 +21,7 @@ from collapse_jax.types import PartlyReal
 
 
 class FitMoments(NamedTuple):
-    """Of the fits of generations 1 .. T, ``[T]`` each.
+    """Moments of the fits of generations 1 .. T, ``[T]`` each.
 
     Attributes:
       square: expected squared error of the mean.
@@ -33,14 +33,14 @@ class FitMoments(NamedTuple):
 
 
 class VarianceMap(NamedTuple):
-    """How a setting turns rows into a fit, and a fit into rows.
+    """How a setting maps the variance of rows to that of a fit, and of a fit to that of its samples.
 
     Attributes:
       truth: variance of the real law.
       ddof: a fit's variance is divided by its number of rows less this.
       noise: variance that sampling adds to the fitted one (the squared bandwidth of a KDE).
-      factor: what sampling multiplies the fitted variance by (a temperature).
-      known: samples have the truth's variance, whatever the rows; only the mean is fitted.
+      factor: factor by which sampling multiplies the fitted variance (a temperature).
+      known: whether the variance is known: samples have the truth's, and only the mean is fitted.
     """
 
     truth: float = 1.0
@@ -50,32 +50,37 @@ class VarianceMap(NamedTuple):
     known: bool = False
 
     def fitted(self, variance: Any, mass: float) -> Any:
-        """The fit's variance (or an array of them), from that of `mass` rows divided by `mass`."""
+        """Return the fit's variance (or an array of them), from that of `mass` rows divided by `mass`."""
         return variance * mass / (mass - self.ddof)
 
     def sampled(self, fitted: float) -> float:
-        """The variance of a row sampled from a fit."""
+        """Return the variance of a row sampled from a fit."""
         return self.truth if self.known else self.factor * fitted + self.noise
 
 
 def fit_moments(
-    policy: Mapping[str, Any], n: int, num_generations: int, spread: VarianceMap | None = None
+    policy: Mapping[str, Any], n: int, num_generations: int, variance_map: VarianceMap | None = None
 ) -> FitMoments:
-    """Moments of the fits of `num_generations` generations of `n` rows; exact.
+    """Return the moments of the fits of `num_generations` generations of `n` rows; exact.
 
     Args:
       policy: name and parameters, as in a config: ``{"kind": "window", "k": 3}``; defaults may be left out.
       n: rows of the first real batch and of every synthetic one.
       num_generations: T.
-      spread: how rows become fits and fits rows; default a maximum-likelihood Gaussian of unit variance.
+      variance_map: how rows become fits and fits rows; default: a maximum-likelihood Gaussian of unit variance.
 
     Raises:
       UsageError: a policy whose moments are not known here.
+
+    Example:
+      >>> from collapse_jax.theory import fit_moments
+      >>> fit_moments({"kind": "replace"}, n=10, num_generations=2).variance.round(3).tolist()
+      [0.9, 0.81]
     """
     options = {name: value for name, value in policy.items() if name != "kind"}
     if policy["kind"] not in _STEPS:
         raise UsageError(f"policy: no moments are known of {policy['kind']!r}; one of {', '.join(_STEPS)}")
-    steps = _STEPS[policy["kind"]](n, spread or VarianceMap(), **options)
+    steps = _STEPS[policy["kind"]](n, variance_map or VarianceMap(), **options)
     return FitMoments(*np.array([next(steps) for _ in range(num_generations)]).T)
 
 
@@ -83,32 +88,32 @@ Steps = Iterator[tuple[float, float]]
 Part = tuple[float, float]  # rows, and their total weight
 
 
-def _pool_steps(n: int, spread: VarianceMap, fade: float, joined: Iterable[tuple[Part, Part]]) -> Steps:
-    """One pool that fades by a factor and is joined by synthetic and by new real rows, generation by generation."""
-    square, second, mass = spread.truth / n, spread.truth, float(n)
+def _pool_steps(n: int, variance_map: VarianceMap, fade: float, joined: Iterable[tuple[Part, Part]]) -> Steps:
+    """Yield the moments of one pool that fades and is joined by synthetic and by new real rows every generation."""
+    square, second, mass = variance_map.truth / n, variance_map.truth, float(n)
     for made, fresh in joined:
-        variance = spread.fitted(second - square, mass)
+        variance = variance_map.fitted(second - square, mass)
         yield square, variance
-        sampled, total = spread.sampled(variance), fade * mass + made[1] + fresh[1]
-        second = (fade * mass * second + made[1] * (square + sampled) + fresh[1] * spread.truth) / total
+        sampled, total = variance_map.sampled(variance), fade * mass + made[1] + fresh[1]
+        second = (fade * mass * second + made[1] * (square + sampled) + fresh[1] * variance_map.truth) / total
         noise = (made[1] / total) ** 2 * sampled / max(made[0], 1)
-        noise += (fresh[1] / total) ** 2 * spread.truth / max(fresh[0], 1)
+        noise += (fresh[1] / total) ** 2 * variance_map.truth / max(fresh[0], 1)
         square = (1 - fresh[1] / total) ** 2 * square + noise
         mass = total
 
 
 def _split_batches(sizes: Iterable[int], share: float = 0.0) -> Iterator[tuple[Part, Part]]:
-    """Batches of so many rows, a share of them new real ones, all of weight 1."""
+    """Yield batches of these sizes, in each a share of new real rows, all of weight 1."""
     for size in sizes:
         real = count_real_rows(share, size)
         yield (size - real, size - real), (real, real)
 
 
 def describe_pool(policy: Mapping[str, Any], n: int) -> tuple[float, Iterator[tuple[Part, Part]]]:
-    """What a pool fades by, and what joins it after fits 1, 2, ...: synthetic rows and new real ones.
+    """Return the factor by which a pool fades, and the synthetic and new real rows that join it after fits 1, 2, ....
 
     Raises:
-      UsageError: a policy whose pool is more than that.
+      UsageError: the policy's pool cannot be described by these.
     """
     grows = policy["kind"] == "growing"
     inner = (policy.get("policy") or {"kind": "replace"}) if grows else policy
@@ -121,74 +126,77 @@ def describe_pool(policy: Mapping[str, Any], n: int) -> tuple[float, Iterator[tu
     return fade, _split_batches(sizes, share)
 
 
-def _single_pool_steps(kind: str, n: int, spread: VarianceMap, **options: Any) -> Steps:
-    return _pool_steps(n, spread, *describe_pool({"kind": kind, **options}, n))
+def _single_pool_steps(kind: str, n: int, variance_map: VarianceMap, **options: Any) -> Steps:
+    return _pool_steps(n, variance_map, *describe_pool({"kind": kind, **options}, n))
 
 
 def growing_kind(policy: Mapping[str, Any]) -> str:
-    """The policy under which batches grow, of the policy ``growing``."""
+    """Return the kind of policy under which batches grow, from the policy ``growing``."""
     return (policy.get("policy") or {"kind": "replace"})["kind"]
 
 
 def batch_sizes(n: int, sizes: Sequence[int]) -> Iterator[int]:
-    """Rows of the batches that join after fits 1, 2, ..., of the policy ``growing``."""
+    """Yield the sizes of the batches that join after fits 1, 2, ..., of the policy ``growing``."""
     return itertools.chain(sizes, itertools.repeat(sizes[-1] if sizes else n))
 
 
-def _weighted_fresh_steps(n: int, spread: VarianceMap, weight: float = 0.5, real: int | None = None) -> Steps:
+def _weighted_fresh_steps(n: int, variance_map: VarianceMap, weight: float = 0.5, real: int | None = None) -> Steps:
     part = (n, 2 * n * (1 - weight)), (n if real is None else real, 2 * n * weight)
-    return _pool_steps(n, spread, 0.0, itertools.repeat(part))
+    return _pool_steps(n, variance_map, 0.0, itertools.repeat(part))
 
 
-def _fixed_real_steps(n: int, spread: VarianceMap, share: float = 0.5) -> Steps:
+def _fixed_real_steps(n: int, variance_map: VarianceMap, share: float = 0.5) -> Steps:
     real = count_real_rows(share, n)
-    return _nested_steps(n, spread, real, n - real)
+    return _nested_steps(n, variance_map, real, n - real)
 
 
 def _mix_steps(
-    n: int, spread: VarianceMap, real: int | None = None, synthetic: int | None = None, nested: bool = True
+    n: int, variance_map: VarianceMap, real: int | None = None, synthetic: int | None = None, nested: bool = True
 ) -> Steps:
     kept, made = n if real is None else real, n if synthetic is None else synthetic
     if nested:
-        return _nested_steps(n, spread, kept, made)
-    return _pool_steps(n, spread, 0.0, itertools.repeat(((made, made), (kept, kept))))
+        return _nested_steps(n, variance_map, kept, made)
+    return _pool_steps(n, variance_map, 0.0, itertools.repeat(((made, made), (kept, kept))))
 
 
-def _nested_steps(n: int, spread: VarianceMap, real: int, made: int) -> Steps:
-    """`made` synthetic rows beside `real` of the first n, whose mean is correlated with every fit: by `shared`."""
-    truth, mass = spread.truth, n
+def _nested_steps(n: int, variance_map: VarianceMap, real: int, made: int) -> Steps:
+    """Yield the moments of `made` synthetic rows beside `real` of the first n rows.
+
+    The mean of those real rows is correlated with every fit: by `shared`.
+    """
+    truth, mass = variance_map.truth, n
     square, second, shared = truth / n, truth, truth / n
     while True:
-        variance = spread.fitted(second - square, mass)
+        variance = variance_map.fitted(second - square, mass)
         yield square, variance
-        sampled, mass = spread.sampled(variance), real + made
+        sampled, mass = variance_map.sampled(variance), real + made
         second = (real * truth + made * (square + sampled)) / mass
         square = (real * truth + made**2 * square + made * sampled + 2 * real * made * shared) / mass**2
         shared = ((truth if real else 0.0) + made * shared) / mass
 
 
-def _window_steps(n: int, spread: VarianceMap, k: int = 5) -> Steps:
-    """Covariances of the means of the batches that are kept, and their second moments."""
-    covariance, seconds = np.full((1, 1), spread.truth / n), [spread.truth]
+def _window_steps(n: int, variance_map: VarianceMap, k: int = 5) -> Steps:
+    """Yield the moments of a window, from the covariances of its batches' means and their second moments."""
+    covariance, seconds = np.full((1, 1), variance_map.truth / n), [variance_map.truth]
     while True:
         square = float(covariance.mean())
-        variance = spread.fitted(float(np.mean(seconds)) - square, n * len(seconds))
+        variance = variance_map.fitted(float(np.mean(seconds)) - square, n * len(seconds))
         yield square, variance
-        sampled, column = spread.sampled(variance), covariance.mean(1, keepdims=True)
+        sampled, column = variance_map.sampled(variance), covariance.mean(1, keepdims=True)
         grown = np.block([[covariance, column], [column.T, np.full((1, 1), square + sampled / n)]])
         covariance, seconds = grown[-k:, -k:], [*seconds, square + sampled][-k:]
 
 
 def _accumulate_subsample_steps(
-    n: int, spread: VarianceMap, num: int | None = None, replacement: bool = False
+    n: int, variance_map: VarianceMap, num: int | None = None, replacement: bool = False
 ) -> Steps:
-    """A pool of N = n t rows has variance W and squared mean A; a fit sees m of its rows.
+    """Yield the moments of fits to m rows of a pool of N = n t rows with variance W and squared mean A.
 
-    Without replacement the m rows have variance c W, c = N (m - 1) / ((N - 1) m), and their mean has variance r W
-    about the pool's, r = (N - m) / ((N - 1) m); with replacement c = 1 - 1 / m and r = 1 / m. The next batch's mean
-    lies about the pool's with variance r W + V / n, and its own rows have variance (1 - 1 / n) V.
+    Without replacement the m rows have variance c W, c = N (m - 1) / ((N - 1) m), and their mean has variance r W about
+    the pool's, r = (N - m) / ((N - 1) m); with replacement c = 1 - 1 / m and r = 1 / m. The next batch's mean lies
+    about the pool's with variance r W + V / n, and its own rows have variance (1 - 1 / n) V.
     """
-    pool, centre, t = (1 - 1 / n) * spread.truth, spread.truth / n, 1
+    pool, centre, t = (1 - 1 / n) * variance_map.truth, variance_map.truth / n, 1
     while True:
         rows, m = n * t, num or n
         if replacement:
@@ -197,9 +205,9 @@ def _accumulate_subsample_steps(
             m, share, apart = rows, 1.0, 0.0
         else:
             share, apart = rows * (m - 1) / ((rows - 1) * m), (rows - m) / ((rows - 1) * m)
-        variance = spread.fitted(share * pool, m)
+        variance = variance_map.fitted(share * pool, m)
         yield centre + apart * pool, variance
-        sampled = spread.sampled(variance)
+        sampled = variance_map.sampled(variance)
         step = apart * pool + sampled / n
         centre += step / (t + 1) ** 2
         pool = (t * pool + (1 - 1 / n) * sampled) / (t + 1) + t * step / (t + 1) ** 2
@@ -207,9 +215,10 @@ def _accumulate_subsample_steps(
 
 
 def batch_weights(policy: Mapping[str, Any], n: int, num_generations: int) -> np.ndarray:
-    """Expected share of fit t's training rows (row t - 1, for t = 1 .. T) that are real (column 0) or that fit i made.
+    """Return the expected share of fit t's training rows that are real (column 0) or that fit i made (column i).
 
-    A draw from the pool sees, in expectation, what the pool holds. Rows of ``[T, T]`` sum to 1.
+    Row t - 1 of ``[T, T]`` is for t = 1 .. T; rows sum to 1. A draw from the pool has, in expectation, the shares of
+    the pool.
 
     Raises:
       UsageError: a policy that is not known here.
@@ -237,10 +246,10 @@ def batch_weights(policy: Mapping[str, Any], n: int, num_generations: int) -> np
 
 
 def kept_expectation(policy: Mapping[str, Any], n: int, num_generations: int, factor: float) -> np.ndarray:
-    """What fits 1 .. T keep of an expectation over the real law that each fit multiplies by `factor`, ``[T]``; exact.
+    """Return the factor ``[T]`` that fits 1 .. T keep of an expectation that each fit multiplies by `factor`; exact.
 
-    For any statistic that is linear in the law: what a fit's rows have is what the fit has, and what it trains on is
-    the mixture of batches of ``batch_weights``, whatever becomes of the same real row later (derived here).
+    This holds for any statistic that is linear in the law: rows of a fit have the fit's value, and a fit trains on the
+    mixture of batches of ``batch_weights``, whether or not the same real row is used again (derived here).
     """
     found = np.ones(num_generations + 1)  # of the real batch, then of the fits
     for t, weight in enumerate(batch_weights(policy, n, num_generations), 1):
@@ -249,10 +258,10 @@ def kept_expectation(policy: Mapping[str, Any], n: int, num_generations: int, fa
 
 
 def count_real_rows(share: float, n: int) -> int:
-    """How many of `n` rows are real, as the policies round it."""
-    made = policies.fixed_real(share).batches
-    assert isinstance(made, PartlyReal)
-    return int(made.num_real(n))
+    """Return how many of `n` rows are real, as the policies round it."""
+    batches = policies.fixed_real(share).batches
+    assert isinstance(batches, PartlyReal)
+    return int(batches.num_real(n))
 
 
 GROWING = ("replace", "accumulate", "decay", "fresh_real", "contaminated")  # whose batches may have any size

@@ -1,4 +1,4 @@
-"""What a prediction is, and what it may depend on."""
+"""Predictions of theory, and the facts about an experiment that they may depend on."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,11 +10,11 @@ from collapse_jax.types import Source, Symbols
 
 
 class Case(NamedTuple):
-    """What predictions may depend on.
+    """The facts about an experiment that predictions may depend on.
 
     Attributes:
       setting: name and all parameters, as in a config: ``{"kind": "gaussian", "ddof": 0, ...}``.
-      policy: the same of the policy.
+      policy: name and all parameters of the policy, in the same form.
       num_samples: n.
       num_generations: T.
       source: the real law; None where the setting has none.
@@ -30,29 +30,29 @@ class Case(NamedTuple):
 
     @property
     def generations(self) -> np.ndarray:
-        """1 .. T."""
+        """Return the generations 1 .. T."""
         return np.arange(1, self.num_generations + 1)
 
     @property
     def law(self) -> Source:
-        """The real law of a setting whose rows are in columns."""
+        """Return the real law of a setting whose rows are in columns."""
         assert isinstance(self.source, Source)
         return self.source
 
     @property
     def shares(self) -> np.ndarray:
-        """``[K]``, the real law of a setting of symbols."""
+        """Return the real law ``[K]`` of a setting of symbols."""
         assert isinstance(self.source, Symbols)
         return np.asarray(self.source.probabilities, float)
 
     @property
     def truth(self) -> float:
-        """Variance of the real law, summed over columns."""
+        """Return the variance of the real law, summed over columns."""
         return float(np.trace(np.asarray(self.law.covariance)))
 
 
 class Condition(NamedTuple):
-    """An assumption that can be checked: in words, and as a function of the case."""
+    """An assumption that can be checked: its description in English, and whether it holds for a case."""
 
     description: str
     holds: Callable[[Case], bool]
@@ -62,23 +62,25 @@ Samples = Callable[[Case, Mapping[str, np.ndarray]], np.ndarray]
 
 
 class Prediction(NamedTuple):
-    """What a statistic over chains is, at every generation.
+    """A prediction of a statistic over chains at every generation.
 
     Attributes:
-      quantity: in words; the metric's name where it is a metric.
+      quantity: its description; the metric's name where it is a metric.
       setting: name of the setting.
       policies: names of the policies.
-      metrics: those that the quantity is computed from.
+      metrics: the metrics that the quantity is computed from.
       values: ``(case) -> [T]``, or ``[2, T]``: the ends of an interval.
       source: arXiv number and equation, or "derived here" (see the docstring of the formula).
-      statistic: over chains.
-      samples: ``(case, {metric: [chains, T]}) -> [chains, T]``: the quantity; default: the one metric.
-      assumptions: all must hold.
-      exact: for every n and T. Otherwise an interval: a bound, or a limit with the tolerance that `source` states.
-      fair: ``(case) -> [T]``: generations whose statistic over chains can be compared at all: tails are not too heavy,
-        and a limit is reached. Default: all.
-      in_logs: the quantity is a logarithm whose law is all but symmetric, so that medians over chains lie where its
-        mean does. Not that of a risk of few coefficients: the log of an F(1, m) has a median 0.5 above its mean.
+      statistic: the statistic over chains.
+      samples: ``(case, {metric: [chains, T]}) -> [chains, T]``: computes the quantity; by default it is the one metric.
+      assumptions: conditions that must all hold.
+      exact: whether the prediction holds exactly for every n and T. Otherwise it is an interval: a bound, or a limit
+        with the tolerance that `source` states.
+      fair: ``(case) -> [T]``: the generations at which chains can be compared with the prediction, because tails are
+        not too heavy and a limit is reached. Default: all.
+      in_logs: whether the quantity is a logarithm whose law is nearly symmetric, so that medians over chains lie near
+        its mean. This does not hold for a risk of few coefficients: the log of an F(1, m) has a median 0.5 above its
+        mean.
       curator: name of the curator; None: there must be none.
     """
 
@@ -97,7 +99,7 @@ class Prediction(NamedTuple):
     curator: str | None = None
 
     def applies(self, case: Case) -> bool:
-        """Whether this is said of `case`."""
+        """Return whether the prediction holds for `case`."""
         several = isinstance(case.curator, list)
         return (
             (None if case.curator is None else "several" if several else case.curator["kind"]) == self.curator
@@ -107,30 +109,31 @@ class Prediction(NamedTuple):
         )
 
     def interval(self, case: Case) -> np.ndarray:
-        """``[2, T]``: the ends of the interval, which are equal where the prediction is exact."""
+        """Return the ends of the interval ``[2, T]``, which are equal where the prediction is exact."""
         return np.broadcast_to(self.values(case), (2, case.num_generations))
 
     def is_fair(self, case: Case) -> np.ndarray:
-        """``[T]``: where chains can be held to it."""
+        """Return the generations ``[T]`` at which chains can be compared with the prediction."""
         everywhere = np.ones(case.num_generations, bool)
         return everywhere if self.fair is None else everywhere & self.fair(case)
 
     def sampled(self, case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The quantity of each chain, ``[chains, T]``."""
+        """Return the quantity of each chain, ``[chains, T]``."""
         if self.samples is None:
             return metrics[self.metrics[0]]
         return self.samples(case, {name: metrics[name] for name in self.metrics})
 
     @property
     def reference(self) -> str:
-        """The source in short: arXiv numbers, where it names some."""
+        """Return the source in short: its arXiv numbers, if it names some."""
         return ", ".join(re.findall(r"\d{4}\.\d{4,5}", self.source)) or "derived here"
 
 
 def ratio_to_first(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Of one metric: samples whose mean is the ratio of its mean to that at fit 1, and whose error is that ratio's.
+    """Return samples whose mean is the ratio of one metric's mean to its mean at fit 1, with the error of that ratio.
 
-    The first order of a ratio of two means that the same chains make (delta method): what a chain adds to it.
+    This is the first order of a ratio of two means that the same chains make (delta method): the contribution of each
+    chain.
     """
     (values,) = metrics.values()
     first = values[:, :1]

@@ -1,4 +1,4 @@
-"""What is known of regressions whose labels are generated anew, and of all regular estimators of many rows."""
+"""Theory of regressions whose labels are generated anew, and of all regular estimators of many rows."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,12 +15,12 @@ WHOLE_BATCH_POLICIES = ("replace", "accumulate", "window", "decay")
 
 
 def first_risk(n: int, dim: int, noise: float) -> float:
-    """E |w - truth|^2 of least squares on n standard normal rows, label variance `noise`: noise d / (n - d - 1).
+    """Return E |w - truth|^2 of least squares on n standard normal rows: noise d / (n - d - 1).
 
-    The trace of an inverse Wishart matrix's mean.
+    It is the trace of an inverse Wishart matrix's mean; `noise` is the variance of the labels.
 
     Raises:
-      UsageError: no more than d + 1 rows, where the mean is infinite.
+      UsageError: there are no more than d + 1 rows, so the mean is infinite.
     """
     if n <= dim + 1:
         raise UsageError(f"n must be > dim + 1 = {dim + 1} for a mean to exist, not {n}")
@@ -28,13 +28,14 @@ def first_risk(n: int, dim: int, noise: float) -> float:
 
 
 def risk_ratio(policy: Mapping[str, Any], n: int, num_generations: int) -> np.ndarray:
-    """Risk of fits 1 .. T over that of the first, where the noise of the labels is known: replace T, accumulate H_T.
+    """Return the risk of fits 1 .. T over that of the first, where the noise of the labels is known.
 
-    H_T = sum of 1/t^2 <= pi^2/6 (arXiv 2404.01413, theorem 1; 2410.22812 for any regular estimator, as n grows).
-    Exact for linear regression when the policies mix whole batches and every batch has the same inputs; under replace
-    whatever the inputs. Other policies by the recursions of a mean (derived here), for n much larger than d.
+    It is T under replace and H_T under accumulate, H_T = sum of 1/t^2 <= pi^2/6 (arXiv 2404.01413, theorem 1;
+    2410.22812 for any regular estimator, as n grows). It is exact for linear regression when the policies mix whole
+    batches and every batch has the same inputs; under replace for any inputs. Other policies follow from the recursions
+    of a mean (derived here), for n much larger than d.
 
-    Of other estimators it is the first order in the coefficients' error, of T p / n with p coefficients: logistic
+    For other estimators it is the first order in the coefficients' error, of T p / n with p coefficients: logistic
     regression of one input (p = 2) at n = 200 under replace has 1.10 times the ratio at T = 4, 1.20 at 10, 1.43 at 20
     and 1.77 at 40.
     """
@@ -43,24 +44,24 @@ def risk_ratio(policy: Mapping[str, Any], n: int, num_generations: int) -> np.nd
 
 
 def log_first_risk(n: int, dim: int, noise: float) -> float:
-    """E log |w - truth|^2 of least squares on n >= d standard normal rows.
+    """Return E log |w - truth|^2 of least squares on n >= d standard normal rows.
 
     The error is a multivariate t vector: its square is noise chi^2_d / chi^2_{n-d+1}, the two independent. With inputs
-    shared by all batches that of a later fit has the same law times ``risk_ratio`` (derived here).
+    shared by all batches, that of a later fit has the same law times ``risk_ratio`` (derived here).
     """
     return float(np.log(noise) + digamma(dim / 2) - digamma((n - dim + 1) / 2))
 
 
 def log_risk_variance(n: int, dim: int) -> float:
-    """Variance of the same logarithm, at every fit."""
+    """Return the variance of the log of ``log_first_risk``, which is the same at every fit."""
     return float(polygamma(1, dim / 2) + polygamma(1, (n - dim + 1) / 2))
 
 
 def new_inputs_risk(n: int, dim: int, noise: float, num_generations: int) -> np.ndarray:
-    """E |w - truth|^2 of fits 1 .. T under accumulate, each batch having its own inputs; exact (derived here).
+    """Return E |w - truth|^2 of fits 1 .. T under accumulate, each batch having its own inputs; exact (derived here).
 
-    The sum of noise d / (k (k n - d - 1)): fit k is fit k - 1 plus G^-1 X_k' noise, G the sum of k grams. They are
-    exchangeable, so that E G^-1 G_k G^-1 = E G^-1 / k.
+    It is the sum of noise d / (k (k n - d - 1)): fit k is fit k - 1 plus G^-1 X_k' noise, G the sum of k Gram matrices.
+    These are exchangeable, so E G^-1 G_k G^-1 = E G^-1 / k.
     """
     k = np.arange(1, num_generations + 1)
     return np.cumsum(noise * dim / (k * (k * n - dim - 1)))

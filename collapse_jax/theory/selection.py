@@ -1,4 +1,4 @@
-"""What is known of chains whose synthetic rows are selected before they are learned from."""
+"""Theory of chains whose synthetic rows are selected before a model learns from them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,16 +11,16 @@ from scipy.special import comb
 from collapse_jax.theory.gaussian import MAXIMUM_LIKELIHOOD
 from collapse_jax.theory.prediction import Case, Condition, Prediction
 
-FEW = 400  # rows up to which the law of a Bernoulli chain is followed state by state
+FEW = 400  # up to so many rows the law of a Bernoulli chain is followed state by state
 
 
 def best_of_mean(k: int) -> float:
-    """Mean of the largest of `k` standard normals: 1 / sqrt pi of two."""
+    """Return the mean of the largest of `k` standard normals: 1 / sqrt pi for two."""
     return _best_of_moment(k, 1)
 
 
 def best_of_variance(k: int) -> float:
-    """Its variance: 1 - 1/pi of two."""
+    """Return the variance of the largest of `k` standard normals: 1 - 1/pi for two."""
     return _best_of_moment(k, 2) - best_of_mean(k) ** 2
 
 
@@ -29,22 +29,25 @@ def _best_of_moment(k: int, power: int) -> float:
 
 
 def judged_variance(n: int, judge: float, noise: float) -> float:
-    """E of the variance, divided by n, of `n` rows, each the better of two in the eyes of a judge, at the second fit.
+    """Return E of the variance, divided by n, of `n` rows at the second fit, each the better of two for a noisy judge.
 
-    He sees `judge` times a normal row plus noise. If that has the correlation r with the row, choosing leaves 1 - r^2 /
-    pi of the variance; r depends on the first fit's variance, chi^2_{n-1} / n, over whose law this is the mean (derived
-    here).
+    The judge sees `judge` times a normal row plus noise. If that has the correlation r with the row, choosing leaves 1
+    - r^2 / pi of the variance; r depends on the first fit's variance, chi^2_{n-1} / n, over whose law this is the mean
+    (derived here).
     """
     first = stats.gamma((n - 1) / 2, scale=2 / n)
-    kept = lambda v: v * (1 - judge**2 * v / (judge**2 * v + noise**2) / np.pi)  # noqa: E731
+
+    def kept(v: float) -> float:
+        return v * (1 - judge**2 * v / (judge**2 * v + noise**2) / np.pi)
+
     return (1 - 1 / n) * quad(lambda u: kept(first.ppf(u)), 0, 1)[0]
 
 
 def top_variance(n: int, kept: int) -> float:
-    """E of the variance, divided by their number, of the `kept` largest of `n` standard normals; exact.
+    """Return E of the variance, divided by their number, of the `kept` largest of `n` standard normals; exact.
 
-    Given the largest one that is dropped, those kept are independent draws from a truncated normal law; the variance
-    of that one is averaged over the law of this order statistic (derived here).
+    Given the largest one that is dropped, those kept are independent draws from a truncated normal law, whose variance
+    is averaged over the law of this order statistic (derived here).
     """
     if kept == n:
         return 1 - 1 / n
@@ -53,15 +56,16 @@ def top_variance(n: int, kept: int) -> float:
         hazard = np.exp(stats.norm.logpdf(t) - stats.norm.logsf(t))
         return 1 + hazard * (t - hazard)
 
-    order = stats.beta(n - kept, kept + 1)  # of the (n - kept)-th smallest of n uniforms
+    order = stats.beta(n - kept, kept + 1)  # law of the (n - kept)-th smallest of n uniforms
     mean = quad(lambda u: truncated(stats.norm.ppf(u)) * order.pdf(u), 0, 1, points=[order.mean()])[0]
     return (1 - 1 / kept) * mean
 
 
 def chosen_probability(p: np.ndarray, k: int, strength: float) -> np.ndarray:
-    """Probability that a 1 is chosen out of `k` draws with probability `p` each, 1s preferred by exp(strength).
+    """Return the probability that a 1 is chosen out of `k` draws that are 1 with probability `p`.
 
-    Bradley-Terry (arXiv 2407.09499, equation 1); an infinite strength is the best of k: 1 - (1 - p)^k.
+    A 1 is preferred by exp(strength): this is Bradley-Terry (arXiv 2407.09499, equation 1). An infinite strength takes
+    the best of k: 1 - (1 - p)^k.
     """
     ones = np.arange(k + 1)
     odds = np.exp(-strength) * (k - ones)
@@ -71,9 +75,9 @@ def chosen_probability(p: np.ndarray, k: int, strength: float) -> np.ndarray:
 
 
 def chosen_mean(p: float, n: int, num_generations: int, k: int, strength: float) -> np.ndarray:
-    """E of the fitted p of T = 1 .. `num_generations` under replace, each row chosen as above; exact.
+    """Return E of the fitted p of T = 1 .. `num_generations` under replace, each row chosen as above; exact.
 
-    The number of 1s among n rows is a Markov chain; its law is followed state by state (derived here).
+    The number of 1s among n rows is a Markov chain, whose law is followed state by state (derived here).
     """
     states = np.arange(n + 1)
     step = stats.binom.pmf(states, n, chosen_probability(states / n, k, strength)[:, None])
@@ -85,21 +89,21 @@ def chosen_mean(p: float, n: int, num_generations: int, k: int, strength: float)
 
 
 def verifier_threshold(keep_right: float, keep_wrong: float) -> float:
-    """The share of right rows p* above which most of those that pass a verifier are right (arXiv 2406.07515).
+    """Return the share of right rows p* above which most of the rows that pass a verifier are right (arXiv 2406.07515).
 
-    p keep_right > (1 - p) keep_wrong from p* = keep_wrong / (keep_right + keep_wrong) on.
+    p keep_right > (1 - p) keep_wrong above p* = keep_wrong / (keep_right + keep_wrong).
     """
     return keep_wrong / (keep_right + keep_wrong)
 
 
 def verified_share(p: np.ndarray, keep_right: float, keep_wrong: float) -> np.ndarray:
-    """The share of right rows among those that pass: log odds grow by log(keep_right / keep_wrong)."""
+    """Return the share of right rows among those that pass: log odds grow by log(keep_right / keep_wrong)."""
     right, wrong = p * keep_right, (1 - p) * keep_wrong
     return right / (right + wrong)
 
 
 def verified_mean(p: float, n: int, keep_right: float, keep_wrong: float) -> float:
-    """E of the second fit's share of right rows: of those of n that pass, n rows of the first fit behind them; exact.
+    """Return E of the second fit's share of right rows, after the first fit to n rows and a verifier; exact.
 
     However many pass, each is right with the probability ``verified_share`` of the first fit (derived here).
     """
@@ -108,9 +112,9 @@ def verified_mean(p: float, n: int, keep_right: float, keep_wrong: float) -> flo
 
 
 def majority_probability(p: float, n: int, keep_right: float, keep_wrong: float) -> float:
-    """Probability that most of what the second fit sees is right, a draw counted half; exact (derived here).
+    """Return the probability that most rows of the second fit are right, a draw counted half; exact (derived here).
 
-    Rises from 0 to 1 at ``verifier_threshold``, the more sharply the more rows there are.
+    It rises from 0 to 1 at ``verifier_threshold``, the more sharply the more rows there are.
     """
     states = np.arange(n + 1)
     below = np.zeros(n + 1)
@@ -139,13 +143,13 @@ def _top(case: Case) -> np.ndarray:
 
 
 def _narrowed(case: Case, factor: float, kept: int) -> np.ndarray:
-    """A generation multiplies the variance by a factor of this mean, independent of all before it."""
+    """Return the variance at each fit: every generation multiplies it by an independent factor of this mean."""
     n, ddof, later = case.num_samples, case.setting["ddof"], case.generations - 1
     return (n - 1) / (n - ddof) * (factor * case.setting["temperature"] * kept / (kept - ddof)) ** later
 
 
 def _moved(case: Case) -> float:
-    """E of the squared mean of the second fit: the first one's, and what choosing moves it by, s (m + noise)."""
+    """Return E of the squared mean of the second fit: that of the first, and the shift by choosing, s (m + noise)."""
     n, k = case.num_samples, _curator(case)["k"]
     square = best_of_mean(k) ** 2 + best_of_variance(k) / n
     return case.truth * (1 / n + (n - 1) / (n - case.setting["ddof"]) * case.setting["temperature"] * square)
@@ -157,7 +161,10 @@ def _judged(case: Case) -> float:
 
 
 def _is_light(case: Case) -> np.ndarray:
-    """The logarithm's variance grows by about 2 a row: beyond 0.5, means are made by rare chains."""
+    """Return the generations at which means are fair.
+
+    The logarithm's variance grows by about 2 / rows a generation; beyond 0.5, rare chains make the mean.
+    """
     kept = _kept(case) if _curator(case)["kind"] == "top_fraction" else case.num_samples
     return 2 * case.generations / kept <= 0.5
 
@@ -190,7 +197,7 @@ def _second_only(case: Case) -> np.ndarray:
 
 
 def _none_passes(case: Case) -> float:
-    """Probability that no row of the second batch passes (then all are kept), at most."""
+    """Return an upper bound on the probability that no row of the second batch passes (then all are kept)."""
     n, right = case.num_samples, np.arange(case.num_samples + 1) / case.num_samples
     keep_right, keep_wrong = _pair(case)
     passes = right * keep_right + (1 - right) * keep_wrong
