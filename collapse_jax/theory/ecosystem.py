@@ -78,25 +78,25 @@ def ecosystem_moments(
     fade, joined = describe_pool(policy, n)
     m, read = len(matrix), list(joint_readings(matrix))
     product, second, mass = np.eye(m) * variance_map.truth / n, np.full(m, variance_map.truth), float(n)
-    found = []
-    for made, fresh in itertools.islice(joined, num_generations):
+    moments = []
+    for synthetic, fresh in itertools.islice(joined, num_generations):
         variance = variance_map.fitted(second - np.diag(product), mass)
         sampled = variance_map.sampled(variance)
         rows = product + np.diag(sampled)
         centre, of_row = matrix @ product @ matrix.T, sum(p * rows[np.ix_(source, source)] for p, source in read)
         everything = np.diag(of_row).mean() - (centre + (of_row - centre) / n).mean()
-        found.append((product, variance, variance_map.fitted(everything, m * n)))
-        total = fade * mass + made[1] + fresh[1]
-        second = (fade * mass * second + made[1] * np.diag(of_row) + fresh[1] * variance_map.truth) / total
+        moments.append((product, variance, variance_map.fitted(everything, m * n)))
+        total = fade * mass + synthetic[1] + fresh[1]
+        second = (fade * mass * second + synthetic[1] * np.diag(of_row) + fresh[1] * variance_map.truth) / total
         across = product @ matrix.T  # of a pool's means and those of new batches
         product = (
             (fade * mass) ** 2 * product
-            + fade * mass * made[1] * (across + across.T)
-            + made[1] ** 2 * (centre + (of_row - centre) / max(made[0], 1))
+            + fade * mass * synthetic[1] * (across + across.T)
+            + synthetic[1] ** 2 * (centre + (of_row - centre) / max(synthetic[0], 1))
         )
         product = (product + fresh[1] ** 2 * np.eye(m) * variance_map.truth / max(fresh[0], 1)) / total**2
         mass = total
-    return EcosystemMoments(*map(np.array, zip(*found, strict=True)))
+    return EcosystemMoments(*map(np.array, zip(*moments, strict=True)))
 
 
 def _matrix(case: Case) -> np.ndarray:

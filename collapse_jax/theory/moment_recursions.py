@@ -91,12 +91,12 @@ Part = tuple[float, float]  # rows, and their total weight
 def _pool_steps(n: int, variance_map: VarianceMap, fade: float, joined: Iterable[tuple[Part, Part]]) -> Steps:
     """Yield the moments of one pool that fades and is joined by synthetic and by new real rows every generation."""
     square, second, mass = variance_map.truth / n, variance_map.truth, float(n)
-    for made, fresh in joined:
+    for synthetic, fresh in joined:
         variance = variance_map.fitted(second - square, mass)
         yield square, variance
-        sampled, total = variance_map.sampled(variance), fade * mass + made[1] + fresh[1]
-        second = (fade * mass * second + made[1] * (square + sampled) + fresh[1] * variance_map.truth) / total
-        noise = (made[1] / total) ** 2 * sampled / max(made[0], 1)
+        sampled, total = variance_map.sampled(variance), fade * mass + synthetic[1] + fresh[1]
+        second = (fade * mass * second + synthetic[1] * (square + sampled) + fresh[1] * variance_map.truth) / total
+        noise = (synthetic[1] / total) ** 2 * sampled / max(synthetic[0], 1)
         noise += (fresh[1] / total) ** 2 * variance_map.truth / max(fresh[0], 1)
         square = (1 - fresh[1] / total) ** 2 * square + noise
         mass = total
@@ -153,14 +153,14 @@ def _fixed_real_steps(n: int, variance_map: VarianceMap, share: float = 0.5) -> 
 def _mix_steps(
     n: int, variance_map: VarianceMap, real: int | None = None, synthetic: int | None = None, nested: bool = True
 ) -> Steps:
-    kept, made = n if real is None else real, n if synthetic is None else synthetic
+    num_real, num_synthetic = n if real is None else real, n if synthetic is None else synthetic
     if nested:
-        return _nested_steps(n, variance_map, kept, made)
-    return _pool_steps(n, variance_map, 0.0, itertools.repeat(((made, made), (kept, kept))))
+        return _nested_steps(n, variance_map, num_real, num_synthetic)
+    return _pool_steps(n, variance_map, 0.0, itertools.repeat(((num_synthetic, num_synthetic), (num_real, num_real))))
 
 
-def _nested_steps(n: int, variance_map: VarianceMap, real: int, made: int) -> Steps:
-    """Yield the moments of `made` synthetic rows beside `real` of the first n rows.
+def _nested_steps(n: int, variance_map: VarianceMap, real: int, synthetic: int) -> Steps:
+    """Yield the moments of `synthetic` synthetic rows beside `real` of the first n rows.
 
     The mean of those real rows is correlated with every fit: by `shared`.
     """
@@ -169,10 +169,10 @@ def _nested_steps(n: int, variance_map: VarianceMap, real: int, made: int) -> St
     while True:
         variance = variance_map.fitted(second - square, mass)
         yield square, variance
-        sampled, mass = variance_map.sampled(variance), real + made
-        second = (real * truth + made * (square + sampled)) / mass
-        square = (real * truth + made**2 * square + made * sampled + 2 * real * made * shared) / mass**2
-        shared = ((truth if real else 0.0) + made * shared) / mass
+        sampled, mass = variance_map.sampled(variance), real + synthetic
+        second = (real * truth + synthetic * (square + sampled)) / mass
+        square = (real * truth + synthetic**2 * square + synthetic * sampled + 2 * real * synthetic * shared) / mass**2
+        shared = ((truth if real else 0.0) + synthetic * shared) / mass
 
 
 def _window_steps(n: int, variance_map: VarianceMap, k: int = 5) -> Steps:
@@ -251,10 +251,10 @@ def kept_expectation(policy: Mapping[str, Any], n: int, num_generations: int, fa
     This holds for any statistic that is linear in the law: rows of a fit have the fit's value, and a fit trains on the
     mixture of batches of ``batch_weights``, whether or not the same real row is used again (derived here).
     """
-    found = np.ones(num_generations + 1)  # of the real batch, then of the fits
+    factors = np.ones(num_generations + 1)  # of the real batch, then of the fits
     for t, weight in enumerate(batch_weights(policy, n, num_generations), 1):
-        found[t] = factor * (weight[:t] @ found[:t])
-    return found[1:]
+        factors[t] = factor * (weight[:t] @ factors[:t])
+    return factors[1:]
 
 
 def count_real_rows(share: float, n: int) -> int:
