@@ -101,7 +101,7 @@ def test_membership_in_a_long_text_is_exact(plays):
     text, _, new, _ = plays
     real = text.real_rows(64)
     known = {real[0, i : i + 8].tobytes() for i in range(real.size - 7)}
-    ordered = T.order_grams(real, 8, at_once=300_000)
+    ordered = T.order_grams(real, 8, columns=300_000)
     assert ordered.one.size == len(known)
     told = np.array([[row[i : i + 8].tobytes() in known for i in range(57)] for row in new])
     np.testing.assert_array_equal(jax.jit(T.is_among)(T.hash_grams(jnp.asarray(new), 8), ordered), told)

@@ -1,7 +1,7 @@
-"""What features of images are good for: probes that read classes from them, how they are spread, and how they changed.
+"""Metrics of the features of images: probes that read classes from them, their spectrum, and how they changed.
 
-All are of features of real rows. Probes see features standardised column by column, as after a batch normalisation
-without parameters: they ask what can be read, not how large it is written. Nothing here calls LAPACK.
+All take features of real rows. Probes see features standardised column by column, as after a batch normalisation
+without parameters: they ask what can be read, not how large it is. No function calls LAPACK.
 """
 
 from functools import partial
@@ -14,9 +14,9 @@ from collapse_jax.numerics import logistic_newton, nearest_neighbors
 from collapse_jax.numerics.nearest_neighbors import normalise_rows
 from collapse_jax.types import Array, Metric
 
-RIDGE = 1e-3  # of both linear probes, beside the mean loss over rows
+RIDGE = 1e-3  # penalty of both linear probes, beside the mean loss over rows
 _NEWTON_STEPS = 8
-_SWEEPS = 12  # over all pairs of columns; Jacobi's method converges quadratically
+_SWEEPS = 12  # sweeps over all pairs of columns; Jacobi's method converges quadratically
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -24,12 +24,12 @@ class ProbeFeatures(NamedTuple):
     """Features of real rows.
 
     Attributes:
-      train: ``[N, F]``, that probes are fitted to.
+      train: ``[N, F]``, which probes are fitted to.
       train_label: ``[N]``, whole numbers.
       test: ``[M, F]``, of held-out rows.
       test_label: ``[M]``.
       view: ``[M, F]``, of one random view of each held-out row.
-      other_view: of another.
+      other_view: ``[M, F]``, of another view.
     """
 
     train: Array
@@ -64,26 +64,28 @@ METRICS = (
 )  # fmt: skip
 
 
-def measure_accuracies(seen: ProbeFeatures, classes: int, k: int) -> tuple[dict[str, Array], Array]:
-    """``ACCURACIES``, and the first by class ``[classes]`` (NaN where none is held out)."""
-    train, test = standardise_features(seen.train, seen.test)
-    is_right_M = fit_ridge_probe(train, seen.train_label, test, classes).argmax(1) == seen.test_label
-    of_class_MxC = seen.test_label[:, None] == jnp.arange(classes)[None]
+def measure_accuracies(features: ProbeFeatures, classes: int, k: int) -> tuple[dict[str, Array], Array]:
+    """Return ``ACCURACIES``, and the first by class ``[classes]`` (NaN where no row of the class is held out)."""
+    train, test = standardise_features(features.train, features.test)
+    is_right_M = fit_ridge_probe(train, features.train_label, test, classes).argmax(1) == features.test_label
+    of_class_MxC = features.test_label[:, None] == jnp.arange(classes)[None]
     count_C = of_class_MxC.sum(0)
     right_C = (is_right_M[:, None] & of_class_MxC).sum(0, dtype=float)
     by_class = right_C / jnp.where(count_C > 0, count_C.astype(float), jnp.nan)
-    told = {
+    is_right = {
         "probe_accuracy": is_right_M,
-        "logistic_accuracy": fit_logistic_probe(train, seen.train_label, test, classes).argmax(1) == seen.test_label,
-        "knn_accuracy": classify_by_neighbors(seen.train, seen.train_label, seen.test, classes, k) == seen.test_label,
-        "knn_accuracy_views": classify_by_neighbors(seen.train, seen.train_label, seen.view, classes, k)
-        == seen.test_label,
+        "logistic_accuracy": fit_logistic_probe(train, features.train_label, test, classes).argmax(1)
+        == features.test_label,
+        "knn_accuracy": classify_by_neighbors(features.train, features.train_label, features.test, classes, k)
+        == features.test_label,
+        "knn_accuracy_views": classify_by_neighbors(features.train, features.train_label, features.view, classes, k)
+        == features.test_label,
     }
-    return {name: right.mean() for name, right in told.items()}, by_class
+    return {name: right.mean() for name, right in is_right.items()}, by_class
 
 
 def standardise_features(train_NxF: Array, test_MxF: Array) -> tuple[Array, Array]:
-    """Both in units of the training rows' columns; a column without spread becomes 0."""
+    """Return both in units of the training rows' columns; a constant column becomes 0."""
     mean, deviation = train_NxF.mean(0, keepdims=True), train_NxF.std(0, keepdims=True)
     alive = deviation > 1e-6 * jnp.abs(train_NxF).max(0, keepdims=True)  # a smaller deviation is rounding
     scale = jnp.where(alive, 1 / jnp.where(alive, deviation, 1.0), 0.0)
@@ -91,9 +93,9 @@ def standardise_features(train_NxF: Array, test_MxF: Array) -> tuple[Array, Arra
 
 
 def fit_ridge_probe(train_NxF: Array, label_N: Array, test_MxF: Array, classes: int) -> Array:
-    """Scores ``[M, classes]`` by ridge regression on one-hot labels, in closed form; columns of `train` have mean 0.
+    """Return scores ``[M, classes]`` by ridge regression on one-hot labels, in closed form.
 
-    It minimises the mean squared error plus ``RIDGE |w|^2``, without the intercept.
+    It minimises the mean squared error plus ``RIDGE |w|^2``, without the intercept. The columns of `train` have mean 0.
     """
     hot_NxC = jax.nn.one_hot(label_N, classes, dtype=train_NxF.dtype)
     mean_1xC = hot_NxC.mean(0, keepdims=True)
@@ -103,7 +105,7 @@ def fit_ridge_probe(train_NxF: Array, label_N: Array, test_MxF: Array, classes: 
 
 
 def fit_logistic_probe(train_NxF: Array, label_N: Array, test_MxF: Array, classes: int) -> Array:
-    """Logits ``[M, classes]`` by ``logistic_newton.fit_coefficients``."""
+    """Return logits ``[M, classes]`` by ``logistic_newton.fit_coefficients``."""
     params = logistic_newton.fit_coefficients(
         train_NxF, label_N, jnp.ones_like(train_NxF[:, 0]), classes, RIDGE, _NEWTON_STEPS
     )
@@ -111,21 +113,21 @@ def fit_logistic_probe(train_NxF: Array, label_N: Array, test_MxF: Array, classe
 
 
 def classify_by_neighbors(train_NxF: Array, label_N: Array, test_MxF: Array, classes: int, k: int) -> Array:
-    """Class ``[M]`` of most of the `k` training rows of largest cosine; of several such the first class."""
+    """Return the class ``[M]`` of most of the `k` training rows of largest cosine; in a tie, the first class."""
     squared_MxN = nearest_neighbors.squared_distances(normalise_rows(test_MxF), normalise_rows(train_NxF))
     nearest_Mxk = jax.lax.top_k(-squared_MxN, min(k, train_NxF.shape[0]))[1]
     return jax.nn.one_hot(label_N[nearest_Mxk], classes).sum(1).argmax(1)
 
 
 def view_alignment(a_MxF: Array, b_MxF: Array) -> Array:
-    """Mean squared distance of two views' features at length 1 (arXiv 2005.10242, eq. 3; alpha = 2)."""
+    """Return the mean squared distance of two views' features at length 1 (arXiv 2005.10242, eq. 3; alpha = 2)."""
     return jnp.sum((normalise_rows(a_MxF) - normalise_rows(b_MxF)) ** 2, 1).mean()
 
 
 def feature_uniformity(x_MxF: Array) -> Array:
-    """Log of the mean of ``exp(-2 |x - y|^2)`` over pairs of different rows at length 1 (arXiv 2005.10242, eq. 4).
+    """Return the log of the mean of ``exp(-2 |x - y|^2)`` over pairs of rows at length 1 (arXiv 2005.10242, eq. 4).
 
-    From 0, where all are alike, to near -4 where they are spread over a sphere of many dimensions.
+    It is 0 where all rows are alike, and near -4 where they are uniform on a sphere of many dimensions.
     """
     unit_MxF, rows = normalise_rows(x_MxF), x_MxF.shape[0]
     log_MxM = -2 * nearest_neighbors.squared_distances(unit_MxF, unit_MxF)
@@ -134,40 +136,44 @@ def feature_uniformity(x_MxF: Array) -> Array:
 
 
 def linear_cka(a_MxF: Array, b_MxG: Array) -> Array:
-    """Linear centred kernel alignment (arXiv 1905.00414): 1 where features are alike but for a rotation and a scale."""
+    """Return the linear centred kernel alignment (arXiv 1905.00414): 1 up to a rotation and a scale."""
     a, b = a_MxF - a_MxF.mean(0, keepdims=True), b_MxG - b_MxG.mean(0, keepdims=True)
-    size = lambda x, y: jnp.sqrt(jnp.sum(jnp.matmul(x.T, y, precision=_HIGHEST) ** 2))  # noqa: E731
-    both = size(a, a) * size(b, b)
-    return jnp.where(both > 0, size(a, b) ** 2 / jnp.where(both > 0, both, 1.0), 0.0)
+
+    def cross_norm(x: Array, y: Array) -> Array:
+        return jnp.sqrt(jnp.sum(jnp.matmul(x.T, y, precision=_HIGHEST) ** 2))
+
+    norms = cross_norm(a, a) * cross_norm(b, b)
+    return jnp.where(norms > 0, cross_norm(a, b) ** 2 / jnp.where(norms > 0, norms, 1.0), 0.0)
 
 
 def effective_rank(x_MxF: Array) -> Array:
-    """Exponential of the entropy of the singular values over their sum (arXiv 2210.02885, eq. 1): 1 to F."""
+    """Return exp of the entropy of the singular values over their sum (RankMe, arXiv 2210.02885, eq. 1): 1 to F."""
     value_F = singular_values(x_MxF)
     share_F = value_F / jnp.maximum(value_F.sum(), jnp.finfo(value_F.dtype).tiny)
     return jnp.exp(jax.scipy.special.entr(share_F).sum())
 
 
 def covariance_spectrum(x_MxF: Array) -> Array:
-    """Eigenvalues of the covariance over their sum ``[F]``, falling; 0 where all rows are alike."""
+    """Return the covariance's eigenvalues over their sum ``[F]``, falling; 0 where all rows are alike."""
     value_F = singular_values(x_MxF - x_MxF.mean(0, keepdims=True)) ** 2
     return value_F / jnp.maximum(value_F.sum(), jnp.finfo(value_F.dtype).tiny)
 
 
 def singular_values(x_MxF: Array) -> Array:
-    """``[F]``, falling, by one-sided Jacobi (Hestenes 1958): pairs of columns are turned until all are orthogonal.
+    """Return the singular values ``[F]``, falling, by one-sided Jacobi (Hestenes 1958).
 
-    In each round of a tournament every column meets another: those that lie opposite; then all but the first move on.
+    Pairs of columns are rotated until all are orthogonal. In each round of a tournament every column meets another, the
+    one opposite; then all but the first move on.
     """
     columns = x_MxF.shape[1]
     x = jnp.pad(x_MxF, ((0, 0), (0, columns % 2)))
     half = x.shape[1] // 2
 
-    def meet(_: Array, x: Array) -> Array:
+    def rotate_pairs(_: Array, x: Array) -> Array:
         a, b = x[:, :half], x[:, half:][:, ::-1]
-        across, more = (a * b).sum(0), (b * b).sum(0) - (a * a).sum(0)
-        # The angle that makes them orthogonal, the smaller one of two: tan(2 angle) = 2 across / more.
-        below = more + jnp.where(more < 0, -1, 1) * jnp.hypot(more, 2 * across)
+        across, excess = (a * b).sum(0), (b * b).sum(0) - (a * a).sum(0)
+        # The smaller of two angles that make them orthogonal has tan(2 angle) = 2 across / excess.
+        below = excess + jnp.where(excess < 0, -1.0, 1.0) * jnp.hypot(excess, 2 * across)
         tangent = 2 * across / jnp.where(across == 0, 1.0, below)
         cosine = jax.lax.rsqrt(1 + tangent**2)
         sine = cosine * tangent
@@ -176,5 +182,5 @@ def singular_values(x_MxF: Array) -> Array:
         return jnp.concatenate([x[:, :1], jnp.roll(x[:, 1:], 1, axis=1)], 1)
 
     scale = jnp.abs(x).max()
-    x = jax.lax.fori_loop(0, _SWEEPS * (2 * half - 1), meet, x / jnp.where(scale > 0, scale, 1.0))
+    x = jax.lax.fori_loop(0, _SWEEPS * (2 * half - 1), rotate_pairs, x / jnp.where(scale > 0, scale, 1.0))
     return scale * jnp.sort(jnp.sqrt((x**2).sum(0)))[::-1][:columns]

@@ -293,7 +293,7 @@ def _check_rows(text: Text, length: int, batch_size: int, prompt: int, ngram: in
     require_integer("batch_size", batch_size, 1)
     require_integer("ngram", ngram, 1, length)
     require_integer("prompt", prompt, 0, length - ngram)
-    require_integer("gram_bits", gram_bits, T.WORD if gram_bits else 0, 2**30)
+    require_integer("gram_bits", gram_bits, T.WORD_BITS if gram_bits else 0, 2**30)
     if gram_bits & (gram_bits - 1):
         raise UsageError(f"gram_bits must be a power of two, not {gram_bits}")
     if text.size is not None and text.size < length:
