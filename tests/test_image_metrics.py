@@ -284,13 +284,13 @@ def alike(outline, tree):
 def test_an_outline_is_of_the_truth_and_trains_nothing(digits, monkeypatch):
     _, judge, truth, _ = digits
     monkeypatch.setattr(classifier, "train_classifier", None)
-    alike(judge.outline(), truth)
-    assert all(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(judge.outline().net))
+    alike(judge.truth_shapes(), truth)
+    assert all(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(judge.truth_shapes().net))
     for source, options in (
         (data.blobs(box=2.0), {}), (data.digits(pca=None), {}), (data.digits(pca=3), {"features": lambda x: x[:, :2]})
     ):  # fmt: skip
         judge = images.image_judge(source, num_test=20, **options)
-        alike(judge.outline(), judge.truth())
+        alike(judge.truth_shapes(), judge.truth())
 
 
 def test_copies_are_found_among_all_training_images():

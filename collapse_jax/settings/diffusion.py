@@ -208,7 +208,7 @@ def diffusion(
             source=source,
             largest_block=_side_by_side(net),
             # Functions look alike, so what is judged by one has no shapes to be known by.
-            world_shapes=partial(_world, task, num_test, judge.outline) if features is None else None,
+            world_shapes=partial(_world, task, num_test, judge.truth_shapes) if features is None else None,
         ),
     )
 

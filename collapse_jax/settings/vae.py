@@ -175,7 +175,7 @@ def vae(
             source=source,
             largest_block=8,
             # Functions look alike, so what is judged by one has no shapes to be known by.
-            world_shapes=partial(_world, task, num_test, judge.outline) if features is None else None,
+            world_shapes=partial(_world, task, num_test, judge.truth_shapes) if features is None else None,
         ),
     )
 
