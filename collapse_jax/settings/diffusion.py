@@ -183,7 +183,7 @@ def diffusion(
     if not conditional and (is_traced(guidance) or guidance != 1):
         raise UsageError("guidance needs conditional=True: there is nothing to guide by")
     seen = row_transform.make_row_transform(source, conditional, frame)
-    how = diffusion_objectives.make_objective(objective, levels_by, seen.spread)
+    how = diffusion_objectives.make_objective(objective, levels_by, seen.deviation)
     sizes = {"width": width, "depth": depth, "heads": heads, "patch": patch}
     init, apply = make_denoiser(net, seen.dim, source.shape, sizes, seen.classes, DTYPES[dtype])
     levels = jnp.asarray(how.grid(sampler_steps), float)
@@ -236,7 +236,7 @@ def _defaults(
 def _metrics(task: Task) -> tuple[Metric, ...]:
     """With the trivial baseline of the test loss: a network that says nothing."""
     # EDM's target has the variance 1 at every level.
-    silent = 1 + task.frame.spread**2 if task.how.name == "flow" else 1.0
+    silent = 1 + task.frame.deviation**2 if task.how.name == "flow" else 1.0
     return (_LOSS._replace(baseline=silent), *task.judge.metrics)
 
 

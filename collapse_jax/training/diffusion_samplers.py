@@ -1,7 +1,7 @@
-"""Samplers of diffusion models. Each carries ``x = a row + b z`` from noise to rows, level by level.
+"""Samplers of diffusion models, which carry ``x = a row + b z`` from noise to rows, level by level.
 
-They see a model only through `estimate`, E[row | x] and E[z | x]: a network's, or exact ones. As sigma = b / a falls, x
-follows dx = E[row | x] da + E[z | x] db, whatever the path (a, b); so DDIM's step is Euler's rule for all of them
+A model enters only through `estimate`, E[row | x] and E[z | x]: a network's, or exact ones. As sigma = b / a falls, x
+follows dx = E[row | x] da + E[z | x] db, whatever the path (a, b). So DDIM's step is Euler's rule for all of them
 (arXiv 2010.02502), and one rule of second order serves for all.
 """
 
@@ -29,33 +29,35 @@ def sample_rows(
     stop: Array | float = 0.0,
     temperature: Array | float = 1.0,
 ) -> Array:
-    """Rows, of `shape` ``[N, D]``.
+    """Draw rows of `shape` ``[N, D]``.
 
     Args:
-      estimate: of the model.
-      path: its ``sigma -> (a, b)``.
-      key: of all noise.
-      shape: of the rows.
+      estimate: the model's estimates.
+      path: the model's ``sigma -> (a, b)``.
+      key: draws all noise.
+      shape: shape of the rows.
       sigma_S: falling levels, the first one (nearly) all noise.
       sampler: ``"ancestral"`` draws each level given the one before and the expected row (DDPM, arXiv 2006.11239, with
         its smaller variance); ``"ddim"`` is deterministic, of first order; ``"heun"`` and ``"midpoint"`` are of second
         order, at two evaluations a step (Heun's as in arXiv 2206.00364).
-      stop: time, of an Ornstein-Uhlenbeck process that starts at the rows, at which sampling stops early. What is left
-        of its noise stays: rows follow the law of ``exp(-stop) row + sqrt(1 - exp(-2 stop)) z``.
+      stop: time of an Ornstein-Uhlenbeck process that starts at the rows, at which sampling stops early. The noise that
+        is left stays: rows follow the law of ``exp(-stop) row + sqrt(1 - exp(-2 stop)) z``.
       temperature: multiplies all noise that is drawn.
     """
     sigma_S = jnp.maximum(sigma_S, jnp.sqrt(jnp.expm1(2 * jnp.asarray(stop, sigma_S.dtype))))
     key_first, key_steps = jax.random.split(key)
     rule = {"ancestral": _ancestral_step, "ddim": _ddim_step, "heun": _heun_step, "midpoint": _midpoint_step}[sampler]
-    draw = lambda key: temperature * draw_normals(key, shape)  # noqa: E731
+
+    def draw_noise(key: Key) -> Array:
+        return temperature * draw_normals(key, shape)
 
     def step(x_NxD: Array, scanned: tuple[Array, Array, Key]) -> tuple[Array, None]:
         now, then, key = scanned
-        moved = rule(estimate, path, x_NxD, now, then, lambda: draw(key))
-        return jnp.where(then < now, moved, x_NxD), None  # levels below the stop are all alike
+        moved = rule(estimate, path, x_NxD, now, then, lambda: draw_noise(key))
+        return jnp.where(then < now, moved, x_NxD), None  # levels below the stop are all equal
 
     steps = sigma_S[:-1], sigma_S[1:], jax.random.split(key_steps, sigma_S.shape[0] - 1)
-    x_NxD = jax.lax.scan(step, shard_rows(path(sigma_S[0])[1] * draw(key_first)), steps)[0]
+    x_NxD = jax.lax.scan(step, shard_rows(path(sigma_S[0])[1] * draw_noise(key_first)), steps)[0]
     a, b = path(sigma_S[-1])
     return x_NxD / jnp.sqrt(a**2 + b**2)
 
@@ -69,7 +71,7 @@ def _ddim_step(estimate: Estimate, path: Path, x: Array, now: Array, then: Array
 def _ancestral_step(
     estimate: Estimate, path: Path, x: Array, now: Array, then: Array, fresh: Callable[[], Array]
 ) -> Array:
-    """The share (then / now)^2 of the noise's variance stays, the rest is drawn anew."""
+    """Keep the share (then / now)^2 of the noise's variance, and draw the rest anew."""
     row, noise = estimate(x, now)
     a, b = path(then)
     kept = then / now
@@ -77,7 +79,7 @@ def _ancestral_step(
 
 
 def _heun_step(estimate: Estimate, path: Path, x: Array, now: Array, then: Array, fresh: Callable[[], Array]) -> Array:
-    """The mean of the estimates at both ends; at the end of noise, where a network may have none, Euler's rule."""
+    """Average the estimates at both ends; where the noise ends and a network may have no estimate, use Euler's rule."""
     row, noise = estimate(x, now)
     (a, b), (a_then, b_then) = path(now), path(then)
     euler = a_then * row + b_then * noise

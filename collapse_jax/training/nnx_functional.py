@@ -1,6 +1,6 @@
-"""The one seam to flax nnx: a module becomes two pure functions of a plain pytree of arrays.
+"""The only module that deals with flax nnx: it turns a module into two pure functions of a plain pytree of arrays.
 
-Above it there are only ``init``, ``apply`` and JAX's own transformations, so that what nnx redefines is redefined here.
+Other modules use only ``init``, ``apply`` and JAX's own transformations, so a change of nnx concerns this file alone.
 """
 
 from collections.abc import Callable
@@ -16,15 +16,15 @@ from collapse_jax.types import Key, Tree
 
 
 def make_functional(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Callable[[Key], Tree], Callable[..., Tree]]:
-    """``build(rngs)`` as ``(init, apply)``.
+    """Return ``build(rngs)`` as two pure functions ``(init, apply)``.
 
     Args:
-      build: makes the module. All its state must be ``nnx.Param``: no batch statistics, no stored random streams
-        (dropout); whatever is random or running is an argument of the module's call.
+      build: makes the module. All its state must be ``nnx.Param``: no batch statistics and no stored random streams
+        (dropout). Whatever is random or running is an argument of the module's call.
 
     Returns:
       ``init(key) -> params``, nested dicts of arrays, and ``apply(params, *args, method="__call__")``, which calls the
-      module, or another method of it.
+        module or another method of it.
 
     Raises:
       UsageError: the module holds state that is no parameter.
@@ -34,7 +34,7 @@ def make_functional(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Callable[[
         if not isinstance(leaf, nnx.Param):
             name = ".".join(map(str, path))
             raise UsageError(
-                f"functional() takes modules whose state is all nnx.Param; {name} is {type(leaf).__name__}"
+                f"make_functional() takes modules whose state is all nnx.Param; {name} is {type(leaf).__name__}"
             )
 
     def init(key: Key) -> Tree:
@@ -46,17 +46,17 @@ def make_functional(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Callable[[
     return init, apply
 
 
-def draw_parameters(key: Key, shapes: Tree, spread: Callable[[tuple, tuple[int, ...]], float]) -> Tree:
-    """Normal parameters, all from one draw: a generator for each leaf would take most of the time to compile.
+def draw_parameters(key: Key, shapes: Tree, deviation: Callable[[tuple, tuple[int, ...]], float]) -> Tree:
+    """Draw normal parameters, all from one draw: a generator for each leaf would take most of the time to compile.
 
-    `spread` is ``(names on the way to a leaf, its shape) -> standard deviation``; leaves called ``scale`` are 1.
+    `deviation` is ``(names on the way to a leaf, its shape) -> standard deviation``; leaves called ``scale`` are 1.
     """
     leaves, tree = jax.tree.flatten_with_path(shapes)
     numbers = draw_normals(key, (sum(leaf.size for _, leaf in leaves),))
-    made, begin = [], 0
+    drawn, begin = [], 0
     for path, leaf in leaves:
-        names = tuple(part.key for part in path)
-        part = numbers[begin : begin + leaf.size].reshape(leaf.shape).astype(leaf.dtype)
+        names = tuple(entry.key for entry in path)
+        values = numbers[begin : begin + leaf.size].reshape(leaf.shape).astype(leaf.dtype)
         begin += leaf.size
-        made.append(jnp.ones_like(part) if names[-1] == "scale" else spread(names, leaf.shape) * part)
-    return jax.tree.unflatten(tree, made)
+        drawn.append(jnp.ones_like(values) if names[-1] == "scale" else deviation(names, leaf.shape) * values)
+    return jax.tree.unflatten(tree, drawn)

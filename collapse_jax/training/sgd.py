@@ -28,11 +28,11 @@ def fit_sgd(
     epochs: int | None = None,
     start: str = "init",
 ) -> Callable[[Key, Batch, Tree], Tree]:
-    """A ``Setting.fit`` that takes `steps` steps of `optimizer` on minibatches of the pool.
+    """Return a setting's ``fit`` that takes `steps` steps of `optimizer` on minibatches of the pool.
 
-    **Steps are held fixed, not epochs**, unless `epochs` says otherwise: a pool that accumulates is seen fewer times a
-    row as it grows, and a generation costs ``steps * batch_size`` rows under every policy. The papers mix both; more
-    epochs on less data overfit, so the two can order policies differently.
+    **Steps are held fixed, not epochs**, unless `epochs` says otherwise: as a pool that accumulates grows, each of its
+    rows is used fewer times, and a generation costs ``steps * batch_size`` rows under every policy. The papers mix
+    both; more epochs on less data overfit, so the two can order policies differently.
 
     A minibatch is `batch_size` independent rows in proportion to weight (with replacement): its gradient is unbiased
     for the weighted mean of the loss over the pool, and a row of weight 0 is never read.
@@ -40,18 +40,19 @@ def fit_sgd(
     Args:
       loss: ``(params, key, items) -> scalar``, items with leaves ``[batch_size, ...]``: a mean over rows. Its value is
         taken in float32, whatever the parameters are.
-      optimizer: its state starts anew at each fit, and with it its schedule. Or ``(steps) -> optimizer``, for schedules
-        that know their end; the number of steps is traced where epochs are fixed.
+      optimizer: an optax optimizer, whose state and schedule start anew at each fit; or ``(steps) -> optimizer``, for
+        schedules that know their end. The number of steps is traced where epochs are fixed.
       init: ``(key) -> params``.
       batch_size: rows a step.
-      steps: of the optimizer, per fit.
+      steps: steps of the optimizer, per fit.
       epochs: in place of `steps`: as many rows are drawn as the pool's weights add up to, so many times over, in whole
-        minibatches. A generation's cost then grows with the pool. (Rows are drawn with replacement here too: of one
-        epoch over a large pool, a row of weight 1 is in none with probability 0.37.)
-      start: ``"init"`` fits fresh parameters each generation; ``"previous"`` goes on from the last fit's.
+        minibatches. A generation's cost then grows with the pool. Rows are drawn with replacement here, too: an epoch
+        over a large pool misses a row of weight 1 with probability 0.37.
+      start: ``"init"`` fits fresh parameters each generation; ``"previous"`` continues from the last fit's.
 
     Raises:
-      UsageError: `steps`, `batch_size` or `epochs` below 1, both or neither of steps and epochs, or another `start`.
+      UsageError: `steps`, `batch_size` or `epochs` is below 1, both or neither of steps and epochs are given, or
+        `start` is unknown.
     """
     if (steps is None) == (epochs is None):
         raise UsageError("give either steps or epochs" + (", not both" if epochs is not None else ""))
@@ -64,27 +65,29 @@ def fit_sgd(
         items, _ = batch.rows(train)
         draw = batch.row_numbers(train)
         key_rows, key_loss = stream(key, "minibatch"), stream(key, "loss")
-        number: Any = steps if epochs is None else _count_steps(epochs, train, batch_size)
-        made = optimizer if isinstance(optimizer, optax.GradientTransformation) else optimizer(number)
+        num_steps: Any = steps if epochs is None else _count_steps(epochs, train, batch_size)
+        transformation = optimizer if isinstance(optimizer, optax.GradientTransformation) else optimizer(num_steps)
 
         def step(carry: tuple[Tree, Tree], scanned: tuple[Key, Array]) -> tuple[tuple[Tree, Tree], None]:
             params, state = carry
             key_step, row_B = scanned
             minibatch = shard_rows(batch.take(items, row_B))
-            value = lambda p: loss(p, key_step, minibatch).astype(jnp.float32)  # noqa: E731
-            gradient = jax.grad(value)(params)
+            gradient = jax.grad(lambda p: loss(p, key_step, minibatch).astype(jnp.float32))(params)
             with jax.numpy_dtype_promotion("standard"):  # optax promotes its counts of steps
-                updates, state = made.update(gradient, state, params)
+                updates, state = transformation.update(gradient, state, params)
                 return (optax.apply_updates(params, updates), state), None
 
         params = previous if start == "previous" else shard_params(init(stream(key, "init")))
-        first = params, made.init(params)
+        first = params, transformation.init(params)
         if epochs is None:
-            row_SxB = draw(key_rows, number * batch_size).reshape(number, batch_size)
-            return jax.lax.scan(step, first, (jax.random.split(key_loss, number), row_SxB))[0][0]
-        nth = jax.random.fold_in
-        at = lambda i: (nth(key_loss, i), draw(nth(key_rows, i), batch_size))  # noqa: E731
-        return jax.lax.fori_loop(0, number, lambda i, carry: step(carry, at(i))[0], first)[0]
+            row_SxB = draw(key_rows, num_steps * batch_size).reshape(num_steps, batch_size)
+            return jax.lax.scan(step, first, (jax.random.split(key_loss, num_steps), row_SxB))[0][0]
+
+        def numbered_step(i: Array, carry: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
+            row_B = draw(jax.random.fold_in(key_rows, i), batch_size)
+            return step(carry, (jax.random.fold_in(key_loss, i), row_B))[0]
+
+        return jax.lax.fori_loop(0, num_steps, numbered_step, first)[0]
 
     return fit
 
@@ -92,10 +95,11 @@ def fit_sgd(
 def make_adamw(
     rate: Array | float, schedule: str, warmup: int, decay: Array | float, clip: Array | float, steps: Array | int
 ) -> optax.GradientTransformation:
-    """AdamW on gradients of a norm of at most `clip`; every number but `warmup` may be a tracer.
+    """Return AdamW on gradients whose norm is clipped at `clip`; every number but `warmup` may be traced.
 
     The rate rises linearly over `warmup` steps to `rate`, and then stays (``"constant"``) or falls to 0 at step `steps`
-    along a cosine. (optax's own schedules want numbers that are known.) Only what has two dimensions or more decays.
+    along a cosine. (optax's own schedules need numbers that are known.) Only parameters of two or more dimensions
+    decay.
     """
 
     def rate_at(step: Array) -> Array:
@@ -105,16 +109,18 @@ def make_adamw(
         done = jnp.clip((step - warmup) / jnp.maximum(steps - warmup, 1), 0.0, 1.0)
         return rate * rise * 0.5 * (1 + jnp.cos(jnp.pi * done))
 
-    matrices = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)  # noqa: E731
-    inner = optax.adamw(rate_at, b2=0.99, weight_decay=decay, mask=matrices)
+    def find_matrices(params: Tree) -> Tree:
+        return jax.tree.map(lambda x: x.ndim > 1, params)
+
+    inner = optax.adamw(rate_at, b2=0.99, weight_decay=decay, mask=find_matrices)
     return optax.chain(optax.clip_by_global_norm(clip), inner)
 
 
 def check_warmup(warmup: int, **steps: int | None) -> None:
-    """A fit of each of these numbers of `steps` (None: not known) reaches its rate.
+    """Refuse a warm-up that keeps a fit of one of these numbers of `steps` (None: not known) from reaching its rate.
 
     Raises:
-      UsageError: a number of steps below 1, or a warm-up that is below 0 or as long as the fit.
+      UsageError: a number of steps is below 1, or the warm-up is below 0 or as long as the fit.
     """
     require_integer("warmup", warmup, 0)
     for name, number in steps.items():
@@ -125,17 +131,17 @@ def check_warmup(warmup: int, **steps: int | None) -> None:
 
 
 class AveragedParams(NamedTuple):
-    """Parameters, and the moving average of what they were."""
+    """Parameters, and the moving average of their earlier values."""
 
     now: Tree
     average: Tree
 
 
 def average_params(inner: optax.GradientTransformation, decay: Array | float) -> optax.GradientTransformation:
-    """`inner` on the ``now`` of an ``AveragedParams``, whose ``average`` follows: decay * average + (1 - decay) * now.
+    """Return `inner` applied to the ``now`` of an ``AveragedParams``, whose ``average`` follows it.
 
-    In step t the decay is at most (1 + t) / (10 + t), so that where training began is soon forgotten; 0 keeps no
-    average. It may be a tracer.
+    The average becomes decay * average + (1 - decay) * now. In step t the decay is at most (1 + t) / (10 + t), so that
+    the start is soon forgotten; 0 keeps no average. The decay may be traced.
     """
 
     def init(params: AveragedParams) -> tuple[Tree, Array]:
@@ -147,18 +153,21 @@ def average_params(inner: optax.GradientTransformation, decay: Array | float) ->
         updates, state_inner = inner.update(grads.now, state[0], params.now)
         step = state[1] + 1
         pace = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
-        follow = lambda now, update, average: (pace * (now + update - average)).astype(average.dtype)  # noqa: E731
-        moved = jax.tree.map(follow, params.now, updates, params.average)
-        return AveragedParams(updates, moved), (state_inner, step)
+
+        def follow(now: Array, update: Array, average: Array) -> Array:
+            return (pace * (now + update - average)).astype(average.dtype)
+
+        followed = jax.tree.map(follow, params.now, updates, params.average)
+        return AveragedParams(updates, followed), (state_inner, step)
 
     return optax.GradientTransformation(init, update)
 
 
 def _count_steps(epochs: int, train: Batch, batch_size: int) -> Array:
-    """Whole minibatches, at least one, that have as many rows as the weights add up to in so many epochs.
+    """Return the number of whole minibatches, at least one, that hold `epochs` times the total weight of rows.
 
-    The last of cumulative sums: they are added as a tree, where a plain float32 sum of a million weights may be off by
-    a percent. The slack is for what still rounds up.
+    The total is the last of cumulative sums, which are added as a tree; a plain float32 sum of a million weights may be
+    off by a percent. The factor 1 - 1e-5 is for sums that still round up.
     """
     per_row = 1 if train.weight.shape[1] > 1 else batch.num_rows(train)
     total = jnp.cumsum(train.weight.reshape(-1))[-1] * per_row
