@@ -35,7 +35,7 @@ class AugmentationStrength(NamedTuple):
 
 
 def draw_view(strength: AugmentationStrength, shape: tuple[int, int, int], key: Key, x_BxD: Array) -> Array:
-    """Draw a random view of each image ``[B, D]`` of `shape` ``(height, width, channels)``; it is black beyond edges."""
+    """Draw a random view of each image ``[B, D]`` of `shape` ``(height, width, channels)``, black beyond edges."""
     key_place, key_noise = jax.random.split(key)
     rows = x_BxD.shape[0]
     uniform = jax.random.uniform(key_place, (7 * rows,), minval=-1.0, maxval=1.0).reshape(7, rows)

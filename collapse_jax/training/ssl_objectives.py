@@ -1,10 +1,11 @@
-"""What an encoder of images learns without labels: pretext tasks, one factory each of a ``Pretext``.
+"""Objectives of self-supervised learning: pretext tasks of an encoder of images, one factory each of a ``Pretext``.
 
 All but masked autoencoding compare two random views of each image of a minibatch. An encoder that gives every image the
-same features would agree with itself best; what keeps each task from that is said at its factory.
+same features would agree with itself best; each factory says what keeps its task from that.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,90 +20,111 @@ from collapse_jax.types import Array, Key, Pretext, Tree
 View = Callable[[Key, Array], Array]
 
 _HIGHEST = jax.lax.Precision.HIGHEST
-_LEAST_VARIANCE = 1e-4  # added to variances before their root, as in VICReg's code
+_MIN_VARIANCE = 1e-4  # it is added to variances before their root, as in VICReg's code
 
 
 @register_objective
 def simclr(temperature: float = 0.2, width: int = 128) -> Pretext:
-    """Of all views in a minibatch, find the other one of the same image (NT-Xent, arXiv 2002.05709, eq. 1).
+    """Find the other view of the same image among all views in a minibatch (NT-Xent, arXiv 2002.05709, eq. 1).
 
-    The other images push features apart. Rows are drawn with replacement, so that an image may meet itself: rarely,
+    The other images push features apart. Rows are drawn with replacement, so an image may meet itself, which is rare
     where minibatches are small beside the pool.
 
     Args:
-      temperature: that cosines are divided by.
-      width: of the head and of the embedding that is compared.
+      temperature: divides the cosines.
+      width: number of columns of the head and of the embedding that is compared.
 
     Raises:
-      UsageError: a number out of range.
+      UsageError: a number is out of range.
+
+    Example:
+      >>> from collapse_jax.training import ssl_objectives
+      >>> ssl_objectives.simclr(temperature=0.1).name
+      'simclr'
     """
     require_positive("temperature", temperature)
-    compare = lambda a_BxE, b_BxE: nt_xent_loss(a_BxE, b_BxE, temperature)  # noqa: E731
-    return _make_two_view_pretext("simclr", width, compare)
+    return _make_two_view_pretext("simclr", width, partial(nt_xent_loss, temperature=temperature))
 
 
 @register_objective
 def vicreg(invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0, width: int = 128) -> Pretext:
-    """Two views alike, every column of the embedding alive, no two of them correlated (arXiv 2105.04906).
+    """Make two views alike, keep every column of the embedding alive, and decorrelate columns (arXiv 2105.04906).
 
-    The term of the variance keeps columns apart from 0; without it (0) the embedding dies.
+    The variance term keeps columns away from 0; without it (0) the embedding dies.
 
     Args:
-      invariance: weight of the squared distance of the views, mean over columns.
-      variance: of what standard deviations lack of 1, mean over columns and views.
-      covariance: of squared covariances of different columns, summed over both views, a column.
-      width: of the head and of the embedding that is compared.
+      invariance: weight of the squared distance of the views, averaged over columns.
+      variance: weight of the amount by which standard deviations are below 1, averaged over columns and views.
+      covariance: weight of squared covariances of different columns, summed over both views, per column.
+      width: number of columns of the head and of the embedding that is compared.
 
     Raises:
-      UsageError: a number out of range.
+      UsageError: a number is out of range.
+
+    Example:
+      >>> from collapse_jax.training import ssl_objectives
+      >>> ssl_objectives.vicreg(variance=10.0).name
+      'vicreg'
     """
-    weights = {"invariance": invariance, "variance": variance, "covariance": covariance}
+    weights: dict[str, Any] = {"invariance": invariance, "variance": variance, "covariance": covariance}
     for name, weight in weights.items():
         require_number(name, weight, 0)
-    compare = lambda a_BxE, b_BxE: vicreg_loss(a_BxE, b_BxE, **weights)  # noqa: E731
-    return _make_two_view_pretext("vicreg", width, compare)
+    return _make_two_view_pretext("vicreg", width, partial(vicreg_loss, **weights))
 
 
 @register_objective
 def barlow_twins(redundancy: float = 0.005, width: int = 128) -> Pretext:
-    """The correlations of one view's columns with the other's are the identity (arXiv 2103.03230, eq. 1).
+    """Make the correlations of one view's columns with the other's the identity (arXiv 2103.03230, eq. 1).
 
     Columns are standardised over the minibatch, so that constant ones cannot agree.
 
     Args:
       redundancy: weight of the squared correlations of different columns.
-      width: of the head and of the embedding that is compared.
+      width: number of columns of the head and of the embedding that is compared.
 
     Raises:
-      UsageError: a number out of range.
+      UsageError: a number is out of range.
+
+    Example:
+      >>> from collapse_jax.training import ssl_objectives
+      >>> ssl_objectives.barlow_twins(width=64).name
+      'barlow_twins'
     """
     require_number("redundancy", redundancy, 0)
-    compare = lambda a_BxE, b_BxE: barlow_loss(a_BxE, b_BxE, redundancy)  # noqa: E731
-    return _make_two_view_pretext("barlow_twins", width, compare)
+    return _make_two_view_pretext("barlow_twins", width, partial(barlow_loss, redundancy=redundancy))
 
 
 @register_objective
 def byol(momentum: float = 0.99, width: int = 128) -> Pretext:
-    """Predict what a moving average of the network says of the other view (arXiv 2006.07733).
+    """Predict the projection of the other view by a moving average of the network (arXiv 2006.07733).
 
-    Projections are standardised over the minibatch (the paper normalises a hidden layer so): an image cannot have the
-    same one as all others. Else the predictor and the slow target alone keep features from dying, and hardly do.
+    Projections are standardised over the minibatch, as the paper does with a hidden layer, so an image cannot have the
+    same projection as all others. Without this, only the predictor and the slow target keep features from dying, and
+    hardly do.
 
     Args:
-      momentum: decay of the average (``sgd.average_params``).
-      width: of the heads and of what is predicted.
+      momentum: decay of the moving average.
+      width: number of columns of the heads and of the prediction.
 
     Raises:
-      UsageError: a number out of range.
+      UsageError: a number is out of range.
+
+    Example:
+      >>> from collapse_jax.training import ssl_objectives
+      >>> ssl_objectives.byol(momentum=0.9).name
+      'byol'
     """
     require_integer("width", width, 1)
     require_share("momentum", momentum)
 
     def loss(nets: Any, params: Tree, target: Tree, key: Key, x_BxD: Array, view: View) -> Array:
         both = _draw_two_views(key, x_BxD, view)
-        embedded = lambda p: standardise_columns(nets.head(p, "project", nets.encode(p["encoder"], both)))  # noqa: E731
-        seen = jax.lax.stop_gradient(embedded(target))
-        return byol_loss(nets.head(params, "predict", embedded(params)), jnp.roll(seen, x_BxD.shape[0], 0))
+
+        def project(params: Tree) -> Array:
+            return standardise_columns(nets.head(params, "project", nets.encode(params["encoder"], both)))
+
+        targets = jax.lax.stop_gradient(project(target))
+        return byol_loss(nets.head(params, "predict", project(params)), jnp.roll(targets, x_BxD.shape[0], 0))
 
     def heads(features: int, pixels: int) -> dict[str, tuple[int, ...]]:
         return {"project": (features, width, width), "predict": (width, width, width)}
@@ -112,18 +134,23 @@ def byol(momentum: float = 0.99, width: int = 128) -> Pretext:
 
 @register_objective
 def masked(share: float = 0.5, cells: int = 4, width: int = 128) -> Pretext:
-    """Say what is hidden: a share of an image's cells is grey, and a decoder restores them (arXiv 2111.06377).
+    """Restore hidden parts of an image: a share of its cells is grey, and a decoder predicts them (arXiv 2111.06377).
 
-    Here the encoder sees the whole image with its hidden cells, and the decoder is a perceptron. Nothing makes features
+    Here the encoder gets the whole image with its hidden cells, and the decoder is a perceptron. Nothing makes features
     linear in what an image shows.
 
     Args:
-      share: of the cells that are hidden, at least one.
-      cells: a side of the grid that an image is divided into.
-      width: of the decoder's hidden layer.
+      share: share of the cells that are hidden; at least one cell is.
+      cells: number of cells along a side of the grid that an image is divided into.
+      width: number of columns of the decoder's hidden layer.
 
     Raises:
-      UsageError: a number out of range.
+      UsageError: a number is out of range.
+
+    Example:
+      >>> from collapse_jax.training import ssl_objectives
+      >>> ssl_objectives.masked(share=0.75).name
+      'masked'
     """
     require_integer("width", width, 1)
     require_integer("cells", cells, 2)
@@ -139,7 +166,7 @@ def masked(share: float = 0.5, cells: int = 4, width: int = 128) -> Pretext:
 
 
 def _make_two_view_pretext(name: str, width: int, compare: Callable[[Array, Array], Array]) -> Pretext:
-    """Embeddings of two views, by one head, are compared."""
+    """Return a pretext task that compares the embeddings of two views by one head."""
     require_integer("width", width, 1)
 
     def loss(nets: Any, params: Tree, target: Tree, key: Key, x_BxD: Array, view: View) -> Array:
@@ -151,12 +178,12 @@ def _make_two_view_pretext(name: str, width: int, compare: Callable[[Array, Arra
 
 
 def _draw_two_views(key: Key, x_BxD: Array, view: View) -> Array:
-    """Of each row, and then again of each: ``[2 B, D]``."""
+    """Draw one view of each row, and then another of each: ``[2 B, D]``."""
     return jnp.concatenate([view(stream(key, name), x_BxD) for name in ("first view", "second view")])
 
 
 def nt_xent_loss(a_BxE: Array, b_BxE: Array, temperature: Array | float) -> Array:
-    """Cross-entropy of each view's partner among all 2 B - 1 other views, by cosine; mean over views."""
+    """Return the cross-entropy of each view's partner among all 2 B - 1 other views, by cosine, averaged over views."""
     z_VxE = normalise_rows(jnp.concatenate([a_BxE, b_BxE]))
     logit_VxV = jnp.matmul(z_VxE, z_VxE.T, precision=_HIGHEST) / temperature
     views = z_VxE.shape[0]
@@ -168,41 +195,43 @@ def nt_xent_loss(a_BxE: Array, b_BxE: Array, temperature: Array | float) -> Arra
 def vicreg_loss(
     a_BxE: Array, b_BxE: Array, invariance: Array | float, variance: Array | float, covariance: Array | float
 ) -> Array:
-    """See ``vicreg``; covariances are over B - 1."""
+    """Return the loss of ``vicreg``; covariances are divided by B - 1."""
     loss, columns = invariance * jnp.mean((a_BxE - b_BxE) ** 2), a_BxE.shape[1]
     for z_BxE in (a_BxE, b_BxE):
         near_BxE = z_BxE - z_BxE.mean(0, keepdims=True)
         covariance_ExE = jnp.matmul(near_BxE.T, near_BxE, precision=_HIGHEST) / max(z_BxE.shape[0] - 1, 1)
-        lacking_E = jax.nn.relu(1 - jnp.sqrt(jnp.diagonal(covariance_ExE) + _LEAST_VARIANCE))
+        lacking_E = jax.nn.relu(1 - jnp.sqrt(jnp.diagonal(covariance_ExE) + _MIN_VARIANCE))
         loss += variance * lacking_E.mean() / 2 + covariance * _sum_off_diagonal(covariance_ExE**2) / columns
     return loss
 
 
 def barlow_loss(a_BxE: Array, b_BxE: Array, redundancy: Array | float) -> Array:
-    """See ``barlow_twins``."""
+    """Return the loss of ``barlow_twins``."""
     a_BxE, b_BxE = (standardise_columns(z_BxE) for z_BxE in (a_BxE, b_BxE))
     correlation_ExE = jnp.matmul(a_BxE.T, b_BxE, precision=_HIGHEST) / a_BxE.shape[0]
     return jnp.sum((1 - jnp.diagonal(correlation_ExE)) ** 2) + redundancy * _sum_off_diagonal(correlation_ExE**2)
 
 
 def standardise_columns(z_BxE: Array) -> Array:
-    """Columns of mean 0 and variance 1 (1e-5 is added to variances, as in batch normalisation)."""
+    """Return columns of mean 0 and variance 1; 1e-5 is added to variances, as in batch normalisation."""
     near_BxE = z_BxE - z_BxE.mean(0, keepdims=True)
     return near_BxE * jax.lax.rsqrt((near_BxE**2).mean(0, keepdims=True) + 1e-5)
 
 
-def byol_loss(said_BxE: Array, seen_BxE: Array) -> Array:
-    """Squared distance of rows at length 1, 2 - 2 cos: mean over rows."""
-    return jnp.mean(2 - 2 * jnp.sum(normalise_rows(said_BxE) * normalise_rows(seen_BxE), 1))
+def byol_loss(predicted_BxE: Array, target_BxE: Array) -> Array:
+    """Return the squared distance of rows at length 1, 2 - 2 cos, averaged over rows."""
+    return jnp.mean(2 - 2 * jnp.sum(normalise_rows(predicted_BxE) * normalise_rows(target_BxE), 1))
 
 
-def masked_loss(said_BxD: Array, shown_BxD: Array, hidden_BxD: Array) -> Array:
-    """Mean squared error of hidden pixels."""
-    return jnp.sum(jnp.where(hidden_BxD, (said_BxD - shown_BxD) ** 2, 0.0)) / jnp.maximum(hidden_BxD.sum(), 1)
+def masked_loss(predicted_BxD: Array, shown_BxD: Array, hidden_BxD: Array) -> Array:
+    """Return the mean squared error of hidden pixels."""
+    return jnp.sum(jnp.where(hidden_BxD, (predicted_BxD - shown_BxD) ** 2, 0.0)) / jnp.maximum(
+        hidden_BxD.sum(dtype=float), 1.0
+    )
 
 
 def draw_hidden_pixels(key: Key, shape: tuple[int, int, int], rows: int, share: Array | float, cells: int) -> Array:
-    """Which pixels ``[rows, D]`` of images are hidden: of each, the same number of a grid's cells, at least one."""
+    """Draw which pixels ``[rows, D]`` of images are hidden: the same number of cells of each grid, at least one."""
     order = jax.random.uniform(key, (rows, cells * cells))
     count = jnp.clip(jnp.round(share * cells * cells), 1, cells * cells).astype(int)
     edge = jnp.take_along_axis(jnp.sort(order, axis=1), jnp.full((rows, 1), count - 1), 1)

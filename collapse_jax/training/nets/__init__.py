@@ -1,1 +1,1 @@
-"""Networks as flax nnx modules; ``collapse_jax.functional`` makes pure functions of them."""
+"""Networks as flax nnx modules, which ``nnx_functional.make_functional`` turns into pure functions."""

@@ -17,18 +17,18 @@ from collapse_jax.types import Array, Key, Tree
 
 WIDTH, FEATURES = 256, 64
 STEPS, BATCH, RATE, DECAY = 2000, 128, 2e-3, 0.05
-_cache: dict[str, "TrainedClassifier"] = {}  # in this process: a sweep makes its setting many times
+_cache: dict[str, "TrainedClassifier"] = {}  # one cache for the process, because a sweep makes its setting many times
 
 
 class TrainedClassifier(NamedTuple):
-    """Parameters, and the unit of the features: the root of their total variance over the images trained on."""
+    """Parameters, and the unit of the features: the root of their total variance over the training images."""
 
     params: Tree
     unit: Array
 
 
 class Classifier(nnx.Module):
-    """Two hidden layers of ``WIDTH`` and ``FEATURES`` GELU units on pixels in [0, 1]."""
+    """A classifier with two hidden layers of ``WIDTH`` and ``FEATURES`` GELU units on pixels in [0, 1]."""
 
     def __init__(self, pixels: int, classes: int, *, rngs: nnx.Rngs):
         self.hidden = nnx.Linear(pixels, WIDTH, rngs=rngs)
@@ -36,24 +36,24 @@ class Classifier(nnx.Module):
         self.out = nnx.Linear(FEATURES, classes, rngs=rngs)
 
     def __call__(self, x_BxD: Array) -> tuple[Array, Array]:
-        """Features ``[B, FEATURES]`` and logits ``[B, classes]`` of images ``[B, pixels]``."""
+        """Return features ``[B, FEATURES]`` and logits ``[B, classes]`` of images ``[B, pixels]``."""
         h_BxF = nnx.gelu(self.last(nnx.gelu(self.hidden(2 * x_BxD - 1))))
         return h_BxF, self.out(h_BxF)
 
 
 def apply_classifier(net: TrainedClassifier, x_BxD: Array) -> tuple[Array, Array]:
-    """Features ``[B, FEATURES]``, of total variance 1 over the real images, and logits ``[B, classes]``."""
+    """Return features ``[B, FEATURES]``, of total variance 1 over the real images, and logits ``[B, classes]``."""
     features_BxF, logits_BxC = _apply_params(net.params, x_BxD)
     return features_BxF / net.unit, logits_BxC
 
 
 def train_classifier(x_NxD: np.ndarray, label_N: np.ndarray, classes: int) -> TrainedClassifier:
-    """A classifier trained on images, the same at every call: the key is fixed. Kept for the process.
+    """Train a classifier on images; it is the same at every call, and kept for the process.
 
-    A second or two of AdamW for 8x8 pixels on a CPU core; it gets more than 94% of held-out digits right.
+    It takes a second or two of AdamW for 8x8 pixels on a CPU core, and recognises more than 94% of held-out digits.
     """
-    told = hashlib.sha256(np.ascontiguousarray(x_NxD, np.float32).tobytes() + label_N.astype(np.int32).tobytes())
-    name = f"{told.hexdigest()} {classes} {jnp.zeros(()).dtype}"
+    digest = hashlib.sha256(np.ascontiguousarray(x_NxD, np.float32).tobytes() + label_N.astype(np.int32).tobytes())
+    name = f"{digest.hexdigest()} {classes} {jnp.zeros(()).dtype}"
     if name not in _cache:
         init, _ = make_functional(lambda rngs: Classifier(x_NxD.shape[1], classes, rngs=rngs))
         optimizer = partial(make_adamw, RATE, "cosine", 100, DECAY, 1.0)
@@ -68,7 +68,7 @@ def train_classifier(x_NxD: np.ndarray, label_N: np.ndarray, classes: int) -> Tr
 
 
 def classifier_shapes(pixels: int, classes: int) -> TrainedClassifier:
-    """The shapes of what ``train_classifier`` gives."""
+    """Return the shapes of what ``train_classifier`` returns."""
     init, _ = make_functional(lambda rngs: Classifier(pixels, classes, rngs=rngs))
     return jax.eval_shape(lambda key: TrainedClassifier(init(key), jnp.zeros(())), jax.random.key(0))
 
@@ -80,5 +80,7 @@ def _apply_params(params: Tree, x_BxD: Array) -> tuple[Array, Array]:
 
 def _loss(params: Tree, key: Key, items: tuple[Array, Array]) -> Array:
     x_BxD, label_B = items
-    noisy_BxD = x_BxD + 0.1 * jax.random.normal(key, x_BxD.shape, x_BxD.dtype)  # generated images are not noiseless
+    noisy_BxD = x_BxD + 0.1 * jax.random.normal(
+        key, x_BxD.shape, x_BxD.dtype
+    )  # noise, because generated images have some
     return optax.softmax_cross_entropy_with_integer_labels(_apply_params(params, noisy_BxD)[1], label_B).mean()

@@ -1,4 +1,4 @@
-"""Networks that say something about noised rows: all are ``(params, x [B, D], time [B], label [B]) -> [B, D]``."""
+"""Networks that denoise rows; all are ``(params, x [B, D], time [B], label [B]) -> [B, D]``."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +19,7 @@ NETS = ("mlp", "dit", "unet")
 
 
 class DenoiserSize(NamedTuple):
-    """Sizes of a network; `heads` and `patch` are a DiT's alone."""
+    """Sizes of a network; only a DiT has `heads` and `patch`."""
 
     width: int
     depth: int
@@ -33,18 +33,18 @@ DEFAULTS = {"mlp": DenoiserSize(256, 3, 1, 1), "dit": DenoiserSize(128, 4, 4, 4)
 def make_denoiser(
     net: str, dim: int, shape: tuple[int, int, int] | None, given: dict[str, int | None], classes: int, dtype: jnp.dtype
 ) -> tuple[Callable[[Key], Tree], Callable[..., Array]]:
-    """``(init, apply)`` of a network.
+    """Return the functions ``(init, apply)`` of a network.
 
     Args:
       net: ``"mlp"``, ``"dit"`` or ``"unet"``.
-      dim: columns of a row.
-      shape: ``(height, width, channels)`` of the images that rows are, or None where they are none.
+      dim: number of columns of a row.
+      shape: ``(height, width, channels)`` of the images that rows are, or None for other rows.
       given: sizes in place of the defaults (None: the default).
-      classes: that labels tell; 0: none.
-      dtype: of the arithmetic.
+      classes: number of classes of labels; 0: none.
+      dtype: dtype of the arithmetic.
 
     Raises:
-      UsageError: a size below 1, rows that are no images, sizes that do not divide, or one that the net has not.
+      UsageError: a size is below 1, rows are no images, sizes do not divide, or the network has no such size.
     """
     for name in ("heads", "patch"):
         if net != "dit" and given.get(name) is not None:
@@ -56,17 +56,17 @@ def make_denoiser(
         return make_functional(partial(_build_mlp, dim, size, classes, dtype))
     if shape is None:
         raise UsageError(f"net {net} needs images, and the source's rows are none; use net mlp")
-    check = {"dit": _check_dit, "unet": _check_unet}[net]
-    check(shape, size)
+    check_sizes = {"dit": _check_dit, "unet": _check_unet}[net]
+    check_sizes(shape, size)
     by_nnx, apply = make_functional(partial({"dit": _build_dit, "unet": _build_unet}[net], shape, size, classes, dtype))
     shapes, zero = jax.eval_shape(by_nnx, jax.random.key(0)), {"dit": dit.ZERO, "unet": unet.ZERO}[net]
 
-    def spread(names: tuple, shape: tuple[int, ...]) -> float:
+    def deviation(names: tuple, shape: tuple[int, ...]) -> float:
         if names[-1] == "bias" or not set(zero).isdisjoint(names):
             return 0.0
         return 0.02 if names[-1] == "embedding" else shape[0] ** -0.5
 
-    return lambda key: draw_parameters(key, shapes, spread), apply
+    return lambda key: draw_parameters(key, shapes, deviation), apply
 
 
 def _build_mlp(dim: int, size: DenoiserSize, classes: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> TimedMLP:

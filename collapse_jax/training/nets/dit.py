@@ -1,4 +1,4 @@
-"""A transformer of the patches of an image, told the noise level by scales and shifts (DiT, arXiv 2212.09748)."""
+"""A transformer of image patches, conditioned on the noise level by scales and shifts (DiT, arXiv 2212.09748)."""
 
 from functools import partial
 
@@ -11,11 +11,11 @@ from collapse_jax.training.nets.linear import Linear
 from collapse_jax.training.nets.time_embedding import TimeAndLabel
 from collapse_jax.types import Array
 
-ZERO = ("modulate", "write")  # linear maps that start at 0: at first a block adds nothing, and nothing is said
+ZERO = ("modulate", "write")  # linear maps that start at 0: at first, blocks add nothing and the output is 0
 
 
 class DiTBlock(nnx.Module):
-    """Attention, then a feed-forward layer, each on a stream that is normalised, scaled and shifted (adaLN-Zero)."""
+    """A block of attention and a feed-forward layer on a stream that is normalised, scaled and shifted (adaLN-Zero)."""
 
     def __init__(self, width: int, heads: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         linear = partial(Linear, dtype=dtype, rngs=rngs)
@@ -23,9 +23,9 @@ class DiTBlock(nnx.Module):
         self.qkv, self.out = linear(width, 3 * width), linear(width, width)
         self.up, self.down = linear(width, 4 * width), linear(4 * width, width)
 
-    def __call__(self, x_BxLxD: Array, told_Bx6xD: Array) -> Array:
-        """The stream after this block."""
-        shift, scale, gate, shift_feed, scale_feed, gate_feed = jnp.split(told_Bx6xD, 6, axis=1)
+    def __call__(self, x_BxLxD: Array, condition_Bx6xD: Array) -> Array:
+        """Return the stream after this block."""
+        shift, scale, gate, shift_feed, scale_feed, gate_feed = jnp.split(condition_Bx6xD, 6, axis=1)
         rows, length, _ = x_BxLxD.shape
         heads = self.qkv(modulate_tokens(x_BxLxD, scale, shift)).reshape(rows, length, 3, self.heads, -1)
         x_BxLxD = x_BxLxD + gate * self.out(attend_heads(heads).reshape(rows, length, -1))
@@ -33,17 +33,17 @@ class DiTBlock(nnx.Module):
 
 
 class DiT(nnx.Module):
-    """Vectors for images of `shape` ``(height, width, channels)`` as flat rows, from squares of `patch` pixels a side.
+    """A network that maps images of `shape`, as flat rows, to vectors of the same size.
 
     Args:
-      shape: of the images; `patch` divides height and width.
-      patch: side of a patch; a token is one.
-      width: of the stream between blocks, a multiple of `heads`.
-      depth: blocks.
-      heads: of attention.
-      classes: that labels tell; 0: none.
-      dtype: of the arithmetic of matrices; parameters, norms and what is said are float32.
-      rngs: of nnx; parameters come from ``timed.timed_net``.
+      shape: ``(height, width, channels)`` of the images; `patch` divides height and width.
+      patch: side of a patch in pixels; each patch is a token.
+      width: number of columns of the stream between blocks, a multiple of `heads`.
+      depth: number of blocks.
+      heads: number of attention heads.
+      classes: number of classes of labels; 0: none.
+      dtype: dtype of matrix arithmetic; parameters, norms and the output are float32.
+      rngs: nnx's generators; parameters come from ``denoiser.make_denoiser``.
     """
 
     def __init__(
@@ -62,35 +62,35 @@ class DiT(nnx.Module):
         pixels = patch * patch * shape[2]
         linear = partial(Linear, dtype=dtype, rngs=rngs)
         self.read, self.write = linear(pixels, width), Linear(width, pixels, rngs=rngs)
-        self.told = TimeAndLabel(width, classes, dtype, rngs=rngs)
+        self.time_and_label = TimeAndLabel(width, classes, dtype, rngs=rngs)
         self.modulate = linear(width, (6 * depth + 2) * width)
         self.blocks = nnx.List([DiTBlock(width, heads, dtype, rngs=rngs) for _ in range(depth)])
 
     def __call__(self, x_BxD: Array, t_B: Array, label_B: Array | None = None) -> Array:
-        """Vectors ``[B, D]`` for rows ``[B, D]``, times ``[B]`` and labels ``[B]``."""
+        """Return vectors ``[B, D]`` for rows ``[B, D]``, times ``[B]`` and labels ``[B]``."""
         height, width, channels = self.shape
         side, rows = self.patch, x_BxD.shape[0]
         down, across = height // side, width // side
         stream = self.read(cut_patches(x_BxD, self.shape, side))
         stream = stream + jnp.asarray(position_waves(down, across, stream.shape[-1]), stream.dtype)[None]
-        told = self.modulate(nnx.silu(self.told(t_B, label_B))).reshape(rows, 6 * self.depth + 2, -1)
+        condition = self.modulate(nnx.silu(self.time_and_label(t_B, label_B))).reshape(rows, 6 * self.depth + 2, -1)
         for i, block in enumerate(self.blocks):
-            stream = block(stream, told[:, 6 * i : 6 * i + 6])
-        said = self.write(modulate_tokens(stream, told[:, -1:], told[:, -2:-1]))
-        return said.reshape(rows, down, across, side, side, channels).swapaxes(2, 3).reshape(x_BxD.shape)
+            stream = block(stream, condition[:, 6 * i : 6 * i + 6])
+        output = self.write(modulate_tokens(stream, condition[:, -1:], condition[:, -2:-1]))
+        return output.reshape(rows, down, across, side, side, channels).swapaxes(2, 3).reshape(x_BxD.shape)
 
 
 def cut_patches(x_BxD: Array, shape: tuple[int, int, int], side: int) -> Array:
-    """``[B, patches, side * side * channels]``: the squares of images ``[B, D]``, row by row."""
+    """Return the patches of images ``[B, D]``, row by row: ``[B, patches, side * side * channels]``."""
     height, width, channels = shape
     grid = x_BxD.reshape(x_BxD.shape[0], height // side, side, width // side, side, channels).swapaxes(2, 3)
     return grid.reshape(x_BxD.shape[0], -1, side * side * channels)
 
 
 def attend_heads(heads_BxLx3xHxK: Array) -> Array:
-    """What each token finds among all, ``[B, L, H, K]``, from queries, keys and values.
+    """Return each token's attention over all tokens, ``[B, L, H, K]``, from queries, keys and values.
 
-    Heads come first in the products, which is faster on a CPU than in the order of ``jax.nn.dot_product_attention``.
+    Heads come first in the products, which is faster on a CPU than the order of ``jax.nn.dot_product_attention``.
     """
     query, key, value = heads_BxLx3xHxK.transpose(2, 0, 3, 1, 4)
     score = jnp.einsum("bhlk,bhmk->bhlm", query, key, preferred_element_type=jnp.float32) / query.shape[-1] ** 0.5
@@ -98,7 +98,7 @@ def attend_heads(heads_BxLx3xHxK: Array) -> Array:
 
 
 def modulate_tokens(x_BxLxD: Array, scale_Bx1xD: Array, shift_Bx1xD: Array) -> Array:
-    """Each token at mean 0 and variance 1, scaled by 1 + scale and shifted; computed in float32."""
+    """Return each token at mean 0 and variance 1, times 1 + scale, plus shift; computed in float32."""
     x = x_BxLxD.astype(jnp.float32)
     x = x - x.mean(-1, keepdims=True)
     x = x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)
@@ -106,14 +106,17 @@ def modulate_tokens(x_BxLxD: Array, scale_Bx1xD: Array, shift_Bx1xD: Array) -> A
 
 
 def logistic_gelu(x: Array) -> Array:
-    """``nnx.gelu``'s function, by a logistic one in place of tanh, which takes a CPU longer."""
+    """Return the same function as ``nnx.gelu``, by a sigmoid in place of tanh, which takes a CPU longer."""
     return x * jax.nn.sigmoid(x * (2 * (2 / jnp.pi) ** 0.5) * (1 + 0.044715 * x * x))
 
 
 def position_waves(down: int, across: int, width: int) -> np.ndarray:
-    """``[down * across, width]``: waves of a patch's row number, beside those of its column number."""
+    """Return waves of a patch's row number beside those of its column number, ``[down * across, width]``."""
     half = -(-width // 4)
     rate = 100.0 ** (-np.arange(half) / half)
-    waves = lambda n: np.concatenate([f(np.arange(n)[:, None] * rate) for f in (np.sin, np.cos)], 1)  # noqa: E731
+
+    def waves(n: int) -> np.ndarray:
+        return np.concatenate([f(np.arange(n)[:, None] * rate) for f in (np.sin, np.cos)], 1)
+
     rows, columns = np.repeat(waves(down), across, 0), np.tile(waves(across), (down, 1))
     return np.concatenate([rows, columns], 1)[:, :width]

@@ -1,4 +1,4 @@
-"""Networks that turn images into features, and the small perceptrons that training alone needs on top of them."""
+"""Networks that turn images into features, and the small perceptrons that training adds on top of them."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -22,7 +22,7 @@ Shape = tuple[int, int, int]
 
 
 class EncoderSize(NamedTuple):
-    """Sizes of an encoder; `heads` and `patch` are a ViT's alone."""
+    """Sizes of an encoder; only a ViT has `heads` and `patch`."""
 
     width: int
     depth: int
@@ -39,7 +39,7 @@ class EncoderNetworks(NamedTuple):
     Attributes:
       shape: ``(height, width, channels)`` of the images, which come as flat rows.
       init: ``(key) -> params``.
-      encode: ``(params["encoder"], x [B, D]) -> [B, features]``, of pixels in [0, 1].
+      encode: ``(params["encoder"], x [B, D]) -> [B, features]``, for pixels in [0, 1].
       head: ``(params, name, h [B, ...]) -> [B, ...]``.
     """
 
@@ -57,7 +57,7 @@ class Perceptron(nnx.Module):
         self.norms = nnx.List([nnx.LayerNorm(size, rngs=rngs) for size in sizes[1:-1]] if norm else [])
 
     def __call__(self, x_BxI: Array) -> Array:
-        """``[B, sizes[-1]]``."""
+        """Return the output ``[B, sizes[-1]]``."""
         for i, layer in enumerate(self.layers):
             x_BxI = layer(x_BxI)
             if i + 1 < len(self.layers):
@@ -66,9 +66,9 @@ class Perceptron(nnx.Module):
 
 
 class ConvNet(nnx.Module):
-    """Convolutions of nine shifted images (see ``unet``); all but the first see an image of half the side.
+    """Convolutions of nine shifted images (see ``unet``), each after the first on an image of half the side.
 
-    The last level is read whole, not its mean: small images have few positions, and where a stroke lies matters.
+    The last level is read whole, not its mean: small images have few positions, and the place of a stroke matters.
     """
 
     def __init__(self, shape: Shape, width: int, depth: int, features: int, *, rngs: nnx.Rngs):
@@ -81,7 +81,7 @@ class ConvNet(nnx.Module):
         self.write = nnx.Linear(pixels * sizes[-1], features, rngs=rngs)
 
     def __call__(self, x_BxD: Array) -> Array:
-        """``[B, features]``."""
+        """Return the features ``[B, features]``."""
         image = nnx.gelu(self.read(x_BxD.reshape(-1, *self.shape)))
         for halve, mix in zip(self.halve, self.mix, strict=True):
             image = halve(fold_pixels(image))
@@ -90,7 +90,7 @@ class ConvNet(nnx.Module):
 
 
 class ViT(nnx.Module):
-    """A transformer of patches (arXiv 2010.11929): blocks of a DiT that are told nothing, and the mean of tokens."""
+    """A transformer of patches (arXiv 2010.11929): blocks of a DiT without condition, and the mean of the tokens."""
 
     def __init__(self, shape: Shape, size: EncoderSize, features: int, *, rngs: nnx.Rngs):
         self.shape, self.patch = shape, size.patch
@@ -102,30 +102,30 @@ class ViT(nnx.Module):
         self.write = nnx.Linear(size.width, features, rngs=rngs)
 
     def __call__(self, x_BxD: Array) -> Array:
-        """``[B, features]``."""
+        """Return the features ``[B, features]``."""
         stream = self.read(dit.cut_patches(x_BxD, self.shape, self.patch))
         down, across = self.shape[0] // self.patch, self.shape[1] // self.patch
         stream = stream + jnp.asarray(dit.position_waves(down, across, stream.shape[-1]), stream.dtype)[None]
-        nothing = jnp.zeros((1, 6, stream.shape[-1])).at[:, jnp.asarray([2, 5])].set(1.0)  # gates are open
+        condition = jnp.zeros((1, 6, stream.shape[-1])).at[:, jnp.asarray([2, 5])].set(1.0)  # open gates, no shift
         for block in self.blocks:
-            stream = block(stream, nothing)
+            stream = block(stream, condition)
         return self.write(self.norm(stream).mean(1))
 
 
 def make_encoder(
     encoder: str, shape: Shape, features: int, given: dict[str, int | None], heads: dict[str, tuple[int, ...]]
 ) -> EncoderNetworks:
-    """An encoder with heads.
+    """Return an encoder with heads.
 
     Args:
       encoder: ``"mlp"``, ``"conv"`` or ``"vit"``.
       shape: ``(height, width, channels)`` of the images, which come as flat rows.
-      features: columns of what an image becomes.
+      features: number of columns of an image's features.
       given: sizes in place of the defaults (None: the default).
       heads: by name, the sizes of a perceptron's layers.
 
     Raises:
-      UsageError: another encoder, a size below 1, sizes that do not divide, or one that the encoder has not.
+      UsageError: the encoder is unknown, a size is below 1, sizes do not divide, or the encoder has no such size.
     """
     require_choice("encoder", encoder, ENCODERS)
     require_integer("features", features, 1)
@@ -136,9 +136,9 @@ def make_encoder(
     for name, value in size._asdict().items():
         require_integer(name, value, 1)
     _check_sizes(encoder, shape, size)
-    made = {"encoder": make_functional(partial(_build_encoder, encoder, shape, size, features))}
-    made |= {name: make_functional(partial(_build_head, sizes)) for name, sizes in heads.items()}
-    shapes = {name: jax.eval_shape(init, jax.random.key(0)) for name, (init, _) in made.items()}
+    functions = {"encoder": make_functional(partial(_build_encoder, encoder, shape, size, features))}
+    functions |= {name: make_functional(partial(_build_head, sizes)) for name, sizes in heads.items()}
+    shapes = {name: jax.eval_shape(init, jax.random.key(0)) for name, (init, _) in functions.items()}
 
     def init(key: Key) -> Tree:
         def draw(names: Iterable[str], stream_name: str) -> Tree:
@@ -150,8 +150,8 @@ def make_encoder(
     return EncoderNetworks(
         shape=shape,
         init=init,
-        encode=lambda params, x_BxD: made["encoder"][1](params, 2 * x_BxD - 1),
-        head=lambda params, name, h: made[name][1](params["heads"][name], h),
+        encode=lambda params, x_BxD: functions["encoder"][1](params, 2 * x_BxD - 1),
+        head=lambda params, name, h: functions[name][1](params["heads"][name], h),
     )
 
 

@@ -10,11 +10,11 @@ from collapse_jax.types import Array
 
 
 class TimedMLP(nnx.Module):
-    """A vector field ``v(x, t)`` on points of R^dim: `depth` hidden layers of `width` SiLU units.
+    """A vector field ``v(x, t)`` on points of R^dim, with `depth` hidden layers of `width` SiLU units.
 
-    Time, about 1 in size, enters beside the point as ``t`` and ``cos, sin(pi k t)`` for k = 1 .. `frequencies`; a label
-    as one of `classes` columns that is 1 (none of them, where it is not a class). Parameters are float32, the hidden
-    layers' arithmetic is of `dtype`.
+    Time, about 1 in size, enters beside the point as ``t`` and ``cos, sin(pi k t)`` for k = 1 .. `frequencies`. A label
+    enters as one of `classes` columns that is 1; all are 0 for a label that is no class. Parameters are float32, and
+    the hidden layers' arithmetic has dtype `dtype`.
     """
 
     def __init__(
@@ -34,12 +34,12 @@ class TimedMLP(nnx.Module):
         self.out = nnx.Linear(sizes[-1], dim, rngs=rngs)
 
     def __call__(self, x_BxD: Array, t_B: Array, label_B: Array | None = None) -> Array:
-        """Vectors ``[B, D]`` at points ``[B, D]``, times ``[B]`` and, where there are classes, labels ``[B]``."""
+        """Return vectors ``[B, D]`` at points ``[B, D]`` and times ``[B]``; labels ``[B]`` are for nets with classes."""
         angle_BxF = jnp.pi * t_B[:, None] * jnp.arange(1, self.frequencies + 1, dtype=t_B.dtype)[None]
-        seen = [x_BxD, t_B[:, None], jnp.cos(angle_BxF), jnp.sin(angle_BxF)]
+        inputs = [x_BxD, t_B[:, None], jnp.cos(angle_BxF), jnp.sin(angle_BxF)]
         if label_B is not None:
-            seen.append(jax.nn.one_hot(label_B, self.classes))
-        h_BxH = jnp.concatenate(seen, axis=1)
+            inputs.append(jax.nn.one_hot(label_B, self.classes))
+        h_BxH = jnp.concatenate(inputs, axis=1)
         for layer in self.hidden:
             h_BxH = nnx.silu(layer(h_BxH))
         return self.out(h_BxH)

@@ -1,4 +1,4 @@
-"""What networks of images are told beside the image: the noise level, as a time, and the class."""
+"""The condition of image networks: the noise level, as a time, and the class."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -6,13 +6,13 @@ from flax import nnx
 from collapse_jax.types import Array
 
 FREQUENCIES = 32
-HIGHEST = 1000.0  # radians a unit of time: levels 1/1000 apart differ
+MAX_FREQUENCY = 1000.0  # radians a unit of time: levels 1/1000 apart differ
 
 
 class TimeAndLabel(nnx.Module):
     """A vector of `width` columns for a time (about 1 in size), plus one for a label, where there are `classes`.
 
-    A label of no class, `classes` and above, has a vector too: that of rows whose class is not told.
+    A label of no class, `classes` and above, has a vector, too: that of rows whose class is not given.
     """
 
     def __init__(self, width: int, classes: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
@@ -23,10 +23,10 @@ class TimeAndLabel(nnx.Module):
             self.embedding = nnx.Param(jnp.zeros((classes + 1, width)))
 
     def __call__(self, t_B: Array, label_B: Array | None) -> Array:
-        """``[B, width]``."""
-        angle_BxF = t_B[:, None] * jnp.geomspace(1.0, HIGHEST, FREQUENCIES)
+        """Return the vectors ``[B, width]``."""
+        angle_BxF = t_B[:, None] * jnp.geomspace(1.0, MAX_FREQUENCY, FREQUENCIES)[None]
         waves_BxF = jnp.concatenate([jnp.cos(angle_BxF), jnp.sin(angle_BxF)], 1)
-        told_BxD = self.mix(nnx.silu(self.up(waves_BxF)))
+        time_BxD = self.mix(nnx.silu(self.up(waves_BxF)))
         if label_B is None:
-            return told_BxD
-        return told_BxD + self.embedding[...].astype(told_BxD.dtype)[jnp.minimum(label_B, self.classes)]
+            return time_BxD
+        return time_BxD + self.embedding[...].astype(time_BxD.dtype)[jnp.minimum(label_B, self.classes)]

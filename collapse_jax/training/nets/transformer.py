@@ -1,4 +1,4 @@
-"""A decoder-only transformer over symbols, one function for whole rows and for symbols one at a time (KV cache)."""
+"""A decoder-only transformer over symbols: one function for whole rows and for single symbols (KV cache)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +14,7 @@ from collapse_jax.training.nets.linear import Linear
 from collapse_jax.training.nnx_functional import draw_parameters
 from collapse_jax.types import Array, Key, Tree
 
-BASE = 10_000.0  # of the wavelengths of rotary positions (arXiv 2104.09864)
+BASE = 10_000.0  # base of the wavelengths of rotary positions (arXiv 2104.09864)
 MOST_LOGITS = 2**24  # numbers: 64 MiB
 
 # Keys [B, kv_heads, head, P] and values [B, kv_heads, P, head] of each block: so laid out, both products of attention
@@ -35,7 +35,7 @@ class TransformerSize(NamedTuple):
 
     @property
     def head(self) -> int:
-        """Columns of a head."""
+        """Return the number of columns of a head."""
         return self.width // self.heads
 
 
@@ -48,10 +48,10 @@ PRESETS = {
 
 
 def resolve_size(model: str, given: dict[str, Any]) -> TransformerSize:
-    """A preset with other sizes put over it; hidden layer and kv heads follow width and heads where not given.
+    """Return a preset's sizes with some replaced; hidden layer and kv heads follow width and heads unless given.
 
     Raises:
-      UsageError: no such preset, a number below 1, or sizes that do not divide.
+      UsageError: the preset is unknown, a number is below 1, or sizes do not divide.
     """
     require_choice("model", model, tuple(PRESETS))
     preset = PRESETS[model]
@@ -74,9 +74,9 @@ def resolve_size(model: str, given: dict[str, Any]) -> TransformerSize:
 
 
 class TransformerBlock(nnx.Module):
-    """Attention, then a feed-forward layer, each on a normalised stream that it adds to (arXiv 1910.07467, 2002.05202).
+    """A block of attention and a feed-forward layer, each on a normalised stream (arXiv 1910.07467, 2002.05202).
 
-    No biases. Parameters come from ``draw_initial_parameters``: what nnx would draw here is never asked for.
+    It has no biases. Parameters come from ``draw_initial_parameters``: what nnx would draw here is never computed.
     """
 
     def __init__(self, size: TransformerSize, dtype: jnp.dtype, *, rngs: nnx.Rngs):
@@ -92,7 +92,7 @@ class TransformerBlock(nnx.Module):
     def __call__(
         self, x_BxLxD: Array, turn: tuple[Array, Array], cache: tuple[Array, Array] | None, position: Array | int
     ) -> tuple[Array, tuple[Array, Array] | None]:
-        """The stream after this block, and its cache with the new keys and values at `position`."""
+        """Return the stream after this block, and its cache with the new keys and values at `position`."""
         x_BxLxD, cache = self.attend(x_BxLxD, turn, cache, position)
         up_BxLxF = self.up(self.feed_norm(x_BxLxD))
         if self.size.activation == "swiglu":
@@ -105,7 +105,7 @@ class TransformerBlock(nnx.Module):
     def attend(
         self, x_BxLxD: Array, turn: tuple[Array, Array], cache: tuple[Array, Array] | None, position: Array | int
     ) -> tuple[Array, tuple[Array, Array] | None]:
-        """The stream after attention alone."""
+        """Return the stream after attention, and the cache."""
         size, (rows, length, _) = self.size, x_BxLxD.shape
         heads_BxLxHxK = self.qkv(self.attention_norm(x_BxLxD)).reshape(rows, length, -1, size.head)
         query, key, value = jnp.split(heads_BxLxHxK, (size.heads, size.heads + size.kv_heads), axis=2)
@@ -123,10 +123,10 @@ class TransformerBlock(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """Logits of the next of `num_symbols` symbols after each of a row; symbol `num_symbols` starts a row.
+    """A network that gives the logits of the next symbol after each symbol of a row; symbol `num_symbols` starts a row.
 
-    Parameters are float32 and cast to `dtype` where they are used; norms, softmax and logits are float32.
-    With `remat`, what a block computed is computed again in the backward pass instead of kept.
+    Parameters are float32 and cast to `dtype` where they are used; norms, softmax and logits are float32. With `remat`,
+    the backward pass computes a block's values again instead of keeping them.
     """
 
     def __init__(
@@ -149,47 +149,50 @@ class Transformer(nnx.Module):
     def __call__(
         self, tokens_BxL: Array, cache: Cache | None = None, position: Array | int = 0
     ) -> tuple[Array, Cache | None]:
-        """Logits ``[B, L, V]`` in float32, and the cache.
+        """Return logits ``[B, L, V]`` in float32, and the cache.
 
         Args:
           tokens_BxL: symbols.
-          cache: of the symbols before `position` (``empty_cache``); without one, the row is seen whole.
-          position: of the first of these symbols in the row.
+          cache: of the symbols before `position` (``empty_cache``); None processes whole rows.
+          position: place of the first of these symbols in the row.
         """
         return self.read(self.embed(tokens_BxL), cache, position)
 
     def embed(self, tokens_BxL: Array) -> Array:
-        """Symbols as columns of the stream."""
+        """Return symbols as columns of the stream."""
         return self.embedding[...].astype(self.dtype)[tokens_BxL]
 
     def read(self, x_BxLxD: Array, cache: Cache | None = None, position: Array | int = 0) -> tuple[Array, Cache | None]:
-        """Logits and cache from embedded symbols."""
+        """Return logits and cache from embedded symbols."""
         x_BxLxD, cache = self.stream(x_BxLxD, cache, position)
         return _compute_logits(x_BxLxD, self.head_VxD()), cache
 
-    def judge(self, tokens_BxL: Array, beside_BxL: Array, of: Callable[[Array, Array], Tree]) -> Tree:
-        """``of(logits [S, V], beside [S])`` of what follows each symbol, and what lies beside it: leaves ``[B, L]``.
+    def judge(self, tokens_BxL: Array, beside_BxL: Array, function: Callable[[Array, Array], Tree]) -> Tree:
+        """Return ``function(logits [S, V], beside [S])`` of the logits after each symbol, as leaves ``[B, L]``.
 
-        Where all logits would be more than 2^24 numbers, so many exist at a time, and again in the backward pass.
+        Where all logits would be more than 2^24 numbers, only so many exist at a time, and again in the backward pass.
         """
         x_BxLxD, head_VxD = self.stream(self.embed(tokens_BxL))[0], self.head_VxD()
         x_SxD, beside_S = x_BxLxD.reshape(-1, self.size.width), beside_BxL.reshape(-1)
         count, at_once = beside_S.size, max(MOST_LOGITS // self.num_symbols, 1)
-        part = lambda x_SxD, beside_S: of(_compute_logits(x_SxD, head_VxD), beside_S)  # noqa: E731
+
+        def judge_some(x_SxD: Array, beside_S: Array) -> Tree:
+            return function(_compute_logits(x_SxD, head_VxD), beside_S)
+
         if count <= at_once:
-            return jax.tree.map(lambda x: x.reshape(beside_BxL.shape), part(x_SxD, beside_S))
+            return jax.tree.map(lambda x: x.reshape(beside_BxL.shape), judge_some(x_SxD, beside_S))
 
         def fold(x: Array) -> Array:
             padding = [(0, -count % at_once), *[(0, 0)] * (x.ndim - 1)]
             return jnp.pad(x, padding).reshape(-1, at_once, *x.shape[1:])
 
-        parts = jax.lax.map(lambda both: jax.checkpoint(part)(*both), (fold(x_SxD), fold(beside_S)))
-        return jax.tree.map(lambda x: x.reshape(-1)[:count].reshape(beside_BxL.shape), parts)
+        judged = jax.lax.map(lambda both: jax.checkpoint(judge_some)(*both), (fold(x_SxD), fold(beside_S)))
+        return jax.tree.map(lambda x: x.reshape(-1)[:count].reshape(beside_BxL.shape), judged)
 
     def stream(
         self, x_BxLxD: Array, cache: Cache | None = None, position: Array | int = 0
     ) -> tuple[Array, Cache | None]:
-        """What logits are read from, and the cache, from embedded symbols."""
+        """Return the stream that logits are read from, and the cache, from embedded symbols."""
         turn = _rotation_angles(x_BxLxD.shape[1], self.size.head, position)
         caches: list[Any] = []
         for i, block in enumerate(self.blocks):
@@ -199,40 +202,40 @@ class Transformer(nnx.Module):
         return self.norm(x_BxLxD), None if cache is None else tuple(caches)
 
     def head_VxD(self) -> Array:
-        """What turns the stream into logits."""
+        """Return the matrix that turns the stream into logits."""
         head_VxD = self.embedding[...][: self.num_symbols] if self.size.tied else self.head[...]
         return head_VxD.astype(self.dtype)
 
 
 def _compute_logits(x: Array, head_VxD: Array) -> Array:
-    """In float32."""
+    """Return logits in float32."""
     return jnp.einsum("...d,vd->...v", x, head_VxD, preferred_element_type=jnp.float32)
 
 
 def draw_initial_parameters(key: Key, shapes: Tree, depth: int) -> Tree:
-    """A fresh network's parameters: normal, of standard deviation 0.02 for embeddings, ``fan_in^-1/2`` for matrices.
+    """Draw a fresh network's parameters, of standard deviation 0.02 for embeddings and ``fan_in^-1/2`` for matrices.
 
-    What writes to the stream between blocks starts ``sqrt(2 depth)`` times smaller, so that its variance does not grow
-    with depth; scales of norms are 1.
+    Matrices that write to the stream between blocks start ``sqrt(2 depth)`` times smaller, so that the stream's
+    variance does not grow with depth; scales of norms are 1.
     """
 
-    def spread(names: tuple, shape: tuple[int, ...]) -> float:
+    def deviation(names: tuple, shape: tuple[int, ...]) -> float:
         if names[-1] in ("embedding", "head"):
             return 0.02
         writes = names[-2] in ("out", "down")
         return (shape[0] * (2 * depth if writes else 1)) ** -0.5
 
-    return draw_parameters(key, shapes, spread)
+    return draw_parameters(key, shapes, deviation)
 
 
 def empty_cache(size: TransformerSize, rows: int, positions: int, dtype: jnp.dtype) -> Cache:
-    """Keys and values of no symbol yet, with room for `positions`."""
+    """Return a cache of keys and values without symbols, with room for `positions`."""
     keys = jnp.zeros((rows, size.kv_heads, size.head, positions), dtype)
     return tuple((keys, keys.swapaxes(2, 3)) for _ in range(size.depth))
 
 
 def _attend(query_BxLxHxK: Array, key_BxLxGxK: Array, value_BxLxGxK: Array) -> Array:
-    """Attention of each symbol of a row to all up to itself; heads come in G groups that share keys.
+    """Return each symbol's attention to all symbols of its row up to itself; heads come in G groups that share keys.
 
     A training step with positions beside columns, as here, takes four fifths of one with ``dot_product_attention``.
     """
@@ -240,26 +243,28 @@ def _attend(query_BxLxHxK: Array, key_BxLxGxK: Array, value_BxLxGxK: Array) -> A
     query = query_BxLxHxK.reshape(rows, length, key_BxLxGxK.shape[2], -1, head).transpose(0, 2, 3, 1, 4)
     key, value = (x.transpose(0, 2, 1, 3) for x in (key_BxLxGxK, value_BxLxGxK))
     score = jnp.einsum("bghlk,bgmk->bghlm", query, key, preferred_element_type=jnp.float32) / head**0.5
-    seen_LxL = jnp.tril(jnp.ones((length, length), bool))
-    share = jax.nn.softmax(jnp.where(seen_LxL, score, -jnp.inf)).astype(value.dtype)
+    visible_LxL = jnp.tril(jnp.ones((length, length), bool))
+    share = jax.nn.softmax(jnp.where(visible_LxL[None, None, None], score, -jnp.inf)).astype(value.dtype)
     mixed = jnp.einsum("bghlm,bgmk->bghlk", share, value)
     return mixed.transpose(0, 3, 1, 2, 4).reshape(rows, length, heads, head)
 
 
 def _attend_cached(query_BxLxHxK: Array, key_BxGxKxP: Array, value_BxGxPxK: Array, position: Array | int) -> Array:
-    """Attention of L symbols at `position` to all up to their own; heads come in G groups that share keys."""
+    """Return the attention of L symbols at `position` to all up to their own; G groups of heads share keys."""
     rows, length, heads, head = query_BxLxHxK.shape
     query = query_BxLxHxK.reshape(rows, length, key_BxGxKxP.shape[1], -1, head)
     score = jnp.einsum("blghk,bgkp->bghlp", query, key_BxGxKxP, preferred_element_type=jnp.float32)
-    seen_LxP = jnp.arange(score.shape[-1])[None] <= position + jnp.arange(length)[:, None]
-    share = jax.nn.softmax(jnp.where(seen_LxP, score / jnp.sqrt(head), -jnp.inf)).astype(value_BxGxPxK.dtype)
+    visible_LxP = jnp.arange(score.shape[-1])[None] <= position + jnp.arange(length)[:, None]
+    share = jax.nn.softmax(jnp.where(visible_LxP[None, None, None], score / jnp.sqrt(head), -jnp.inf)).astype(
+        value_BxGxPxK.dtype
+    )
     return jnp.einsum("bghlp,bgpk->blghk", share, value_BxGxPxK).reshape(rows, length, heads, head)
 
 
 def _rotation_angles(length: int, head: int, position: Array | int) -> tuple[Array, Array]:
-    """Cosines and sines ``[L, 1, head / 2]`` of the angles by which each pair of columns turns at each position.
+    """Return cosines and sines ``[L, 1, head / 2]`` of the angles by which pairs of columns turn at each position.
 
-    In float32: bfloat16 knows only every second position above 256.
+    They are computed in float32, because bfloat16 has only every second whole number above 256.
     """
     frequency_F = BASE ** (-jnp.arange(0, head, 2, jnp.float32) / head)
     angle_LxF = (position + jnp.arange(length)).astype(frequency_F.dtype)[:, None] * frequency_F[None]
