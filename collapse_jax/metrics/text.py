@@ -55,7 +55,7 @@ def _mix_bits(value: Array) -> Array:
 
 def _bit_place(grams: Grams, i: Array, bits: int) -> Array:
     """Return the place of the `i`-th bit that each n-gram sets, of `bits` places (a power of two)."""
-    return _mix_bits(grams.one ^ _mix_bits(grams.other + i.astype(jnp.uint32))) & jnp.uint32(bits - 1)
+    return _mix_bits(grams.one ^ _mix_bits(grams.other + jnp.asarray(i, jnp.uint32))) & jnp.uint32(bits - 1)
 
 
 def check_gram_room(grams: int, bits: int) -> None:
@@ -126,7 +126,7 @@ def is_among(grams: Grams, known: Grams) -> Array:
         return (one < grams.one) | ((one == grams.one) & (known.other[place] < grams.other))
 
     def halve(i: Array, place: Array) -> Array:  # `place` counts the known ones that come before
-        further = place + (1 << (size.bit_length() - 1 - i)).astype(jnp.int32)
+        further = place + (1 << jnp.asarray(size.bit_length() - 1 - i, jnp.int32))
         return jnp.where((further <= size) & before(jnp.minimum(further, size) - 1), further, place)
 
     place = jax.lax.fori_loop(0, size.bit_length(), halve, jnp.zeros(grams.one.shape, jnp.int32))

@@ -271,7 +271,7 @@ def _moments(params: Mixture) -> tuple[Array, Array]:
     """The mixture's mean ``[d]``, and the trace of its covariance."""
     share = jnp.exp(params.log_weight)
     mean = jnp.matmul(share, params.mean, precision=_HIGHEST)
-    return mean, share @ (_traces(params) + ((params.mean - mean) ** 2).sum(1))
+    return mean, share @ (_traces(params) + ((params.mean - mean[None]) ** 2).sum(1))
 
 
 def _traces(params: Mixture) -> Array:

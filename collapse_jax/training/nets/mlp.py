@@ -34,7 +34,7 @@ class TimedMLP(nnx.Module):
         self.out = nnx.Linear(sizes[-1], dim, rngs=rngs)
 
     def __call__(self, x_BxD: Array, t_B: Array, label_B: Array | None = None) -> Array:
-        """Return vectors ``[B, D]`` at points ``[B, D]`` and times ``[B]``; labels ``[B]`` are for nets with classes."""
+        """Return vectors ``[B, D]`` at points ``[B, D]`` and times ``[B]``; labels ``[B]`` need classes."""
         angle_BxF = jnp.pi * t_B[:, None] * jnp.arange(1, self.frequencies + 1, dtype=t_B.dtype)[None]
         inputs = [x_BxD, t_B[:, None], jnp.cos(angle_BxF), jnp.sin(angle_BxF)]
         if label_B is not None:
