@@ -132,8 +132,9 @@ def _sample_statistics(key: Key, params: Frequencies, num: int, count: Array | i
 def _sample_real_statistics(key: Key, world: World, num: Array | int, count: Array | int | None = None) -> Frequencies:
     whole = count_laws.draw_multinomial(key, world.real, num, num)
     if count is None:
-        return Frequencies(whole[None] / num)
-    return Frequencies(count_laws.draw_part_counts(stream(key, "part"), whole, num, count)[None] / count)
+        return Frequencies(whole[None] / jnp.asarray(num, whole.dtype))
+    part = count_laws.draw_part_counts(stream(key, "part"), whole, num, count)[None]
+    return Frequencies(part / jnp.asarray(count, part.dtype))
 
 
 def _observe(key: Key, world: World, params: Frequencies, summary: None, generated: Tree) -> dict[str, Array]:

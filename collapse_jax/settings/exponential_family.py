@@ -124,8 +124,8 @@ def _compress(batch: Batch) -> Batch:
 
 def _sample_statistics(family: Family, key: Key, mean: Array, num: int, count: Array | int, exact: bool) -> Array:
     if exact:
-        return family.total(key, mean, num, count)[None] / count
-    return jnp.where(jnp.arange(num) < count, family.draw(key, mean, num), 0.0).sum()[None] / count
+        return _divide(family.total(key, mean, num, count), count)
+    return _divide(jnp.where(jnp.arange(num) < count, family.draw(key, mean, num), 0.0).sum(), count)
 
 
 def _sample_real_statistics(
@@ -133,8 +133,13 @@ def _sample_real_statistics(
 ) -> Array:
     whole = family.total(key, jnp.asarray(truth, float), num, num)
     if count is None:
-        return whole[None] / num
-    return family.part(stream(key, "part"), whole, num, count)[None] / count
+        return _divide(whole, num)
+    return _divide(family.part(stream(key, "part"), whole, num, count), count)
+
+
+def _divide(total: Array, count: Array | int) -> Array:
+    """Return the mean of `count` rows as one row of statistics, ``[1]``."""
+    return total[None] / jnp.asarray(count, total.dtype)
 
 
 def _observe(
