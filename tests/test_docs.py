@@ -78,5 +78,5 @@ def test_the_site_builds_without_a_warning(tmp_path):
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     parts = (tmp_path / "api" / "parts" / "index.html").read_text()
-    for name in ("collapse_jax.settings.gaussian", "collapse_jax.policies.accumulate", "collapse_jax.types.Batch"):
+    for name in ("collapse_jax.settings.gaussian", "collapse_jax.policies.accumulate", "collapse_jax.types.data.Batch"):
         assert f'id="{name}' in parts
