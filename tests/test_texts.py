@@ -50,7 +50,7 @@ def test_a_text_in_parts_has_the_pieces_of_the_whole(monkeypatch):
     assert all(part[0] == "\n" and not before[-1].isspace() for before, part in itertools.pairwise(parts))
     assert list(tokens.split_text("no break here", 3)) == ["no break here"]
     whole = tokens.make_alphabet("t", text, "characters").encode(text)
-    monkeypatch.setattr(tokens, "_STRETCH", 50)
+    monkeypatch.setattr(tokens, "_SECTION", 50)
     np.testing.assert_array_equal(tokens.make_alphabet("t", text, "characters").encode(text), whole)
     lower = tokens.make_alphabet("t", "", "characters", characters="abcdefgh\n ")
     with pytest.raises(ValueError, match=r"character 120 \(line 12\), 'X', is not one of the 10"):
@@ -61,7 +61,7 @@ def test_pieces_of_parts_are_those_of_the_whole(monkeypatch):
     pytest.importorskip("tokenizers")
     text = "One  two\n\n three, four!\nfive \n six\n größer" * 30
     whole = tokens.make_alphabet("t", text, "bpe", 300).encode(text)
-    monkeypatch.setattr(tokens, "_STRETCH", 50)
+    monkeypatch.setattr(tokens, "_SECTION", 50)
     tokens._learn_pieces.cache_clear()
     np.testing.assert_array_equal(tokens.make_alphabet("t", text, "bpe", 300).encode(text), whole)
 
@@ -91,7 +91,7 @@ def test_entropy_rates():
     hidden = texts.hidden_markov()
     (early, e), (late, f) = (known_texts.entropy_rate(hidden, 32, 1024, burn, seed=burn) for burn in (64, 512))
     assert abs(early - late) < 4 * np.hypot(e, f)
-    with pytest.raises(ValueError, match="nobody knows"):
+    with pytest.raises(ValueError, match="probabilities are not known"):
         known_texts.entropy_rate(texts.text_from_string("t", "abc" * 20))
     with pytest.raises(ValueError, match="burn must be a whole number from 0 to 255, not 256"):
         known_texts.entropy_rate(LAW, length=256)

@@ -1,4 +1,4 @@
-"""Where real rows come from: one factory a source, each returns a ``Source``."""
+"""Sources of real rows: one factory for each, which returns a ``Source``."""
 
 from collapse_jax.data import symbols
 from collapse_jax.data.image_readers import image_files, tfds_images

@@ -1,4 +1,4 @@
-"""Images of the user's own, and prepared datasets; every fault is a ``UsageError`` of one line."""
+"""Readers of the user's own images, and of prepared datasets; every fault is a ``UsageError`` of one line."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ from collapse_jax.data.images import Images, check_imbalance, make_image_source
 from collapse_jax.types import Source
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-_MOST_CLASSES = 1000
+_MAX_CLASSES = 1000
 
 
 @register_source
@@ -29,14 +29,28 @@ def image_files(
     """Your own images: a folder (a subfolder a class, in the order of their names) or an ``.npz`` archive.
 
     Args:
-      path: a folder of image files, all of one size (what is transparent shows white); or an archive of ``images``,
+      path: a folder of image files, all of one size (transparent pixels become white); or an archive of ``images``,
         ``[num, height, width]`` or with 1 or 3 channels last, bytes of 0..255 or floats of 0..1, and ``labels``,
         ``[num]``, whole numbers from 0.
       labels: append the class as a last column. False: the files lie in `path` itself, or the archive has no labels.
       test_fraction: share of the rows that is held out.
-      seed: draws the split.
+      seed: draws the split into training and held-out rows.
       minority: share of the images of each rare class that is kept (at least 4), held-out ones too.
-      minority_classes: so many classes, from the last downwards, are rare.
+      minority_classes: number of rare classes, counted from the last downwards.
+
+    Raises:
+      UsageError: the files cannot be read, or are no images of one size.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> import numpy as np
+      >>> from collapse_jax import data
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder) / "images.npz"
+      ...     np.savez(path, images=np.zeros((10, 4, 4), np.uint8), labels=np.arange(10) % 2)
+      ...     source = data.image_files(path)
+      >>> source.shape, source.classes
+      ((4, 4, 1), 2)
     """
     name = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(name, str) or not name:
@@ -45,14 +59,14 @@ def image_files(
     test_fraction = require_number("image_files: test_fraction", test_fraction, above=0, below=1)
     seed = require_integer("image_files: seed", seed, 0, MAX_SEED)
     rare = check_imbalance("image_files", minority, minority_classes)
-    place = Path(os.path.expanduser(name))
-    if place.is_dir():
-        found = _read_folder(place, labels)
-    elif place.suffix.lower() == ".npz":
-        found = _read_archive(place, labels)
+    file = Path(os.path.expanduser(name))
+    if file.is_dir():
+        images = _read_folder(file, labels)
+    elif file.suffix.lower() == ".npz":
+        images = _read_archive(file, labels)
     else:
-        raise UsageError(f"{place}: no such folder, and no .npz file; give the path of a folder of images or of one")
-    return make_image_source("image_files", str(place), found, None, test_fraction, seed, rare)
+        raise UsageError(f"{file}: no such folder, and no .npz file; give the path of a folder of images or of one")
+    return make_image_source("image_files", str(file), images, None, test_fraction, seed, rare)
 
 
 @register_source
@@ -68,17 +82,25 @@ def tfds_images(
 ) -> Source:
     """Images that TensorFlow Datasets has prepared as ``array_record`` (``mnist``, ``cifar10``); nothing is downloaded.
 
-    Its split ``train`` is the real law, its split ``test`` is held out (a share of ``train`` where there is none).
+    Its split ``train`` is the real law, and its split ``test`` is held out (a share of ``train`` where there is none).
 
     Args:
-      name: of the dataset, its config too where it has several.
+      name: name of the dataset, with its config where it has several.
       labels: append the class as a last column.
       image: the feature that holds the image.
       label: the feature that holds the class.
       test_fraction: share of the rows that is held out where there is no split ``test``.
       seed: draws that split.
       minority: share of the images of each rare class that is kept (at least 4), held-out ones too.
-      minority_classes: so many classes, from the last downwards, are rare.
+      minority_classes: number of rare classes, counted from the last downwards.
+
+    Raises:
+      UsageError: the dataset is not prepared, or has no such features.
+
+    Example:
+      >>> from collapse_jax import data
+      >>> data.tfds_images("mnist").shape  # doctest: +SKIP
+      (28, 28, 1)
     """
     labels = require_flag("tfds_images: labels", labels)
     test_fraction = require_number("tfds_images: test_fraction", test_fraction, above=0, below=1)
@@ -107,7 +129,7 @@ def _read_split(builder: Any, split: str, name: str, fields: list[str]) -> Image
 
 
 def _read_folder(folder: Path, labels: bool) -> Images:
-    """Grey where all files are grey, otherwise RGB."""
+    """Read a folder of images: grey if all files are grey, otherwise RGB."""
     groups = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")) if labels else [folder]
     if not groups:
         raise UsageError(f"{folder}: no subfolders; a class is a subfolder of images, or give labels: false")
@@ -132,7 +154,7 @@ def _read_folder(folder: Path, labels: bool) -> Images:
 
 
 def _read_pixels(opened: Any) -> np.ndarray:
-    """Grey ``[height, width]`` or RGB of a PIL image, in bytes, or in floats where it has 16 bits; on white."""
+    """Return the pixels of a PIL image on white, grey ``[height, width]`` or RGB: bytes, or floats for 16 bits."""
     from PIL import Image
 
     if opened.mode in ("I", "F"):
@@ -147,10 +169,10 @@ def _read_pixels(opened: Any) -> np.ndarray:
 
 
 def _list_image_files(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not found:
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not files:
         raise UsageError(f"{folder}: no images; it needs files that end in one of {', '.join(SUFFIXES)}")
-    return found
+    return files
 
 
 def _read_archive(file: Path, labels: bool) -> Images:
@@ -172,11 +194,11 @@ def _read_archive(file: Path, labels: bool) -> Images:
 
 
 def check_images(where: str, pictures: Any, label: np.ndarray | None) -> Images:
-    """Images and labels of the forms that ``image_files`` names, as ``Images``.
+    """Return images and labels of the forms that ``image_files`` names, as ``Images``.
 
     Raises:
-      UsageError: of several sizes, other channels, values outside the range of their type, labels that are no classes
-        or not one for each image.
+      UsageError: the images have several sizes or other channels, values lie outside the range of their type, or labels
+        are no classes or not one for each image.
     """
     sizes = {np.shape(picture)[:2] for picture in pictures}
     if len(sizes) > 1:
@@ -200,8 +222,8 @@ def _scale_to_unit_range(where: str, array: np.ndarray) -> np.ndarray:
     outside = ~((array >= 0) & (array <= 1))  # NaN too
     if outside.any():
         place = np.unravel_index(int(outside.argmax()), array.shape)
-        found = f"image {place[0] + 1} holds {array[place]:g}"
-        raise UsageError(f"{where}: {found}; floats lie in 0..1 (divide by the largest value, or save bytes of 0..255)")
+        value = f"image {place[0] + 1} holds {array[place]:g}"
+        raise UsageError(f"{where}: {value}; floats lie in 0..1 (divide by the largest value, or save bytes of 0..255)")
     return array.astype(np.float32)
 
 
@@ -209,9 +231,9 @@ def _read_classes(where: str, label: np.ndarray, num: int) -> np.ndarray:
     if label.shape != (num,):
         raise UsageError(f"{where}: labels of shape {label.shape} for {num} images; give one label an image, [{num}]")
     number = label.astype(np.float64) if label.dtype.kind in "biuf" else np.full(num, np.nan)
-    bad = ~((number == np.floor(number)) & (number >= 0) & (number < _MOST_CLASSES))
+    bad = ~((number == np.floor(number)) & (number >= 0) & (number < _MAX_CLASSES))
     if bad.any():
         at = int(bad.argmax())
         message = f"image {at + 1} has the label {one_line(label[at])}"
-        raise UsageError(f"{where}: {message}; labels are whole numbers from 0, below {_MOST_CLASSES}")
+        raise UsageError(f"{where}: {message}; labels are whole numbers from 0, below {_MAX_CLASSES}")
     return number.astype(np.int64)

@@ -13,13 +13,13 @@ from collapse_jax.data.tables import Split, make_empirical_source, split_rows, s
 from collapse_jax.types import Source
 
 PIXELS = 64
-WHITE = 16  # the largest value of a pixel of the digits
+WHITE = 16  # largest value of a pixel of the digits
 GLYPH_WHITE = 15
 LETTERS, FONTS = 26, 22
 
 
 class Images(NamedTuple):
-    """Images ``[num, height, width, channels]`` of pixels in [0, 1], and a class for each, a whole number from 0."""
+    """Images ``[num, height, width, channels]`` of pixels in [0, 1], and for each its class, a whole number from 0."""
 
     image: np.ndarray
     label: np.ndarray | None
@@ -48,10 +48,19 @@ def digits(
       pca: number of principal components of the train split, ordered by variance; None gives all 64 pixels.
       standardize: subtract the train split's mean and divide by its standard deviation, column by column.
       test_fraction: share of the rows that is held out.
-      seed: draws the split.
+      seed: draws the split into training and held-out rows.
       labels: append the digit as a last column, for settings that learn it.
       minority: share of the images of each rare digit that is kept (at least 4), held-out ones too.
-      minority_classes: so many digits, from 9 downwards, are rare.
+      minority_classes: number of rare digits, counted from 9 downwards.
+
+    Raises:
+      UsageError: an argument is out of range.
+
+    Example:
+      >>> from collapse_jax import data
+      >>> source = data.digits(pca=None, labels=True)
+      >>> source.shape, source.classes, source.dim
+      ((8, 8, 1), 10, 65)
     """
     pca = None if pca is None else require_integer("digits: pca", pca, 1, PIXELS)
     standardize = require_flag("digits: standardize", standardize)
@@ -85,15 +94,23 @@ def glyphs(
 ) -> Source:
     """Capital letters in 22 fonts, 28x28 pixels in 0..1, each letter and font 8 times (4,576 rows in all).
 
-    Turned, scaled, slanted and shifted a little, so that no two are alike. ``experiments/render_glyphs.py`` made them.
+    They are turned, scaled, slanted and shifted a little, so that no two are alike (``experiments/render_glyphs.py``).
 
     Args:
       labels: what the last column holds, the class of an image: its letter, its font, or nothing.
-      letters: only the first so many of the alphabet.
+      letters: number of letters, from A on.
       test_fraction: share of the rows that is held out.
-      seed: draws the split.
+      seed: draws the split into training and held-out rows.
       minority: share of the images of each rare class that is kept (at least 4), held-out ones too.
-      minority_classes: so many classes, from the last downwards, are rare.
+      minority_classes: number of rare classes, counted from the last downwards.
+
+    Raises:
+      UsageError: an argument is out of range.
+
+    Example:
+      >>> from collapse_jax import data
+      >>> data.glyphs(labels="font", letters=2).classes
+      22
     """
     if labels not in ("letter", "font", "none"):
         reject("glyphs: labels", labels, "letter, font or none")
@@ -111,22 +128,22 @@ def glyphs(
 def make_image_source(
     name: str, where: str, train: Images, test: Images | None, test_fraction: float, seed: int, rare: Imbalance
 ) -> Source:
-    """The source whose real rows are the images of `train`, each followed by its label where they have labels.
+    """Return the source whose real rows are the images of `train`, each followed by its label where they have labels.
 
     Args:
-      name: of the source.
+      name: name of the source.
       where: names the images in errors.
-      train: to train on, and to hold some out of.
-      test: held-out images; without them, a `test_fraction` of `train`.
+      train: images to train on, and to hold some out of.
+      test: held-out images; without them, a `test_fraction` of `train` is held out.
       test_fraction: share of the rows that is held out.
       seed: draws the split, and which images of rare classes are kept.
       rare: an imbalance.
 
     Raises:
-      UsageError: too few images, or fewer of them than classes.
+      UsageError: there are too few images, or fewer of them than classes.
     """
     shape = train.image.shape[1:]
-    found = [part for part in (train, test) if part is not None]
+    given = [images for images in (train, test) if images is not None]
     classes = None
     if train.label is None:
         if rare.share < 1:
@@ -134,16 +151,16 @@ def make_image_source(
                 f"{where}: minority={rare.share:g} where images have no labels; give labels, or minority=1"
             )
     else:
-        classes = max(int(part.label.max(initial=0)) for part in found if part.label is not None) + 1
+        classes = max(int(images.label.max(initial=0)) for images in given if images.label is not None) + 1
         if classes > len(train.label):
             raise UsageError(f"{where}: {classes} classes and {len(train.label)} images; give more images than classes")
-    rows = [_flatten_images(where, part, classes, rare, seed) for part in found]
+    rows = [_flatten_images(where, images, classes, rare, seed) for images in given]
     split = Split(*rows) if len(rows) == 2 else split_rows(rows[0], test_fraction, seed, where)
     return make_empirical_source(name, split, classes=classes, shape=shape)
 
 
 def _flatten_images(where: str, images: Images, classes: int | None, rare: Imbalance, seed: int) -> np.ndarray:
-    """``[num, pixels (+ 1)]`` in float32: enough for pixels, and half the memory."""
+    """Return rows ``[num, pixels (+ 1)]`` in float32, which suffices for pixels and halves the memory."""
     flat = np.asarray(images.image.reshape(len(images.image), -1), np.float32)
     if images.label is None or classes is None:
         return flat
@@ -152,13 +169,13 @@ def _flatten_images(where: str, images: Images, classes: int | None, rare: Imbal
 
 
 def check_imbalance(where: str, minority: float, minority_classes: int) -> Imbalance:
-    """The checked arguments of an imbalance."""
+    """Return the checked arguments of an imbalance."""
     share = require_number(f"{where}: minority", minority, above=0, high=1)
     return Imbalance(share, require_integer(f"{where}: minority_classes", minority_classes, 1))
 
 
 def select_kept_rows(where: str, label: np.ndarray, classes: int, rare: Imbalance, seed: int) -> np.ndarray:
-    """Numbers of the rows that are kept, in order: of each rare class its share (rounded up), and at least 4."""
+    """Return the numbers of the rows to keep, in order: of each rare class its share (rounded up), at least 4."""
     if rare.share < 1 and rare.classes >= classes:
         message = f"{rare.classes} of {classes} classes are to be rare; at most {classes - 1} can be"
         raise UsageError(f"{where}: minority_classes={rare.classes}: {message}")
@@ -171,7 +188,7 @@ def select_kept_rows(where: str, label: np.ndarray, classes: int, rare: Imbalanc
 
 
 def load_digits() -> bundled.Digits:
-    """Images and labels through TensorFlow Datasets; where it cannot be imported, the same rows from our own file."""
+    """Load the digits through TensorFlow Datasets or, where it cannot be imported, the same rows from our own file."""
     try:
         from collapse_jax.data import tfds_builders
     except Exception:  # a broken protobuf raises more than ImportError, and the rows are the same either way
@@ -180,7 +197,7 @@ def load_digits() -> bundled.Digits:
 
 
 def project_on_components(split: Split, num: int) -> Split:
-    """`split` in the first `num` principal axes of its train split, whose mean becomes 0.
+    """Return `split` in the first `num` principal axes of its train split, whose mean becomes 0.
 
     The loading of largest magnitude of each axis is positive. Columns beyond the rank of the train split are 0.
     """
@@ -190,6 +207,6 @@ def project_on_components(split: Split, num: int) -> Split:
         raise UsageError(f"digits: {len(split.train)} train rows have {len(axes)} components at most, not pca={num}")
     axes, singular = axes[:num], singular[:num]
     signs = np.sign(axes[np.arange(num), np.abs(axes).argmax(1)])
-    # a null axis is arbitrary, and standardising its rounding noise would make it look like data
+    # A null axis is arbitrary, and standardising its rounding noise would make it look like data.
     kept = np.where(singular > 1e-10 * singular[0], signs, 0.0)
     return Split(*((part - mean) @ (axes * kept[:, None]).T for part in split))

@@ -1,4 +1,4 @@
-"""Laws of text whose every sequence has a known probability: a model's excess loss is then exact."""
+"""Laws of text in which every sequence has a known probability, so that a model's excess loss is exact."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ from collapse_jax.data import markov_texts
 from collapse_jax.data.tokens import smallest_unsigned_type
 from collapse_jax.types import Array, Key, Text, Tree
 
-_REAL_ROWS = 4096  # the stretch in which n-grams count as real
+_REAL_ROWS = 4096  # number of rows whose n-grams count as real
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 OPEN, CLOSE = "([{<abcdefghij", ")]}>ABCDEFGHIJ"
 
@@ -24,9 +24,18 @@ def markov_chain(num_symbols: int = 8, branching: int = 3, seed: int = 0) -> Tex
     """A stationary Markov chain: each symbol has a few successors, with random probabilities.
 
     Args:
-      num_symbols: V.
-      branching: successors of each symbol.
-      seed: draws the table.
+      num_symbols: number of symbols.
+      branching: number of successors of each symbol.
+      seed: draws the table of probabilities.
+
+    Raises:
+      UsageError: a number is out of range.
+
+    Example:
+      >>> from collapse_jax.data import texts
+      >>> text = texts.markov_chain(num_symbols=4, branching=2)
+      >>> text.pieces, text.held_out(3, 5).shape
+      ((b'a', b'b', b'c', b'd'), (3, 5))
     """
     language = markov_texts.sparse_language(num_symbols, branching, seed)
     stationary, table = language.arrays
@@ -41,14 +50,23 @@ def markov_chain(num_symbols: int = 8, branching: int = 3, seed: int = 0) -> Tex
 
 @register_text
 def hidden_markov(num_states: int = 6, num_symbols: int = 12, seed: int = 0) -> Text:
-    """A stationary hidden Markov model: a state keeps on with probability 0.8 or so, and emits few symbols.
+    """A stationary hidden Markov model: a state persists with probability 0.8 or so, and emits few symbols.
 
-    What came long ago still tells of the state, so that the entropy rate has no closed form (see ``entropy_rate``).
+    Symbols long ago still say something about the state, so the entropy rate has no closed form (see ``entropy_rate``).
 
     Args:
-      num_states: hidden states, at least 2.
-      num_symbols: V.
-      seed: draws the two tables.
+      num_states: number of hidden states, at least 2.
+      num_symbols: number of symbols.
+      seed: draws the two tables of probabilities.
+
+    Raises:
+      UsageError: a number is out of range.
+
+    Example:
+      >>> from collapse_jax.data import texts
+      >>> text = texts.hidden_markov(num_states=3, num_symbols=5)
+      >>> text.log_prob([[0, 1, 2]]).shape
+      (1,)
     """
     num_states = require_integer("hidden_markov: num_states", num_states, 2, 256)
     num_symbols = require_integer("hidden_markov: num_symbols", num_symbols, 2, 256)
@@ -85,9 +103,19 @@ def brackets(kinds: int = 3, depth: int = 6, close: float = 0.5) -> Text:
     kinds opens, all equally likely. Outside one must open, at the greatest depth one must close.
 
     Args:
-      kinds: of brackets, so that V is twice as many.
-      depth: at most so many are open.
-      close: probability, strictly between 0 and 1.
+      kinds: number of kinds of brackets; there are twice as many symbols.
+      depth: the largest number of open brackets.
+      close: probability that the innermost bracket closes, strictly between 0 and 1.
+
+    Raises:
+      UsageError: a number is out of range.
+
+    Example:
+      >>> import math
+      >>> from collapse_jax.data import texts
+      >>> text = texts.brackets(kinds=1, close=0.25)
+      >>> round(math.exp(text.log_prob([[0, 0, 1, 1]])[0]), 4)
+      0.0469
     """
     kinds = require_integer("brackets: kinds", kinds, 1, len(OPEN))
     depth = require_integer("brackets: depth", depth, 1)
@@ -103,7 +131,7 @@ def brackets(kinds: int = 3, depth: int = 6, close: float = 0.5) -> Text:
             row = jnp.arange(num)
             closes = (height > 0) & ((height == depth) | (u < arrays))
             symbol = jnp.where(closes, kinds + stack[row, height - 1], new)
-            stack = stack.at[row, jnp.where(closes, depth, height)].set(new)  # a place that is never read, if it closes
+            stack = stack.at[row, jnp.where(closes, depth, height)].set(new)  # if it closes, the place is never read
             return (stack, height + jnp.where(closes, -1, 1)), symbol.astype(jnp.uint8)
 
         start = jnp.zeros((num, depth + 1), int), jnp.zeros(num, int)
@@ -116,7 +144,7 @@ def brackets(kinds: int = 3, depth: int = 6, close: float = 0.5) -> Text:
 
 
 def _log_prob_of_brackets(row: list[int], kinds: int, depth: int, close: float) -> float:
-    """Log probability of a row; -inf where a bracket is closed that was not the last to open."""
+    """Return the log probability of a row; -inf where a bracket closes that was not the last to open."""
     stack: list[int] = []
     total = 0.0
     for symbol in row:
@@ -133,19 +161,26 @@ def _log_prob_of_brackets(row: list[int], kinds: int, depth: int, close: float) 
 
 
 def entropy_rate(text: Text, num: int = 64, length: int = 4096, burn: int = 256, seed: int = 0) -> tuple[float, float]:
-    """Nats a symbol of a law of known probabilities, and its standard error.
+    """Return the entropy in nats a symbol of a law of known probabilities, and its standard error.
 
-    The mean over `num` sequences of ``-log p(x_burn .. x_length | what came before) / (length - burn)``: every
-    symbol is predicted from at least `burn` earlier ones, so what is left of the start vanishes as the law forgets.
+    It is the mean over `num` sequences of ``-log p(x_burn .. x_length | what came before) / (length - burn)``: every
+    symbol is predicted from at least `burn` earlier ones, so the effect of the start vanishes as the law forgets it.
 
     Raises:
-      UsageError: a text of unknown probabilities, fewer than two sequences, or none of which is left after `burn`.
+      UsageError: the text's probabilities are unknown, there are fewer than two sequences, or none is left after
+        `burn`.
+
+    Example:
+      >>> from collapse_jax.data import known_texts
+      >>> text = known_texts.brackets(kinds=1, depth=1)  # "()()()..." is certain
+      >>> known_texts.entropy_rate(text, num=4, length=64, burn=8)
+      (0.0, 0.0)
     """
     require_integer("num", num, 2)
     require_integer("length", length, 2)
     require_integer("burn", burn, 1, length - 1)
     if text.log_prob is None:
-        raise UsageError(f"{text.name}: nobody knows its probabilities; give markov_chain, hidden_markov or brackets")
+        raise UsageError(f"{text.name}: its probabilities are not known; give markov_chain, hidden_markov or brackets")
     rows = np.asarray(jax.jit(text.draw, static_argnums=(2, 3))(jax.random.key(seed), text.arrays, num, length))
     rates = (text.log_prob(rows[:, :burn]) - text.log_prob(rows)) / (length - burn)
     return float(rates.mean()), float(rates.std(ddof=1) / np.sqrt(num))
@@ -154,11 +189,11 @@ def entropy_rate(text: Text, num: int = 64, length: int = 4096, burn: int = 256,
 def _make_text(
     name: str, num_symbols: int, arrays: Tree, draw: Callable[..., Array], log_prob: Any, letters: str
 ) -> Text:
-    drawn = jax.jit(draw, static_argnums=(2, 3))
+    draw_compiled = jax.jit(draw, static_argnums=(2, 3))
 
     def rows(seed: int, num: int, length: int) -> np.ndarray:
         key = jax.random.key(seed, impl="threefry2x32")
-        return np.asarray(drawn(key, arrays, num, length)).astype(smallest_unsigned_type(num_symbols))
+        return np.asarray(draw_compiled(key, arrays, num, length)).astype(smallest_unsigned_type(num_symbols))
 
     names = letters if num_symbols <= len(letters) else [f"{i} " for i in range(num_symbols)]
     return Text(

@@ -1,4 +1,4 @@
-"""Where sequences of symbols come from: an embedded text, or a table of transitions."""
+"""Laws of sequences of symbols, from an embedded text or from a table of transitions."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from collapse_jax.metrics.text import encode_grams
 from collapse_jax.types import Array, Batch, Key, Tree
 
 LETTERS = " abcdefghijklmnopqrstuvwxyz"
-HELD_OUT = 10  # the last of so many parts of a text
+HELD_OUT = 10  # the last of so many parts of a text is held out
 
 
 class Language(NamedTuple):
@@ -26,10 +26,12 @@ class Language(NamedTuple):
       name: as it is called in a config.
       num_symbols: V; symbols are 0 .. V - 1, at most 256.
       arrays: pytree of arrays that ``draw`` reads.
-      draw: ``(key, arrays, num, length) -> [num, length]``, uint8: independent sequences, each begun anywhere.
-      grams: ``(order) -> [V^order, V]``: how often a symbol (column) follows a context, as a share of all places. Of a
-        table: exactly; of a text: in its held-out part. A context is the number that its symbols spell in base V.
-      table: ``[V, V]``, the probability of the next symbol (column) after the last (row), or None where nobody knows.
+      draw: ``(key, arrays, num, length) -> [num, length]``, uint8: independent sequences, each from a random place.
+      grams: ``(order) -> [V^order, V]``: how often a symbol (column) follows a context, as a share of all places. It is
+        exact for a table, and counted in the held-out part of a text. A context is the number that its symbols spell in
+        base V.
+      table: ``[V, V]``, the probability of the next symbol (column) after the last (row), or None where it is not
+        known.
       text: all symbols that ``draw`` chooses from, one after another, or None where they never end.
     """
 
@@ -43,7 +45,7 @@ class Language(NamedTuple):
 
 
 def shakespeare_language() -> Language:
-    """Plays in 27 symbols: a space (for all that is no letter, once in a row), and a to z.
+    """Return plays in 27 symbols: a space (for all other characters, once in a row), and a to z.
 
     The law is a window of the first nine tenths, uniform over places; the last tenth is held out.
     """
@@ -60,23 +62,23 @@ def shakespeare_language() -> Language:
 
 
 def held_out_start(length: int) -> int:
-    """Where the held-out part of a text begins."""
+    """Return the place at which the held-out part of a text begins."""
     return length - length // HELD_OUT
 
 
 def draw_windows(key: Key, arrays: Array, num: int, length: int) -> Array:
-    """Stretches of a text, uniform over places: ``[num, length]``."""
+    """Draw windows of a text, uniform over places: ``[num, length]``."""
     begin = draw_integers(key, num, arrays.shape[0] - length + 1)
     return arrays[begin[:, None] + jnp.arange(length)[None]]
 
 
 def sparse_language(num_symbols: int = 8, branching: int = 3, seed: int = 0) -> Language:
-    """A random table in which each symbol has `branching` successors, their probabilities uniform on the simplex.
+    """Return a random table in which each symbol has `branching` successors, uniform on the simplex.
 
     The next symbol in order is always among them, so that every symbol is reached from every other.
 
     Raises:
-      UsageError: numbers out of range.
+      UsageError: a number is out of range.
     """
     num_symbols = require_integer("sparse: num_symbols", num_symbols, 2, 256)
     branching = require_integer("sparse: branching", branching, 1, num_symbols)
@@ -90,10 +92,15 @@ def sparse_language(num_symbols: int = 8, branching: int = 3, seed: int = 0) -> 
 
 
 def language_from_table(table: Any) -> Language:
-    """The stationary Markov chain of a table ``[V, V]``: the probability of each next symbol (column) after a symbol.
+    """Return the stationary Markov chain of a table ``[V, V]`` of transition probabilities (columns: next symbols).
 
     Raises:
-      UsageError: no such table, or one where some symbol is not reached from some other.
+      UsageError: this is no table of probabilities, or some symbol is not reached from some other.
+
+    Example:
+      >>> from collapse_jax.data.markov_texts import language_from_table
+      >>> language_from_table([[0.5, 0.5], [1.0, 0.0]]).grams(0).round(3).tolist()
+      [[0.667, 0.333]]
     """
     table = np.asarray(table, np.float64)
     size = len(table) if table.ndim else 0
@@ -125,12 +132,12 @@ def language_from_table(table: Any) -> Language:
 
 
 def encode_contexts(rows_mxl: Array, order: int, num_symbols: int) -> Array:
-    """The numbers of the contexts of all symbols but the first `order`, ``[m, length - order]``."""
+    """Return the numbers of the contexts of all symbols but the first `order`, ``[m, length - order]``."""
     return encode_grams(rows_mxl.astype(jnp.int32), order, num_symbols) // num_symbols
 
 
 def count_grams(rows_mxl: Array, weight: Array, order: int, num_symbols: int) -> Array:
-    """How often each symbol follows each context in weighted rows: ``[V^order, V]``."""
+    """Return how often each symbol follows each context in weighted rows, ``[V^order, V]``."""
     code_mxl = encode_grams(rows_mxl.astype(jnp.int32), order, num_symbols)
     weights = jnp.broadcast_to(weight[:, None], code_mxl.shape)
     counts = jnp.zeros(num_symbols ** (order + 1), weight.dtype).at[code_mxl.reshape(-1)].add(weights.reshape(-1))
@@ -138,13 +145,16 @@ def count_grams(rows_mxl: Array, weight: Array, order: int, num_symbols: int) ->
 
 
 def draw_weighted(key: Key, weight: Array, num: int) -> Array:
-    """`num` numbers of ``0 .. len(weight) - 1`` in proportion to weight."""
+    """Draw `num` numbers of ``0 .. len(weight) - 1`` in proportion to weight."""
     return batch.choose(key, Batch(jnp.arange(weight.size)[None], weight[None]), num)
 
 
 def cumulate_rows(weight_cxv: Array) -> Array:
-    """Running sums of each row over its total, added in order: a weight of 0 changes nothing, whatever is rounded."""
-    add = lambda total, column: (total + column, total + column)  # noqa: E731
+    """Return running sums of each row over its total, added in order, so that a weight of 0 never changes a sum."""
+
+    def add(total: Array, column: Array) -> tuple[Array, Array]:
+        return total + column, total + column
+
     total, sums = jax.lax.scan(add, jnp.zeros_like(weight_cxv[:, 0]), weight_cxv.T, unroll=True)
     return sums.T / total[:, None]
 
@@ -152,8 +162,9 @@ def cumulate_rows(weight_cxv: Array) -> Array:
 def walk_chain(key: Key, cumulative_cxv: Array, context: Array, num_steps: int) -> Array:
     """Draw `num_steps` symbols after each context ``[n]``, by the sums of ``cumulate_rows``: ``[n, num_steps]``, uint8.
 
-    Each is compared with all sums of its context, which lie side by side in memory: a binary search, whose look-ups
-    wait for each other, takes 2.5 times as long for 27 symbols (measured). Never a symbol of weight 0.
+    Each number is compared with all sums of its context, which lie side by side in memory: a binary search, whose
+    look-ups wait for each other, takes 2.5 times as long for 27 symbols (measured). A symbol of weight 0 is never
+    drawn.
     """
     contexts, num_symbols = cumulative_cxv.shape
     sums = _pad_to_registers(cumulative_cxv)
@@ -169,10 +180,11 @@ def walk_chain(key: Key, cumulative_cxv: Array, context: Array, num_steps: int) 
 def rewalk_chain(key: Key, cumulative_cxv: Array, context: Array, rows_nxl: Array, fraction: Array | float) -> Array:
     """Draw each symbol of the rows after the contexts ``[n]`` anew with probability `fraction`, as in ``walk_chain``.
 
-    Symbols go on from what stood before them, not from what was drawn. One uniform number says both whether and what.
+    Each symbol is drawn given the earlier symbols of the row itself, not those that were drawn. One uniform number
+    decides whether it changes and to which.
     """
     contexts, num_symbols = cumulative_cxv.shape
-    sums = _pad_to_registers(fraction * cumulative_cxv)  # ends in `fraction`, exactly
+    sums = _pad_to_registers(fraction * cumulative_cxv)  # the last sum is `fraction`, exactly
     u = draw_uniforms(key, (rows_nxl.size,)).reshape(rows_nxl.shape[::-1])
 
     def step(context: Array, scanned: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -185,5 +197,5 @@ def rewalk_chain(key: Key, cumulative_cxv: Array, context: Array, rows_nxl: Arra
 
 
 def _pad_to_registers(cumulative_cxv: Array) -> Array:
-    """The sums of each context in whole vector registers, filled up with what nothing reaches."""
+    """Return the sums of each context in whole vector registers, padded with infinity."""
     return jnp.pad(cumulative_cxv, ((0, 0), (0, -cumulative_cxv.shape[1] % 8)), constant_values=jnp.inf)

@@ -1,6 +1,6 @@
-"""Files to numbers, and prepared datasets.
+"""Readers of tables of numbers, and of prepared datasets.
 
-Every fault is a ``UsageError`` of one line that says what, where, and what would be right.
+Every fault is a ``UsageError`` of one line that says what is wrong, where, and what would be right.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import numpy as np
 from collapse_jax.core.errors import MissingExtraError, UsageError
 from collapse_jax.core.validation import one_line, reject
 
-LARGEST = 1e18  # its square still fits in float32, which chains compute in by default
+LARGEST = 1e18  # its square still fits in float32, the default precision of chains
 
 
 class Table(NamedTuple):
@@ -26,7 +26,7 @@ class Table(NamedTuple):
 
 
 def read_table(path: str) -> Table:
-    """The checked numbers of a ``.npy``, ``.csv`` or ``.parquet`` file."""
+    """Return the checked numbers of a ``.npy``, ``.csv`` or ``.parquet`` file."""
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(name, str) or not name:
         reject("table: path", path, "the path of a .npy, .csv or .parquet file")
@@ -54,7 +54,7 @@ def read_table(path: str) -> Table:
 
 
 def table_from_values(values: Any, where: str) -> Table:
-    """The checked numbers of an array in memory."""
+    """Return the checked numbers of an array in memory."""
     try:
         rows = np.asarray(values)
     except (ValueError, TypeError) as error:
@@ -63,11 +63,11 @@ def table_from_values(values: Any, where: str) -> Table:
 
 
 def check_table(table: Table, where: str) -> Table:
-    """`table`, if all its numbers are finite and small enough to be squared in float32."""
+    """Return `table` if all its numbers are finite and small enough to be squared in float32."""
     values = table.values
     if values.shape[1] == 0:
         raise UsageError(f"{where}: no columns; a table needs at least one column of numbers")
-    if values.size and not (values.min() >= -LARGEST and values.max() <= LARGEST):  # false for NaN too
+    if values.size and not (values.min() >= -LARGEST and values.max() <= LARGEST):  # it is false for NaN, too
         row, column = np.argwhere(~(np.abs(values) <= LARGEST))[0]
         value = values[row, column]
         cure = (
@@ -78,30 +78,27 @@ def check_table(table: Table, where: str) -> Table:
 
 
 def open_prepared_dataset(where: str, name: str) -> Any:
-    """The builder of a dataset that tfds has prepared; an error says how to prepare one that it has not."""
+    """Return the builder of a dataset that tfds has prepared; the error for others says how to prepare them."""
     root = Path(os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
-    found = (
-        sorted((root / name).glob("*/dataset_info.json"), key=_dataset_version)
-        if isinstance(name, str) and name
-        else []
-    )
-    if not found:
+    is_name = isinstance(name, str) and bool(name)
+    versions = sorted((root / name).glob("*/dataset_info.json"), key=_dataset_version) if is_name else []
+    if not versions:
         raise UsageError(
             f'{where}: {name!r} is not prepared under {root}; run once: python -c "import tensorflow_datasets as t; '
             f"t.load({name!r}, builder_kwargs={{'file_format': 'array_record'}})\" (it needs tensorflow-cpu)"
         )
     import tensorflow_datasets as tfds
 
-    return tfds.builder_from_directory(str(found[-1].parent))
+    return tfds.builder_from_directory(str(versions[-1].parent))
 
 
 def _dataset_version(info: Path) -> list[int]:
-    """Of a prepared dataset, by its folder: 1.10.0 comes after 1.9.0."""
+    """Return the version of a prepared dataset, by its folder, as numbers: 1.10.0 comes after 1.9.0."""
     return [int(part) if part.isdecimal() else -1 for part in info.parent.name.split(".")]
 
 
 def _describe_cell(row: int, column: int, names: Sequence[str] | None) -> str:
-    """A cell in words; both numbers count from 1, headers not counted."""
+    """Return a description of a cell; both numbers count from 1, headers not counted."""
     name = f" ({one_line(repr(names[column - 1]))})" if names is not None and column <= len(names) else ""
     return f"row {row}, column {column}{name}"
 
@@ -131,7 +128,7 @@ def _numeric_table(values: np.ndarray, where: str) -> Table:
 
 
 def _column_floats(column: Iterable[Any], number: int, names: Sequence[str] | None, where: str) -> np.ndarray:
-    """A column of Python objects as floats; text is refused even where it looks like a number."""
+    """Return a column of Python objects as floats; text is refused even where it looks like a number."""
     result = []
     for row, value in enumerate(column, 1):
         try:
@@ -151,7 +148,7 @@ def _read_npy(file: Path) -> Table:
         if not isinstance(values, np.ndarray):
             values.close()
             raise UsageError("it is an .npz archive")
-    except Exception as error:  # a damaged header fails in many ways
+    except Exception as error:  # a damaged header raises many kinds of errors
         raise _corrupt_file_error(file, ".npy", error) from None
     return _numeric_table(values, str(file))
 
@@ -174,8 +171,8 @@ def _read_csv(file: Path) -> Table:
     except (UnicodeError, csv.Error) as error:
         raise _corrupt_file_error(file, ".csv", error) from None
     if head.names is not None and len(head.names) != table.values.shape[1]:
-        found = f"the header has {len(head.names)} names, the rows have {table.values.shape[1]} cells"
-        raise UsageError(f"{file}: {found}; give every column one name")
+        counts = f"the header has {len(head.names)} names, the rows have {table.values.shape[1]} cells"
+        raise UsageError(f"{file}: {counts}; give every column one name")
     return table
 
 
@@ -197,7 +194,7 @@ def _number_or_none(cell: str) -> float | None:
 
 
 def _read_head(file: Path) -> _CsvHeader:
-    """Where the numbers start: after blank lines, comments (#) and a header, which is a first line without numbers."""
+    """Return where the numbers start: after blank lines, comments (#) and a header, a first line without numbers."""
     names = None
     with _csv_rows(file) as rows:
         skip = 0
@@ -226,7 +223,7 @@ def _read_head(file: Path) -> _CsvHeader:
 
 
 def _read_csv_slowly(file: Path, head: _CsvHeader) -> Table:
-    """What ``numpy.loadtxt`` refused, with the place of the fault."""
+    """Read what ``numpy.loadtxt`` refused, to find the place of the fault."""
     values: list[list[float]] = []
     with _csv_rows(file) as rows:
         for row in rows:
@@ -234,8 +231,8 @@ def _read_csv_slowly(file: Path, head: _CsvHeader) -> Table:
                 continue
             number = len(values) + 1
             if values and len(row) != len(values[0]):
-                found = f"row {number} has {len(row)} cells, the rows above have {len(values[0])}"
-                raise UsageError(f"{file}: {found}; every row needs as many")
+                counts = f"row {number} has {len(row)} cells, the rows above have {len(values[0])}"
+                raise UsageError(f"{file}: {counts}; every row needs as many")
             values.append([_csv_cell(cell, number, at, head.names, file) for at, cell in enumerate(row, 1)])
     return Table(np.array(values, dtype=np.float64), head.names)
 
@@ -258,7 +255,7 @@ def _read_parquet(file: Path) -> Table:
         raise MissingExtraError(message) from None
     try:
         frame = pandas.read_parquet(file, engine="pyarrow")
-    except Exception as error:  # damaged files fail in many ways
+    except Exception as error:  # damaged files raise many kinds of errors
         raise _corrupt_file_error(file, ".parquet", error) from None
     names = [str(name) for name in frame.columns]
     if not names:

@@ -1,4 +1,4 @@
-"""Laws over K symbols: one factory a law, each returns a ``Symbols``."""
+"""Laws over K symbols: one factory for each, which returns a ``Symbols``."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from collapse_jax.core.validation import one_line, reject, require_integer, requ
 from collapse_jax.data import bundled
 from collapse_jax.types import Symbols
 
-MAX_SYMBOLS = 2**24  # symbols: more are not told apart by the float32 that counts them
+MAX_SYMBOLS = 2**24  # float32, which counts them, cannot tell more symbols apart
 
 
 @register_symbols
@@ -23,7 +23,15 @@ def uniform(num: int = 10) -> Symbols:
     """Equal probabilities of all symbols.
 
     Args:
-      num: of symbols, K.
+      num: number of symbols, K.
+
+    Raises:
+      UsageError: a number is out of range.
+
+    Example:
+      >>> from collapse_jax.data import symbols
+      >>> symbols.uniform(4).probabilities.tolist()
+      [0.25, 0.25, 0.25, 0.25]
     """
     num = require_integer("uniform: num", num, 1, MAX_SYMBOLS)
     return Symbols("uniform", np.full(num, 1 / num))
@@ -34,9 +42,17 @@ def zipf(num: int = 1000, exponent: float = 1.0, shift: float = 0.0) -> Symbols:
     """Zipf-Mandelbrot: the k-th symbol's probability is in proportion to (k + shift)^-exponent, k = 1 .. num.
 
     Args:
-      num: of symbols, K.
+      num: number of symbols, K.
       exponent: 1 is Zipf's law, 0 the uniform one.
       shift: flattens the head (Mandelbrot's).
+
+    Raises:
+      UsageError: a number is out of range.
+
+    Example:
+      >>> from collapse_jax.data import symbols
+      >>> symbols.zipf(3).probabilities.round(3).tolist()
+      [0.545, 0.273, 0.182]
     """
     num = require_integer("zipf: num", num, 1, MAX_SYMBOLS)
     exponent = require_number("zipf: exponent", exponent)
@@ -51,7 +67,20 @@ def symbol_file(path: str) -> Symbols:
     """Frequencies of the lines of your own text file (UTF-8), one symbol a line; blank lines do not count.
 
     Args:
-      path: the file.
+      path: the path of the file.
+
+    Raises:
+      UsageError: the file cannot be read as text, or has no symbols.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from collapse_jax.data import symbols
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder) / "symbols.txt"
+      ...     _ = path.write_text(chr(10).join("aab"))
+      ...     law = symbols.symbol_file(path)
+      >>> law.probabilities.round(3).tolist()
+      [0.667, 0.333]
     """
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(name, str) or not name:
@@ -77,19 +106,27 @@ def words(num: int | None = None) -> Symbols:
     """Frequencies of words in the embedded plays of Shakespeare: 203,578 in lower case, 12,533 different ones.
 
     Args:
-      num: the law of the most frequent `num` words alone; default all.
+      num: only the most frequent `num` words; default: all.
+
+    Raises:
+      UsageError: a number is out of range.
+
+    Example:
+      >>> from collapse_jax.data import symbols
+      >>> symbols.words(100).probabilities.shape
+      (100,)
     """
-    found = _count_frequencies(re.findall(r"[a-z]+(?:'[a-z]+)*", bundled.read_shakespeare().lower()))
+    share = _count_frequencies(re.findall(r"[a-z]+(?:'[a-z]+)*", bundled.read_shakespeare().lower()))
     if num is not None:
-        found = found[: require_integer("words: num", num, 1, len(found))]
-    return Symbols("words", found / found.sum())
+        share = share[: require_integer("words: num", num, 1, len(share))]
+    return Symbols("words", share / share.sum())
 
 
 def symbols_from_probabilities(where: str, probabilities: Any) -> Symbols:
-    """Probabilities that a user wrote down.
+    """Return the law of probabilities that a user wrote down.
 
     Raises:
-      UsageError: they are not numbers >= 0 whose sum is 1 (up to 1e-4; what is left is divided out).
+      UsageError: they are not numbers >= 0 whose sum is 1 (up to 1e-4; the rest is divided out).
     """
     try:
         values = np.asarray(probabilities, np.float64)
@@ -106,6 +143,6 @@ def symbols_from_probabilities(where: str, probabilities: Any) -> Symbols:
 
 
 def _count_frequencies(symbols: Sequence[str]) -> np.ndarray:
-    """Of each different symbol, the most frequent first; ties in alphabetical order."""
+    """Return the frequency of each different symbol, the most frequent first; ties in alphabetical order."""
     counts = sorted(Counter(symbols).items(), key=lambda item: (-item[1], item[0]))
     return np.array([count for _, count in counts], np.float64) / len(symbols)

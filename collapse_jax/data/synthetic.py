@@ -1,4 +1,4 @@
-"""Laws with closed forms: every mean and covariance below is exact, derived next to it."""
+"""Sources with closed forms: each mean and covariance below is exact and derived next to it."""
 
 import math
 from collections.abc import Callable
@@ -13,15 +13,15 @@ from collapse_jax.core.validation import MAX_SEED, require_flag, require_integer
 from collapse_jax.types import Array, Key, Source, Tree
 
 HELD_OUT_SEED = 0x5EED_7E57  # far from the small seeds that chains are given
-_NARROW, _NODES = 0.01, 5.0  # least noise at which the moons' density is integrated, and nodes for noise 1
+_MIN_NOISE, _NODES = 0.01, 5.0  # the moons' density is integrated from this noise on; nodes for noise 1
 
 
 def make_held_out(where: str, draw: Callable[[Key, Tree, int], Array], arrays: Tree, seed: int = 0):
-    """``held_out`` of a law: its draws at a fixed key that no chain uses."""
+    """Return the ``held_out`` function of a source: its draws at a fixed key that no chain uses."""
 
     def held_out(num: int) -> np.ndarray:
         num = require_integer(f"{where}.held_out: num", num, 0)
-        # the generator is named, so that jax_default_prng_impl does not change the test rows
+        # The implementation is fixed, so that jax_default_prng_impl does not change the test rows.
         key = jax.random.fold_in(jax.random.key(HELD_OUT_SEED, impl="threefry2x32"), seed)
         return np.asarray(draw(key, arrays, num))
 
@@ -29,7 +29,7 @@ def make_held_out(where: str, draw: Callable[[Key, Tree, int], Array], arrays: T
 
 
 def _log_normal_density(squared: Array, scale: float, dim: int) -> Array:
-    """Log density of isotropic normal rows at squared distances from their centre."""
+    """Return the log density of isotropic normal rows, given squared distances from their centre."""
     return -0.5 * squared / scale**2 - dim * (math.log(scale) + 0.5 * math.log(2 * math.pi))
 
 
@@ -41,6 +41,14 @@ def normal(dim: int = 2, mean: float = 0.0, scale: float = 1.0) -> Source:
       dim: number of columns.
       mean: mean of every column.
       scale: standard deviation of every column.
+
+    Raises:
+      UsageError: a number is out of range.
+
+    Example:
+      >>> from collapse_jax import data
+      >>> data.normal(dim=2, scale=3.0).covariance.tolist()
+      [[9.0, 0.0], [0.0, 9.0]]
     """
     dim = require_integer("normal: dim", dim, 1)
     mean = require_number("normal: mean", mean)
@@ -78,8 +86,8 @@ def blobs(
 ) -> Source:
     """Gaussian blobs of equal weight around centres drawn uniformly in a box.
 
-    The mean and covariance are those of the mixture that the training rows come from, given its centres c_k:
-    the mean of the c_k, and std^2 I plus the covariance (divided by the number of centres) of the c_k.
+    The mean and covariance are those of the mixture that the training rows come from, given its centres c_k: the mean
+    of the c_k, and std^2 I plus the covariance (divided by the number of centres) of the c_k.
 
     Args:
       num_centers: number of blobs.
@@ -89,6 +97,14 @@ def blobs(
       seed: draws the centres and the held-out rows.
       shared_centers: False gives the held-out rows other random centres, as in the code published with
         arXiv 2410.16713; True gives them those of the training rows.
+
+    Raises:
+      UsageError: a number is out of range.
+
+    Example:
+      >>> from collapse_jax import data
+      >>> data.blobs(num_centers=5, dim=3).modes.shape
+      (5, 3)
     """
     num_centers = require_integer("blobs: num_centers", num_centers, 1)
     dim = require_integer("blobs: dim", dim, 1)
@@ -130,12 +146,20 @@ def blobs(
 def circles(noise: float = 0.05, factor: float = 0.8) -> Source:
     """Two concentric circles with normal noise, as scikit-learn's make_circles with independent rows.
 
-    By symmetry the mean is 0 and the columns are uncorrelated; with r^2 = 1 or factor^2 at equal odds,
-    E x^2 = E r^2 E cos^2 = (1 + factor^2) / 4, plus noise^2.
+    By symmetry the mean is 0 and the columns are uncorrelated; with r^2 = 1 or factor^2 at equal odds, E x^2 = E r^2 E
+    cos^2 = (1 + factor^2) / 4, plus noise^2.
 
     Args:
       noise: standard deviation of the noise on each column.
       factor: radius of the inner circle; the outer radius is 1.
+
+    Raises:
+      UsageError: a number is out of range.
+
+    Example:
+      >>> from collapse_jax import data
+      >>> data.circles(noise=0.0, factor=0.5).covariance.tolist()
+      [[0.3125, 0.0], [0.0, 0.3125]]
     """
     noise = require_number("circles: noise", noise, 0)
     factor = require_number("circles: factor", factor, 0, below=1)
@@ -151,7 +175,7 @@ def circles(noise: float = 0.05, factor: float = 0.8) -> Source:
     def log_density(arrays: Tree, rows: Array) -> Array:
         del arrays
         far, radius = jnp.linalg.norm(rows, axis=1, keepdims=True), jnp.asarray([1.0, factor])
-        around = jnp.log(jax.scipy.special.i0e(far * radius / noise**2))  # mean of exp(a cos t) over t is I_0(a)
+        around = jnp.log(jax.scipy.special.i0e(far * radius / noise**2))  # the mean of exp(a cos t) over t is I_0(a)
         return jax.nn.logsumexp(_log_normal_density((far - radius) ** 2, noise, 2) + around, axis=1) - math.log(2)
 
     return Source(
@@ -170,12 +194,20 @@ def circles(noise: float = 0.05, factor: float = 0.8) -> Source:
 def moons(noise: float = 0.05) -> Source:
     """Two interleaving half circles with normal noise, as scikit-learn's make_moons with independent rows.
 
-    With c = cos t, s = sin t and t uniform on [0, pi]: E c = E cs = 0, E s = 2/pi, E c^2 = E s^2 = 1/2. At equal
-    odds a row is (c, s) or (1 - c, 1/2 - s), so E x = 1/2, E y = 1/4, E x^2 = (1/2 + 3/2) / 2,
-    E y^2 = (1/2 + 3/4 - 2/pi) / 2 and E xy = (0 + 1/2 - 2/pi) / 2.
+    With c = cos t, s = sin t and t uniform on [0, pi]: E c = E cs = 0, E s = 2/pi, E c^2 = E s^2 = 1/2. At equal odds a
+    row is (c, s) or (1 - c, 1/2 - s), so E x = 1/2, E y = 1/4, E x^2 = (1/2 + 3/2) / 2, E y^2 = (1/2 + 3/4 - 2/pi) / 2
+    and E xy = (0 + 1/2 - 2/pi) / 2.
 
     Args:
       noise: standard deviation of the noise on each column.
+
+    Raises:
+      UsageError: the noise is negative.
+
+    Example:
+      >>> from collapse_jax import data
+      >>> data.moons(noise=0.1).mean.tolist()
+      [0.5, 0.25]
     """
     noise = require_number("moons: noise", noise, 0)
 
@@ -193,7 +225,9 @@ def moons(noise: float = 0.05) -> Source:
         squared = (rows[:, :1] - curve[None, :, 0]) ** 2 + (rows[:, 1:] - curve[None, :, 1]) ** 2
         return jax.nn.logsumexp(_log_normal_density(squared, noise, 2) + log_weight[None], axis=1)
 
-    nodes = 32 + math.ceil(_NODES / max(noise, _NARROW))  # of Gauss and Legendre, closer than the noise is wide
+    nodes = 32 + math.ceil(
+        _NODES / max(noise, _MIN_NOISE)
+    )  # Gauss-Legendre nodes that are closer than the noise is wide
     node, weight = np.polynomial.legendre.leggauss(nodes)
     t = 0.5 * math.pi * (node + 1)
     both = [np.stack([np.cos(t), np.sin(t)], 1), np.stack([1 - np.cos(t), 0.5 - np.sin(t)], 1)]
@@ -207,7 +241,7 @@ def moons(noise: float = 0.05) -> Source:
         held_out=make_held_out("moons", draw, ()),
         mean=np.array([0.5, 0.25]),
         covariance=np.array([[3 / 4, cross], [cross, 9 / 16 - 1 / math.pi]]) + noise**2 * np.eye(2),
-        log_density=log_density if noise >= _NARROW else None,
+        log_density=log_density if noise >= _MIN_NOISE else None,
     )
 
 
@@ -216,11 +250,19 @@ def swiss_roll(noise: float = 0.05) -> Source:
     """A rolled-up sheet in three columns with normal noise, as scikit-learn's make_swiss_roll.
 
     A row is (t cos t, 21 u, t sin t) with t uniform on [a, b] = [3 pi/2, 9 pi/2] and u on [0, 1]. Integrating by parts
-    over t: E x = 2, E z = 2 / (3 pi), E x^2 = (b^3 - a^3) / (18 pi) - 1/4, E z^2 = (b^3 - a^3) / (18 pi) + 1/4 and
-    E xz = (b^2 - a^2) / (12 pi), where b^3 - a^3 = 87.75 pi^3 and b^2 - a^2 = 18 pi^2; 21 u has variance 21^2 / 12.
+    over t: E x = 2, E z = 2 / (3 pi), E x^2 = (b^3 - a^3) / (18 pi) - 1/4, E z^2 = (b^3 - a^3) / (18 pi) + 1/4 and E xz
+    = (b^2 - a^2) / (12 pi), where b^3 - a^3 = 87.75 pi^3 and b^2 - a^2 = 18 pi^2; 21 u has variance 21^2 / 12.
 
     Args:
       noise: standard deviation of the noise on each column.
+
+    Raises:
+      UsageError: the noise is negative.
+
+    Example:
+      >>> from collapse_jax import data
+      >>> data.swiss_roll().mean.round(3).tolist()
+      [2.0, 10.5, 0.212]
     """
     noise = require_number("swiss_roll: noise", noise, 0)
 

@@ -13,8 +13,8 @@ from collapse_jax.core.validation import MAX_SEED, require_flag, require_integer
 from collapse_jax.data import readers
 from collapse_jax.types import Array, Key, Source, Tree
 
-_FARTHEST = 1e5
-_MOST_CLASSES = 10_000
+_MAX_DISTANCE = 1e5  # largest distance from 0 over the range of a column
+_MAX_CLASSES = 10_000
 
 
 class Split(NamedTuple):
@@ -36,15 +36,28 @@ def table(
     """Rows of your own file: .npy (2-D), .csv (with or without a header) or .parquet.
 
     The real law is the train split: real rows are drawn from it with replacement. A column of values that lie close
-    together far from 0 (years of seconds, say), which float32 could not tell apart, is refused unless standardised.
+    together far from 0 (years of seconds, say), which float32 cannot tell apart, is refused unless standardised.
 
     Args:
-      path: the file.
+      path: the path of the file.
       standardize: subtract the train split's mean and divide by its standard deviation, column by column.
       test_fraction: share of the rows that is held out.
-      seed: draws the split.
-      columns: how many columns you expect; another number is an error.
+      seed: draws the split into training and held-out rows.
+      columns: number of columns that you expect; another number is an error.
       labels: the last column holds classes, whole numbers from 0, which are not standardised.
+
+    Raises:
+      UsageError: the file cannot be read, a cell is no finite number, there are too few rows, or labels are no classes.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from collapse_jax import data
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder) / "rows.csv"
+      ...     _ = path.write_text("x,y"+chr(10)+chr(10).join(f"{i},{i * i}" for i in range(10)))
+      ...     source = data.table(path)
+      >>> source.dim, source.held_out(2).shape
+      (2, (2, 2))
     """
     options = _check_options("table", standardize, test_fraction, seed, columns, labels)
     return _make_table_source("table", readers.read_table(path), str(path), *options)
@@ -58,35 +71,49 @@ def array(
     columns: int | None = None,
     labels: bool = False,
 ) -> Source:
-    """Rows of an array in memory, ``[rows, columns]``; all else as in `table`.
+    """Rows of an array in memory, ``[rows, columns]``; the real law is the train split, as for a file.
 
     Args:
-      values: a 2-D array of numbers, or what ``numpy.asarray`` makes one of.
+      values: a 2-D array of numbers, or what ``numpy.asarray`` converts to one.
       standardize: subtract the train split's mean and divide by its standard deviation, column by column.
       test_fraction: share of the rows that is held out.
-      seed: draws the split.
-      columns: how many columns you expect; another number is an error.
+      seed: draws the split into training and held-out rows.
+      columns: number of columns that you expect; another number is an error.
       labels: the last column holds classes, whole numbers from 0, which are not standardised.
+
+    Raises:
+      UsageError: a cell is no finite number, there are too few rows, or labels are no classes.
+
+    Example:
+      >>> import numpy as np
+      >>> from collapse_jax import data
+      >>> source = data.array(np.arange(20.0).reshape(10, 2), test_fraction=0.5)
+      >>> source.arrays.shape
+      (5, 2)
     """
     options = _check_options("array", standardize, test_fraction, seed, columns, labels)
     return _make_table_source("array", readers.table_from_values(values, "array"), "array", *options)
 
 
 def split_rows(rows: np.ndarray, test_fraction: float, seed: int, where: str) -> Split:
-    """A random split: the held-out rows are the first ``test_fraction`` (rounded half up) of a permutation."""
+    """Split rows at random: the held-out rows are the first ``test_fraction`` (rounded half up) of a permutation.
+
+    Raises:
+      UsageError: fewer than 2 rows are left on a side.
+    """
     num_test = math.floor(len(rows) * test_fraction + 0.5)
     num_train = len(rows) - num_test
     if min(num_test, num_train) < 2:
-        found = (
+        counts = (
             f"{len(rows)} rows leave {num_train} to train on and {num_test} held out at test_fraction={test_fraction:g}"
         )
-        raise UsageError(f"{where}: {found}; at least 2 of each are needed: give more rows or another test_fraction")
+        raise UsageError(f"{where}: {counts}; at least 2 of each are needed: give more rows or another test_fraction")
     order = np.random.default_rng(seed).permutation(len(rows))
     return Split(train=rows[order[num_test:]], test=rows[order[:num_test]])
 
 
 def standardize_split(split: Split, labels: bool = False) -> Split:
-    """`split` in units of the train split's standard deviations; columns that never vary there become 0.
+    """Return `split` in units of the train split's standard deviations; columns that are constant there become 0.
 
     With `labels` the last column stays as it is.
     """
@@ -94,7 +121,7 @@ def standardize_split(split: Split, labels: bool = False) -> Split:
     constant = train.min(0) == train.max(0)  # rounding gives their standard deviation a value above 0
     shift = np.where(constant, train[0], train.mean(0))
     scale = np.where(constant, 1.0, train.std(0))
-    scale = np.where(scale > 0, scale, 1.0)  # columns of less spread than float64 can square
+    scale = np.where(scale > 0, scale, 1.0)  # a deviation whose square underflows in float64
     if labels:
         shift[-1], scale[-1] = 0.0, 1.0
     return Split(*((part - shift) / scale for part in split))
@@ -103,7 +130,7 @@ def standardize_split(split: Split, labels: bool = False) -> Split:
 def make_empirical_source(
     name: str, split: Split, classes: int | None = None, shape: tuple[int, int, int] | None = None
 ) -> Source:
-    """The source whose law is: a row of ``split.train``, all equally likely; `classes` and `shape` as in ``Source``."""
+    """Return the source that draws rows of ``split.train``; `classes` and `shape` are fields of ``Source``."""
     train, test = split
 
     def draw(key: Key, arrays: Tree, num: int) -> Array:
@@ -117,13 +144,13 @@ def make_empirical_source(
         return test[:num].copy()
 
     mean = train.mean(0, dtype=np.float64)
-    centred = train - mean.astype(train.dtype)  # float32 where images are many: they are not copied in float64
+    centred = train - mean.astype(train.dtype)  # many images stay float32 and are not copied to float64
     covariance = (centred.T @ centred / len(train)).astype(np.float64)
     return Source(name, train.shape[1], train, draw, held_out, mean, covariance, classes=classes, shape=shape)
 
 
 def _check_options(where: str, standardize: bool, test_fraction: float, seed: int, columns: int | None, labels: bool):
-    """The checked arguments, before a large file is read for nothing."""
+    """Return the checked arguments, before a large file is read for nothing."""
     return (
         require_flag(f"{where}: standardize", standardize),
         require_number(f"{where}: test_fraction", test_fraction, above=0, below=1),
@@ -143,10 +170,11 @@ def _make_table_source(
     columns: int | None,
     labels: bool,
 ) -> Source:
-    found = rows.values.shape[1]
-    if columns is not None and found != columns:
+    num_columns = rows.values.shape[1]
+    if columns is not None and num_columns != columns:
         raise UsageError(
-            f"{where}: {found} columns where columns={columns}; give a table of {columns}, or columns={found}"
+            f"{where}: {num_columns} columns where columns={columns}; "
+            f"give a table of {columns}, or columns={num_columns}"
         )
     classes = _count_classes(rows.values, where) if labels else None
     split = split_rows(rows.values, test_fraction, seed, where)
@@ -157,26 +185,26 @@ def _make_table_source(
 
 
 def _count_classes(rows: np.ndarray, where: str) -> int:
-    """The number of classes that the last column holds."""
+    """Return the number of classes that the last column holds."""
     if rows.shape[1] < 2:
         raise UsageError(f"{where}: one column where labels are asked for; a table of labels has features before them")
     label = rows[:, -1]
-    wrong = (label != np.floor(label)) | (label < 0) | (label >= _MOST_CLASSES)
+    wrong = (label != np.floor(label)) | (label < 0) | (label >= _MAX_CLASSES)
     if wrong.any():
         row = int(wrong.argmax())
-        found = f"row {row + 1} has {label[row]:g} in the last column"
-        raise UsageError(f"{where}: {found}; labels are whole numbers from 0, below {_MOST_CLASSES}")
+        cell = f"row {row + 1} has {label[row]:g} in the last column"
+        raise UsageError(f"{where}: {cell}; labels are whole numbers from 0, below {_MAX_CLASSES}")
     if label.max() < 1:
         raise UsageError(f"{where}: all labels are 0; two classes or more are needed")
     return int(label.max()) + 1
 
 
 def _refuse_lost_digits(train: np.ndarray, where: str) -> None:
-    """float32 has seven digits: a column that lies a million spreads from 0 would be left with rounding alone."""
-    spread = np.ptp(train, axis=0)
-    far = (spread > 0) & (np.abs(train).max(0) > _FARTHEST * spread)
+    """Refuse columns so narrow and far from 0 that float32, which has seven digits, would keep rounding alone."""
+    extent = np.ptp(train, axis=0)
+    far = (extent > 0) & (np.abs(train).max(0) > _MAX_DISTANCE * extent)
     if far.any():
         column = int(far.argmax())
         low, high = train[:, column].min(), train[:, column].max()
-        found = f"column {column + 1} runs from {low:.9g} to {high:.9g}, too narrow for its distance from 0"
-        raise UsageError(f"{where}: {found} in float32; give standardize: true, or subtract its mean")
+        extent_text = f"column {column + 1} runs from {low:.9g} to {high:.9g}, too narrow for its distance from 0"
+        raise UsageError(f"{where}: {extent_text} in float32; give standardize: true, or subtract its mean")

@@ -1,4 +1,4 @@
-"""Text to learn from: one factory a source, each returns a ``Text``; laws of known entropy are in ``known_texts``."""
+"""Texts to learn from: one factory for each, which returns a ``Text``. ``known_texts`` has laws of known entropy."""
 
 import os
 from pathlib import Path
@@ -17,11 +17,19 @@ from collapse_jax.types import Text
 
 @register_text
 def shakespeare(tokenizer: Tokenizer = "characters", vocabulary: int | None = None) -> Text:
-    """The embedded plays: 1.1 MB, 69 characters.
+    """The embedded plays of Shakespeare: 1.1 MB, 69 characters.
 
     Args:
-      tokenizer: characters, bytes, or pieces learned by byte-pair encoding (extra ``text``).
-      vocabulary: pieces of byte-pair encoding; default 512.
+      tokenizer: symbols are characters, bytes, or pieces learned by byte-pair encoding (extra ``text``).
+      vocabulary: number of pieces of byte-pair encoding; default 512.
+
+    Raises:
+      UsageError: the tokenizer is unknown, or the vocabulary is too small.
+
+    Example:
+      >>> from collapse_jax.data import texts
+      >>> len(texts.shakespeare().pieces)
+      69
     """
     return text_from_string("shakespeare", bundled.read_shakespeare(), tokenizer, vocabulary)
 
@@ -31,8 +39,16 @@ def austen(tokenizer: Tokenizer = "characters", vocabulary: int | None = None) -
     """The embedded novels of Jane Austen: 1.1 MB.
 
     Args:
-      tokenizer: characters, bytes, or pieces learned by byte-pair encoding (extra ``text``).
-      vocabulary: pieces of byte-pair encoding; default 512.
+      tokenizer: symbols are characters, bytes, or pieces learned by byte-pair encoding (extra ``text``).
+      vocabulary: number of pieces of byte-pair encoding; default 512.
+
+    Raises:
+      UsageError: the tokenizer is unknown, or the vocabulary is too small.
+
+    Example:
+      >>> from collapse_jax.data import texts
+      >>> len(texts.austen(tokenizer="bytes").pieces)
+      256
     """
     return text_from_string("austen", bundled.read_austen(), tokenizer, vocabulary)
 
@@ -44,10 +60,23 @@ def text_file(
     """Your own file, in UTF-8; its last tenth is held out.
 
     Args:
-      path: the file.
-      tokenizer: characters, bytes, or pieces learned by byte-pair encoding (extra ``text``).
-      vocabulary: pieces of byte-pair encoding; default 512.
-      characters: those that may occur, for tokenizer characters; default: those that do.
+      path: the path of the file.
+      tokenizer: symbols are characters, bytes, or pieces learned by byte-pair encoding (extra ``text``).
+      vocabulary: number of pieces of byte-pair encoding; default 512.
+      characters: the characters that may occur, for tokenizer characters; default: those that do.
+
+    Raises:
+      UsageError: the file cannot be read as text, is too short, or has a character outside the alphabet.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from collapse_jax.data import texts
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder) / "mine.txt"
+      ...     _ = path.write_text("to be or not to be " * 20)
+      ...     text = texts.text_file(path)
+      >>> b"".join(text.pieces)
+      b' benort'
     """
     name = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(name, str) or not name:
@@ -77,15 +106,23 @@ def tfds_text(
 ) -> Text:
     """A text dataset that TensorFlow Datasets has prepared as ``array_record``; documents are joined by empty lines.
 
-    Nothing is downloaded: a dataset that is not there is an error that says how to prepare it.
+    Nothing is downloaded: the error for a dataset that is not there says how to prepare it.
 
     Args:
-      name: of the dataset, its config too where it has several (``"ai2_dolma/..."``).
+      name: name of the dataset, with its config where it has several (``"ai2_dolma/..."``).
       field: the feature that holds the text.
-      split: as tfds calls it.
-      documents: read at most so many.
-      tokenizer: characters, bytes, or pieces learned by byte-pair encoding (extra ``text``).
-      vocabulary: pieces of byte-pair encoding; default 512.
+      split: name of the split in tfds.
+      documents: the largest number of documents that are read.
+      tokenizer: symbols are characters, bytes, or pieces learned by byte-pair encoding (extra ``text``).
+      vocabulary: number of pieces of byte-pair encoding; default 512.
+
+    Raises:
+      UsageError: the dataset is not prepared, or has no such split or feature.
+
+    Example:
+      >>> from collapse_jax.data import texts
+      >>> texts.tfds_text("imdb_reviews/plain_text").size > 1000  # doctest: +SKIP
+      True
     """
     documents = require_integer("tfds_text: documents", documents, 1)
     builder = readers.open_prepared_dataset("tfds_text", name)
@@ -105,18 +142,32 @@ def text_from_string(
     vocabulary: int | None = None,
     characters: str | None = None,
 ) -> Text:
-    """A text in memory. The law is a window of its first nine tenths, uniform over places; the rest is held out.
+    """Return a text in memory; its law is a window of its first nine tenths, uniform over places.
+
+    The rest is held out.
+
+    Args:
+      name: names the text in errors.
+      text: the text.
+      tokenizer: symbols are characters, bytes, or pieces learned by byte-pair encoding (extra ``text``).
+      vocabulary: number of pieces of byte-pair encoding; default 512.
+      characters: the characters that may occur, for tokenizer characters; default: those that do.
 
     Raises:
-      UsageError: a text of fewer than 20 characters, or one outside the alphabet; an argument that another tokenizer
-        needs.
+      UsageError: the text has fewer than 20 characters, or one outside the alphabet; or an argument is for another
+        tokenizer.
+
+    Example:
+      >>> from collapse_jax.data import texts
+      >>> texts.text_from_string("mine", "abc" * 20).pieces
+      (b'a', b'b', b'c')
     """
     if len(text) < 2 * HELD_OUT:
         raise UsageError(f"{name}: {len(text)} characters; a text needs at least {2 * HELD_OUT}")
     cut = held_out_start(len(text))
     learned_from = text[:cut] if tokenizer == "bpe" else text
     alphabet = make_alphabet(name, learned_from, tokenizer, vocabulary, characters)
-    if tokenizer == "characters":  # at once, so that errors count from the text's beginning
+    if tokenizer == "characters":  # in one piece, so that errors count from the text's beginning
         train, test = np.split(alphabet.encode(text), [cut])
     else:
         train, test = alphabet.encode(text[:cut]), alphabet.encode(text[cut:])

@@ -52,7 +52,7 @@ class CollapseDigits(tfds.core.GeneratorBasedBuilder):
 
 
 def load_digits() -> bundled.Digits:
-    """The digits as tfds has them, prepared in the user's cache at the first call."""
+    """Load the digits from tfds, which prepares them in the user's cache at the first call."""
     root = os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
     if "://" not in root:  # buckets have no atomic rename of folders
         try:
@@ -74,9 +74,10 @@ def _load_digits_in(root: Path) -> bundled.Digits:
 
 
 def _prepare_builder(builder: type[tfds.core.GeneratorBasedBuilder], root: Path) -> None:
-    """Prepares a builder under `root`, unless it is there: in a folder of its own, then one atomic rename.
+    """Prepare a builder under `root`, unless it is there: in a folder of its own, then by one atomic rename.
 
-    Processes that do so at once cannot see each other's files; the first rename wins, and the rows are the same.
+    Processes that do so at the same time cannot see each other's files; the first rename wins, and the rows are the
+    same.
     """
     where = Path(builder.name) / str(builder.VERSION)
     if (root / where).is_dir():
@@ -94,7 +95,7 @@ def _prepare_builder(builder: type[tfds.core.GeneratorBasedBuilder], root: Path)
 
 @contextlib.contextmanager
 def _silence_tfds() -> Iterator[None]:
-    """Without tfds's messages and progress bars."""
+    """Suppress tfds's messages and progress bars."""
     was_active = getattr(tqdm_utils, "_active", True)
     tqdm_utils.disable_progress_bar()
     try:
