@@ -8,6 +8,7 @@ from laws import PICTURES, POLICIES, SETTINGS
 
 import collapse_jax as cj
 from collapse_jax import curators, policies, settings
+from collapse_jax.core import registry
 from collapse_jax.core.chain import make_chain, simulate
 from collapse_jax.core.random import chain_keys
 
@@ -49,7 +50,7 @@ def test_a_setting_promotes_nothing_implicitly(strict, name):
     trace(SETTINGS[name](), policies.accumulate())
 
 
-@pytest.mark.parametrize("name", policies.REGISTRY)
+@pytest.mark.parametrize("name", registry.factories("policy"))
 def test_a_policy_promotes_nothing_implicitly(strict, name):
     trace(SETTINGS["bernoulli"](), POLICIES[name]())
     trace(SETTINGS["discrete"](), POLICIES[name](), backend="rows")
@@ -67,7 +68,8 @@ def test_a_run_promotes_nothing_implicitly(strict):
 
 
 @pytest.mark.parametrize(
-    "name", ["bernoulli", *(pytest.param(n, marks=pytest.mark.nightly) for n in settings.REGISTRY if n != "bernoulli")]
+    "name",
+    [n if n == "bernoulli" else pytest.param(n, marks=pytest.mark.nightly) for n in registry.factories("setting")],
 )
 def test_a_run_needs_no_compilation(name):
     setting = SETTINGS[name](**BRIEF.get(name, {}))
