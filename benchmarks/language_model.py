@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from side_by_side import in_turn, options, run, timed
 
 from collapse_jax import policies, settings
-from collapse_jax.core import batch as B
+from collapse_jax.core import batch
 from collapse_jax.core.chain import make_chain
 from collapse_jax.execution.runner import Runner
 from collapse_jax.planning.grid import grid_of
@@ -94,13 +94,13 @@ def shifted(rows: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.full((len(rows), 1), V), rows[:, :-1]], 1)
 
 
-def training(size: TransformerSize, batch: int, length: int, steps: int, rounds: int) -> dict[str, Any]:
+def training(size: TransformerSize, num_rows: int, length: int, steps: int, rounds: int) -> dict[str, Any]:
     """Seconds a step."""
     params, network = ours(size, length)
     rows = np.random.default_rng(0).integers(0, V, (1024, length))
     optimizer = partial(make_adamw, 1e-3, "constant", 0, 0.1, 1.0)
-    fit = fit_sgd(partial(sequence_loss, network), optimizer, init=lambda _: params, steps=steps, batch_size=batch)
-    train = B.unit(jnp.asarray(rows, jnp.uint8))
+    fit = fit_sgd(partial(sequence_loss, network), optimizer, init=lambda _: params, steps=steps, batch_size=num_rows)
+    train = batch.unit(jnp.asarray(rows, jnp.uint8))
     compiled = jax.jit(fit).lower(jax.random.key(1), train, None).compile()
     peer, held = Peer(size, params, length), torch.tensor(rows)
     theirs = F.cross_entropy(peer(shifted(held)).reshape(-1, V), held.reshape(-1)).item()
@@ -111,18 +111,20 @@ def training(size: TransformerSize, batch: int, length: int, steps: int, rounds:
 
     def peer_steps(model: Callable[..., torch.Tensor]) -> None:
         for _ in range(steps):
-            chosen = held[torch.randint(len(held), (batch,))]
+            chosen = held[torch.randint(len(held), (num_rows,))]
             adam.zero_grad()
             F.cross_entropy(model(shifted(chosen)).reshape(-1, V), chosen.reshape(-1)).backward()
             torch.nn.utils.clip_grad_norm_(peer.parameters(), 1.0)
             adam.step()
 
     calls = [lambda: jax.block_until_ready(compiled(jax.random.key(1), train, None)), partial(peer_steps, peer)]
-    if (built := torch_compiled(peer, shifted(held[:batch]))) is not None:
+    if (built := torch_compiled(peer, shifted(held[:num_rows]))) is not None:
         calls.append(partial(peer_steps, built))
     weights = sum(x.size for x in jax.tree.leaves(params))
-    flops = 6 * batch * length * (weights + size.depth * length * size.width)  # half of attention is masked
-    return told(f"training step, d={size.width}, {size.depth} layers, {batch} x {length}", calls, rounds, steps, flops)
+    flops = 6 * num_rows * length * (weights + size.depth * length * size.width)  # half of attention is masked
+    return told(
+        f"training step, d={size.width}, {size.depth} layers, {num_rows} x {length}", calls, rounds, steps, flops
+    )
 
 
 def torch_compiled(peer: Peer, tokens: torch.Tensor) -> Callable[..., torch.Tensor] | None:

@@ -20,7 +20,7 @@ from diffusion import linear
 from side_by_side import in_turn, options, run, told_of
 
 from collapse_jax import data, settings
-from collapse_jax.core import batch as B
+from collapse_jax.core import batch
 from collapse_jax.core.random import stream
 from collapse_jax.training import augmentation, ssl_objectives
 from collapse_jax.training.nets.encoders import make_encoder
@@ -81,11 +81,11 @@ def view(x: Any) -> Any:
     return image.masked_fill(square, 0.0).permute(0, 2, 3, 1).reshape(x.shape)
 
 
-def training(batch: int, steps: int, rounds: int, chains: int = 1) -> dict[str, Any]:
+def training(num_rows: int, steps: int, rounds: int, chains: int = 1) -> dict[str, Any]:
     """Milliseconds a step a chain, of ours and of PyTorch's."""
     nets = make_encoder("mlp", SHAPE, FEATURES, {}, PRETEXT.heads(FEATURES, int(np.prod(SHAPE))))
     params = nets.init(jax.random.key(0))
-    rows = np.random.default_rng(0).uniform(size=(batch, int(np.prod(SHAPE)))).astype(np.float32)
+    rows = np.random.default_rng(0).uniform(size=(num_rows, int(np.prod(SHAPE)))).astype(np.float32)
     optimizer, see = make_adamw(1e-3, "constant", 0, 0.0, 1.0, steps), partial(augmentation.draw_view, STRENGTH, SHAPE)
 
     def fit(params: Any, key: jax.Array) -> Any:
@@ -102,7 +102,7 @@ def training(batch: int, steps: int, rounds: int, chains: int = 1) -> dict[str, 
     compiled = jax.jit(jax.vmap(fit)).lower(many, keys).compile()
     ours = lambda: jax.block_until_ready(compiled(many, keys))  # noqa: E731
     weights = sum(x.size for x in jax.tree.leaves(params))
-    name = f"training step, vicreg, mlp of {weights} weights, 8x8, batch {batch}, {chains} chain(s)"
+    name = f"training step, vicreg, mlp of {weights} weights, 8x8, batch {num_rows}, {chains} chain(s)"
     return told_of(name, in_turn([ours, peer(nets, params, rows, steps)], rounds), steps * chains, steps)
 
 
@@ -140,7 +140,7 @@ def evaluation(rounds: int, num: int = 1400) -> dict[str, Any]:
         seen = setting.observe(stream(key, "observe"), world, params, None, new)
         return {name: value for name, value in seen.items() if name not in others}
 
-    train, start = B.unit(setting.sample_real(key, world, num)), setting.init(key, world)
+    train, start = batch.unit(setting.sample_real(key, world, num)), setting.init(key, world)
     parts: dict[str, Callable[..., Any]] = {
         "fit": jax.jit(lambda train, start: setting.fit(key, train, start)),
         "sample": jax.jit(lambda params: setting.sample(key, params, num)),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 import collapse_jax as cj
 from collapse_jax import policies
-from collapse_jax.core import batch as B
+from collapse_jax.core import batch
 from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_positive
 from collapse_jax.types import Array, Batch, Extras, Key, Metric, Setting, SufficientStatistics, Tree, World
@@ -53,12 +53,12 @@ def laplace(scale: Array | float = 1.0) -> Setting:
     )  # fmt: skip
 
 
-def compress(batch: Batch) -> Batch:
+def compress(pool: Batch) -> Batch:
     """The weighted mean absolute row. It is its own absolute value, so rows of statistics merge by the same line."""
-    x, weight = B.rows(batch)
+    x, weight = batch.rows(pool)
     mass = weight.sum()
     mean = jnp.where(weight > 0, weight * jnp.abs(x), 0.0).sum() / mass  # rows of weight 0 may hold anything, NaN too
-    return B.unit(mean[None], mass)
+    return batch.unit(mean[None], mass)
 
 
 def sample_statistics(key: Key, fitted: Array, num: int, count: Array | int, exact: bool) -> Array:

@@ -9,8 +9,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from collapse_jax.core import batch as B
-from collapse_jax.core import resampling
+from collapse_jax.core import batch, resampling
 from collapse_jax.core.pool import block_memory, fold_memory
 from collapse_jax.numerics import gaussian_moments
 from collapse_jax.types import Batch
@@ -41,14 +40,14 @@ def chi_square(counts, expected):
     ],
 )  # fmt: skip
 def test_choose_is_in_proportion_to_weight(weight):
-    weight, batch = numbered(weight)
-    batch = batch(4)
-    chosen = B.choose(KEY, batch, 20_000)
+    weight, pool = numbered(weight)
+    pool = pool(4)
+    chosen = batch.choose(KEY, pool, 20_000)
     assert chosen.shape == (20_000,)
     counts = np.bincount(chosen, minlength=weight.shape[0] * 4)
-    assert chi_square(counts, B.full_weight(batch)) > 1e-4
+    assert chi_square(counts, batch.full_weight(pool)) > 1e-4
     # Rows are independent: so are pairs of neighbours.
-    share = np.ravel(B.full_weight(batch) / B.total(batch))
+    share = np.ravel(batch.full_weight(pool) / batch.total(pool))
     pairs = np.bincount(chosen[::2] * share.size + chosen[1::2], minlength=share.size**2)
     assert chi_square(pairs, np.outer(share, share)) > 1e-4
 
@@ -57,7 +56,7 @@ def test_the_inverse_cdf_never_gives_a_row_of_weight_zero():
     # Uniforms at both ends, sums that round: rows 0 and the last ones are absent.
     weight = jnp.concatenate([jnp.zeros(3), jnp.full(1001, 0.1), jnp.zeros(5)])
     ends = jnp.asarray([0.0, 1e-30, 0.5, 1 - 2**-24, 1.0])
-    index = np.asarray(B._inverse_cdf(weight)(ends))
+    index = np.asarray(batch._inverse_cdf(weight)(ends))
     assert (index[0], index[-1]) == (3, 1003)
     assert ((index >= 3) & (index <= 1003)).all()
 
@@ -66,11 +65,11 @@ def test_the_inverse_cdf_never_gives_a_row_of_weight_zero():
 @pytest.mark.parametrize("wide", [False, True])
 def test_redraw_takes_rows_of_positive_weight_and_keeps_their_weights(wide):
     weight = np.asarray([[2.0], [0.0], [0.5]])
-    weight, batch = numbered(np.broadcast_to(weight, (3, 2)) if wide else weight)
-    batch = batch(2)
-    present = np.ravel(B.full_weight(batch))
+    weight, pool = numbered(np.broadcast_to(weight, (3, 2)) if wide else weight)
+    pool = pool(2)
+    present = np.ravel(batch.full_weight(pool))
     for replacement in (False, True):
-        draw = jax.jit(jax.vmap(lambda k, r=replacement: resampling.redraw(k, batch, 3, r)))
+        draw = jax.jit(jax.vmap(lambda k, r=replacement: resampling.redraw(k, pool, 3, r)))
         draws = draw(jax.random.split(KEY, 4000))
         rows, weights = np.asarray(draws.items[:, 0]), np.asarray(draws.weight[:, 0])
         np.testing.assert_array_equal(weights, present[rows])  # row 2 and 3 would show as weight 0
@@ -85,9 +84,9 @@ def test_redraw_takes_rows_of_positive_weight_and_keeps_their_weights(wide):
         kinds = sorted(set(every))
         assert chi_square([subsets.count(k) for k in kinds], [every.count(k) for k in kinds]) > 1e-4
         assert set(subsets) <= set(kinds)
-    whole = resampling.redraw(KEY, batch, 5, False)
+    whole = resampling.redraw(KEY, pool, 5, False)
     assert sorted(np.ravel(whole.items)[np.ravel(whole.weight) > 0]) == [0, 1, 4, 5]
-    assert float(B.total(whole)) == 5.0
+    assert float(batch.total(whole)) == 5.0
 
 
 @pytest.mark.parametrize(("num", "capacity"), [(2, 6), (3, 6), (3, 20)])
@@ -133,21 +132,21 @@ def test_distinct_numbers_are_distinct_at_larger_sizes():
 
 @pytest.mark.fast
 def test_stack_scale_and_total():
-    a = B.unit(jnp.arange(3.0), 2.0)
-    b = B.unit(jnp.arange(3.0) + 10, jnp.asarray([0.0, 1.0, 5.0]))
+    a = batch.unit(jnp.arange(3.0), 2.0)
+    b = batch.unit(jnp.arange(3.0) + 10, jnp.asarray([0.0, 1.0, 5.0]))
     assert (a.weight.shape, b.weight.shape) == ((1, 1), (1, 3))
-    assert (float(B.total(a)), float(B.total(b)), float(B.total(B.scale(a, 0.25)))) == (6.0, 6.0, 1.5)
-    assert B.stack(a, a).weight.tolist() == [[2.0], [2.0]]
-    both = B.stack(a, b)
+    assert (float(batch.total(a)), float(batch.total(b)), float(batch.total(batch.scale(a, 0.25)))) == (6.0, 6.0, 1.5)
+    assert batch.stack(a, a).weight.tolist() == [[2.0], [2.0]]
+    both = batch.stack(a, b)
     assert both.weight.tolist() == [[2.0, 2.0, 2.0], [0.0, 1.0, 5.0]]
     assert both.items.tolist() == [[0, 1, 2], [10, 11, 12]]
-    assert float(B.total(both)) == 12.0
-    assert float(B.total(B.stack(a, a, a))) == 18.0
-    items, weight = B.rows(both)
+    assert float(batch.total(both)) == 12.0
+    assert float(batch.total(batch.stack(a, a, a))) == 18.0
+    items, weight = batch.rows(both)
     assert items.tolist() == [0, 1, 2, 10, 11, 12]
     assert weight.tolist() == [2, 2, 2, 0, 1, 5]
-    assert B.take(items, jnp.asarray([5, 0])).tolist() == [12, 0]
-    assert float(B.total(B.unit(jnp.ones(1), 3.0))) == 3.0
+    assert batch.take(items, jnp.asarray([5, 0])).tolist() == [12, 0]
+    assert float(batch.total(batch.unit(jnp.ones(1), 3.0))) == 3.0
 
 
 @pytest.mark.fast
@@ -156,7 +155,7 @@ def test_a_ring_keeps_the_last_batches(blocks):
     keep = 3
     memory = block_memory(keep)
     new = lambda g: Batch(jnp.full((blocks, 2), g), jnp.ones((blocks, 1)))  # noqa: E731
-    pool = memory.start(B.unit(jnp.zeros(2, int)), new(0))
+    pool = memory.start(batch.unit(jnp.zeros(2, int)), new(0))
     assert pool.weight.ravel().tolist() == [1.0] + [0.0] * (keep * blocks - 1)
     for g in range(1, 8):
         pool = memory.add(pool, new(g), 0.5, jnp.int32(g))
@@ -165,11 +164,11 @@ def test_a_ring_keeps_the_last_batches(blocks):
         kept = range(max(0, g - keep + 1), g + 1)
         assert all((slots[b % keep] == b).all() for b in kept)
         expected = sum((0.5 ** (g - b)) * (2 if b == 0 else 2 * blocks) for b in kept)
-        assert float(B.total(pool)) == pytest.approx(expected)
+        assert float(batch.total(pool)) == pytest.approx(expected)
 
 
 def test_a_fold_keeps_what_a_ring_keeps():
-    batches = [B.unit(jax.random.normal(k, (4, 2)) * s, 1.0) for s, k in enumerate(jax.random.split(KEY, 5), 1)]
+    batches = [batch.unit(jax.random.normal(k, (4, 2)) * s, 1.0) for s, k in enumerate(jax.random.split(KEY, 5), 1)]
     fold, ring = fold_memory(gaussian_moments.compress_rows), block_memory(5)
     folded, kept = jax.jit(fold.start)(batches[0], batches[0]), ring.start(batches[0], batches[0])
     add = jax.jit(fold.add)

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from collapse_jax import policies, settings
-from collapse_jax.core import batch as B
+from collapse_jax.core import batch
 from collapse_jax.core.chain import make_chain, simulate
 from collapse_jax.core.random import chain_keys
 from collapse_jax.core.worlds import same
@@ -44,9 +44,9 @@ def learned():
 
     @jax.jit
     def fits(key, rows):
-        params = setting.fit(key, B.unit(rows), setting.init(key, world))
+        params = setting.fit(key, batch.unit(rows), setting.init(key, world))
         new = setting.sample(key, params, 256)
-        grams = jax.tree.map(lambda x: x[0, 0], setting.extras.summarize(world, B.unit(rows)).items)
+        grams = jax.tree.map(lambda x: x[0, 0], setting.extras.summarize(world, batch.unit(rows)).items)
         return new, setting.observe(key, world, params, grams, new)
 
     much, little = (
@@ -85,7 +85,7 @@ def test_where_fits_start(start):
     setting = settings.language_model(**TINY, start=start, learning_rate=1e-9, base_steps=3)
     world = setting.world()
     begun = setting.init(KEY, world)
-    rows = B.unit(setting.sample_real(KEY, world, 16))
+    rows = batch.unit(setting.sample_real(KEY, world, 16))
     fit = jax.jit(setting.fit)
     one = fit(jax.random.key(1), rows, begun)
     two = fit(jax.random.key(2), rows, one._replace(net=jax.tree.map(lambda x: x + 1, one.net)))
@@ -163,7 +163,7 @@ def test_metrics_against_numpy():
     start = setting.init(KEY, world)
     model = start._replace(first=jax.tree.map(lambda x: 1.5 * x, start.net))
     new = np.asarray(setting.sample_real(KEY, world, 10)).astype(int)
-    known = jax.tree.map(lambda x: x[0, 0], setting.extras.summarize(world, B.unit(jnp.asarray(new[:5, 2:]))).items)
+    known = jax.tree.map(lambda x: x[0, 0], setting.extras.summarize(world, batch.unit(jnp.asarray(new[:5, 2:]))).items)
     seen = jax.jit(setting.observe)(KEY, world, model, known, jnp.asarray(new))
     size = resolve_size("tiny", {"width": 8, "depth": 1, "heads": 1})
     _, apply = make_functional(lambda rngs: Transformer(bits, size, rngs=rngs))
@@ -213,11 +213,11 @@ def test_prompts_are_real_text():
 
 
 @jax.jit
-def steps_of_an_epoch(batch):
+def steps_of_an_epoch(pool):
     """Each step adds 1 to a counter."""
     count = lambda p, key, x: p  # noqa: E731
     fit = fit_sgd(count, lambda _: optax.sgd(-1.0), init=lambda key: jnp.zeros(()), batch_size=4, epochs=1)
-    return fit(KEY, batch, None)
+    return fit(KEY, pool, None)
 
 
 def test_epochs_are_of_the_rows_that_are_there():

@@ -10,8 +10,7 @@ from laws import CHAINS, HORIZON, NUM, POLICIES, SETTINGS, chains, fitted, float
 from oracle_helpers import assert_law
 
 from collapse_jax import curators, policies
-from collapse_jax.core import batch as B
-from collapse_jax.core import registry
+from collapse_jax.core import batch, registry
 from collapse_jax.core.lineage import Descendant
 from collapse_jax.core.random import stream
 from collapse_jax.curators import best_of, curate, detect, diverse, edit, self_correct, then, top_fraction
@@ -55,9 +54,9 @@ def apply(curator, x, weight=1.0, key=0, setting=None):
     """Rows and weights that are left of candidates."""
     items = jnp.asarray(x)
     num = items.shape[0] // curator.oversample
-    out = curator.apply(setting or judge(), jax.random.key(key), OWN, (), B.unit(items, jnp.asarray(weight)), num)
-    assert B.num_rows(out) == num
-    return np.asarray(out.items[0]), np.asarray(B.full_weight(out)[0])
+    out = curator.apply(setting or judge(), jax.random.key(key), OWN, (), batch.unit(items, jnp.asarray(weight)), num)
+    assert batch.num_rows(out) == num
+    return np.asarray(out.items[0]), np.asarray(batch.full_weight(out)[0])
 
 
 @pytest.mark.fast
@@ -92,7 +91,9 @@ def test_the_upper_part_is_kept():
     for fraction, kept in ((0.0, {5}), (0.2, {5}), (0.5, {5, 4, 3}), (0.6, {5, 4, 3}), (1.0, {1, 2, 3, 4, 5})):
         rows, weight = apply(top_fraction(fraction), x)
         assert set(rows[weight > 0]) == kept
-        traced = jax.jit(lambda f: curators.top_fraction(f).apply(judge(), None, OWN, (), B.unit(jnp.asarray(x)), 5))
+        traced = jax.jit(
+            lambda f: curators.top_fraction(f).apply(judge(), None, OWN, (), batch.unit(jnp.asarray(x)), 5)
+        )
         np.testing.assert_array_equal(traced(fraction).weight[0], weight)
     rows, weight = apply(top_fraction(0.5), x, [1.0, 1.0, 1.0, 1.0, 0.0])
     assert set(rows[weight > 0]) == {4, 3}
@@ -187,7 +188,7 @@ def test_the_farthest_is_taken():
 def test_ancestors_are_no_distance():
     x = jnp.array([0.0, 0.1, 3.0, 2.9])
     root = jnp.array([[0, 0], [9, 9], [0, 0], [9, 9]], jnp.uint32)  # of rows 1 and 3, which lie nearer
-    new = diverse(2).apply(judge(), KEY, OWN, (), B.unit(Descendant(x, root)), 2)
+    new = diverse(2).apply(judge(), KEY, OWN, (), batch.unit(Descendant(x, root)), 2)
     np.testing.assert_array_equal(new.items.row[0], [0.0, 3.0])
     np.testing.assert_array_equal(new.items.root[0], [[0, 0], [0, 0]])
 
@@ -269,8 +270,8 @@ def test_every_curator_with_every_setting(name):
 
     @jax.jit
     def draw(world):
-        params, _ = fitted(setting, world, B.unit(setting.sample_real(KEY, world, NUM)), KEY)
-        return params, B.unit(setting.sample(KEY, params, NUM * most))
+        params, _ = fitted(setting, world, batch.unit(setting.sample_real(KEY, world, NUM)), KEY)
+        return params, batch.unit(setting.sample(KEY, params, NUM * most))
 
     @jax.jit  # a program of its own: in one, rows may be computed once a reader, with other roundings
     def curate(world, params, drawn):
@@ -287,7 +288,7 @@ def test_every_curator_with_every_setting(name):
     for kind, new in curated.items():
         shape = jax.tree.map(lambda x: (x.shape, x.dtype), new.items)
         assert shape == jax.tree.map(lambda x: ((1, NUM, *x.shape[2:]), x.dtype), drawn.items), kind
-        weight = np.asarray(B.full_weight(new))
+        weight = np.asarray(batch.full_weight(new))
         assert np.isfinite(weight).all(), kind
         assert (weight >= 0).all(), kind
         assert (weight > 0).any(), kind
@@ -295,9 +296,9 @@ def test_every_curator_with_every_setting(name):
             assert codes(new) <= codes(drawn), kind
 
 
-def codes(batch):
+def codes(pool):
     """A tuple of numbers for each row, the same for the same row."""
-    leaves = [np.asarray(x[0]).reshape(x.shape[1], -1).tolist() for x in jax.tree.leaves(batch.items)]
+    leaves = [np.asarray(x[0]).reshape(x.shape[1], -1).tolist() for x in jax.tree.leaves(pool.items)]
     return {str(row) for row in zip(*leaves, strict=True)}
 
 
@@ -355,7 +356,7 @@ def test_traced_floats_give_what_concrete_ones_give(name, parameter):
     def one(value):
         curator = registry.factories("curator")[name](**{parameter: value})
         drawn = setting.sample(KEY, (), 10 * curator.oversample)
-        return curator.apply(setting, KEY, OWN, (), B.unit(drawn), 10)
+        return curator.apply(setting, KEY, OWN, (), batch.unit(drawn), 10)
 
     traced = jax.jit(jax.vmap(one))(jnp.asarray(values))
     for i, value in enumerate(values):
@@ -373,8 +374,8 @@ def test_text_is_edited_symbol_by_symbol():
     @partial(jax.vmap, in_axes=(0, None))
     def edited(fraction, world):
         real = setting.sample_real(stream(KEY, "real"), world, 400)
-        params, _ = fitted(setting, world, B.unit(real), KEY)
-        new = edit(fraction).apply(setting, KEY, world, params, B.unit(jnp.zeros_like(real)), 400)
+        params, _ = fitted(setting, world, batch.unit(real), KEY)
+        new = edit(fraction).apply(setting, KEY, world, params, batch.unit(jnp.zeros_like(real)), 400)
         return real, new.items[0]
 
     real, new = edited(jnp.array([0.0, 0.25, 0.5, 1.0]), world)

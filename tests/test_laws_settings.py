@@ -11,8 +11,7 @@ import scipy.stats
 from laws import HORIZON, NUM, SETTINGS, fitted, floats_of, is_valid, may_stay, observed, ran
 
 from collapse_jax import policies
-from collapse_jax.core import batch as B
-from collapse_jax.core import registry
+from collapse_jax.core import batch, registry
 from collapse_jax.core.chain import make_chain, simulate
 from collapse_jax.core.random import chain_keys, stream
 from collapse_jax.types import Batch
@@ -64,7 +63,7 @@ def test_weight_two_is_the_row_twice_in_distribution(name):
 
     @jax.jit
     def go(keys, weight):
-        one = lambda key: observed(setting, world, *fitted(setting, world, B.unit(far, weight), key), key)  # noqa: E731
+        one = lambda key: observed(setting, world, *fitted(setting, world, batch.unit(far, weight), key), key)  # noqa: E731
         return jax.vmap(one)(keys)
 
     keys = jax.random.split(KEY, 600).reshape(3, 200)
@@ -80,13 +79,13 @@ def test_weight_two_is_the_row_twice_in_distribution(name):
 @pytest.mark.parametrize("name", SUMMARISED)
 def test_summaries_merge(name):
     setting, world, items = made(name)
-    summarise = jax.jit(lambda batch: setting.extras.summarize(world, batch))
+    summarise = jax.jit(lambda pool: setting.extras.summarize(world, pool))
     weight = np.linspace(0.5, 2, M)
     early = np.arange(M) < 5
     parts = [summarise(padded(items, weight * here, nan)) for here in (early, ~early)]
     whole = summarise(padded(items, weight))
-    merged = summarise(B.stack(*parts))
-    beside = summarise(B.stack(parts[0], B.scale(parts[0], 0.0), parts[1]))
+    merged = summarise(batch.stack(*parts))
+    beside = summarise(batch.stack(parts[0], batch.scale(parts[0], 0.0), parts[1]))
     for other in (merged, beside):
         for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(other), strict=True):
             assert np.isfinite(a).all()

@@ -8,7 +8,7 @@ from oracle_helpers import POWER, assert_law, nll_float64, z_score_of_variance
 
 import collapse_jax
 from collapse_jax import data, policies
-from collapse_jax.core import batch as B
+from collapse_jax.core import batch
 from collapse_jax.numerics import gaussian_moments
 from collapse_jax.settings import gaussian, kde
 from collapse_jax.theory.gaussian import log_variance_drift, variance_of_log_variance
@@ -105,7 +105,7 @@ def test_kde_at_a_tiny_bandwidth(h):
     """A negative log likelihood of thousands and more keeps its digits: no density underflows."""
     rows = 3 * np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
     setting = kde(h, num_test=100, source=data.normal(2, scale=3.0))
-    world, train = setting.world(), B.unit(jnp.asarray(rows))
+    world, train = setting.world(), batch.unit(jnp.asarray(rows))
     params = setting.fit(None, train, None)
     summary = jax.tree.map(lambda x: x[0, 0], setting.extras.summarize(world, train).items)
     nll = float(setting.observe(None, world, params, summary, None)["test_nll"])
@@ -129,8 +129,8 @@ def test_gaussian_fit_of_far_rows(offset, scale, weighted):
     """A float32 fit is that of NumPy in float64 on the same float32 rows, however far from 0 they lie."""
     x = far_rows(offset, scale)
     weight = np.random.default_rng(2).integers(0, 4, 200) if weighted else np.ones(200, int)
-    batch = Batch(jnp.asarray(x)[None], jnp.asarray(weight, jnp.float32)[None])
-    fit = gaussian(3).fit(None, batch, None)
+    pool = Batch(jnp.asarray(x)[None], jnp.asarray(weight, jnp.float32)[None])
+    fit = gaussian(3).fit(None, pool, None)
     mean = np.average(x.astype(float), axis=0, weights=weight)
     covariance = np.cov(x.T.astype(float), fweights=weight, ddof=0)
     spread = np.sqrt(np.diag(covariance))
@@ -148,7 +148,7 @@ def test_gaussian_pools_of_far_batches(offset, scale):
     """Merged statistics against all rows at once: means and spreads of batches, at float32's digits of a mean."""
     x = far_rows(offset, scale, 400).reshape(4, 100, 3)
     setting = gaussian(3)
-    parts = [setting.statistics.compress(B.unit(jnp.asarray(rows))) for rows in x]
+    parts = [setting.statistics.compress(batch.unit(jnp.asarray(rows))) for rows in x]
     merged = setting.statistics.compress(jax.tree.map(lambda *a: jnp.concatenate(a), *parts))
     fit = setting.fit(None, merged, None)
     covariance = np.cov(x.reshape(-1, 3).T.astype(float), ddof=0)
@@ -166,7 +166,7 @@ def test_kde_of_far_rows(offset, scale):
     """test_nll and training_variance of rows far from 0, as NumPy's in float64 on the same float32 rows."""
     x, h = far_rows(offset, scale), 0.3 * scale
     setting = kde(h, num_test=50, source=data.normal(3, mean=offset, scale=scale))
-    world, train = setting.world(), B.unit(jnp.asarray(x))
+    world, train = setting.world(), batch.unit(jnp.asarray(x))
     summary = jax.tree.map(lambda a: a[0, 0], setting.extras.summarize(world, train).items)
     seen = setting.observe(None, world, setting.fit(None, train, None), summary, None)
     exact = nll_float64(x, np.ones(200), world.test, h)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from collapse_jax.core import batch as B
+from collapse_jax.core import batch
 from collapse_jax.data import texts
-from collapse_jax.metrics import text as T
+from collapse_jax.metrics import text as text_metrics
 from collapse_jax.types import Batch
 
 
@@ -28,7 +28,7 @@ def longest(row, known, n):
 
 
 def known_of(rows, n, bits):
-    return jax.tree.map(lambda x: x[0, 0], T.build_gram_set(B.unit(jnp.asarray(rows)), n, bits).items)
+    return jax.tree.map(lambda x: x[0, 0], text_metrics.build_gram_set(batch.unit(jnp.asarray(rows)), n, bits).items)
 
 
 def test_ngram_metrics_against_plain_loops():
@@ -38,14 +38,18 @@ def test_ngram_metrics_against_plain_loops():
     known = {g for row in grams_of(old[:25], n) for g in row}
     mine = grams_of(new, n)
     flat = list(itertools.chain(*mine))
-    batch = Batch(jnp.asarray(old, jnp.uint8).reshape(3, 10, 12), jnp.asarray(weight).reshape(3, 10))
-    kept = jax.tree.map(lambda x: x[0, 0], T.build_gram_set(batch, n, 2**16).items)
-    grams = T.hash_grams(jnp.asarray(new, jnp.uint8), n)
-    inside = T.is_in_set(grams, kept)
-    assert float(T.novel_share(inside)) == pytest.approx(np.mean([g not in known for g in flat]))
-    assert float(T.copied_run_length(inside, n)) == pytest.approx(np.mean([longest(row, known, n) for row in mine]))
-    assert float(T.distinct_share(grams)) == pytest.approx(len(set(flat)) / len(flat))
-    assert float(T.repeated_share(grams)) == pytest.approx(1 - sum(len(set(row)) for row in mine) / len(flat))
+    pool = Batch(jnp.asarray(old, jnp.uint8).reshape(3, 10, 12), jnp.asarray(weight).reshape(3, 10))
+    kept = jax.tree.map(lambda x: x[0, 0], text_metrics.build_gram_set(pool, n, 2**16).items)
+    grams = text_metrics.hash_grams(jnp.asarray(new, jnp.uint8), n)
+    inside = text_metrics.is_in_set(grams, kept)
+    assert float(text_metrics.novel_share(inside)) == pytest.approx(np.mean([g not in known for g in flat]))
+    assert float(text_metrics.copied_run_length(inside, n)) == pytest.approx(
+        np.mean([longest(row, known, n) for row in mine])
+    )
+    assert float(text_metrics.distinct_share(grams)) == pytest.approx(len(set(flat)) / len(flat))
+    assert float(text_metrics.repeated_share(grams)) == pytest.approx(
+        1 - sum(len(set(row)) for row in mine) / len(flat)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +70,18 @@ def plays():
 def test_a_large_set_is_exact(plays):
     _, old, new, told = plays
     known = known_of(old, 8, 2**24)
-    inside = T.is_in_set(T.hash_grams(jnp.asarray(new), 8), known)
+    inside = text_metrics.is_in_set(text_metrics.hash_grams(jnp.asarray(new), 8), known)
     chance = (np.bitwise_count(np.asarray(known.words)).sum() / 2**24) ** 6
     assert 1e-11 < chance < 1e-7
-    assert float(jax.jit(T.chance_hit_probability)(known)) == pytest.approx(chance, rel=1e-4)  # compiled, as chains are
+    assert float(jax.jit(text_metrics.chance_hit_probability)(known)) == pytest.approx(
+        chance, rel=1e-4
+    )  # compiled, as chains are
     np.testing.assert_array_equal(inside, told)
-    assert float(T.novel_share(inside, T.chance_hit_probability(known))) == pytest.approx((~told).mean(), rel=1e-5)
+    assert float(text_metrics.novel_share(inside, text_metrics.chance_hit_probability(known))) == pytest.approx(
+        (~told).mean(), rel=1e-5
+    )
     runs = [max((len(list(run)) + 7 for hit, run in itertools.groupby(row) if hit), default=0) for row in told]
-    assert float(T.copied_run_length(inside, 8)) == pytest.approx(np.mean(runs), rel=1e-5)
+    assert float(text_metrics.copied_run_length(inside, 8)) == pytest.approx(np.mean(runs), rel=1e-5)
     assert np.mean(runs) > 4
 
 
@@ -82,8 +90,8 @@ def test_chance_hits_of_a_small_set_come_as_often_as_told(plays, bits):
     _, old, new, told = plays
     known = known_of(old, 8, bits)
     inside, chance = (
-        np.asarray(T.is_in_set(T.hash_grams(jnp.asarray(new), 8), known)),
-        float(T.chance_hit_probability(known)),
+        np.asarray(text_metrics.is_in_set(text_metrics.hash_grams(jnp.asarray(new), 8), known)),
+        float(text_metrics.chance_hit_probability(known)),
     )
     assert inside[told].all()
     # Each different n-gram is one trial, wherever it occurs.
@@ -92,8 +100,10 @@ def test_chance_hits_of_a_small_set_come_as_often_as_told(plays, bits):
     assert 0.003 < chance < 0.9
     assert abs(hits - trials * chance) < 4 * np.sqrt(trials * chance * (1 - chance))
     error = np.sqrt(chance / (1 - chance) / trials)
-    assert abs(float(T.novel_share(jnp.asarray(inside), chance)) - (~told).mean()) < 4 * error
-    assert abs(float(T.novel_share(jnp.asarray(inside))) - (~told).mean()) > 4 * error  # the correction is not idle
+    assert abs(float(text_metrics.novel_share(jnp.asarray(inside), chance)) - (~told).mean()) < 4 * error
+    assert (
+        abs(float(text_metrics.novel_share(jnp.asarray(inside))) - (~told).mean()) > 4 * error
+    )  # the correction is not idle
 
 
 def test_membership_in_a_long_text_is_exact(plays):
@@ -101,19 +111,21 @@ def test_membership_in_a_long_text_is_exact(plays):
     text, _, new, _ = plays
     real = text.real_rows(64)
     known = {real[0, i : i + 8].tobytes() for i in range(real.size - 7)}
-    ordered = T.order_grams(real, 8, columns=300_000)
+    ordered = text_metrics.order_grams(real, 8, columns=300_000)
     assert ordered.one.size == len(known)
     told = np.array([[row[i : i + 8].tobytes() in known for i in range(57)] for row in new])
-    np.testing.assert_array_equal(jax.jit(T.is_among)(T.hash_grams(jnp.asarray(new), 8), ordered), told)
-    pairs = lambda *x: T.Grams(*jnp.asarray(x, jnp.uint32).T)  # noqa: E731
+    np.testing.assert_array_equal(
+        jax.jit(text_metrics.is_among)(text_metrics.hash_grams(jnp.asarray(new), 8), ordered), told
+    )
+    pairs = lambda *x: text_metrics.Grams(*jnp.asarray(x, jnp.uint32).text_metrics)  # noqa: E731
     some = pairs((1, 5), (7, 2), (7, 3), (7, 9), (2**32 - 1, 0))
     asked = pairs((0, 0), (1, 5), (7, 3), (7, 4), (7, 9), (8, 9), (2**32 - 1, 0), (2**32 - 1, 1))
-    assert T.is_among(asked, some).tolist() == [False, True, True, False, True, False, True, False]
+    assert text_metrics.is_among(asked, some).tolist() == [False, True, True, False, True, False, True, False]
 
 
 def test_counts_above_what_floats_can_count():
     """Adding 1 to a float32 stops at 2^24."""
-    count = jax.jit(lambda: T.count_symbols(jnp.zeros((1100, 2**14), jnp.uint8), 2))()
+    count = jax.jit(lambda: text_metrics.count_symbols(jnp.zeros((1100, 2**14), jnp.uint8), 2))()
     assert count.tolist() == [1100 * 2**14, 0]
 
 
@@ -121,17 +133,19 @@ def test_symbol_metrics_against_numpy():
     rng = np.random.default_rng(2)
     rows = rng.choice(6, (40, 9), p=[0.4, 0.3, 0.2, 0.1, 0, 0])
     count, real = np.bincount(rows.reshape(-1), minlength=6), np.array([0.3, 0.3, 0.2, 0.1, 0.05, 0.05])
-    np.testing.assert_array_equal(T.count_symbols(jnp.asarray(rows, jnp.uint8), 6), count)
+    np.testing.assert_array_equal(text_metrics.count_symbols(jnp.asarray(rows, jnp.uint8), 6), count)
     pairs = Counter((a, b) for row in rows.tolist() for a, b in itertools.pairwise(row))
-    found = np.asarray(T.count_symbols(jnp.asarray(rows, jnp.uint8), 6, 1)).reshape(6, 6)
+    found = np.asarray(text_metrics.count_symbols(jnp.asarray(rows, jnp.uint8), 6, 1)).reshape(6, 6)
     assert all(found[a, b] == pairs[a, b] for a in range(6) for b in range(6))
     share = count / count.sum()
     expected = sum(s * np.log(s / r) for s, r in zip(share, real, strict=True) if s > 0)
-    assert float(T.kl_divergence(jnp.asarray(count, float), np.log(real))) == pytest.approx(expected, rel=1e-4)
+    assert float(text_metrics.kl_divergence(jnp.asarray(count, float), np.log(real))) == pytest.approx(
+        expected, rel=1e-4
+    )
     alive = np.sort(share[share > 0])[::-1]
     slope = scipy.stats.linregress(np.log(np.arange(1, len(alive) + 1)), np.log(alive)).slope
-    assert float(T.zipf_exponent(jnp.asarray(count, float))) == pytest.approx(-slope, rel=1e-4)
-    assert float(T.zipf_exponent(jnp.array([0.0, 5.0, 0.0]))) == 0
+    assert float(text_metrics.zipf_exponent(jnp.asarray(count, float))) == pytest.approx(-slope, rel=1e-4)
+    assert float(text_metrics.zipf_exponent(jnp.array([0.0, 5.0, 0.0]))) == 0
 
 
 def test_calibration_error_against_numpy():
@@ -140,10 +154,14 @@ def test_calibration_error_against_numpy():
     right = rng.uniform(size=(20, 30)) < confidence**2
     bins = np.minimum((confidence * 10).astype(int), 9)
     expected = sum(np.mean(bins == b) * abs(confidence[bins == b].mean() - right[bins == b].mean()) for b in range(10))
-    assert float(T.calibration_error(jnp.asarray(confidence, jnp.float32), right)) == pytest.approx(expected, abs=2e-3)
+    assert float(text_metrics.calibration_error(jnp.asarray(confidence, jnp.float32), right)) == pytest.approx(
+        expected, abs=2e-3
+    )
 
 
 def test_the_first_rows_are_padded_with_nan():
     rows = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    np.testing.assert_array_equal(T.first_rows(jnp.asarray(rows), 2), rows[:2])
-    np.testing.assert_array_equal(T.first_rows(jnp.asarray(rows), 5), np.vstack([rows, np.full((2, 4), np.nan)]))
+    np.testing.assert_array_equal(text_metrics.first_rows(jnp.asarray(rows), 2), rows[:2])
+    np.testing.assert_array_equal(
+        text_metrics.first_rows(jnp.asarray(rows), 5), np.vstack([rows, np.full((2, 4), np.nan)])
+    )

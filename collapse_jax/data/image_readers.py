@@ -26,7 +26,7 @@ def image_files(
     minority: float = 1.0,
     minority_classes: int = 1,
 ) -> Source:
-    """Your own images: a folder (a subfolder a class, in the order of their names) or an ``.npz`` archive.
+    """Read your own images: a folder (a subfolder a class, in the order of their names) or an ``.npz`` archive.
 
     Args:
       path: a folder of image files, all of one size (transparent pixels become white); or an archive of ``images``,
@@ -80,9 +80,10 @@ def tfds_images(
     minority: float = 1.0,
     minority_classes: int = 1,
 ) -> Source:
-    """Images that TensorFlow Datasets has prepared as ``array_record`` (``mnist``, ``cifar10``); nothing is downloaded.
+    """Read images that TensorFlow Datasets has prepared as ``array_record`` (``mnist``, ``cifar10``).
 
-    Its split ``train`` is the real law, and its split ``test`` is held out (a share of ``train`` where there is none).
+    Nothing is downloaded. The split ``train`` is the real law, and the split ``test`` is held out (a share of ``train``
+    where there is none).
 
     Args:
       name: name of the dataset, with its config where it has several.

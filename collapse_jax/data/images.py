@@ -42,7 +42,7 @@ def digits(
     minority: float = 1.0,
     minority_classes: int = 1,
 ) -> Source:
-    """Images of handwritten digits, 8x8 pixels in 0..1, as their principal components (UCI, 1797 rows).
+    """Draw images of handwritten digits, 8x8 pixels in 0..1, as principal components (UCI, 1797 rows).
 
     Args:
       pca: number of principal components of the train split, ordered by variance; None gives all 64 pixels.
@@ -92,7 +92,7 @@ def glyphs(
     minority: float = 1.0,
     minority_classes: int = 1,
 ) -> Source:
-    """Capital letters in 22 fonts, 28x28 pixels in 0..1, each letter and font 8 times (4,576 rows in all).
+    """Draw capital letters in 22 fonts, 28x28 pixels in 0..1, each letter and font 8 times (4,576 rows in all).
 
     They are turned, scaled, slanted and shifted a little, so that no two are alike (``experiments/render_glyphs.py``).
 

@@ -21,7 +21,7 @@ OPEN, CLOSE = "([{<abcdefghij", ")]}>ABCDEFGHIJ"
 
 @register_text
 def markov_chain(num_symbols: int = 8, branching: int = 3, seed: int = 0) -> Text:
-    """A stationary Markov chain: each symbol has a few successors, with random probabilities.
+    """Draw text from a stationary Markov chain: each symbol has a few successors, with random probabilities.
 
     Args:
       num_symbols: number of symbols.
@@ -50,7 +50,7 @@ def markov_chain(num_symbols: int = 8, branching: int = 3, seed: int = 0) -> Tex
 
 @register_text
 def hidden_markov(num_states: int = 6, num_symbols: int = 12, seed: int = 0) -> Text:
-    """A stationary hidden Markov model: a state persists with probability 0.8 or so, and emits few symbols.
+    """Draw text from a stationary hidden Markov model, whose states persist with probability 0.8 or so.
 
     Symbols long ago still say something about the state, so the entropy rate has no closed form (see ``entropy_rate``).
 
@@ -84,7 +84,7 @@ def hidden_markov(num_states: int = 6, num_symbols: int = 12, seed: int = 0) -> 
         return (uniform_NxL[..., None] >= cumulative[state_NxL]).sum(-1).astype(jnp.uint8)
 
     def log_prob(rows: np.ndarray) -> np.ndarray:
-        """By the forward algorithm."""
+        """Compute log probabilities by the forward algorithm."""
         state, total = stationary[None], 0.0
         for symbol in np.asarray(rows, int).T:
             joint = state * emit.T[symbol]
@@ -97,7 +97,7 @@ def hidden_markov(num_states: int = 6, num_symbols: int = 12, seed: int = 0) -> 
 
 @register_text
 def brackets(kinds: int = 3, depth: int = 6, close: float = 0.5) -> Text:
-    """A probabilistic grammar: brackets of several kinds, closed in the order that they were opened (a Dyck language).
+    """Draw text from a probabilistic grammar: nested brackets of several kinds (a Dyck language).
 
     A row begins outside all brackets. Inside, the innermost one closes with probability `close`; otherwise one of the
     kinds opens, all equally likely. Outside one must open, at the greatest depth one must close.

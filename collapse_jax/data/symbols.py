@@ -20,7 +20,7 @@ MAX_SYMBOLS = 2**24  # float32, which counts them, cannot tell more symbols apar
 
 @register_symbols
 def uniform(num: int = 10) -> Symbols:
-    """Equal probabilities of all symbols.
+    """Give all symbols equal probabilities.
 
     Args:
       num: number of symbols, K.
@@ -39,7 +39,7 @@ def uniform(num: int = 10) -> Symbols:
 
 @register_symbols
 def zipf(num: int = 1000, exponent: float = 1.0, shift: float = 0.0) -> Symbols:
-    """Zipf-Mandelbrot: the k-th symbol's probability is in proportion to (k + shift)^-exponent, k = 1 .. num.
+    """Give the k-th symbol a probability in proportion to (k + shift)^-exponent, k = 1 .. num (Zipf-Mandelbrot).
 
     Args:
       num: number of symbols, K.
@@ -64,7 +64,7 @@ def zipf(num: int = 1000, exponent: float = 1.0, shift: float = 0.0) -> Symbols:
 
 @register_symbols
 def symbol_file(path: str) -> Symbols:
-    """Frequencies of the lines of your own text file (UTF-8), one symbol a line; blank lines do not count.
+    """Take the frequencies of the lines of your own text file (UTF-8), one symbol a line, without blank lines.
 
     Args:
       path: the path of the file.
@@ -103,7 +103,7 @@ def symbol_file(path: str) -> Symbols:
 
 @register_symbols
 def words(num: int | None = None) -> Symbols:
-    """Frequencies of words in the embedded plays of Shakespeare: 203,578 in lower case, 12,533 different ones.
+    """Take the frequencies of words in the embedded plays of Shakespeare: 203,578 words, 12,533 different ones.
 
     Args:
       num: only the most frequent `num` words; default: all.

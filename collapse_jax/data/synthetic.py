@@ -35,7 +35,7 @@ def _log_normal_density(squared: Array, scale: float, dim: int) -> Array:
 
 @register_source
 def normal(dim: int = 2, mean: float = 0.0, scale: float = 1.0) -> Source:
-    """Isotropic normal rows: N(mean, scale^2) in each of dim columns.
+    """Draw isotropic normal rows: N(mean, scale^2) in each of dim columns.
 
     Args:
       dim: number of columns.
@@ -84,7 +84,7 @@ def blobs(
     seed: int = 0,
     shared_centers: bool = True,
 ) -> Source:
-    """Gaussian blobs of equal weight around centres drawn uniformly in a box.
+    """Draw rows from Gaussian blobs of equal weight around centres that are uniform in a box.
 
     The mean and covariance are those of the mixture that the training rows come from, given its centres c_k: the mean
     of the c_k, and std^2 I plus the covariance (divided by the number of centres) of the c_k.
@@ -144,10 +144,10 @@ def blobs(
 
 @register_source
 def circles(noise: float = 0.05, factor: float = 0.8) -> Source:
-    """Two concentric circles with normal noise, as scikit-learn's make_circles with independent rows.
+    """Draw rows from two concentric circles with normal noise, as scikit-learn's make_circles does.
 
-    By symmetry the mean is 0 and the columns are uncorrelated; with r^2 = 1 or factor^2 at equal odds, E x^2 = E r^2 E
-    cos^2 = (1 + factor^2) / 4, plus noise^2.
+    Rows are independent. By symmetry the mean is 0 and the columns are uncorrelated; with r^2 = 1 or factor^2 at equal
+    odds, E x^2 = E r^2 E cos^2 = (1 + factor^2) / 4, plus noise^2.
 
     Args:
       noise: standard deviation of the noise on each column.
@@ -192,11 +192,11 @@ def circles(noise: float = 0.05, factor: float = 0.8) -> Source:
 
 @register_source
 def moons(noise: float = 0.05) -> Source:
-    """Two interleaving half circles with normal noise, as scikit-learn's make_moons with independent rows.
+    """Draw rows from two interleaving half circles with normal noise, as scikit-learn's make_moons does.
 
-    With c = cos t, s = sin t and t uniform on [0, pi]: E c = E cs = 0, E s = 2/pi, E c^2 = E s^2 = 1/2. At equal odds a
-    row is (c, s) or (1 - c, 1/2 - s), so E x = 1/2, E y = 1/4, E x^2 = (1/2 + 3/2) / 2, E y^2 = (1/2 + 3/4 - 2/pi) / 2
-    and E xy = (0 + 1/2 - 2/pi) / 2.
+    Rows are independent. With c = cos t, s = sin t and t uniform on [0, pi]: E c = E cs = 0, E s = 2/pi, E c^2 = E s^2
+    = 1/2. At equal odds a row is (c, s) or (1 - c, 1/2 - s), so E x = 1/2, E y = 1/4, E x^2 = (1/2 + 3/2) / 2, E y^2 =
+    (1/2 + 3/4 - 2/pi) / 2 and E xy = (0 + 1/2 - 2/pi) / 2.
 
     Args:
       noise: standard deviation of the noise on each column.
@@ -247,7 +247,7 @@ def moons(noise: float = 0.05) -> Source:
 
 @register_source
 def swiss_roll(noise: float = 0.05) -> Source:
-    """A rolled-up sheet in three columns with normal noise, as scikit-learn's make_swiss_roll.
+    """Draw rows from a rolled-up sheet with normal noise, in three columns, as scikit-learn's make_swiss_roll does.
 
     A row is (t cos t, 21 u, t sin t) with t uniform on [a, b] = [3 pi/2, 9 pi/2] and u on [0, 1]. Integrating by parts
     over t: E x = 2, E z = 2 / (3 pi), E x^2 = (b^3 - a^3) / (18 pi) - 1/4, E z^2 = (b^3 - a^3) / (18 pi) + 1/4 and E xz

@@ -33,7 +33,7 @@ def table(
     columns: int | None = None,
     labels: bool = False,
 ) -> Source:
-    """Rows of your own file: .npy (2-D), .csv (with or without a header) or .parquet.
+    """Read rows of your own file: .npy (2-D), .csv (with or without a header) or .parquet.
 
     The real law is the train split: real rows are drawn from it with replacement. A column of values that lie close
     together far from 0 (years of seconds, say), which float32 cannot tell apart, is refused unless standardised.
@@ -71,7 +71,7 @@ def array(
     columns: int | None = None,
     labels: bool = False,
 ) -> Source:
-    """Rows of an array in memory, ``[rows, columns]``; the real law is the train split, as for a file.
+    """Take rows of an array in memory, ``[rows, columns]``; the real law is the train split, as for a file.
 
     Args:
       values: a 2-D array of numbers, or what ``numpy.asarray`` converts to one.

@@ -17,7 +17,7 @@ from collapse_jax.types import Text
 
 @register_text
 def shakespeare(tokenizer: Tokenizer = "characters", vocabulary: int | None = None) -> Text:
-    """The embedded plays of Shakespeare: 1.1 MB, 69 characters.
+    """Learn from the embedded plays of Shakespeare: 1.1 MB, 69 characters.
 
     Args:
       tokenizer: symbols are characters, bytes, or pieces learned by byte-pair encoding (extra ``text``).
@@ -36,7 +36,7 @@ def shakespeare(tokenizer: Tokenizer = "characters", vocabulary: int | None = No
 
 @register_text
 def austen(tokenizer: Tokenizer = "characters", vocabulary: int | None = None) -> Text:
-    """The embedded novels of Jane Austen: 1.1 MB.
+    """Learn from the embedded novels of Jane Austen: 1.1 MB.
 
     Args:
       tokenizer: symbols are characters, bytes, or pieces learned by byte-pair encoding (extra ``text``).
@@ -57,7 +57,7 @@ def austen(tokenizer: Tokenizer = "characters", vocabulary: int | None = None) -
 def text_file(
     path: str, tokenizer: Tokenizer = "characters", vocabulary: int | None = None, characters: str | None = None
 ) -> Text:
-    """Your own file, in UTF-8; its last tenth is held out.
+    """Learn from your own file, in UTF-8; its last tenth is held out.
 
     Args:
       path: the path of the file.
@@ -104,9 +104,10 @@ def tfds_text(
     tokenizer: Tokenizer = "characters",
     vocabulary: int | None = None,
 ) -> Text:
-    """A text dataset that TensorFlow Datasets has prepared as ``array_record``; documents are joined by empty lines.
+    """Learn from a text dataset that TensorFlow Datasets has prepared as ``array_record``.
 
-    Nothing is downloaded: the error for a dataset that is not there says how to prepare it.
+    Documents are joined by empty lines. Nothing is downloaded: the error for a dataset that is not there says how to
+    prepare it.
 
     Args:
       name: name of the dataset, with its config where it has several (``"ai2_dolma/..."``).
