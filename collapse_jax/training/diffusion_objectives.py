@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.core.errors import UsageError
+from collapse_jax.core.validation import require_integer
 from collapse_jax.types import Array
 
 Path = Callable[[Array], tuple[Array, Array]]
@@ -62,8 +62,7 @@ def ddpm_objective(schedule: str = "linear") -> DiffusionObjective:
     all_levels = ddpm_levels(schedule)
 
     def grid(steps: int) -> np.ndarray:
-        if steps > DDPM_STEPS:
-            raise UsageError(f"sampler_steps must be <= {DDPM_STEPS}, the levels of ddpm, not {steps}")
+        require_integer("sampler_steps", steps, 1, DDPM_STEPS)
         chosen = np.round(np.linspace(DDPM_STEPS, 1, steps)).astype(int) - 1
         return np.append(all_levels[chosen], 0.0)
 
