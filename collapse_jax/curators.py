@@ -2,7 +2,7 @@
 
 Real rows are never curated, so generation 1 is the same under every curator. Rows are judged by what the setting can
 score (``Extras.row_scores``); `by` names the score, by default the setting's first. Every curator costs information or
-spread somewhere: look at a metric of spread (``role`` ``log_variance``, ``spread``, ``modes`` or ``tail``) beside the
+diversity: look at a metric of it (``role`` ``log_variance``, ``diversity``, ``modes`` or ``tail``) beside the
 risk, as ``compare`` does; each curator says which. Linear regression has none.
 Floats may be tracers; whole numbers are shapes.
 """

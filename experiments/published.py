@@ -16,7 +16,7 @@ from collapse_jax import config
 from collapse_jax.analysis.predictions import Lines
 from collapse_jax.execution import resumable
 from collapse_jax.numerics.confidence_intervals import Interval
-from collapse_jax.reporting.plot_curves import COLOURS, curve, resamples
+from collapse_jax.reporting.plot_curves import COLOURS, summarize_curve, draw_resamples
 from collapse_jax.reporting.plot_grid import THEORY
 
 ROOT = Path(__file__).parent.parent
@@ -184,10 +184,10 @@ def lines(ax: Axes, ds: xr.Dataset, name: str, curves: Mapping[str, Mapping[str,
       curves: of each label the point of the grid, as labels of its dimensions: ``{"n = 10": {"num_samples": 10}}``.
       centre: ``"mean"`` or ``"median"`` over chains; with medians only exact means of logarithms are drawn.
     """
-    theory, draws = Lines(ds), resamples(ds.sizes["chain"])
+    theory, draws = Lines(ds), draw_resamples(ds.sizes["chain"])
     for colour, (label, point) in zip(COLOURS, curves.items(), strict=False):
         position = {dim: place(ds, dim, value) for dim, value in point.items()}
-        found = curve(ds[name].assign_attrs(summary=centre), position, draws)
+        found = summarize_curve(ds[name].assign_attrs(summary=centre), position, draws)
         generations = ds["generation"].to_numpy()
         ax.plot(generations, found.centre, color=colour, linewidth=1.6, label=label)
         ax.fill_between(generations, found.low, found.high, color=colour, alpha=0.22, linewidth=0)

@@ -80,7 +80,7 @@ sys.meta_path.insert(0, Wall())
 
 
 def test_the_engine_needs_no_reader_no_store_and_no_command_line():
-    blocked = ("tensorflow_datasets", "tensorflow", "tyro", "zarr", "matplotlib", "orbax")
+    blocked = ("tensorflow_datasets", "tensorflow", "zarr", "matplotlib", "orbax")
     code = BLOCKED.replace("{blocked}", repr(blocked)) + (
         "try:\n    import zarr\nexcept ImportError:\n    print('blocked')\n"
         "import collapse_jax as c\n"

@@ -10,14 +10,14 @@ import pytest
 from matplotlib.figure import Figure
 
 from collapse_jax import policies
-from collapse_jax.bench import measure, plots, profile_regions, report, run, suites
-from collapse_jax.bench.machine import Rates, copied_size, floor, limit, lowest
-from collapse_jax.bench.suites import Case
+from collapse_jax.bench import command, measure, plots, profile_regions, report, run, suites
+from collapse_jax.bench.machine import Rates, copy_size_for, find_bottleneck, floor_seconds, lowest_seconds
+from collapse_jax.bench.suites import BenchCase
 from collapse_jax.cli import main
 from collapse_jax.planning.roofline import Work, count_work
 from collapse_jax.settings.gaussian import gaussian
 
-TINY = Case("gaussian", gaussian, policies.replace(), 1, 4, 3, ("trace_ratio",), "rows")
+TINY = BenchCase("gaussian", gaussian, policies.replace(), 1, 4, 3, ("trace_ratio",), "rows")
 
 
 def work_of(function, *shapes):
@@ -30,7 +30,7 @@ def tiny(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(suites, "SUITES", {"core": lambda: (TINY,)})
         patch.setattr(run, "_QUICK_SECONDS", 1e-3)
-        return run.bench("core", quick=True, trace=tmp_path_factory.mktemp("profile"))
+        return run.measure_suite("core", quick=True, trace=tmp_path_factory.mktemp("profile"))
 
 
 @pytest.mark.fast
@@ -62,21 +62,23 @@ def test_calls_branches_and_random_numbers_are_counted():
 
 @pytest.mark.fast
 def test_floors_add_what_shares_the_units():
-    rates = Rates(1e3, 1e2, 50.0, 10.0, {copied_size(1): 1e3})
-    parts = floor(Work(products=2e3, exponentials=1e2, random_words=30, normals=20, bytes=500), rates, 1)
+    rates = Rates(1e3, 1e2, 50.0, 10.0, {copy_size_for(1): 1e3})
+    parts = floor_seconds(Work(products=2e3, exponentials=1e2, random_words=30, normals=20, bytes=500), rates, 1)
     assert parts == {"products": 2.0, "exponentials": 1.0, "random numbers": pytest.approx(2.2), "memory": 0.5}
-    assert lowest(parts) == pytest.approx(5.2)
-    assert lowest(parts | {"memory": 9.0}) == 9.0
-    assert [limit(parts | {"memory": seconds}) for seconds in (0.5, 3.0, 9.0)] == ["random numbers"] * 2 + ["memory"]
+    assert lowest_seconds(parts) == pytest.approx(5.2)
+    assert lowest_seconds(parts | {"memory": 9.0}) == 9.0
+    assert [find_bottleneck(parts | {"memory": seconds}) for seconds in (0.5, 3.0, 9.0)] == [
+        "random numbers", "random numbers", "memory",
+    ]  # fmt: skip
 
 
 def test_a_case_is_measured(tiny):
-    (row,) = tiny.rows
+    (row,) = tiny.timings
     assert row.name == TINY.name == "gaussian d=1 replace n=4 rows"
     assert row.backend == "rows"
-    assert len(row.seconds) == tiny.about["rounds"] == 3
+    assert len(row.seconds) == tiny.origin["rounds"] == 3
     assert min(row.seconds) > 0
-    assert row.num_chains % row.width == 0
+    assert row.num_chains % row.chains_per_block == 0
     assert row.work.normals == 4  # of its rows
     assert row.work.random_words > row.work.normals  # keys
     assert row.floor["random numbers"] > 0
@@ -107,38 +109,40 @@ def test_time_is_that_of_the_innermost_region_and_of_an_operation_itself():
 
     others = made("a", 20, 5), made("benefit", 30, 5), made("a", 40, 9, "jit_other")
     events = [made("while.1", 0, 10), made("b.2", 2, 4), *others]
-    assert profile_regions.shares(events, program, "jit_advance") == {"fit": 0.5, "curate": 0.25, "other": 0.25}
+    shares = profile_regions.compute_region_shares(events, program, "jit_advance")
+    assert shares == {"fit": 0.5, "curate": 0.25, "other": 0.25}
 
 
 def test_json_goes_round_and_a_slowdown_is_seen(tiny, tmp_path):
     path = tmp_path / "a.json"
-    report.write(tiny, path)
-    back = report.read(path)
+    report.write_json(tiny, path)
+    back = report.read_json(path)
     assert back == tiny
-    (same,) = report.compare(tiny, back)
+    (same,) = report.compare_reports(tiny, back)
     assert (same.ratio, same.machine, same.verdict) == (1.0, pytest.approx(1.0), "")
-    (row,) = back.rows
-    steady = back._replace(rows=(row._replace(seconds=(1.0, 1.0, 1.0)),))
-    slow = back._replace(rows=(row._replace(seconds=(1.2, 1.2, 1.2)),))
-    assert [report.compare(a, b)[0].verdict for a, b in ((slow, steady), (steady, slow))] == ["slower", "faster"]
-    noisy = back._replace(rows=(row._replace(seconds=(1.1, 1.2, 1.4)),))
-    assert report.compare(noisy, steady)[0].verdict == ""
+    (row,) = back.timings
+    steady = back._replace(timings=(row._replace(seconds=(1.0, 1.0, 1.0)),))
+    slow = back._replace(timings=(row._replace(seconds=(1.2, 1.2, 1.2)),))
+    verdicts = [report.compare_reports(a, b)[0].verdict for a, b in ((slow, steady), (steady, slow))]
+    assert verdicts == ["slower", "faster"]
+    noisy = back._replace(timings=(row._replace(seconds=(1.1, 1.2, 1.4)),))
+    assert report.compare_reports(noisy, steady)[0].verdict == ""
     # A machine of half the speed explains times twice as long.
     half = Rates(*(rate / 2 for rate in tiny.rates[:4]), {size: rate / 2 for size, rate in tiny.rates.copies.items()})
-    twice = slow._replace(rows=(row._replace(seconds=(2.0, 2.0, 2.0)),), rates=half)
-    assert report.compare(twice, steady)[0].verdict == ""
+    twice = slow._replace(timings=(row._replace(seconds=(2.0, 2.0, 2.0)),), rates=half)
+    assert report.compare_reports(twice, steady)[0].verdict == ""
     # Blocks that outgrow a cache are no excuse.
-    (size,), (kept,) = tiny.rates.copies, steady.rows
+    (size,), (kept,) = tiny.rates.copies, steady.timings
     crawling = tiny.rates._replace(copies={size: tiny.rates.copies[size], 1 << 30: 1.0})
     grown = kept._replace(seconds=(2.0, 2.0, 2.0), peak_bytes=1 << 30)
-    assert report.compare(slow._replace(rows=(grown,), rates=crawling), steady)[0].verdict == "slower"
+    assert report.compare_reports(slow._replace(timings=(grown,), rates=crawling), steady)[0].verdict == "slower"
     with pytest.raises(ValueError, match="no case in common"):
-        report.compare(tiny, tiny._replace(rows=()))
+        report.compare_reports(tiny, tiny._replace(timings=()))
 
 
 def test_the_command_prints_writes_draws_and_compares(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "bench", lambda *arguments: tiny)
+    monkeypatch.setattr(command, "measure_suite", lambda *arguments: tiny)
     monkeypatch.setattr(suites, "SUITES", {"core": lambda: (TINY,)})
     monkeypatch.setattr(jax.config, "update", lambda *arguments: None)
     assert main.main(["bench", "--json", "a.json", "--plot", "a.png"]) == 0
@@ -148,10 +152,11 @@ def test_the_command_prints_writes_draws_and_compares(tiny, tmp_path, monkeypatc
     assert (tmp_path / "a.png").stat().st_size > 1000
     assert main.main(["bench", "--compare", "a.json"]) == 0
     values = json.loads((tmp_path / "a.json").read_text())
-    values["rows"][0]["seconds"] = [s / 100 for s in values["rows"][0]["seconds"]]
+    timing = values["timings"][0]
+    timing["seconds"] = [s / 100 for s in timing["seconds"]]
     (tmp_path / "b.json").write_text(json.dumps(values))
     assert main.main(["bench", "--compare", "b.json"]) == 1
-    assert "slower than before" in capsys.readouterr().err
+    assert "are slower than before" in capsys.readouterr().err
 
 
 @pytest.mark.fast
@@ -161,16 +166,16 @@ def test_the_command_prints_writes_draws_and_compares(tiny, tmp_path, monkeypatc
         (["--suite", "best"], "suite must be one of core, nets, engine"),
         (["--only", "zzz"], "has 'zzz' in its name"),
         (["--compare", "absent.json"], "absent.json: cannot be read"),
-        (["--compare", "bad.json"], "bad.json: not what"),
+        (["--compare", "bad.json"], "bad.json: is not a file"),
         (["--plot", "absent/a.png"], "absent/a.png: its folder does not exist"),
         (["--json", "absent/a.json"], "absent/a.json: its folder does not exist"),
-        (["--plot", "a.xyz"], "a.xyz: a picture's suffix must be one of"),
-        (["--trace", "bad.json"], "bad.json: cannot be made"),
+        (["--plot", "a.xyz"], "a.xyz: the suffix of a picture must be one of"),
+        (["--trace", "bad.json"], "bad.json: cannot be written"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_measured(words, fragment, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "measure", None)
+    monkeypatch.setattr(run, "measure_cases", None)
     (tmp_path / "bad.json").write_text('{"rows": []}')
     assert main.main(["bench", *words]) == 2
     assert fragment in capsys.readouterr().err
@@ -178,20 +183,20 @@ def test_mistakes_are_told_before_anything_is_measured(words, fragment, tmp_path
 
 @pytest.mark.fast
 def test_a_device_that_is_not_there_is_told(monkeypatch, capsys):
-    monkeypatch.setattr(run, "measure", None)
+    monkeypatch.setattr(run, "measure_cases", None)
     monkeypatch.setattr(jax.config, "update", lambda *arguments: None)
     here, other = jax.default_backend(), {"cpu": "tpu"}.get(jax.default_backend(), "cpu")
     assert main.main(["bench", "--device", other]) == 2
     assert f"device: JAX has already begun on {here}" in capsys.readouterr().err
     monkeypatch.setattr(jax, "default_backend", lambda: (_ for _ in ()).throw(RuntimeError("Unknown backend tpu")))
     assert main.main(["bench", "--device", "tpu"]) == 2
-    assert "device: JAX finds no 'tpu' here (Unknown backend tpu)" in capsys.readouterr().err
+    assert "device: JAX finds no 'tpu' on this machine (Unknown backend tpu)" in capsys.readouterr().err
 
 
 @pytest.mark.fast
 def test_exponents_are_slopes():
     runs = [lambda v=v: 3e-4 * v**1.5 for v in (10, 20, 40)]
-    fitted = measure._fitted("a", "n", (10, 20, 40), runs, 3)
+    fitted = measure._fit_scaling("a", "n", (10, 20, 40), runs, 3)
     assert fitted.exponent == pytest.approx(1.5)
     assert fitted.error == pytest.approx(0, abs=1e-6)
     assert np.allclose(fitted.seconds, [3e-4 * v**1.5 for v in (10, 20, 40)])
@@ -202,7 +207,7 @@ def test_numbers_of_cases_that_lie_together_can_be_read():
     ax = Figure().add_subplot()
     points = np.array([[1.0, 1.0], [1.0, 1.0], [1.001, 1.001], [9.0, 9.0]])
     ax.plot(*points.T, "o")
-    plots._number(ax, points)
+    plots._number_points(ax, points)
     ax.figure.canvas.draw()
     boxes = [text.get_window_extent() for text in ax.texts]
     assert [text.get_text() for text in ax.texts] == ["1", "2", "3", "4"]
@@ -212,6 +217,6 @@ def test_numbers_of_cases_that_lie_together_can_be_read():
 @pytest.mark.fast
 @pytest.mark.parametrize("name", sorted(suites.SUITES))
 def test_cases_of_a_suite_have_names_of_their_own(name):
-    names = [case.name for case in suites.suite(name)]
+    names = [case.name for case in suites.select_cases(name)]
     assert len(set(names)) == len(names)
-    assert [case.name for case in suites.suite(name, quick=True)] == names[:2]
+    assert [case.name for case in suites.select_cases(name, quick=True)] == names[:2]

@@ -61,7 +61,7 @@ def error_of(capsys, *argv):
 def test_run_writes_prints_and_draws(engine, capsys):
     assert main.main(["run", "small.yaml", "--num-chains", "6"]) == 0
     out, err = capsys.readouterr()
-    assert "Generation 3: centre over 6 chains" in out
+    assert "Generation 3: median over 6 chains" in out
     assert "by eight definitions" in out
     assert "trace_ratio" in out
     assert "results/small/results.zarr" in out
@@ -125,13 +125,18 @@ def test_list_names_everything(folder, capsys):
             line = next(line for line in lines if line.startswith(f"  {name}("))
             assert factory.__doc__.partition("\n")[0] in line
     assert any("log_det_ratio" in line and "nats" in line for line in lines)
+    (preset,) = [line for line in lines if "decoder_124m" in line and "layers" in line]
+    assert "12 layers, width 768, 12 heads" in preset
+    assert "85.0 million parameters" in preset
 
 
 def test_options_are_those_of_the_config(folder, capsys):
     assert main.main(["run", "small.yaml", "--options", "--policies.1", "{kind: window, k: 3}"]) == 0
     out = capsys.readouterr().out
-    for flag in ("--num-chains", "--setting.source.dim", "--policies.1.k"):
-        assert flag in out
+    for flag in ("--num-chains 4", "--setting gaussian", "--setting.source.dim 2", "--policies.1.k 3", "--mesh null"):
+        assert f"  {flag}\n" in out
+    assert "--sweep" not in out
+    assert "(a whole number)" in out
 
 
 @pytest.mark.parametrize(
@@ -151,6 +156,22 @@ def test_options_are_those_of_the_config(folder, capsys):
         ("run small.yaml --policies.0 {kind: decay, gamma: -1}", "policies.0: gamma must be"),
         ("run small.yaml --out small.yaml", "is a file"),
         ("run small.yaml --setting.source {kind: table, path: absent.csv}", "absent.csv"),
+        ("run small.yaml --out small.yaml/below", "is a file"),
+        ("run small.yaml --engine sun", "--engine must be one of local, ray, slurm, not 'sun'"),
+        ("run small.yaml --engine slurm --jobs 0", "--jobs must be a whole number of at least 1, not 0"),
+        ("run small.yaml --jobs few", "invalid int value: 'few'"),
+        ("run small.yaml --slurm partition", "--slurm must be KEY=VALUE, not 'partition'"),
+        ("run small.yaml --shard 3/2", "--shard must be I/N with 0 <= I < N, or auto, not '3/2'"),
+        ("run small.yaml --precision half", "precision: expected one of 'float32', 'float64', got 'half'"),
+        ("init gausian --out a.yaml", "perhaps you meant 'gaussian'"),
+        ("init gaussian --out absent/a.yaml", "absent/a.yaml: cannot be written: no such file"),
+        ("plan absent.yaml", "absent.yaml: cannot be read"),
+        ("compare absent.yaml", "absent.yaml: cannot be read"),
+        ("compare absent", "absent: not a results folder"),
+        ("export absent", "absent: not a results folder"),
+        ("report absent", "absent: not a results folder"),
+        ("verify --setting moons", "setting must be one that theory predicts something about"),
+        ("completion tcsh", "invalid choice: 'tcsh'"),
     ],
 )
 def test_mistakes(engine, capsys, words, fragment):
@@ -158,6 +179,42 @@ def test_mistakes(engine, capsys, words, fragment):
     argv = [*head.split(), *([brace.strip() + tail] if brace else [])]
     assert fragment in error_of(capsys, *argv)
     assert sorted(path.name for path in engine.iterdir()) == ["small.yaml"]
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: 1\na: 2", "\t", "- 1", "", "é: \x00"])
+def test_a_config_that_is_no_experiment_is_one_line(engine, capsys, text):
+    (engine / "bad.yaml").write_text(text)
+    error_of(capsys, "run", "bad.yaml")
+
+
+def test_what_cannot_be_written_is_one_line(engine, capsys, monkeypatch):
+    assert main.main(["run", "small.yaml", "--out", "out"]) == 0
+    capsys.readouterr()
+    assert "absent/a.parquet: cannot be written" in error_of(capsys, "export", "out", "--out", "absent/a.parquet")
+    (engine / "out/tables.txt").unlink()
+
+    def refuse(self, *arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.write_text", refuse)
+    assert main.main(["run", "small.yaml", "--seed", "3", "--out", "other"]) == 2
+    assert capsys.readouterr().err.endswith("error: other/config.yaml: cannot be written: permission denied\n")
+
+
+def test_an_error_of_the_package_keeps_its_traceback(engine, capsys, monkeypatch):
+    def stumble(*_):
+        raise ValueError("a bug")
+
+    with monkeypatch.context() as patch:  # in a unit: the other units go on
+        patch.setattr(FakeRunner, "run_unit", stumble)
+        assert main.main(["run", "small.yaml"]) == 1
+        error = capsys.readouterr().err
+        assert error.count("Traceback") == 1
+        assert "in stumble" in error
+        assert "failed: ValueError: a bug" in error
+    monkeypatch.setattr("collapse_jax.planning.plan.make_chain", stumble)
+    with pytest.raises(ValueError, match="a bug"):  # anywhere else
+        main.main(["run", "small.yaml", "--out", "other"])
 
 
 def test_another_run_is_refused_before_any_compute(engine, capsys, monkeypatch):
@@ -182,7 +239,9 @@ def test_interrupt(engine, capsys, monkeypatch):
 
     monkeypatch.setattr(FakeRunner, "run_unit", interrupt)
     assert main.main(["run", "small.yaml"]) == 130
-    assert capsys.readouterr().err.endswith("interrupted: what was done is kept; the same command goes on\n")
+    assert capsys.readouterr().err.endswith(
+        "interrupted: finished units are kept; run the same command again to continue\n"
+    )
     assert np.isnan(results.open("results/small").trace_ratio).all()
     monkeypatch.undo()
 

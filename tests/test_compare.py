@@ -34,24 +34,24 @@ def dataset(**roles):
 
 @pytest.mark.fast
 def test_strategies_and_their_costs():
-    rows = strategies.strategies(dataset(error="excess_risk", spread="log_variance"))
+    rows = strategies.score_strategies(dataset(error="excess_risk", variance="log_variance"))
     assert [(row.real_rows, row.candidates) for row in rows] == [(10, 1), (10, 2), (30, 1), (18, 1), (18, 2), (38, 1)]
     assert {row.risk[0] for row in rows} == {16.0}
-    assert {row.spread[0] for row in rows} == {np.exp(2.0**8 - 1)}
+    assert {row.diversity[0] for row in rows} == {np.exp(2.0**8 - 1)}
     assert all(row.is_ratio for row in rows)
     assert {row.rest for row in rows} == {"none", "best_of", "self_correct"}
     assert len({(row.policy, row.rest) for row in rows}) == 6
 
 
 @pytest.mark.fast
-def test_what_stands_for_the_risk_and_for_the_spread():
-    (row, *_) = strategies.strategies(dataset(loss="risk", alive="tail modes"))
-    assert (row.risk[0], row.is_ratio, row.spread[0]) == (15.0, False, 256.0)
-    (row, *_) = strategies.strategies(dataset(other=""))
-    assert np.isnan([row.risk[0], row.spread[0]]).all()
+def test_what_stands_for_the_risk_and_for_the_diversity():
+    (row, *_) = strategies.score_strategies(dataset(loss="risk", alive="tail modes"))
+    assert (row.risk[0], row.is_ratio, row.diversity[0]) == (15.0, False, 256.0)
+    (row, *_) = strategies.score_strategies(dataset(other=""))
+    assert np.isnan([row.risk[0], row.diversity[0]]).all()
     assert row.verdicts == ()
     with pytest.raises(ValueError, match="carries no config"):
-        strategies.strategies(dataset(loss="risk").drop_attrs())
+        strategies.score_strategies(dataset(loss="risk").drop_attrs())
 
 
 def test_the_command_runs_and_compares(tmp_path, monkeypatch, capsys):
@@ -74,19 +74,19 @@ def test_the_command_runs_and_compares(tmp_path, monkeypatch, capsys):
 @pytest.mark.fast
 def test_the_frontier_is_of_what_nothing_cheaper_beats():
     points = [(10, 5.0), (10, 4.0), (20, 4.5), (30, 4.0), (40, 1.0), (5, np.nan), (50, 1.5)]
-    assert plot_strategies.frontier(points) == [(10, 4.0), (40, 1.0)]
-    assert plot_strategies.frontier([(1, np.nan)]) == []
+    assert plot_strategies.find_frontier(points) == [(10, 4.0), (40, 1.0)]
+    assert plot_strategies.find_frontier([(1, np.nan)]) == []
 
 
 @pytest.mark.fast
 def test_the_picture_has_a_point_a_strategy():
-    roles = {"error": "excess_risk", "spread": "log_variance"}, {"loss": "risk", "alive": "modes"}, {"other": ""}
-    groups = [strategies.strategies(dataset(**given)) for given in roles]
-    figure = plot_strategies.draw(groups)
+    roles = {"error": "excess_risk", "variance": "log_variance"}, {"loss": "risk", "alive": "modes"}, {"other": ""}
+    groups = [strategies.score_strategies(dataset(**given)) for given in roles]
+    figure = plot_strategies.draw_strategies(groups)
     above, below = np.array(figure.axes).reshape(2, 3)
     for ax, rows in zip((*above, *below), 2 * groups, strict=True):
         points = [tuple(np.concatenate(line.get_xydata())) for line in ax.lines if line.get_linestyle() == "None"]
-        cost = [(row.spread[0] if ax in below else row.real_rows, row.risk[0]) for row in rows]
+        cost = [(row.diversity[0] if ax in below else row.real_rows, row.risk[0]) for row in rows]
         np.testing.assert_array_equal(points, cost)
     assert [ax.get_yscale() for ax in above] == ["log", "linear", "log"]
 

@@ -274,7 +274,7 @@ def test_small_and_unfinished_runs(chains, generations, recwarn):
     half = whole.where(whole.policy == "a")
     for ds in (whole, blank, half, whole.isel(policy=0)):
         found = score(ds)
-        if chains < verdicts.FEWEST or ds is blank:
+        if chains < verdicts.MIN_CHAINS or ds is blank:
             assert (found.verdict == UNKNOWN).all()
         if ds is half:
             assert (found.verdict.sel(policy="b") == UNKNOWN).all()

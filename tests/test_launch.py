@@ -1,6 +1,5 @@
 """Who does which part of a sweep, and where."""
 
-import argparse
 import os
 import signal
 import subprocess
@@ -53,18 +52,24 @@ def same(out):
     ],
 )
 def test_shards_are_read_from_words_and_environments(words, environment, shard):
-    assert launch.shard_of(words, environment) == shard
+    assert launch.parse_shard(words, environment) == shard
 
 
 @pytest.mark.parametrize("words", ["3/3", "1", "a/b", "-1/2", "1/0"])
 def test_a_shard_that_does_not_exist_is_refused(words):
-    with pytest.raises(launch.LaunchError, match=r"--shard: .* is not I/N"):
-        launch.shard_of(words, {})
+    with pytest.raises(launch.LaunchError, match=r"--shard must be I/N .*, not"):
+        launch.parse_shard(words, {})
+
+
+@pytest.mark.parametrize("text", ["four", "-1", "4"])
+def test_an_environment_without_such_a_shard_is_refused(text):
+    with pytest.raises(launch.LaunchError, match="--shard auto: SLURM_PROCID"):
+        launch.parse_shard("auto", {"SLURM_PROCID": text, "SLURM_NTASKS": "4"})
 
 
 def test_an_unknown_engine_is_refused(folder, capsys):
     assert main.main(["run", "small.yaml", "--out", "out", "--engine", "sun"]) == 2
-    assert "--engine: 'sun' is not one of local, ray, slurm" in capsys.readouterr().err
+    assert "--engine must be one of local, ray, slurm, not 'sun'" in capsys.readouterr().err
 
 
 @pytest.mark.nightly
@@ -110,9 +115,9 @@ def test_a_ray_worker_killed_in_the_middle_is_replaced(folder):
     psutil = pytest.importorskip("psutil")
     ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
     threading.Thread(target=kill, daemon=True).start()
-    arguments = argparse.Namespace(plugin=[], engine="ray", shard=None, repair=False, jobs=1, slurm=[])
+    options = launch.LaunchOptions(engine="ray", jobs=1)
     try:
-        outcome = launch.launch(config.load("small.yaml"), "out", arguments, [], lambda _: None)
+        outcome = launch.launch(config.load("small.yaml"), "out", options, [], lambda _: None)
     finally:
         was_killed = killed.is_set()
         killed.set()

@@ -66,8 +66,8 @@ def test_the_file_and_what_has_none(tmp_path):
     assert plot_images.has_images(ds)
     path = plot_images.plot_samples(ds, tmp_path / "a.png")
     assert path.read_bytes().startswith(b"\x89PNG")
-    assert plot_images.samples_into(ds, tmp_path) == str(tmp_path / "samples.png")
-    assert sample_pages.write_into(ds, tmp_path) == [str(tmp_path / "samples.png")]
+    assert plot_images.write_sample_images(ds, tmp_path) == str(tmp_path / "samples.png")
+    assert sample_pages.write_samples(ds, tmp_path) == [str(tmp_path / "samples.png")]
     assert not plot_images.has_images(ds.drop_vars("sample_image"))
     with pytest.raises(ValueError, match="sample_image: the run kept no images") as caught:
         plot_images.draw_samples(ds.drop_vars("sample_image"))

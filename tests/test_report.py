@@ -63,11 +63,11 @@ class Page(HTMLParser):
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     """Pages without plotly's five megabytes."""
-    monkeypatch.setattr(html, "_plotly", lambda: "const Plotly = null;")
+    monkeypatch.setattr(html, "_load_plotly", lambda: "const Plotly = null;")
 
 
 def page_of(ds, **options):
-    return Page(html.render(ds, **options))
+    return Page(html.render_report(ds, **options))
 
 
 def decoded(link):
@@ -91,11 +91,11 @@ def test_the_charts_have_the_numbers_of_the_picture_and_of_theory():
     ds = run()
     charts = page_of(ds).data["charts"]
     assert charts["generations"] == list(range(1, 10))
-    draws, lines = plot_curves.resamples(100), Lines(ds)
+    draws, lines = plot_curves.draw_resamples(100), Lines(ds)
     told = []
     for metric in charts["metrics"]:
         for i, found in enumerate(metric["curves"]):
-            curve = plot_curves.curve(ds[metric["name"]], {"policy": i}, draws)
+            curve = plot_curves.summarize_curve(ds[metric["name"]], {"policy": i}, draws)
             for key in ("centre", "low", "high"):
                 np.testing.assert_allclose(np.array(found[key], float), getattr(curve, key), rtol=1e-4)
             expected = lines.at(metric["name"], {"policy": i})
@@ -109,7 +109,7 @@ def test_the_charts_have_the_numbers_of_the_picture_and_of_theory():
 def test_histograms_count_every_chain():
     ds = run(chains=1000)
     charts = page_of(ds).data["charts"]
-    (found,) = charts["spread"]["points"][1]
+    (found,) = charts["histograms"]["points"][1]
     shares, edges = np.asarray(found["shares"]), np.asarray(found["edges"])
     assert shares.shape == (2, 9, 60)
     assert (shares.sum(-1) > 0.97).all()
@@ -117,7 +117,7 @@ def test_histograms_count_every_chain():
     middle = (edges[1:] + edges[:-1]) / 2
     means = (shares * middle).sum(-1) / shares.sum(-1)
     np.testing.assert_allclose(means, ds.log_trace_ratio.mean("chain"), atol=2 * np.diff(edges)[0])
-    assert page_of(run(chains=99)).data["charts"]["spread"] is None
+    assert page_of(run(chains=99)).data["charts"]["histograms"] is None
 
 
 def test_the_answer_counts_the_verdicts():
@@ -141,7 +141,7 @@ def test_the_answer_counts_the_verdicts():
 
 def test_links_hold_the_same_numbers(tmp_path):
     ds = run()
-    page = page_of(ds, beside=tmp_path)
+    page = page_of(ds, folder=tmp_path)
     files = {attrs["download"]: decoded(attrs["href"]) for tag, attrs in page.tags if "download" in attrs}
     assert set(files) == {"curves.csv", "curves.parquet", "config.yaml"}
     assert files["config.yaml"].decode() == CONFIG
@@ -154,7 +154,7 @@ def test_links_hold_the_same_numbers(tmp_path):
 
 def test_a_page_loads_nothing(tmp_path):
     (tmp_path / "metrics.png").touch()
-    page = page_of(with_samples(run()), beside=tmp_path)
+    page = page_of(with_samples(run()), folder=tmp_path)
     assert "src" not in {key for tag, attrs in page.tags if tag in ("script", "img", "iframe") for key in attrs}
     for link in [*page.links("a"), *page.links("link")]:
         assert link.startswith(("#", "data:")) or (tmp_path / link).exists(), link
@@ -162,7 +162,7 @@ def test_a_page_loads_nothing(tmp_path):
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
     assert {link[1:] for link in page.links() if link.startswith("#")} <= set(ids)
-    for part in (html._file("page.css"), html._file("page.js"), html._file("page.html")):
+    for part in (html._read_file("page.css"), html._read_file("page.js"), html._read_file("page.html")):
         assert "http" not in part
         assert "@import" not in part
 
@@ -194,9 +194,9 @@ def test_nothing_in_a_run_is_markup():
 @pytest.mark.parametrize("share", [0.5, 0.0])
 def test_a_run_that_is_not_finished(share):
     ds = half_done(with_samples(run()), share)
-    page = page_of(ds, again=5.0)
-    assert f"{share:.1%} done" in page.text
-    assert "look again every 5 s" in page.text
+    page = page_of(ds, reload_seconds=5.0)
+    assert f"{share:.1%} of the run is done" in page.text
+    assert "reload this page every 5 s" in page.text
     assert page.data["again"] == 5.0
     curve = page.data["charts"]["metrics"][0]["curves"][0]
     assert curve["lost"] == 0
@@ -208,7 +208,7 @@ def test_a_run_that_is_not_finished(share):
         assert page.text.count("not yet") == 6
         assert set(curve["centre"]) == {None}
         assert page.data["images"]["strips"][0][0] == ""
-    finished = page_of(run().assign(trace_ratio=lambda runs: runs.trace_ratio * np.nan), again=5.0)
+    finished = page_of(run().assign(trace_ratio=lambda runs: runs.trace_ratio * np.nan), reload_seconds=5.0)
     assert (finished.text.count("not yet"), finished.text.count("not finite")) == (0, 2)
     assert finished.data["again"] is None
     assert "Finished." in finished.text
@@ -232,10 +232,10 @@ def test_a_sweep_is_shown_point_by_point():
 
 def test_long_runs_are_thinned_with_both_ends():
     for number, most in ((1, 5), (7, 7), (1000, 40), (500, 1)):
-        chosen = html.charts.thinned(number, most)
+        chosen = html.charts.thin_generations(number, most)
         assert (chosen[0], chosen[-1]) == (0, number - 1)
         assert len(chosen) <= max(most, 2)
-    assert list(html.charts.thinned(7, 7)) == list(range(7))
+    assert list(html.charts.thin_generations(7, 7)) == list(range(7))
 
 
 def test_samples_are_those_of_the_run():
@@ -244,7 +244,7 @@ def test_samples_are_those_of_the_run():
     for policy in range(2):
         for generation in range(9):
             png = Image.open(io.BytesIO(decoded(data["images"]["strips"][policy][generation])))
-            expected = plot_images.mosaic(ds.sample_image[policy, 0, [generation]])[:-1, :-1]
+            expected = plot_images.make_mosaic(ds.sample_image[policy, 0, [generation]])[:-1, :-1]
             np.testing.assert_array_equal(np.asarray(png), np.round(expected * 255))
     assert data["texts"][0]["rows"][1][8] == cj.texts_of(ds.sample_text)[1, 0, 8].values.tolist()
 
@@ -292,7 +292,7 @@ def test_watching_ends_with_the_run(tmp_path, capsys, monkeypatch):
 def test_a_missing_extra_is_named(tmp_path, capsys, monkeypatch, missing):
     monkeypatch.undo()
     pytest.importorskip("plotly")
-    html._plotly.cache_clear()
+    html._load_plotly.cache_clear()
     monkeypatch.setitem(sys.modules, missing, None)
     place = results.save(run(), tmp_path / "out", CONFIG)
     assert main.main(["report", str(place)]) == 2
@@ -305,9 +305,9 @@ def test_plotly_is_inside_the_page(monkeypatch):
     page = page_of(run())
     assert len(page.scripts) == 3
     assert len(page.scripts[1]) > 1_000_000
-    assert page.scripts[2].strip() == html._file("page.js").strip()
+    assert page.scripts[2].strip() == html._read_file("page.js").strip()
 
 
 def test_not_a_run():
     with pytest.raises(ValueError, match="no dimension 'chain'"):
-        html.render(run().isel(chain=0))
+        html.render_report(run().isel(chain=0))

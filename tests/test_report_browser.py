@@ -38,7 +38,7 @@ def visit(browser, tmp_path):
     """Opens the report of a run; nothing may have gone wrong by the end of the test."""
 
     def visit(ds, **options):
-        browser.get(html.write(ds, tmp_path / "report.html", **options).as_uri())
+        browser.get(html.write_report(ds, tmp_path / "report.html", **options).as_uri())
         assert browser.find_element("tag name", "html").get_attribute("data-ready") == "yes"
         return browser
 
@@ -55,19 +55,20 @@ def press(element, key, times=1):
 
 def test_the_charts_are_the_runs(visit):
     ds = run()
-    drawn, draws = visit(ds).execute_script(DRAWN), plot_curves.resamples(100)
+    drawn, draws = visit(ds).execute_script(DRAWN), plot_curves.draw_resamples(100)
     for name, curves in zip(ds.data_vars, drawn, strict=True):
         for i, curve in enumerate(curves):
-            np.testing.assert_allclose(curve, plot_curves.curve(ds[name], {"policy": i}, draws).centre, rtol=1e-4)
+            expected = plot_curves.summarize_curve(ds[name], {"policy": i}, draws)
+            np.testing.assert_allclose(curve, expected.centre, rtol=1e-4)
 
 
 def test_sliders_move_by_keys_and_by_buttons(visit):
     ds = with_samples(run())
     page = visit(ds)
-    shares = "return [...document.getElementById('spread-plot').data[0].y]"
+    shares = "return [...document.getElementById('histogram-plot').data[0].y]"
     source = "return document.querySelector('#images img').src"
     before = page.execute_script(shares), page.execute_script(source)
-    for name in ("spread", "images"):
+    for name in ("histogram", "images"):
         slider, output = (
             page.find_element("css selector", f"{tag}{name}-generation{end}")
             for tag, end in (("#", ""), ('output[for="', '"]'))
@@ -116,11 +117,11 @@ def test_themes_and_the_legend(visit):
 def test_half_a_run_on_a_phone(visit, browser):
     browser.set_window_size(500, 900)
     try:
-        page = visit(half_done(with_samples(run())), again=60.0)
+        page = visit(half_done(with_samples(run())), reload_seconds=60.0)
         assert "50.0% done" in page.find_element("tag name", "header").text
         assert page.execute_script("return document.documentElement.scrollWidth <= innerWidth")
         assert "not known" not in page.find_element("css selector", "[data-metric]").get_attribute("aria-label")
-        visit(half_done(with_samples(run()), 0.0), again=60.0)
+        visit(half_done(with_samples(run()), 0.0), reload_seconds=60.0)
         assert "not finished" in page.find_element("id", "images").text
     finally:
         browser.set_window_size(1280, 900)

@@ -183,13 +183,13 @@ def spoilt():
     ids=["plain", "not finite", "one chain", "one generation", "swept", "one metric"],
 )
 def test_plot_writes_a_picture(ds, tmp_path, recwarn):
-    path = plot_curves.plot(ds, tmp_path / "a.png")
+    path = plot_curves.plot_curves(ds, tmp_path / "a.png")
     assert path.read_bytes().startswith(b"\x89PNG")
     assert not [str(w.message) for w in recwarn if issubclass(w.category, RuntimeWarning | UserWarning)]
 
 
 def test_the_panels_say_what_they_show():
-    figure = plot_curves.draw(spoilt())
+    figure = plot_curves.draw_curves(spoilt())
     zeta, alpha = figure.axes
     assert (zeta.get_yscale(), alpha.get_yscale()) == ("log", "linear")
     assert zeta.get_title() == "zeta"
@@ -201,7 +201,7 @@ def test_the_panels_say_what_they_show():
 
 def test_the_line_is_the_mean_and_the_band_its_bootstrap():
     rows = np.random.default_rng(0).normal(size=(200, 3))
-    mean, low, high = plot_curves._mean_band(rows, plot_curves.resamples(200))
+    mean, low, high = plot_curves._mean_band(rows, plot_curves.draw_resamples(200))
     np.testing.assert_allclose(mean, rows.mean(0))
     half = 1.96 * rows.std(0) / np.sqrt(200)
     np.testing.assert_allclose(low, mean - half, atol=0.03)
@@ -211,7 +211,7 @@ def test_the_line_is_the_mean_and_the_band_its_bootstrap():
 def test_heavy_tails_are_drawn_by_their_median():
     ds = dataset()
     ds["zeta"].attrs["summary"] = "median"
-    line = plot_curves.draw(ds).axes[0].lines[0]
+    line = plot_curves.draw_curves(ds).axes[0].lines[0]
     np.testing.assert_allclose(line.get_ydata(), np.median(ds["zeta"][0], axis=0))
 
 
@@ -222,7 +222,7 @@ def test_a_large_grid_has_a_picture_and_a_table_of_its_own():
         {"risk": (dims, rng.normal(size=(2, 2, 3, 4, 5, 6)), {"units": "nats", "long_name": "risk", "scale": "log"})},
         {"policy": ["a", "b"], "source": ["x", "y"], "dim": [1, 2, 3], "n": [1, 2, 3, 4], "generation": range(1, 7)},
     )
-    figure = plot_curves.draw(ds)
+    figure = plot_curves.draw_curves(ds)
     panels = [ax for ax in figure.axes if ax.lines]
     assert len(panels) == 2 * 2  # sources by policies
     assert {len(ax.lines) for ax in panels} == {3 * 4}

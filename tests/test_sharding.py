@@ -181,7 +181,8 @@ from collapse_jax.planning.grid import grid_of
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
 
-setting = settings.language_model(model="gpt2", length=16, steps=1, batch_size=4, num_test=2, rows_at_once=4, warmup=0)
+setting = settings.language_model(model="decoder_124m", length=16, steps=1, batch_size=4, num_test=2, rows_at_once=4,
+                                  warmup=0)
 grid = grid_of(setting, policies.replace(), 4, {})
 options = Options(1, 1, metrics=["test_loss", "sample_text"], mesh={"data": 2, "model": 2})
 plan = make_plan(grid, options)
@@ -196,7 +197,7 @@ print(whole, held, float(seen["test_loss"].squeeze()), seen["sample_text"].shape
 
 
 @pytest.mark.nightly
-def test_gpt2_takes_a_step_on_four_devices():
+def test_the_largest_preset_takes_a_step_on_four_devices():
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     done = subprocess.run(
         [sys.executable, "-c", GPT2], capture_output=True, text=True, env={**os.environ, **flags}, check=False

@@ -320,7 +320,7 @@ def test_sigterm_ends_in_one_line_and_two_runs_at_once_lose_nothing(folder, whol
     first = start()
     _, err = kill_after(first, 2, signal.SIGTERM)
     assert first.returncode == 143
-    assert "terminated: what was done is kept; the same command goes on" in err
+    assert "terminated: finished units are kept; run the same command again to continue" in err
     assert "Traceback" not in err
     first = start()
     while units_done() < 5 and first.poll() is None:

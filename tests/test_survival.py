@@ -7,7 +7,7 @@ import xarray as xr
 
 import collapse_jax as cj
 from collapse_jax import policies, settings
-from collapse_jax.analysis.collapse_times import collapse_times, half_life, kaplan_meier
+from collapse_jax.analysis.collapse_times import collapse_times, estimate_survival, half_life
 from collapse_jax.numerics import confidence_intervals
 
 
@@ -18,13 +18,13 @@ def test_a_worked_example():
     observed = np.ones(len(times), bool)
     for time in censored:
         observed[max(i for i, t in enumerate(times) if t == time and observed[i])] = False
-    found = kaplan_meier(np.array(times), observed)
+    found = estimate_survival(np.array(times), observed)
     assert (found.median, found.low, found.high, found.events, found.chains) == (23, 13, np.inf, 9, 21)
 
 
 def test_uncensored_times_have_the_sample_s_median():
     times = np.random.default_rng(0).geometric(0.05, 301)
-    found = kaplan_meier(times, np.ones(301, bool))
+    found = estimate_survival(times, np.ones(301, bool))
     assert found.median == np.median(times)
     _, low, high = confidence_intervals.median_interval(times)
     assert found.low == pytest.approx(low, abs=1)
@@ -36,16 +36,16 @@ def test_the_interval_covers_the_median(horizon):
     rng, truth, hits = np.random.default_rng(1), 14, 0  # the first k with 1 - 0.95^k >= 1/2
     for _ in range(300):
         times = rng.geometric(0.05, 60)
-        found = kaplan_meier(np.minimum(times, horizon), times <= horizon)
+        found = estimate_survival(np.minimum(times, horizon), times <= horizon)
         hits += found.low <= truth <= found.high
     assert hits / 300 >= 0.92
 
 
 def test_all_at_once_none_and_one():
-    assert kaplan_meier(np.full(1000, 7), np.ones(1000, bool))[:3] == (7, 7, 7)
-    assert kaplan_meier(np.full(2, 7), np.ones(2, bool))[:3] == (7, 7, np.inf)
-    assert kaplan_meier(np.full(9, 7), np.zeros(9, bool)) == (np.inf, np.inf, np.inf, 0, 9)
-    assert np.isnan(kaplan_meier(np.zeros(0), np.zeros(0, bool)).median)
+    assert estimate_survival(np.full(1000, 7), np.ones(1000, bool))[:3] == (7, 7, 7)
+    assert estimate_survival(np.full(2, 7), np.ones(2, bool))[:3] == (7, 7, np.inf)
+    assert estimate_survival(np.full(9, 7), np.zeros(9, bool)) == (np.inf, np.inf, np.inf, 0, 9)
+    assert np.isnan(estimate_survival(np.zeros(0), np.zeros(0, bool)).median)
 
 
 def dataset(**metrics):

@@ -14,6 +14,7 @@ from collapse_jax.training.nets.transformer import (
     PRESETS,
     Transformer,
     TransformerSize,
+    describe_size,
     draw_initial_parameters,
     empty_cache,
 )
@@ -84,10 +85,13 @@ def test_remat_and_bfloat16_compute_the_same():
 
 
 def test_presets_have_the_sizes_that_they_say():
-    for name, symbols, millions in (("tiny", 69, 0.105), ("nano", 69, 10.6), ("gpt2", 50257, 124)):
+    for name, symbols, millions in (("tiny", 69, 0.105), ("nano", 69, 10.6), ("decoder_124m", 50257, 124)):
         build = lambda rngs, n=name, v=symbols: Transformer(v, PRESETS[n], rngs=rngs)  # noqa: E731
         shapes = jax.eval_shape(make_functional(build)[0], KEY)
-        assert sum(x.size for x in jax.tree.leaves(shapes)) / 1e6 == pytest.approx(millions, rel=0.01)
+        number = sum(x.size for x in jax.tree.leaves(shapes))
+        assert number / 1e6 == pytest.approx(millions, rel=0.01)
+        assert number - shapes["embedding"].size == PRESETS[name].num_parameters
+        assert f"{PRESETS[name].depth} layers, width {PRESETS[name].width}" in describe_size(PRESETS[name])
 
 
 def test_initial_spreads():

@@ -186,7 +186,7 @@ def test_tables_curves_and_verdicts_are_of_numbers(swept, tmp_path, capsys):
     wide = swept.isel(size=[0] * 5).assign_coords(size=range(5))
     assert tables.render_summary(wide).row_count == 20  # a table of a grid
     assert score(swept).verdict.dims == ("policy", "size", "shift", "definition")
-    assert len([ax for ax in plot_curves.draw(swept).axes if ax.lines]) == 1
+    assert len([ax for ax in plot_curves.draw_curves(swept).axes if ax.lines]) == 1
     assert main.main(["export", str(folder)]) == 0
     assert "left out, since their values are arrays: picture, words" in capsys.readouterr().out
     frame = pd.read_parquet(folder / "results.parquet")
@@ -200,18 +200,18 @@ def test_a_run_of_arrays_alone_has_no_curves(swept):
     assert tables.render_summary(alone).row_count == 0
     assert (score(alone).verdict == "cannot be told").all()
     with pytest.raises(ValueError, match="nothing to plot"):
-        plot_curves.draw(alone)
+        plot_curves.draw_curves(alone)
 
 
 def test_samples_stand_on_a_page(swept, tmp_path):
-    (place,) = sample_pages.write_into(swept, tmp_path)
+    (place,) = sample_pages.write_samples(swept, tmp_path)
     lines = (tmp_path / "samples.txt").read_text().splitlines()
     assert place == str(tmp_path / "samples.txt")
     at = lines.index("accumulate size=2 shift=0.5, generation 4")
     rows = texts_of(swept.words).sel(policy="accumulate", size=2, shift=0.5, generation=4, chain=0)
     assert lines[at + 1 : at + 3] == [f"  {row}" for row in rows.to_numpy()]
     assert sum("generation" in line for line in lines) == 8 * 4
-    assert sample_pages.write_into(swept[["mean", "picture"]], tmp_path) == []
+    assert sample_pages.write_samples(swept[["mean", "picture"]], tmp_path) == []
 
 
 def test_arrays_count_where_bytes_do():

@@ -166,13 +166,13 @@ def test_wrong_formulas_of_each_setting_are_found(changed, formulas, monkeypatch
 
     monkeypatch.setattr(theory_check, "sweep", once)
     experiment = config.from_dict({**SMALL, **changed})
-    rows = theory_check.compare(experiment)
+    rows = theory_check.check_experiment(experiment)
     assert rows
-    assert not theory_check.failures(rows)
+    assert not theory_check.find_failures(rows)
     for module, name, change in formulas:
         with monkeypatch.context() as patched:
             patched.setattr(module, name, partial(change, getattr(module, name)))
-            assert theory_check.failures(theory_check.compare(experiment)), name
+            assert theory_check.find_failures(theory_check.check_experiment(experiment)), name
 
 
 @pytest.mark.fast
@@ -186,12 +186,12 @@ def test_settings_without_predictions_are_refused(capsys):
 @pytest.mark.fast
 def test_z_scores():
     one = lambda *values: [np.array([v]) for v in values]  # noqa: E731
-    assert theory_check.z_score(*one(3.0, 0.5, 1.0, 2.0)) == 2.0  # above the interval
-    assert theory_check.z_score(*one(0.5, 0.25, 1.0, 2.0)) == -2.0
-    assert theory_check.z_score(*one(1.5, 0.1, 1.0, 2.0)) == 0.0
-    assert theory_check.z_score(*one(1.0, 0.0, 1.0, 1.0)) == 0.0  # no spread and no difference
-    assert abs(theory_check.z_score(*one(0.9, 0.0, 1.0, 1.0))) == np.inf
-    assert theory_check.z_score(*one(np.nan, np.nan, 1.0, 1.0)) == np.inf
+    assert theory_check.compute_z_scores(*one(3.0, 0.5, 1.0, 2.0)) == 2.0  # above the interval
+    assert theory_check.compute_z_scores(*one(0.5, 0.25, 1.0, 2.0)) == -2.0
+    assert theory_check.compute_z_scores(*one(1.5, 0.1, 1.0, 2.0)) == 0.0
+    assert theory_check.compute_z_scores(*one(1.0, 0.0, 1.0, 1.0)) == 0.0  # no spread and no difference
+    assert abs(theory_check.compute_z_scores(*one(0.9, 0.0, 1.0, 1.0))) == np.inf
+    assert theory_check.compute_z_scores(*one(np.nan, np.nan, 1.0, 1.0)) == np.inf
 
 
 @pytest.mark.fast
@@ -208,11 +208,11 @@ def test_the_error_of_a_ratio_counts_its_unit():
 
 @pytest.mark.fast
 def test_the_limit_grows_with_the_looks():
-    row = theory_check.Row("", "", theory.TABLE[0], 1, 1, 0.0, 0.0, 0.0, 0.0, 0.0, 1)
-    assert theory_check.limit([row]) == pytest.approx(3.2905, abs=1e-4)
-    assert theory_check.limit([row] * 100) == pytest.approx(4.4172, abs=1e-4)
-    assert theory_check.failures([row, row._replace(z=9.0), row._replace(z=np.nan)])[0].z == 9.0
-    assert len(theory_check.failures([row, row._replace(z=np.nan)])) == 1
+    row = theory_check.TheoryCheck("", "", theory.TABLE[0], 1, 1, 0.0, 0.0, 0.0, 0.0, 0.0, 1)
+    assert theory_check.z_limit([row]) == pytest.approx(3.2905, abs=1e-4)
+    assert theory_check.z_limit([row] * 100) == pytest.approx(4.4172, abs=1e-4)
+    assert theory_check.find_failures([row, row._replace(z=9.0), row._replace(z=np.nan)])[0].z == 9.0
+    assert len(theory_check.find_failures([row, row._replace(z=np.nan)])) == 1
 
 
 def dataset(raw, *metrics):
@@ -227,7 +227,7 @@ def dataset(raw, *metrics):
 
 
 def drawn(ds):
-    return [line for ax in plot_curves.draw(ds).axes for line in ax.lines if line.get_label() == "_theory"]
+    return [line for ax in plot_curves.draw_curves(ds).axes for line in ax.lines if line.get_label() == "_theory"]
 
 
 def test_pictures_show_what_is_exact():

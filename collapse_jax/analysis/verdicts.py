@@ -1,39 +1,37 @@
-"""The eight definitions of model collapse (arXiv 2503.03150), each a test on a run: yes, no, or it cannot be told.
+"""Test a run by the eight definitions of model collapse (arXiv 2503.03150): yes, no, or it cannot be told.
 
-A definition has an effect (what it says happens) with a 95% interval over chains. No: the whole interval lies below a
-margin, where effects count as none. Yes: it reaches beyond the margin, and lies above 0. Otherwise the run cannot tell.
-The intervals are of one definition at one point each, with no allowance for how many are looked at.
+A definition has an effect (what it says happens) with a 95% interval over chains. The verdict is no where the whole
+interval lies below a margin, under which effects count as none; yes where the interval reaches beyond the margin and
+lies above 0; otherwise the run cannot tell. Each interval is that of one definition at one point, without a correction
+for the number of tests.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
-from collapse_jax.analysis.collapse_times import check_run, points, with_role
+from collapse_jax.analysis.collapse_times import check_run, metrics_with_role, zeros_on_grid
 from collapse_jax.numerics.confidence_intervals import Interval, mean_interval, median_interval
 from collapse_jax.results.summary import select_position
 
-if TYPE_CHECKING:
-    pass
-
 YES, NO, UNKNOWN = "yes", "no", "cannot be told"
-FEWEST = 6  # chains: the range of fewer is no 95% interval of their median
-_BETWEEN = "the interval holds both none of it and enough of it"
-_KEPT = 2**-0.5  # of the slope one doubling of t earlier: a + b t^c keeps 2^c of it, a logarithm all
-_EXPONENT = 0.1  # the smallest change of one that counts
+MIN_CHAINS = 6  # the range of fewer chains is no 95% interval of their median
+_UNDECIDED = "the interval holds both effects that count as none and effects that count"
+_SLOPE_RATIO = 2**-0.5  # of the slope to that one doubling of t earlier: 2^c for a + b t^c, 1 for a logarithm
+_EXPONENT_MARGIN = 0.1  # smaller changes of an exponent count as none
 
 
-class Finding(NamedTuple):
+class Verdict(NamedTuple):
     """A verdict and its evidence.
 
     Attributes:
       verdict: ``YES``, ``NO`` or ``UNKNOWN``.
-      estimate: the effect; NaN where there is none to tell.
-      low: lower 95% limit.
-      high: upper one.
-      metric: what was looked at, or "".
+      estimate: the effect; NaN where it cannot be estimated.
+      low: the lower 95% limit of the effect.
+      high: the upper 95% limit of the effect.
+      metric: the metric that was tested, or "".
       reason: why it cannot be told, or "".
     """
 
@@ -45,8 +43,15 @@ class Finding(NamedTuple):
     reason: str = ""
 
 
-class Sample(NamedTuple):
-    """One metric at one point: values ``[chain, generation]`` and the generations' numbers; a baseline, or NaN."""
+class MetricSample(NamedTuple):
+    """The values of one metric at one point of the grid.
+
+    Attributes:
+      metric: the name of the metric.
+      values: ``[chain, generation]``.
+      generations: ``[generation]``, their numbers.
+      baseline: the value of a trivial model, or NaN where none is known.
+    """
 
     metric: str
     values: np.ndarray
@@ -55,113 +60,117 @@ class Sample(NamedTuple):
 
 
 class Definition(NamedTuple):
-    """One definition.
+    """One definition of collapse.
 
     Attributes:
-      name: as on the axis ``definition``.
-      title: over its column of the table.
-      test: ``(ds, position) -> Finding`` at one point of the grid.
+      name: its label on the axis ``definition``.
+      title: the head of its column in a table.
+      test: ``(ds, position) -> Verdict`` at one point of the grid.
       rule: the test in words.
     """
 
     name: str
     title: str
-    test: Callable[[xr.Dataset, dict[str, int]], Finding]
+    test: Callable[[xr.Dataset, dict[str, int]], Verdict]
     rule: str
 
 
 def score(ds: xr.Dataset) -> xr.Dataset:
-    """The eight definitions as verdicts, at each policy and grid point.
+    """Return the verdicts of the eight definitions of collapse at each policy and grid point.
 
     Metrics are found by their attribute ``role``, and the trivial baseline of a risk by ``baseline`` (see
-    ``types.Metric``); both may be set on a dataset by hand. Of several metrics of a role the first counts. Unfinished
-    chains (NaN) are left out. Fewer than 6 chains tell nothing.
+    ``types.Metric``); both may be set on a dataset by hand. The first metric of a role counts. Unfinished chains (NaN)
+    are left out. Fewer than 6 chains tell nothing.
 
     Args:
-      ds: what ``sweep``, ``run`` or ``open`` gave.
+      ds: a dataset that ``sweep``, ``run`` or ``open`` returned.
 
     Returns:
-      Dims as of `ds`, with ``definition`` in place of chain and generation. Variables ``verdict`` ("yes", "no", "cannot
-      be told"), ``estimate``, ``low`` and ``high`` (95%, over chains), ``metric``, ``reason`` (why it cannot be told),
-      and ``rule`` along ``definition`` alone.
+      A dataset with the dims of `ds`, but ``definition`` in place of chain and generation. Its variables are
+      ``verdict`` ("yes", "no", "cannot be told"), ``estimate``, ``low`` and ``high`` (95%, over chains), ``metric``,
+      ``reason`` (why it cannot be told), and ``rule`` along ``definition`` alone.
 
     Raises:
       UsageError: `ds` is not the dataset of a run.
     """
     check_run("score", ds)
-    grid, names = points(ds), [definition.name for definition in DEFINITIONS]
-    found = np.empty((*grid.shape, len(DEFINITIONS)), object)
+    grid, names = zeros_on_grid(ds), [definition.name for definition in DEFINITIONS]
+    verdicts = np.empty((*grid.shape, len(DEFINITIONS)), object)
     for index in np.ndindex(grid.shape):
         position = dict(zip(map(str, grid.dims), index, strict=True))
         for i, definition in enumerate(DEFINITIONS):
-            found[*index, i] = definition.test(ds, position)
-    dims, made = (*grid.dims, "definition"), {}
-    for i, field in enumerate(Finding._fields):
+            verdicts[*index, i] = definition.test(ds, position)
+    dims, variables = (*grid.dims, "definition"), {}
+    for i, field in enumerate(Verdict._fields):
         kind = float if field in ("estimate", "low", "high") else str
-        made[field] = (dims, np.asarray([finding[i] for finding in found.ravel()], kind).reshape(found.shape))
+        values = np.asarray([verdict[i] for verdict in verdicts.ravel()], kind)
+        variables[field] = (dims, values.reshape(verdicts.shape))
     rules = ("definition", [definition.rule for definition in DEFINITIONS])
-    return xr.Dataset({**made, "rule": rules}, {**grid.coords, "definition": names})
+    return xr.Dataset({**variables, "rule": rules}, {**grid.coords, "definition": names})
 
 
-def _reading(roles: tuple[str, ...], test: Callable[[list[Sample]], Finding], least: int = 1) -> Callable[..., Finding]:
-    """A test of the metrics of some roles, in runs of at least so many generations."""
+def _test_roles(
+    roles: tuple[str, ...], test: Callable[[list[MetricSample]], Verdict], min_generations: int = 1
+) -> Callable[..., Verdict]:
+    """Return a test of the metrics of some roles, for runs of at least `min_generations`."""
 
-    def look(ds: xr.Dataset, position: dict[str, int]) -> Finding:
-        names = [name for role in roles for name in with_role(ds, role)]
+    def test_position(ds: xr.Dataset, position: dict[str, int]) -> Verdict:
+        names = [name for role in roles for name in metrics_with_role(ds, role)]
         if not names:
-            return Finding(UNKNOWN, reason=f"no metric has the role {' or '.join(roles)}")
-        if (number := ds.sizes["generation"]) < least:
-            return Finding(UNKNOWN, metric=names[0], reason=f"{number} of at least {least} generations")
-        return test([_sample(ds, name, position) for name in names])
+            return Verdict(UNKNOWN, reason=f"no metric has the role {' or '.join(roles)}")
+        if (number := ds.sizes["generation"]) < min_generations:
+            reason = f"the run has {number} generations, and {min_generations} are needed"
+            return Verdict(UNKNOWN, metric=names[0], reason=reason)
+        return test([_take_sample(ds, name, position) for name in names])
 
-    return look
+    return test_position
 
 
-def _sample(ds: xr.Dataset, name: str, position: dict[str, int]) -> Sample:
+def _take_sample(ds: xr.Dataset, name: str, position: dict[str, int]) -> MetricSample:
     values = select_position(ds[name], position).transpose("chain", "generation").to_numpy().astype(float)
     attrs = ds[name].attrs
-    baseline = np.asarray(attrs.get("baseline", np.nan), float)
-    place = _place(ds, position, attrs)
-    here = np.nan if place is None else float(baseline[place])
-    return Sample(name, values[~np.isnan(values).all(1)], ds["generation"].to_numpy().astype(float), here)
+    baselines = np.asarray(attrs.get("baseline", np.nan), float)
+    index = _baseline_index(ds, position, attrs)
+    baseline = np.nan if index is None else float(baselines[index])
+    return MetricSample(name, values[~np.isnan(values).all(1)], ds["generation"].to_numpy().astype(float), baseline)
 
 
-def _place(ds: xr.Dataset, position: dict[str, int], attrs: dict[Any, Any]) -> tuple[int, ...] | None:
-    """Of a point, among a metric's baselines: by its labels, for `ds` may be a part of a grid. None: not there."""
-    dims, known = attrs.get("baseline_dims", []), attrs.get("baseline_labels", [])
-    here = [select_position(ds[dim], position).item() if dim in ds.coords else None for dim in dims]
-    found = [labels.index(label) for labels, label in zip(known, here, strict=False) if label in labels]
-    return tuple(found) if len(found) == len(dims) else None
+def _baseline_index(ds: xr.Dataset, position: dict[str, int], attrs: dict[Any, Any]) -> tuple[int, ...] | None:
+    """Return the index of a point among a metric's baselines, by its labels; None where it is not among them."""
+    dims, all_labels = attrs.get("baseline_dims", []), attrs.get("baseline_labels", [])
+    point = [select_position(ds[dim], position).item() if dim in ds.coords else None for dim in dims]
+    index = [labels.index(label) for labels, label in zip(all_labels, point, strict=False) if label in labels]
+    return tuple(index) if len(index) == len(dims) else None
 
 
-def _decide(metric: str, interval: Interval, chains: int, margin: float = 0.0) -> Finding:
+def _decide(metric: str, interval: Interval, chains: int, margin: float = 0.0) -> Verdict:
     estimate, low, high = interval
-    if chains < FEWEST or np.isnan(low) or np.isnan(high):
-        reason = f"{chains} chains with numbers to compare, of at least {FEWEST}"
-        return Finding(UNKNOWN, estimate, np.nan, np.nan, metric, reason)
+    if chains < MIN_CHAINS or np.isnan(low) or np.isnan(high):
+        reason = f"{chains} chains have numbers to compare, and {MIN_CHAINS} are needed"
+        return Verdict(UNKNOWN, estimate, np.nan, np.nan, metric, reason)
     if high <= max(margin, 0.0):
-        return Finding(NO, *interval, metric)
+        return Verdict(NO, *interval, metric)
     if low > 0:
-        return Finding(YES, *interval, metric)
-    return Finding(UNKNOWN, *interval, metric, _BETWEEN)
+        return Verdict(YES, *interval, metric)
+    return Verdict(UNKNOWN, *interval, metric, _UNDECIDED)
 
 
-def _catastrophic_risk(samples: list[Sample]) -> Finding:
-    """An infinite risk passes any baseline, so every risk is asked for one; then the first that has a baseline."""
-    found = None
+def _test_catastrophic_risk(samples: list[MetricSample]) -> Verdict:
+    """Test whether a risk is infinite, which is above any baseline, or above the first baseline that is known."""
+    verdict = None
     for metric, values, _, baseline in samples:
         last = values[:, -1][~np.isnan(values[:, -1])]
-        if len(last) >= FEWEST and median_interval(last)[1] == np.inf:
+        if len(last) >= MIN_CHAINS and median_interval(last)[1] == np.inf:
             return _decide(metric, median_interval(last), len(last))
-        if found is None and not np.isnan(baseline):
-            found = _decide(metric, median_interval(last - baseline), len(last))
-    return found or Finding(UNKNOWN, metric=samples[0].metric, reason="no trivial baseline is known")
+        if verdict is None and not np.isnan(baseline):
+            verdict = _decide(metric, median_interval(last - baseline), len(last))
+    return verdict or Verdict(UNKNOWN, metric=samples[0].metric, reason="no trivial baseline is known")
 
 
-def _any_increase(samples: list[Sample]) -> Finding:
-    """Risks have heavy upper tails. Drawing them in only lowers the mean, so that its lower limit still holds."""
+def _test_any_increase(samples: list[MetricSample]) -> Verdict:
+    """Test whether the mean risk rises; outliers are lowered, which keeps the lower limit valid for heavy tails."""
     sample = samples[0]
-    rise = _change(sample)
+    rise = _total_change(sample)
     if not len(rise):
         return _decide(sample.metric, (np.nan, np.nan, np.nan), 0)
     finite = rise[np.isfinite(rise)]
@@ -174,76 +183,78 @@ def _any_increase(samples: list[Sample]) -> Finding:
     return _decide(sample.metric, (estimate, low, high), len(rise))
 
 
-def _diverging_risk(samples: list[Sample]) -> Finding:
+def _test_diverging_risk(samples: list[MetricSample]) -> Verdict:
     values = samples[0].values
     first = values[:, 0][np.isfinite(values[:, 0])]
     margin = 0.1 * np.subtract(*np.quantile(first, [0.75, 0.25])) / np.log(2) if len(first) else 0.0
-    return _growth(samples[0], margin)
+    return _test_growth(samples[0], margin)
 
 
-def _collapsing_variance(samples: list[Sample]) -> Finding:
-    """The effect is the loss of log variance. A slope b against log t halves the variance in t log(2) / b."""
+def _test_collapsing_variance(samples: list[MetricSample]) -> Verdict:
+    """Test the loss of log variance; with a slope b against log t, the variance halves in t log(2) / b."""
     sample = samples[0]
-    found = _growth(sample._replace(values=-sample.values), np.log(2) / 10)
+    verdict = _test_growth(sample._replace(values=-sample.values), np.log(2) / 10)
     _, _, highest = median_interval(sample.values[:, -1])
-    if len(sample.values) >= FEWEST and highest < np.log(0.01):
-        return found._replace(verdict=YES, reason="")
-    return found
+    if len(sample.values) >= MIN_CHAINS and highest < np.log(0.01):
+        return verdict._replace(verdict=YES, reason="")
+    return verdict
 
 
-def _growth(sample: Sample, margin: float) -> Finding:
-    """Slopes a chain against log t, over the last doubling of t and the one before: what levels off has grown too.
+def _test_growth(sample: MetricSample, margin: float) -> Verdict:
+    """Test whether a metric goes on growing with log t, by its slopes over the last two doublings of t.
 
-    A chain that became infinite has an infinite slope.
+    What levels off has grown too, so the last slope is also compared with the one before. A chain that became infinite
+    has an infinite slope.
     """
     metric, values, t, _ = sample
     late, early = t > t[-1] / 2, (t > t[-1] / 4) & (t <= t[-1] / 2)
-    slope, before = (_slopes(np.log(t[part]), values[:, part]) for part in (late, early))
+    slope, before = (_fit_slopes(np.log(t[part]), values[:, part]) for part in (late, early))
     became = np.isfinite(values[:, 0]) & (values[:, -1] == np.inf)
     slope, before = np.where(became, np.inf, slope), np.where(became, 0.0, before)
     both = ~np.isnan(slope + before)
-    found = _decide(metric, median_interval(slope[both]), both.sum(), margin)
-    kept = _decide(metric, median_interval((slope - _KEPT * before)[both]), both.sum())
-    if NO in (found.verdict, kept.verdict):
-        return found._replace(verdict=NO, reason="")
-    if found.verdict == kept.verdict:
-        return found
-    return found._replace(verdict=UNKNOWN, reason="it may go on or level off")
+    grows = _decide(metric, median_interval(slope[both]), both.sum(), margin)
+    persists = _decide(metric, median_interval((slope - _SLOPE_RATIO * before)[both]), both.sum())
+    if NO in (grows.verdict, persists.verdict):
+        return grows._replace(verdict=NO, reason="")
+    if grows.verdict == persists.verdict:
+        return grows
+    return grows._replace(verdict=UNKNOWN, reason="the growth may go on or level off")
 
 
-def _scaling_law(ds: xr.Dataset, position: dict[str, int]) -> Finding:
-    """Exponents a chain: its numbers at different n are paired."""
-    names = with_role(ds, "excess_risk")
+def _test_scaling_law(ds: xr.Dataset, position: dict[str, int]) -> Verdict:
+    """Test whether the exponent of the risk in n changes; a chain's values at different n are paired."""
+    names = metrics_with_role(ds, "excess_risk")
     if not names:
-        return Finding(UNKNOWN, reason="no metric with the role excess_risk")
+        return Verdict(UNKNOWN, reason="no metric has the role excess_risk")
     name, axis = names[0], "num_samples"
-    numbers = ds[axis].to_numpy() if axis in ds.dims else np.zeros(0)
-    if len(set(numbers)) < 3:
-        return Finding(UNKNOWN, metric=name, reason="needs a sweep over num_samples, of at least 3 values")
+    sizes = ds[axis].to_numpy() if axis in ds.dims else np.zeros(0)
+    if len(set(sizes)) < 3:
+        return Verdict(UNKNOWN, metric=name, reason="a sweep over at least 3 values of num_samples is needed")
     if ds.sizes["generation"] < 2:
-        return Finding(UNKNOWN, metric=name, reason="1 generations, of at least 2")
+        return Verdict(UNKNOWN, metric=name, reason="the run has 1 generation, and 2 are needed")
     chosen = select_position(ds[name], {dim: i for dim, i in position.items() if dim != axis}).isel(generation=[0, -1])
     risk = chosen.transpose("generation", "chain", axis).to_numpy().astype(float)
     risk = risk[:, ~np.isnan(risk).all((0, 2))]
     with np.errstate(divide="ignore", invalid="ignore"):
-        first, last = (-_slopes(np.log(numbers.astype(float)), np.log(r)) for r in risk)
+        first, last = (-_fit_slopes(np.log(sizes.astype(float)), np.log(r)) for r in risk)
     change = (last - first)[~np.isnan(last - first)]
-    if len(change) < max(FEWEST, 0.9 * risk.shape[1]):
-        return Finding(UNKNOWN, metric=name, reason=f"{len(change)} of {risk.shape[1]} chains have finite risks > 0")
+    if len(change) < max(MIN_CHAINS, 0.9 * risk.shape[1]):
+        reason = f"{len(change)} of {risk.shape[1]} chains have finite risks above 0"
+        return Verdict(UNKNOWN, metric=name, reason=reason)
     estimate, low, high = median_interval(change)
-    if low > _EXPONENT or high < -_EXPONENT:
-        return Finding(YES, estimate, low, high, name)
-    if low >= -_EXPONENT and high <= _EXPONENT:
-        return Finding(NO, estimate, low, high, name)
-    return Finding(UNKNOWN, estimate, low, high, name, _BETWEEN)
+    if low > _EXPONENT_MARGIN or high < -_EXPONENT_MARGIN:
+        return Verdict(YES, estimate, low, high, name)
+    if low >= -_EXPONENT_MARGIN and high <= _EXPONENT_MARGIN:
+        return Verdict(NO, estimate, low, high, name)
+    return Verdict(UNKNOWN, estimate, low, high, name, _UNDECIDED)
 
 
-def _loss(share: float) -> Callable[[list[Sample]], Finding]:
-    """The mean loss since fit 1; it counts from a `share` of what there was."""
+def _test_loss(share: float) -> Callable[[list[MetricSample]], Verdict]:
+    """Return a test of the mean loss since fit 1; losses below a `share` of the first value count as none."""
 
-    def test(samples: list[Sample]) -> Finding:
+    def test(samples: list[MetricSample]) -> Verdict:
         sample = samples[0]
-        loss = -_change(sample)
+        loss = -_total_change(sample)
         first = sample.values[:, 0]
         margin = share * np.nanmean(first) if np.isfinite(first).any() else 0.0
         return _decide(sample.metric, mean_interval(loss), len(loss), margin)
@@ -251,20 +262,20 @@ def _loss(share: float) -> Callable[[list[Sample]], Finding]:
     return test
 
 
-def _hallucination(samples: list[Sample]) -> Finding:
-    growth = _change(samples[0])
+def _test_hallucination(samples: list[MetricSample]) -> Verdict:
+    growth = _total_change(samples[0])
     return _decide(samples[0].metric, mean_interval(growth), len(growth), 0.001)
 
 
-def _change(sample: Sample) -> np.ndarray:
-    """Last generation minus the first, for chains that have both."""
+def _total_change(sample: MetricSample) -> np.ndarray:
+    """Return the last generation minus the first, for chains that have both."""
     with np.errstate(invalid="ignore"):
         change = sample.values[:, -1] - sample.values[:, 0]
     return change[~np.isnan(change)]
 
 
-def _slopes(x: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Least-squares slope of each row; NaN where a value is not finite."""
+def _fit_slopes(x: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the least-squares slope of each row; NaN where a value is not finite."""
     finite = np.isfinite(values).all(1)
     centred = x - x.mean()
     return np.where(finite, np.where(finite[:, None], values, 0.0) @ centred / (centred @ centred), np.nan)
@@ -275,52 +286,53 @@ DEFINITIONS = (
     Definition(
         "catastrophic_risk",
         "catastrophic\nrisk",
-        _reading(_RISKS, _catastrophic_risk),
-        "median risk at T, minus that of a trivial model, > 0; or infinite",
+        _test_roles(_RISKS, _test_catastrophic_risk),
+        "yes: the median risk at T is above that of a trivial model, or infinite",
     ),
     Definition(
         "any_increase",
         "any rise\nof risk",
-        _reading(_RISKS, _any_increase, 2),
-        "mean of R_T - R_1 > 0, with upper outliers drawn in to Tukey's far fence (t interval)",
+        _test_roles(_RISKS, _test_any_increase, 2),
+        "yes: the mean of R_T - R_1 is above 0 (t interval; upper outliers are lowered to Tukey's far fence)",
     ),
     Definition(
         "diverging_risk",
         "diverging\nrisk",
-        _reading(_RISKS, _diverging_risk, 8),
-        "median slope of R against log t over the last doubling of t > 0, and > 0.71 times that over the doubling "
-        "before; no where a doubling adds less than a tenth of fit 1's interquartile range",
+        _test_roles(_RISKS, _test_diverging_risk, 8),
+        "yes: the median slope of R against log t over the last doubling of t is above 0, and above 0.71 times that "
+        "over the doubling before; no: a doubling adds less than a tenth of fit 1's interquartile range",
     ),
     Definition(
         "collapsing_variance",
         "collapsing\nvariance",
-        _reading(("log_variance",), _collapsing_variance, 8),
-        "the same of minus the log variance, no where it would not halve in 10 T at that pace; or median variance at T "
-        "under 1% of the truth's",
+        _test_roles(("log_variance",), _test_collapsing_variance, 8),
+        "yes: minus the log variance grows in the same way, or the median variance at T is under 1% of the truth's; "
+        "no: at that pace the variance does not halve in 10 T",
     ),
     Definition(
         "scaling_law",
         "changed\nscaling",
-        _scaling_law,
-        "median change since fit 1 of the exponent of R in 1/n is beyond 0.1 either way; no where within",
+        _test_scaling_law,
+        "yes: the median change since fit 1 of the exponent of R in 1/n is above 0.1 or below -0.1; no: it lies "
+        "between",
     ),
     Definition(
         "mode_loss",
         "modes\nlost",
-        _reading(("modes",), _loss(0.05), 2),
-        "mean of modes alive at fit 1 minus at T > 0 (t interval); no below 5% of them",
+        _test_roles(("modes",), _test_loss(0.05), 2),
+        "yes: the mean loss of modes alive from fit 1 to T is above 0 (t interval); no: it is below 5% of them",
     ),
     Definition(
         "tail_loss",
         "tails\nlost",
-        _reading(("tail",), _loss(0.1), 2),
-        "mean of the tails' mass at fit 1 minus at T > 0 (t interval); no below 10% of it",
+        _test_roles(("tail",), _test_loss(0.1), 2),
+        "yes: the mean loss of the tails' mass from fit 1 to T is above 0 (t interval); no: it is below 10% of it",
     ),
     Definition(
         "hallucination",
         "halluci-\nnation",
-        _reading(("hallucination",), _hallucination, 2),
-        "mean growth since fit 1 of the share below the truth's 0.1% quantile of density > 0 (t interval); no below "
-        "0.001",
+        _test_roles(("hallucination",), _test_hallucination, 2),
+        "yes: the mean growth since fit 1 of the share below the truth's 0.1% quantile of density is above 0 (t "
+        "interval); no: it is below 0.001",
     ),
 )

@@ -1,6 +1,7 @@
-"""What this machine can do: the rates of products, exponentials, random numbers and copies, and the floor under a work.
+"""Measure what this machine can do: its rates of products, exponentials, random numbers and copies.
 
-Each rate is that of a bare loop of one thing, on all devices and cores at once, in arrays as large as blocks of chains.
+Each rate is that of a loop which does nothing else, on all devices and cores at once, in arrays as large as blocks of
+chains. The rates give a floor: the seconds that the work of a program takes at least.
 """
 
 import time
@@ -17,21 +18,21 @@ from collapse_jax.planning.block_functions import max_concurrent_blocks
 from collapse_jax.planning.roofline import Work
 from collapse_jax.types import Array
 
-_SIDE = {"cpu": 512, "gpu": 8192, "tpu": 8192}  # of a matrix
-_ELEMENTS = {"cpu": 1 << 16, "gpu": 1 << 26, "tpu": 1 << 26}  # of an array that is worked on
+_SIDE = {"cpu": 512, "gpu": 8192, "tpu": 8192}  # rows of a square matrix
+_ELEMENTS = {"cpu": 1 << 16, "gpu": 1 << 26, "tpu": 1 << 26}  # elements of an array
 _COPIES = (1 << 16, 1 << 26)  # bytes of the smallest and the largest array that is copied
-_SECONDS, _TURNS = 0.02, 16  # of a measurement, at least: a call first makes room for its result
+_SECONDS, _TURNS = 0.02, 16  # the least of a measurement, since a call first makes room for its result
 
 TERMS = ("products", "exponentials", "random numbers", "memory")
 
 
 class Probe(NamedTuple):
-    """A bare loop of one thing.
+    """A loop that does one thing only.
 
     Attributes:
       loop: ``(turns, start) -> array``, compiled; the number of turns is traced.
-      start: what it starts from.
-      amount: of the thing in a turn: operations, elements or bytes.
+      start: the array that the loop starts from.
+      amount: operations, elements or bytes of one turn.
     """
 
     loop: Callable[[int, Any], Array]
@@ -40,14 +41,14 @@ class Probe(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """What is done in a second.
+    """What this machine does in a second.
 
     Attributes:
       products: floating-point operations of products of matrices, at JAX's default precision.
-      exponentials: of an array's elements.
+      exponentials: exponentials of an array's elements.
       random_words: random words of 32 bits.
       normals: standard normal numbers.
-      copies: bytes read and written, by the bytes of the array.
+      copies: ``{bytes of the array: bytes read and written}``.
     """
 
     products: float
@@ -57,84 +58,90 @@ class Rates(NamedTuple):
     copies: dict[int, float]
 
 
-def copied_size(size: float) -> int:
-    """The array that stands for one of `size` bytes: a power of two, within what is measured."""
+def copy_size_for(size: float) -> int:
+    """Return the bytes of the measured array that stands for one of `size` bytes: a power of two within limits."""
     return min(max(1 << (int(size) - 1).bit_length(), _COPIES[0]), _COPIES[1])
 
 
 class Machine:
-    """The probes of this machine: compiled once, measured again and again."""
+    """The probes of this machine, which are compiled once and measured again and again."""
 
     def __init__(self, sizes: Iterable[float]):
         platform = jax.default_backend()
         side, elements = _SIDE.get(platform, 512), _ELEMENTS.get(platform, 1 << 16)
         key, array, matrix = jax.random.key(0), jnp.full(elements, 0.5), jnp.full((side, side), 1 / side)
-        drawn = lambda draw: lambda i, x: x + draw(jax.random.fold_in(key, i), (elements,))  # noqa: E731
-        bits = lambda key, shape: jax.random.bits(unroll_rounds(key), shape)  # noqa: E731
+
+        def add_drawn(draw: Callable[..., Array]) -> Callable[[Any, Array], Array]:
+            return lambda i, x: x + draw(jax.random.fold_in(key, i), (elements,))
+
+        def draw_bits(key: Array, shape: tuple[int, ...]) -> Array:
+            return jax.random.bits(unroll_rounds(key), shape)
+
         self.probes = {
-            "products": _probe(lambda i, x: x @ matrix, matrix, 2.0 * side**3),
-            "exponentials": _probe(lambda i, x: jnp.exp(-x), array, elements),
-            "random_words": _probe(drawn(bits), jnp.zeros(elements, jnp.uint32), elements),
-            "normals": _probe(drawn(draw_normals), array, elements),
+            "products": _make_probe(lambda i, x: x @ matrix, matrix, 2.0 * side**3),
+            "exponentials": _make_probe(lambda i, x: jnp.exp(-x), array, elements),
+            "random_words": _make_probe(add_drawn(draw_bits), jnp.zeros(elements, jnp.uint32), elements),
+            "normals": _make_probe(add_drawn(draw_normals), array, elements),
         }
         self.copies = {
-            size: _probe(lambda i, x: 1.0 - x, jnp.full(size // 4, 0.25), 2.0 * size)
-            for size in sorted(set(map(copied_size, sizes)))
+            size: _make_probe(lambda i, x: 1.0 - x, jnp.full(size // 4, 0.25), 2.0 * size)
+            for size in sorted(set(map(copy_size_for, sizes)))
         }
         devices = jax.local_devices()
-        self.places = [device for device in devices for _ in range(max_concurrent_blocks(len(devices)) // len(devices))]
+        loops_per_device = max_concurrent_blocks(len(devices)) // len(devices)
+        self.workers = [device for device in devices for _ in range(loops_per_device)]
         self.turns: dict[Any, int] = {}
 
     def measure(self) -> Rates:
-        """All rates, now."""
-        with ThreadPoolExecutor(len(self.places)) as pool:
+        """Return all rates as they are now."""
+        with ThreadPoolExecutor(len(self.workers)) as pool:
             rates = {name: self._rate(pool, name, probe) for name, probe in self.probes.items()}
             return Rates(**rates, copies={size: self._rate(pool, size, probe) for size, probe in self.copies.items()})
 
     def _rate(self, pool: ThreadPoolExecutor, name: Any, probe: Probe) -> float:
-        """Of one probe at all places at once; the first call finds out how many turns take long enough."""
+        """Return the rate of one probe on all workers at once; the first call finds how many turns take long enough."""
 
-        def seconds(turns: int) -> float:
-            clock = time.perf_counter()
-            list(pool.map(lambda place: self._run(probe, turns, place), self.places))
-            return time.perf_counter() - clock
+        def time_turns(turns: int) -> float:
+            begin = time.perf_counter()
+            list(pool.map(lambda device: self._run_probe(probe, turns, device), self.workers))
+            return time.perf_counter() - begin
 
         if name not in self.turns:
-            seconds(1)  # compiles
+            time_turns(1)  # compiles
             self.turns[name] = _TURNS
-            while seconds(self.turns[name]) < _SECONDS:
+            while time_turns(self.turns[name]) < _SECONDS:
                 self.turns[name] *= 2
         turns = self.turns[name]
-        return probe.amount * turns * len(self.places) / seconds(turns)
+        return probe.amount * turns * len(self.workers) / time_turns(turns)
 
-    def _run(self, probe: Probe, turns: int, place: jax.Device) -> None:
-        jax.block_until_ready(probe.loop(turns, jax.device_put(probe.start, place)))
+    def _run_probe(self, probe: Probe, turns: int, device: jax.Device) -> None:
+        jax.block_until_ready(probe.loop(turns, jax.device_put(probe.start, device)))
 
 
-def _probe(step: Callable[[Any, Any], Any], start: Any, amount: float) -> Probe:
+def _make_probe(step: Callable[[Any, Any], Any], start: Any, amount: float) -> Probe:
     return Probe(jax.jit(lambda turns, x: jax.lax.fori_loop(0, turns, step, x)), start, float(amount))
 
 
-def floor(work: Work, rates: Rates, size: float) -> dict[str, float]:
-    """Seconds that each part of a work takes at the machine's rates, if nothing else were done.
+def floor_seconds(work: Work, rates: Rates, size: float) -> dict[str, float]:
+    """Return the seconds that each part of the work takes at the machine's rates, if nothing else is done.
 
-    Products, exponentials and random numbers share the same units: their sum is a floor, and so is the traffic with a
-    memory of `size` bytes, in which the program's values lie. Plain arithmetic is not counted.
+    Products, exponentials and random numbers use the same parts of the processor, so their sum is a floor; so is the
+    traffic with a memory of `size` bytes, in which the program's values lie. Other arithmetic is not counted.
     """
-    plain = max(work.random_words - work.normals, 0.0)
+    uniform_words = max(work.random_words - work.normals, 0.0)
     return {
         "products": work.products / rates.products,
         "exponentials": work.exponentials / rates.exponentials,
-        "random numbers": work.normals / rates.normals + plain / rates.random_words,
-        "memory": work.bytes / rates.copies[copied_size(size)],
+        "random numbers": work.normals / rates.normals + uniform_words / rates.random_words,
+        "memory": work.bytes / rates.copies[copy_size_for(size)],
     }
 
 
-def lowest(parts: dict[str, float]) -> float:
-    """Seconds that no program of this work goes below: of ``floor``."""
+def lowest_seconds(parts: dict[str, float]) -> float:
+    """Return the seconds that no program of this work goes below, from the parts that ``floor_seconds`` returns."""
     return max(sum(parts[name] for name in TERMS[:3]), parts["memory"])
 
 
-def limit(parts: dict[str, float]) -> str:
-    """What most of ``lowest`` is: memory, or the largest of those that it is the sum of."""
-    return "memory" if parts["memory"] == lowest(parts) else max(TERMS[:3], key=parts.__getitem__)
+def find_bottleneck(parts: dict[str, float]) -> str:
+    """Return the largest part of ``lowest_seconds``: memory, or the largest term of the sum."""
+    return "memory" if parts["memory"] == lowest_seconds(parts) else max(TERMS[:3], key=parts.__getitem__)

@@ -1,4 +1,4 @@
-"""Cases traced, compiled and run, in turn, so that what else the machine does falls on all of them alike."""
+"""Trace, compile and time cases in turn, so that whatever else the machine does disturbs all of them alike."""
 
 import statistics
 import time
@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from collapse_jax.bench.machine import Machine, Rates, floor, lowest
-from collapse_jax.bench.suites import Case
+from collapse_jax.bench.machine import Machine, Rates, floor_seconds, lowest_seconds
+from collapse_jax.bench.suites import BenchCase
 from collapse_jax.core.random import chain_keys
 from collapse_jax.core.worlds import Worlds
 from collapse_jax.execution.blocks import run_blocks
@@ -19,31 +19,31 @@ from collapse_jax.planning.plan import make_plan
 from collapse_jax.planning.roofline import Work, count_work
 from collapse_jax.types import Key, World
 
-_MOST_BLOCKS = 64
+_MAX_BLOCKS = 64
 
 
-class Row(NamedTuple):
-    """What was measured of a case.
+class CaseTiming(NamedTuple):
+    """The measurements of one case.
 
     Attributes:
-      name: of the case.
-      backend: law or rows: how batches are drawn.
-      num_generations: T.
-      num_chains: that ran at once.
-      width: of them, side by side in one block.
-      trace_seconds: of its two programs.
-      compile_seconds: of its two programs.
-      seconds: of a chain-generation, one a round.
-      work: of a chain-generation.
-      peak_bytes: of a block, by XLA's own account: arguments, results and temporaries.
-      floor: seconds of a chain-generation that the parts of the work take, by ``machine.floor``.
+      name: the name of the case.
+      backend: ``"law"`` or ``"rows"``: how batches are drawn.
+      num_generations: the horizon T.
+      num_chains: chains that were run.
+      chains_per_block: chains that run side by side in one block.
+      trace_seconds: time of tracing its two programs.
+      compile_seconds: time of compiling its two programs.
+      seconds: time of one chain-generation, one number a round.
+      work: the work of one chain-generation.
+      peak_bytes: memory of a block by XLA's own account: arguments, results and temporaries.
+      floor: seconds of one chain-generation that each part of the work takes at least (``machine.floor_seconds``).
     """
 
     name: str
     backend: str
     num_generations: int
     num_chains: int
-    width: int
+    chains_per_block: int
     trace_seconds: float
     compile_seconds: float
     seconds: tuple[float, ...]
@@ -53,47 +53,51 @@ class Row(NamedTuple):
 
     @property
     def median(self) -> float:
-        """Seconds of a chain-generation."""
+        """Return the median seconds of one chain-generation."""
         return statistics.median(self.seconds)
 
     @property
-    def spread(self) -> float:
-        """Standard deviation of a round, over the median: from the middle half of the rounds."""
+    def relative_deviation(self) -> float:
+        """Return the standard deviation of a round over the median, estimated from the quartiles of the rounds."""
         low, high = np.quantile(self.seconds, [0.25, 0.75])
         return float((high - low) / 1.349 / self.median)
 
     @property
-    def fraction(self) -> float:
-        """Of the time, what the floor is."""
-        return lowest(self.floor) / self.median
+    def floor_share(self) -> float:
+        """Return the share of the time that the floor is."""
+        return lowest_seconds(self.floor) / self.median
 
 
-class Prepared(NamedTuple):
-    """A case ready to run."""
+class PreparedCase(NamedTuple):
+    """A case that is compiled and ready to run."""
 
-    case: Case
+    case: BenchCase
     backend: str
-    programs: CompiledBlock
+    compiled: CompiledBlock
     world: World
     keys: Key
     work: Work
     peak_bytes: int
 
-    def run(self, generations: int | None = None, blocks: int | None = None) -> float:
-        """Seconds of its chains, or of so many generations or blocks of them."""
-        keys = self.keys if blocks is None else self.keys[: blocks * self.programs.chains_per_block]
-        clock = time.perf_counter()
-        run_blocks(self.programs, self.world, {}, keys, num_generations=generations or self.case.num_generations,
-                   progress_callback=lambda _: None)  # fmt: skip
-        return time.perf_counter() - clock
+    def time_run(self, generations: int | None = None, blocks: int | None = None) -> float:
+        """Return the seconds that its chains take, or some generations or blocks of them."""
+        keys = self.keys if blocks is None else self.keys[: blocks * self.compiled.chains_per_block]
+        horizon = generations or self.case.num_generations
+        begin = time.perf_counter()
+        run_blocks(self.compiled, self.world, {}, keys, num_generations=horizon, progress_callback=_ignore_progress)
+        return time.perf_counter() - begin
 
 
-def prepare(case: Case, seconds: float) -> Prepared:
-    """Traces and compiles a case, and finds how many chains take about so many seconds."""
+def _ignore_progress(generations: int) -> None:
+    """Take a progress report and do nothing."""
+
+
+def prepare_case(case: BenchCase, seconds: float) -> PreparedCase:
+    """Trace and compile a case, and find how many chains take about `seconds`."""
     options = Options(case.num_generations, 1, metrics=case.metrics or None, backend=case.backend)
     plan = make_plan(grid_of(case.make(case.size), case.policy, case.num_samples, {}), options)
     (program,) = plan.programs
-    world, keys = Worlds().of(program.setting, program.world), chain_keys(0, _MOST_BLOCKS * program.chains_per_block)
+    world, keys = Worlds().of(program.setting, program.world), chain_keys(0, _MAX_BLOCKS * program.chains_per_block)
     traced = trace_block(
         lambda values: plan.build_chain(program, values),
         world,
@@ -103,85 +107,86 @@ def prepare(case: Case, seconds: float) -> Prepared:
         chains_per_block=program.chains_per_block,
         generations_per_call=plan.generations_per_call,
     )
-    programs = compile_block(traced)
+    compiled = compile_block(traced)
     work = count_work(traced.traced[1].jaxpr.jaxpr).times(1 / program.chains_per_block / plan.generations_per_call)
     backend = "law" if program.law else "rows"
-    made = Prepared(case, backend, programs, world, keys, work, _peak(programs))
-    least = max(programs.max_concurrent, 1) * len(programs.placements)
-    made.run(blocks=least)  # compiles what is small and eager
-    blocks = least * max(round(seconds / made.run(blocks=least)), 1)
-    return made._replace(keys=keys[: min(blocks, _MOST_BLOCKS) * program.chains_per_block])
+    prepared = PreparedCase(case, backend, compiled, world, keys, work, _peak_bytes(compiled))
+    concurrent = max(compiled.max_concurrent, 1) * len(compiled.placements)
+    prepared.time_run(blocks=concurrent)  # compiles what is small and eager
+    blocks = concurrent * max(round(seconds / prepared.time_run(blocks=concurrent)), 1)
+    return prepared._replace(keys=keys[: min(blocks, _MAX_BLOCKS) * program.chains_per_block])
 
 
-def _peak(programs: CompiledBlock) -> int:
-    about = programs.advance[0].memory_analysis()
-    if about is None:
+def _peak_bytes(compiled: CompiledBlock) -> int:
+    analysis = compiled.advance[0].memory_analysis()
+    if analysis is None:
         return 0
-    sizes = about.argument_size_in_bytes + about.output_size_in_bytes + about.temp_size_in_bytes
-    return int(sizes - about.alias_size_in_bytes)
+    sizes = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
+    return int(sizes - analysis.alias_size_in_bytes)
 
 
-def measure(
-    cases: Sequence[Case], rounds: int, seconds: float, tell: Callable[[str], None]
-) -> tuple[list[Row], Rates, list[Prepared]]:
-    """The cases in turn, `rounds` times, and the machine's rates (medians) beside them.
+def measure_cases(
+    cases: Sequence[BenchCase], rounds: int, seconds: float, report_progress: Callable[[str], None]
+) -> tuple[list[CaseTiming], Rates, list[PreparedCase]]:
+    """Time the cases in turn, `rounds` times, and measure the machine's rates (medians) in between.
 
     Args:
-      cases: of a suite.
-      rounds: how often each is run.
-      seconds: that a run should take.
-      tell: is told what is being done.
+      cases: the cases of a suite.
+      rounds: how often each case is run.
+      seconds: the time that one run should take.
+      report_progress: is called with a text that says what is being done.
     """
-    made = []
+    prepared_cases = []
     for case in cases:
-        tell(f"compiling {case.name}")
-        made.append(prepare(case, seconds))
-    machine = Machine([p.peak_bytes for p in made])
-    times: list[list[float]] = [[] for _ in made]
+        report_progress(f"compiling {case.name}")
+        prepared_cases.append(prepare_case(case, seconds))
+    machine = Machine([prepared.peak_bytes for prepared in prepared_cases])
+    times: list[list[float]] = [[] for _ in prepared_cases]
     rates = []
     for number in range(rounds):
-        tell(f"round {number + 1} of {rounds}")
+        report_progress(f"round {number + 1} of {rounds}")
         rates.append(machine.measure())
-        for prepared, seen in zip(made, times, strict=True):
-            seen.append(prepared.run())
-    typical = _median(rates)
-    return [_row(p, seen, typical) for p, seen in zip(made, times, strict=True)], typical, made
+        for prepared, case_times in zip(prepared_cases, times, strict=True):
+            case_times.append(prepared.time_run())
+    typical = _median_rates(rates)
+    timings = [_make_timing(p, case_times, typical) for p, case_times in zip(prepared_cases, times, strict=True)]
+    return timings, typical, prepared_cases
 
 
-def _median(rates: Sequence[Rates]) -> Rates:
+def _median_rates(rates: Sequence[Rates]) -> Rates:
     sizes = rates[0].copies
     copies = {size: statistics.median(r.copies[size] for r in rates) for size in sizes}
     numbers = {name: statistics.median(getattr(r, name) for r in rates) for name in Rates._fields if name != "copies"}
     return Rates(**numbers, copies=copies)
 
 
-def _row(prepared: Prepared, seconds: Sequence[float], rates: Rates) -> Row:
-    case, programs, chains = prepared.case, prepared.programs, prepared.keys.shape[0]
-    return Row(
+def _make_timing(prepared: PreparedCase, seconds: Sequence[float], rates: Rates) -> CaseTiming:
+    case, compiled, chains = prepared.case, prepared.compiled, prepared.keys.shape[0]
+    return CaseTiming(
         case.name,
         prepared.backend,
         case.num_generations,
         chains,
-        programs.chains_per_block,
-        programs.trace_seconds,
-        programs.compile_seconds,
+        compiled.chains_per_block,
+        compiled.trace_seconds,
+        compiled.compile_seconds,
         tuple(s / chains / case.num_generations for s in seconds),
         prepared.work,
         prepared.peak_bytes,
-        floor(prepared.work, rates, prepared.peak_bytes),
+        floor_seconds(prepared.work, rates, prepared.peak_bytes),
     )
 
 
 class Scaling(NamedTuple):
-    """How a case's seconds grow with one of its sizes.
+    """How the seconds of a case grow with one of its sizes.
 
     Attributes:
-      name: of the case.
+      name: the name of the case.
       axis: chains, generations, n, or the letter of the setting's size.
-      values: of the size.
-      seconds: of the whole run at each.
+      values: the values of that size.
+      seconds: the time of the whole run at each value.
       exponent: the slope of log seconds over log value.
-      error: its standard error, of the scatter about the line.
+      error: the standard error of the slope, from the scatter about the line.
     """
 
     name: str
@@ -192,35 +197,37 @@ class Scaling(NamedTuple):
     error: float
 
 
-def scalings(prepared: Prepared, rounds: int, tell: Callable[[str], None]) -> list[Scaling]:
-    """Of one case: three sizes an axis, a factor of two (sizes that are shapes) or four apart."""
-    case, found = prepared.case, []
-    tell(f"scaling of {case.name}")
-    least = max(prepared.programs.max_concurrent, 1) * len(prepared.programs.placements)
-    blocks = [k * least for k in (1, 4, 16) if k * least <= _MOST_BLOCKS]
-    full = prepared._replace(keys=chain_keys(0, blocks[-1] * prepared.programs.chains_per_block))
-    chains = [b * full.programs.chains_per_block for b in blocks]
-    found.append(("chains", chains, [lambda b=b: full.run(blocks=b) for b in blocks]))
-    horizons = [case.num_generations * k for k in (1, 2, 4)] if _any_horizon(prepared) else []
-    found.append(("generations", horizons, [lambda t=t: prepared.run(generations=t) for t in horizons]))
+def measure_scaling(prepared: PreparedCase, rounds: int, report_progress: Callable[[str], None]) -> list[Scaling]:
+    """Time one case at three sizes an axis, a factor of two (sizes that are shapes) or four apart."""
+    case, axes = prepared.case, []
+    report_progress(f"scaling of {case.name}")
+    concurrent = max(prepared.compiled.max_concurrent, 1) * len(prepared.compiled.placements)
+    blocks = [k * concurrent for k in (1, 4, 16) if k * concurrent <= _MAX_BLOCKS]
+    full = prepared._replace(keys=chain_keys(0, blocks[-1] * prepared.compiled.chains_per_block))
+    chains = [b * full.compiled.chains_per_block for b in blocks]
+    axes.append(("chains", chains, [lambda b=b: full.time_run(blocks=b) for b in blocks]))
+    horizons = [case.num_generations * k for k in (1, 2, 4)] if _runs_at_any_horizon(prepared) else []
+    axes.append(("generations", horizons, [lambda t=t: prepared.time_run(generations=t) for t in horizons]))
     for axis, field in (("n", "num_samples"), (case.letter, "size")):
         if axis:
             values = [getattr(case, field) * k for k in (1, 2, 4)]
-            others = [prepare(case._replace(**{field: value}), 0.1) for value in values]
-            each = [lambda p=p: p.run() / p.keys.shape[0] * case.num_generations for p in others]
-            found.append((axis, values, each))
-    return [_fitted(case.name, axis, values, runs, rounds) for axis, values, runs in found if values]
+            others = [prepare_case(case._replace(**{field: value}), 0.1) for value in values]
+            runs = [lambda p=p: p.time_run() / p.keys.shape[0] * case.num_generations for p in others]
+            axes.append((axis, values, runs))
+    return [_fit_scaling(case.name, axis, values, runs, rounds) for axis, values, runs in axes if values]
 
 
-def _any_horizon(prepared: Prepared) -> bool:
-    """Whether the pool is as large at any horizon, so that the compiled program goes on for longer."""
+def _runs_at_any_horizon(prepared: PreparedCase) -> bool:
+    """Return whether the pool has one size at any horizon, so that the compiled program can run longer."""
     return prepared.case.policy.keep is not None or prepared.backend == "law"
 
 
-def _fitted(name: str, axis: str, values: Sequence[int], runs: Sequence[Callable[[], float]], rounds: int) -> Scaling:
+def _fit_scaling(
+    name: str, axis: str, values: Sequence[int], runs: Sequence[Callable[[], float]], rounds: int
+) -> Scaling:
     seconds = np.median([[run() for run in runs] for _ in range(rounds)], axis=0)
     x, y = np.log(values), np.log(seconds)
     slope = float(((x - x.mean()) * y).sum() / ((x - x.mean()) ** 2).sum())
-    left = y - y.mean() - slope * (x - x.mean())
-    error = float(np.sqrt((left**2).sum() / max(len(x) - 2, 1) / ((x - x.mean()) ** 2).sum()))
+    residual = y - y.mean() - slope * (x - x.mean())
+    error = float(np.sqrt((residual**2).sum() / max(len(x) - 2, 1) / ((x - x.mean()) ** 2).sum()))
     return Scaling(name, axis, tuple(values), tuple(map(float, seconds)), slope, error)

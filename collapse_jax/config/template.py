@@ -1,6 +1,5 @@
 """A config to begin with: every key, with what the docstrings of its setting and of ``Experiment`` say of it."""
 
-import contextlib
 import dataclasses
 import inspect
 import re
@@ -55,32 +54,17 @@ def text(kind: str, path: str = "FILE") -> str:
     return "\n".join(_lines(specs[kind], path)) + "\n"
 
 
-def said(documented: Any) -> dict[str, str]:
-    """What the section ``Args`` (or ``Attributes``) of a docstring says of each name."""
+def read_argument_docs(documented: Any) -> dict[str, str]:
+    """Return what the section ``Args`` (or ``Attributes``) of a docstring says of each name."""
     section = re.search(r"^(?:Args|Attributes):\n(.*?)(?:\n\n|\Z)", inspect.getdoc(documented) or "", re.M | re.S)
     entries = re.findall(r"^  (\w+): (.*?)(?=^  \w|\Z)", section[1] if section else "", re.M | re.S)
     return {name: _plain(words) for name, words in entries}
 
 
-def print_flags(experiment: Experiment, path: Path) -> None:
-    """Every flag by which the config at `path` can be changed on the command line."""
-    import tyro
-
-    with contextlib.suppress(SystemExit):  # how tyro ends its help
-        tyro.cli(
-            type(experiment),
-            prog=f"collapse-jax run {path}",
-            description="",
-            default=experiment,
-            args=["--help"],
-            config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
-        )
-
-
 def _lines(spec: type[Spec], path: str) -> Iterator[str]:
     made = spec(**_defaults(spec)).build("setting")
     values = _CLOSED if made.init is None else _TRAINED
-    words, hints = said(Experiment), typing.get_type_hints(Experiment)
+    words, hints = read_argument_docs(Experiment), typing.get_type_hints(Experiment)
     yield from _comment(f"{spec.kind}: {_first_line(spec)}", "")
     yield from ("#", f"#   collapse-jax plan {path}", f"#   collapse-jax run {path}", "#")
     yield from _comment(
@@ -98,7 +82,7 @@ def _lines(spec: type[Spec], path: str) -> Iterator[str]:
             yield from _comment(about, "")
             yield from special[field.name]
         elif field.name == "curator":
-            yield from (*_comment(about, ""), *_choices("curator", "#   "), _flow({"curator": value})[1:-1])
+            yield from (*_comment(about, ""), *_choices("curator", "#   "), format_flow({"curator": value})[1:-1])
         else:
             yield from _explained(field.name, value, f"{about} ({parse.describe(hints[field.name])})")
         if field.name == "metrics":
@@ -106,7 +90,7 @@ def _lines(spec: type[Spec], path: str) -> Iterator[str]:
 
 
 def _setting(spec: type[Spec]) -> Iterator[str]:
-    words, hints = said(spec), typing.get_type_hints(spec)
+    words, hints = read_argument_docs(spec), typing.get_type_hints(spec)
     yield from ("setting:", f"  kind: {spec.kind}")
     for name, value in _defaults(spec).items():
         yield from _explained(name, value, f"{words.get(name, '')} ({parse.describe(hints[name])})".lstrip(), "  ")
@@ -122,7 +106,7 @@ def _choices(group: str, head: str, skip: Sequence[str] = ()) -> Iterator[str]:
     """Each kind of a group as one would write it, with all its arguments."""
     for spec in schema.spec_types(group):
         if spec.kind not in skip:
-            yield f"{head}{_flow({'kind': spec.kind, **_defaults(spec)})}  # {_first_line(spec)}"
+            yield f"{head}{format_flow({'kind': spec.kind, **_defaults(spec)})}  # {_first_line(spec)}"
 
 
 def _sweep() -> Iterator[str]:
@@ -151,12 +135,13 @@ def _comment(words: str, indent: str) -> list[str]:
 
 def _explained(name: str, value: Any, words: str, indent: str = "") -> list[str]:
     """A key with what is said of it: after it where there is room, else above it."""
-    line = indent + _flow({name: value})[1:-1]
+    line = indent + format_flow({name: value})[1:-1]
     beside = f"{line}  # {words}"
     return [beside] if len(beside) <= _WIDTH else [*_comment(words, indent), line]
 
 
-def _flow(values: dict[str, Any]) -> str:
-    """A mapping on one line, in braces."""
-    plain = {name: config.to_dict(value) for name, value in values.items()}
-    return yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=10**6).rstrip()
+def format_flow(value: Any) -> str:
+    """Return a value of a config as YAML on one line, mappings in braces and lists in brackets."""
+    plain = {name: config.to_dict(part) for name, part in value.items()} if isinstance(value, dict) else value
+    text = yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=10**6)
+    return text.removesuffix("...\n").rstrip()

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import yaml
 
-from collapse_jax.core.errors import StoreError
+from collapse_jax.core.errors import StoreError, drop_frames
 from collapse_jax.core.sharding import chain_placements
 from collapse_jax.execution import checkpoint
 from collapse_jax.execution.runner import Runner
@@ -286,9 +286,9 @@ def _run_locally(
                 raise StoreError(
                     f"the disk is full ({error}); the finished units are kept: make room and run again"
                 ) from error
-            values = error.with_traceback(None)  # whose frames would keep the unit's arrays
+            values = drop_frames(error)
         except Exception as error:
-            values = error.with_traceback(None)
+            values = drop_frames(error)
         yield unit, values
 
 

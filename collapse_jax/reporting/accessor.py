@@ -1,6 +1,6 @@
-"""What one does with results, on the dataset itself: ``runs.collapse.plot()``. Notebooks show what it returns.
+"""Give datasets of runs an accessor: ``runs.collapse.plot()``. Notebooks show what its methods return.
 
-Each method imports what it needs: who makes a dataset has this module, and may need none of them.
+Each method imports what it needs, since every program that makes a dataset imports this module.
 """
 
 import io
@@ -17,52 +17,53 @@ if TYPE_CHECKING:
 
 @xr.register_dataset_accessor("collapse")
 class Collapse:
-    """``runs.collapse``, on what ``cj.run``, ``cj.sweep`` and ``cj.open`` return, and on parts of it."""
+    """The accessor ``runs.collapse`` of datasets that ``run``, ``sweep`` and ``open`` return, and of parts of them."""
 
     def __init__(self, ds: xr.Dataset):
         self._ds = ds
 
     def plot(self, path: Path | str | None = None) -> "Figure":
-        """Each metric against the generation, one colour a policy, dashed where the exact value is known.
+        """Draw each metric against the generation, a colour for each policy, and exact means as dashed lines.
 
         Args:
-          path: of a picture file to write, too; its suffix chooses the format.
+          path: a picture file to write as well; its suffix chooses the format.
 
         Raises:
-          UsageError: a suffix that matplotlib cannot write, or no metric that is one number a generation.
+          UsageError: matplotlib cannot write the suffix, or no metric is one number a generation.
         """
         from collapse_jax.reporting import plot_curves
         from collapse_jax.reporting.figures import save_figure
 
-        figure = plot_curves.draw(self._ds)
+        figure = plot_curves.draw_curves(self._ds)
         if path is not None:
             save_figure(figure, path)
-        figure.__dict__["_repr_png_"] = lambda: _png(figure)  # notebooks show it without pyplot
+        figure.__dict__["_repr_png_"] = lambda: _encode_png(figure)  # notebooks show it without pyplot
         return figure
 
     def table(self, generation: int = -1) -> "Table":
-        """Centre and 95% interval over chains of each metric, at a position of the generation axis."""
+        """Return a table of each metric over chains, with 95% intervals, at a position of the generation axis."""
         from collapse_jax.reporting import tables
 
-        return _whole(tables.render_summary(self._ds, generation))
+        return _widen_in_notebook(tables.render_summary(self._ds, generation))
 
     def score(self) -> xr.Dataset:
-        """Eight definitions of collapse as verdicts; see ``verdicts.score``."""
-        from collapse_jax.analysis import verdicts as definitions
+        """Return the verdicts of eight definitions of collapse; see ``cj.score``."""
+        from collapse_jax.analysis.verdicts import score
 
-        return definitions.score(self._ds)
+        return score(self._ds)
 
     def verdicts(self) -> "Table":
-        """`score` as a table, with median times to collapse."""
+        """Return a table of the verdicts of ``score``, with median times to collapse."""
         from collapse_jax.reporting import tables
 
-        return _whole(tables.render_verdicts(self._ds))
+        return _widen_in_notebook(tables.render_verdicts(self._ds))
 
     def predict(self) -> xr.Dataset:
-        """The exact mean over chains of each metric of which one is known.
+        """Return the exact mean over chains of each metric for which theory knows one.
 
         Returns:
-          The metrics' dims but ``chain``; NaN where no mean is known, or where so few chains cannot be held to it.
+          A dataset with the metrics' dims without ``chain``; NaN where no mean is known, or where a mean over chains
+          cannot be compared with it.
         """
         from collapse_jax.analysis.predictions import Lines
         from collapse_jax.results.summary import curve_positions
@@ -70,24 +71,24 @@ class Collapse:
 
         lines, positions, known = Lines(self._ds), curve_positions(self._ds), {}
         for name, values in select_scalars(self._ds).data_vars.items():
-            found = {label: lines.at(str(name), position) for label, position in positions.items()}
-            if all(line is None for line in found.values()):
+            means = {label: lines.at(str(name), position) for label, position in positions.items()}
+            if all(line is None for line in means.values()):
                 continue
             known[name] = xr.full_like(values.isel(chain=0, drop=True), np.nan, dtype=float)
-            for label, line in found.items():
+            for label, line in means.items():
                 if line is not None:
                     known[name][positions[label]] = line
         return xr.Dataset(known)
 
     def report(self, path: Path | str = "report.html") -> Path:
-        """Writes one HTML page of it all; see ``html.write``."""
+        """Write one HTML page of all results and return its path; see ``html.write_report``."""
         from collapse_jax.reporting import html
 
-        return html.write(self._ds, path)
+        return html.write_report(self._ds, path)
 
 
-def _whole(table: "Table") -> "Table":
-    """In a notebook, whose cells scroll, a table is as wide as it likes."""
+def _widen_in_notebook(table: "Table") -> "Table":
+    """Return the table, in a notebook as wide as its content, since cells of notebooks scroll."""
     from rich.console import Console
 
     from collapse_jax.execution.progress import in_notebook
@@ -97,7 +98,7 @@ def _whole(table: "Table") -> "Table":
     return table
 
 
-def _png(figure: "Figure") -> bytes:
+def _encode_png(figure: "Figure") -> bytes:
     data = io.BytesIO()
     figure.savefig(data, dpi=100, format="png")
     return data.getvalue()

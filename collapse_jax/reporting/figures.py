@@ -1,4 +1,4 @@
-"""Figures as files: a suffix that matplotlib cannot write is the user's mistake."""
+"""Write figures into files; a suffix that matplotlib cannot write is the user's mistake."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ def save_figure(figure: "Figure", path: Path | str) -> Path:
     """
     suffix, formats = Path(path).suffix.removeprefix("."), figure.canvas.get_supported_filetypes()
     if suffix not in formats:
-        raise UsageError(f"{path}: {suffix or 'no suffix'} is no picture format; one of {', '.join(sorted(formats))}")
+        known = ", ".join(sorted(formats))
+        raise UsageError(f"{path}: {suffix or 'no suffix'} is not a format of pictures; use one of {known}")
     figure.savefig(path, dpi=_DPI)
     return Path(path)

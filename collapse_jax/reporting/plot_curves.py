@@ -1,4 +1,4 @@
-"""The picture of a run: each metric against generation, mean over chains with a 95% band, and the exact one dashed."""
+"""Draw a run: each metric against the generation, its mean over chains with a 95% band, and the exact mean dashed."""
 
 import io
 import math
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from collapse_jax import results as results
+from collapse_jax import results
 from collapse_jax.analysis.predictions import Lines
 from collapse_jax.core.errors import UsageError
 from collapse_jax.numerics.confidence_intervals import median_interval
 from collapse_jax.reporting.figures import save_figure
-from collapse_jax.reporting.plot_grid import THEORY, draw_grid, legend
+from collapse_jax.reporting.plot_grid import THEORY, draw_grid, draw_legend
 from collapse_jax.results import store
 from collapse_jax.results.summary import curve_positions, select_position
 from collapse_jax.results.variables import select_scalars
@@ -23,16 +23,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, told apart with any colour vision; its yellow is left out, too pale on white
+# The palette of Okabe and Ito, which any colour vision can tell apart, without its yellow, too pale on white
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", ":", "-.")
-MOST_CURVES = 12  # in a panel; a larger grid has a picture of its own
+MAX_CURVES = 12  # in a panel; a larger grid has a picture of its own
 _RESAMPLES = 400
-LONG = 500  # generations from which the first ones need a logarithmic axis to be seen
+LONG = 500  # generations; in longer runs the first ones need a logarithmic axis to be seen
 
 
 class Curve(NamedTuple):
-    """One line and its band, ``[generation]`` each; `lost` chains had a value somewhere that cannot be averaged."""
+    """One line of a picture and its band.
+
+    Attributes:
+      centre: ``[generation]``, the line.
+      low: ``[generation]``, the lower end of the band.
+      high: ``[generation]``, the upper end of the band.
+      lost: the number of chains with a value that cannot be averaged.
+    """
 
     centre: np.ndarray
     low: np.ndarray
@@ -40,70 +47,80 @@ class Curve(NamedTuple):
     lost: int
 
 
-def plot(ds: xr.Dataset, path: Path | str) -> Path:
-    """Draws `ds` into a picture file: one panel a metric, one colour a policy.
+def plot_curves(ds: xr.Dataset, path: Path | str) -> Path:
+    """Draw a run into a picture file: a panel for each metric, a colour for each policy.
 
     Args:
-      ds: what ``sweep`` returned.
-      path: of the picture; its suffix chooses the format.
+      ds: a dataset that ``sweep``, ``run`` or ``open`` returned.
+      path: the picture to write; its suffix chooses the format.
 
     Returns:
       The path.
 
     Raises:
-      UsageError: a suffix that matplotlib cannot write, or a dataset without a metric that is one number a generation.
+      UsageError: matplotlib cannot write the suffix, or no metric is one number a generation.
     """
-    return save_figure(draw(ds), path)
+    return save_figure(draw_curves(ds), path)
 
 
-def plot_into(ds: xr.Dataset, out: Any) -> str:
-    """Draws `ds` into a results folder, or a bucket (extra ``cloud``); returns where the picture is."""
+def write_curves(ds: xr.Dataset, out: Any) -> str:
+    """Draw a run into its results folder, or a bucket (extra ``cloud``), and return the path of the picture."""
     if not store.is_bucket(out):
-        return str(plot(ds, Path(out) / results.PICTURE))
+        return str(plot_curves(ds, Path(out) / results.PICTURE))
     data = io.BytesIO()
-    draw(ds).savefig(data, dpi=150, format="png")
+    draw_curves(ds).savefig(data, dpi=150, format="png")
     store.put_object(out, results.PICTURE, data.getvalue())
     return str(store.join_path(out, results.PICTURE))
 
 
-def draw(ds: xr.Dataset) -> "Figure":
-    """The figure that `plot` saves."""
+def draw_curves(ds: xr.Dataset) -> "Figure":
+    """Return the figure that ``plot_curves`` saves.
+
+    Raises:
+      UsageError: no metric is one number a generation.
+    """
     from matplotlib.figure import Figure  # no pyplot: no window, no global state
 
     labels, ds = curve_positions(ds), select_scalars(ds)
     names = [str(name) for name in ds.data_vars]
     if not names:
-        raise UsageError("nothing to plot: no metric here is one number a generation")
-    if len(labels) > MOST_CURVES:
+        raise UsageError("there is nothing to plot: no metric is one number a generation")
+    if len(labels) > MAX_CURVES:
         return draw_grid(ds)
-    width = min(len(names), min((3, 4), key=lambda columns: -len(names) % columns))  # fewest empty panels
-    height = math.ceil(len(names) / width)
-    figure = Figure(figsize=(max(4.2 * width, 5.5), 3.1 * height + 1.2), layout="constrained")
-    axes = figure.subplots(height, width, squeeze=False).ravel()
-    draws = resamples(ds.sizes["chain"])
-    drawn, lines = styles(labels), Lines(ds)
+    columns = min(len(names), min((3, 4), key=lambda columns: -len(names) % columns))  # fewest empty panels
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(max(4.2 * columns, 5.5), 3.1 * rows + 1.2), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    draws = draw_resamples(ds.sizes["chain"])
+    styles, lines = choose_styles(labels), Lines(ds)
     for ax, name in zip(axes, names, strict=False):
-        curves = {label: curve(ds[name], position, draws) for label, position in labels.items()}
-        _panel(ax, ds["generation"].to_numpy(), curves, drawn, ds[name].attrs, ds.sizes["chain"])
+        curves = {label: summarize_curve(ds[name], position, draws) for label, position in labels.items()}
+        _draw_panel(ax, ds["generation"].to_numpy(), curves, styles, ds[name].attrs, ds.sizes["chain"])
         in_logs = ds[name].attrs.get("summary") == "median"
         for expected in (lines.at(name, position, in_logs=in_logs) for position in labels.values()):
             if expected is not None:
                 ax.plot(ds["generation"].to_numpy(), expected, **THEORY)
     for ax in axes[len(names) :]:
         ax.set_axis_off()
-    _frame(figure, ds, axes[0])
+    _add_title_and_legend(figure, ds, axes[0])
     return figure
 
 
-def resamples(num_chains: int) -> np.ndarray:
-    """How often each chain is in each resample, ``[resample, chain]``: the same ones for every metric and policy."""
+def draw_resamples(num_chains: int) -> np.ndarray:
+    """Return how often each chain is in each resample, ``[resample, chain]``, for all metrics and policies alike."""
     rng = np.random.default_rng(0)
     draws = (rng.integers(num_chains, size=num_chains) for _ in range(_RESAMPLES))
     return np.stack([np.bincount(draw, minlength=num_chains) for draw in draws]).astype(np.float32)
 
 
-def curve(values: xr.DataArray, position: dict[str, int], draws: np.ndarray) -> Curve:
-    """A metric along the generations at one position of ``results.columns``; `draws` are those of ``resamples``."""
+def summarize_curve(values: xr.DataArray, position: dict[str, int], draws: np.ndarray) -> Curve:
+    """Summarize a metric over chains along the generations.
+
+    Args:
+      values: the metric.
+      position: the position of the curve, as ``curve_positions`` gives it.
+      draws: the resamples of ``draw_resamples``.
+    """
     rows = select_position(values, position).transpose("chain", "generation").to_numpy().astype(float)
     if values.attrs.get("summary") == "median":
         centre, low, high = np.transpose([median_interval(column) for column in rows.T])
@@ -112,7 +129,7 @@ def curve(values: xr.DataArray, position: dict[str, int], draws: np.ndarray) -> 
 
 
 def _mean_band(rows: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean over the finite values of ``[chain, generation]`` and its 95% percentile bootstrap, chains resampled."""
+    """Return the mean over the finite values of ``[chain, generation]`` and its 95% bootstrap interval over chains."""
     finite = np.isfinite(rows)
     values = np.where(finite, rows, 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 where no value is finite: NaN, which is not drawn
@@ -122,20 +139,23 @@ def _mean_band(rows: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndar
     return mean, low, high
 
 
-def styles(labels: dict[str, dict[str, int]]) -> dict[str, dict[str, Any]]:
-    """One colour a policy, or a point of the swept grid where there is one policy; else these differ by line style."""
-    seen: dict[int, int] = {}
-    found = {}
-    alone = len({position.get("policy", 0) for position in labels.values()}) == 1
+def choose_styles(labels: dict[str, dict[str, int]]) -> dict[str, dict[str, Any]]:
+    """Return the colour and line style of each curve.
+
+    Policies differ by colour, and the points of a grid by line style; under one policy the points differ by colour.
+    """
+    counts: dict[int, int] = {}
+    styles = {}
+    one_policy = len({position.get("policy", 0) for position in labels.values()}) == 1
     for label, position in labels.items():
         policy = position.get("policy", 0)
-        nth = seen[policy] = seen.get(policy, -1) + 1
-        colour, other = (nth, nth // len(COLOURS)) if alone else (policy, nth + policy // len(COLOURS))
-        found[label] = {"color": COLOURS[colour % len(COLOURS)], "linestyle": STYLES[other % len(STYLES)]}
-    return found
+        nth = counts[policy] = counts.get(policy, -1) + 1
+        colour, other = (nth, nth // len(COLOURS)) if one_policy else (policy, nth + policy // len(COLOURS))
+        styles[label] = {"color": COLOURS[colour % len(COLOURS)], "linestyle": STYLES[other % len(STYLES)]}
+    return styles
 
 
-def _panel(
+def _draw_panel(
     ax: "Axes",
     generations: np.ndarray,
     curves: dict[str, Curve],
@@ -144,9 +164,9 @@ def _panel(
     num_chains: int,
 ) -> None:
     for label, curve in curves.items():
-        alone: dict[str, Any] = {"marker": "o", "markersize": 4} if len(generations) == 1 else {}
-        shown = np.where(np.isfinite(curve.centre), curve.centre, np.nan)
-        ax.plot(generations, shown, label=label, linewidth=1.6, **styles[label], **alone)
+        marker: dict[str, Any] = {"marker": "o", "markersize": 4} if len(generations) == 1 else {}
+        finite = np.where(np.isfinite(curve.centre), curve.centre, np.nan)
+        ax.plot(generations, finite, label=label, linewidth=1.6, **styles[label], **marker)
         band = np.isfinite(curve.low) & np.isfinite(curve.high)
         colour = styles[label]["color"]
         ax.fill_between(generations, curve.low, curve.high, where=band, color=colour, alpha=0.22, linewidth=0)
@@ -166,24 +186,24 @@ def _panel(
     ax.tick_params(which="both", labelsize=8)
     ax.grid(alpha=0.25, linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)
-    _tell_lost(ax, curves, num_chains)
+    _note_lost_chains(ax, curves, num_chains)
 
 
-def _tell_lost(ax: "Axes", curves: dict[str, Curve], num_chains: int) -> None:
-    """Says in the panel whose chains have values that are not shown."""
+def _note_lost_chains(ax: "Axes", curves: dict[str, Curve], num_chains: int) -> None:
+    """Note in the panel how many chains have values that are left out."""
     lines = [f"{label}: {c.lost:,} of {num_chains:,} chains" for label, c in curves.items() if c.lost]
     if lines:
-        text = "not finite, left out:\n" + "\n".join(lines)
-        paper = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.5}
-        ax.text(0.02, 0.03, text, transform=ax.transAxes, fontsize=7, color="0.3", va="bottom", bbox=paper)
+        text = "left out, not finite:\n" + "\n".join(lines)
+        background = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.5}
+        ax.text(0.02, 0.03, text, transform=ax.transAxes, fontsize=7, color="0.3", va="bottom", bbox=background)
 
 
-def _frame(figure: "Figure", ds: xr.Dataset, ax: "Axes") -> None:
-    """The title, and one legend for all panels."""
+def _add_title_and_legend(figure: "Figure", ds: xr.Dataset, ax: "Axes") -> None:
+    """Add the title, and one legend for all panels."""
     attrs, chains = ds.attrs, ds.sizes["chain"]
-    words = [str(attrs["setting"])] if "setting" in attrs else []
-    words += [f"n = {attrs['num_samples']:,}"] if isinstance(attrs.get("num_samples"), int) else []
-    words += [f"mean over {chains:,} chains, 95% band" if chains > 1 else "one chain"]
-    figure.suptitle(" · ".join(words), fontsize=12)
+    title = [str(attrs["setting"])] if "setting" in attrs else []
+    title += [f"n = {attrs['num_samples']:,}"] if isinstance(attrs.get("num_samples"), int) else []
+    title += [f"mean over {chains:,} chains, 95% band" if chains > 1 else "one chain"]
+    figure.suptitle(" · ".join(title), fontsize=12)
     handles, _ = ax.get_legend_handles_labels()
-    legend(figure, handles, most=4, fontsize=9)
+    draw_legend(figure, handles, max_columns=4, fontsize=9)

@@ -1,4 +1,4 @@
-"""The picture of generated images: rows are generations, columns policies, and the n-th image of each has one noise."""
+"""Draw generated images: rows are generations, columns policies; the n-th image of all comes from one noise."""
 
 import io
 import textwrap
@@ -16,35 +16,35 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 VARIABLE, PICTURE = "sample_image", "samples.png"
-_OF_IMAGE = ("sample", "y", "x", "channel")
-_MOST_ROWS, _MOST_COLUMNS, _MOST_SAMPLES = 8, 6, 8
-_INCHES = 0.42  # of an image's side
-_MISSING = 0.5  # grey of a cell that is not finished
+_IMAGE_DIMS = ("sample", "y", "x", "channel")
+_MAX_ROWS, _MAX_COLUMNS, _MAX_SAMPLES = 8, 6, 8
+_INCHES = 0.42  # the side of an image
+_MISSING = 0.5  # the grey of an unfinished cell
 
 
 def has_images(ds: xr.Dataset) -> bool:
-    """Whether a run kept generated images: a variable ``sample_image`` of dims (..., generation, sample, y, x)."""
+    """Return whether a run kept generated images: ``sample_image`` with the dims (..., generation, sample, y, x)."""
     return VARIABLE in ds and {"generation", "sample", "y", "x"} <= set(map(str, ds[VARIABLE].dims))
 
 
 def plot_samples(ds: xr.Dataset, path: Path | str) -> Path:
-    """Draws the generated images of a run into a picture file.
+    """Draw the generated images of a run into a picture file.
 
     Args:
-      ds: what ``sweep`` returned, of a setting whose rows are images; see ``has_images``.
-      path: of the picture; its suffix chooses the format.
+      ds: the dataset of a run that kept images; see ``has_images``.
+      path: the picture to write; its suffix chooses the format.
 
     Returns:
       The path.
 
     Raises:
-      UsageError: `ds` holds no images, or a suffix that matplotlib cannot write.
+      UsageError: `ds` holds no images, or matplotlib cannot write the suffix.
     """
     return save_figure(draw_samples(ds), path)
 
 
-def samples_into(ds: xr.Dataset, out: Any) -> str:
-    """Draws the generated images into a results folder, or a bucket (extra ``cloud``); returns where the picture is."""
+def write_sample_images(ds: xr.Dataset, out: Any) -> str:
+    """Draw the generated images into a results folder, or a bucket (extra ``cloud``), and return the picture's path."""
     if not store.is_bucket(out):
         return str(plot_samples(ds, Path(out) / PICTURE))
     data = io.BytesIO()
@@ -54,18 +54,19 @@ def samples_into(ds: xr.Dataset, out: Any) -> str:
 
 
 def draw_samples(ds: xr.Dataset) -> "Figure":
-    """The figure that `plot_samples` saves: chain 0, up to 8 generations and 8 images of each.
+    """Return the figure that ``plot_samples`` saves: chain 0, up to 8 generations and 8 images of each.
 
-    Of a grid the first point is shown, under every policy (up to 6). Values below 0 are black, above 1 white.
+    The first point of a grid is shown, under up to 6 policies. Values below 0 are black, values above 1 white.
     """
     from matplotlib.figure import Figure  # no pyplot: no window, no global state
 
     if not has_images(ds):
         raise UsageError(f"{VARIABLE}: the run kept no images; its setting makes none, or `metrics` leaves them out")
-    images = ds[VARIABLE].isel({str(d): 0 for d in ds[VARIABLE].dims if d not in ("policy", "generation", *_OF_IMAGE)})
+    kept = ("policy", "generation", *_IMAGE_DIMS)
+    images = ds[VARIABLE].isel({str(d): 0 for d in ds[VARIABLE].dims if d not in kept})
     images = images.expand_dims("policy") if "policy" not in images.dims else images
-    images = images.isel(policy=slice(_MOST_COLUMNS), sample=slice(_MOST_SAMPLES))
-    rows = np.unique(np.linspace(0, images.sizes["generation"] - 1, _MOST_ROWS).round().astype(int))
+    images = images.isel(policy=slice(_MAX_COLUMNS), sample=slice(_MAX_SAMPLES))
+    rows = np.unique(np.linspace(0, images.sizes["generation"] - 1, _MAX_ROWS).round().astype(int))
     images = images.isel(generation=rows)
     columns = [images.isel(policy=i) for i in range(images.sizes["policy"])]
     count, side = images.sizes["sample"], images.sizes["x"] / images.sizes["y"]
@@ -73,7 +74,7 @@ def draw_samples(ds: xr.Dataset) -> "Figure":
     figure = Figure(figsize=(max(size[0], 4.0), size[1]), layout="constrained")
     panels = figure.subplots(1, len(columns), squeeze=False)[0]
     for number, (ax, column) in enumerate(zip(panels, columns, strict=True)):
-        ax.imshow(mosaic(column), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        ax.imshow(make_mosaic(column), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         ax.set_title(str(column["policy"].to_numpy()) if "policy" in column.coords else "", fontsize=10)
         ax.set_xticks([])
         height = images.sizes["y"] + 1
@@ -82,14 +83,14 @@ def draw_samples(ds: xr.Dataset) -> "Figure":
         ax.tick_params(length=0, labelsize=9)
         ax.spines[:].set_visible(False)
     panels[0].set_ylabel("generation", fontsize=9)
-    words = [str(ds.attrs[key]) for key in ("setting",) if key in ds.attrs]
-    title = " · ".join([*words, "images of chain 0, from the same noise under each policy"])
+    setting = [str(ds.attrs["setting"])] if "setting" in ds.attrs else []
+    title = " · ".join([*setting, "images of chain 0, from the same noise under each policy"])
     figure.suptitle("\n".join(textwrap.wrap(title, int(10 * figure.get_figwidth()))), fontsize=11)
     return figure
 
 
-def mosaic(images: xr.DataArray) -> np.ndarray:
-    """``[generations (h + 1), samples (w + 1)(, 3)]``: a row a generation, with white lines between the images."""
+def make_mosaic(images: xr.DataArray) -> np.ndarray:
+    """Return ``[generations (h + 1), samples (w + 1)(, 3)]``: a row of images for each generation, with white lines."""
     order = ("generation", "sample", "y", "x", *(["channel"] if "channel" in images.dims else []))
     values = images.transpose(*order).to_numpy().astype(float)
     values = values[..., 0] if values.ndim == 5 and values.shape[-1] == 1 else values

@@ -1,22 +1,32 @@
-"""What the end of a run shows: its tables, its picture, and some of what it generated."""
+"""Show the end of a run: its tables, its picture, and some of what it generated."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collapse_jax import results
+from collapse_jax.core.errors import explain_write_errors
 from collapse_jax.results import store
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-def show(out: Any, console: "Console", is_new: bool) -> list[Any]:
-    """Prints the tables, and draws what there is to see unless it is there and nothing is new; returns where it is."""
+def show_run(out: Any, console: "Console", is_new: bool) -> list[Any]:
+    """Print the tables of a run, draw its pictures, and return their paths.
+
+    Args:
+      out: a results folder, or a bucket's URL.
+      console: decides the width of the tables.
+      is_new: whether results were added; where not, tables and pictures that exist are used again.
+
+    Raises:
+      StoreError: a picture or a table cannot be written.
+    """
     from rich.text import Text
 
-    is_here = not store.is_bucket(out)
-    if is_here and not is_new and (printed_tables := Path(out) / results.TABLES).exists():
-        print(printed_tables.read_text(), end="")
+    is_local = not store.is_bucket(out)
+    if is_local and not is_new and (tables_file := Path(out) / results.TABLES).exists():
+        print(tables_file.read_text(), end="")
         return [page for name in results.PAGES if (page := Path(out) / name).exists()]
     from collapse_jax.reporting import plot_curves, sample_pages, tables
     from collapse_jax.results.variables import select_scalars
@@ -26,8 +36,9 @@ def show(out: Any, console: "Console", is_new: bool) -> list[Any]:
         console.print(tables.render_summary(ds))
         console.print(tables.render_verdicts(ds))
     print(printed.get(), end="")
-    pages = [plot_curves.plot_into(ds, out)] if select_scalars(ds) else []
-    pages += sample_pages.write_into(ds, out)
-    if is_here:  # last, so that it tells that all of them are
-        (Path(out) / results.TABLES).write_text(Text.from_ansi(printed.get()).plain)
+    with explain_write_errors(out):
+        pages = [plot_curves.write_curves(ds, out)] if select_scalars(ds) else []
+        pages += sample_pages.write_samples(ds, out)
+        if is_local:  # last, since this file says that the pictures are there
+            (Path(out) / results.TABLES).write_text(Text.from_ansi(printed.get()).plain)
     return pages

@@ -1,4 +1,4 @@
-"""What a run generated, to look at: pages of texts and pictures beside its picture of curves."""
+"""Write what a run generated beside its curves: a page of texts and a picture of images."""
 
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,20 @@ from collapse_jax.results.summary import curve_positions, select_position
 from collapse_jax.results.variables import array_variables, texts_of
 
 TEXTS = "samples.txt"
-_GENERATIONS = 5  # of a page, from the first to the last
+_GENERATIONS = 5  # generations of a page, from the first to the last
+_LINE_END = "\u23ce"
 
 
-def write_into(ds: xr.Dataset, out: Any) -> list[str]:
-    """Writes what `ds` holds of samples into a results folder, or a bucket (extra ``cloud``); returns where."""
-    pictures = [plot_images.samples_into(ds, out)] if plot_images.has_images(ds) else []
+def write_samples(ds: xr.Dataset, out: Any) -> list[str]:
+    """Write the sample texts and images of a run into its results folder or bucket, and return their paths.
+
+    A bucket needs the extra ``cloud``.
+    """
+    pictures = [plot_images.write_sample_images(ds, out)] if plot_images.has_images(ds) else []
     names = [name for name in array_variables(ds) if "symbols" in ds[name].attrs]
     if not names:
         return pictures
-    data = "\n".join(page(ds, name) for name in names).encode()
+    data = "\n".join(format_samples(ds, name) for name in names).encode()
     if store.is_bucket(out):
         store.put_object(out, TEXTS, data)
     else:
@@ -29,15 +33,16 @@ def write_into(ds: xr.Dataset, out: Any) -> list[str]:
     return [str(store.join_path(out, TEXTS)), *pictures]
 
 
-def page(ds: xr.Dataset, name: str) -> str:
-    """The texts of the first chain under each policy and grid point, in some generations; ⏎ is the end of a line."""
+def format_samples(ds: xr.Dataset, name: str) -> str:
+    """Return the texts of the first chain under each policy and grid point, in some generations."""
     last = ds.sizes["generation"]
     chosen = np.unique(np.geomspace(1, last, min(_GENERATIONS, last)).round().astype(int)) - 1
     texts = texts_of(ds[name].isel(chain=0, generation=chosen)).transpose(..., "generation", "sample")
-    lines = [f"{name}: {ds[name].attrs['long_name']}; chain {int(ds['chain'][0])}, \u23ce ends a line"]
+    lines = [f"{name}: {ds[name].attrs['long_name']}; chain {int(ds['chain'][0])}, {_LINE_END} ends a line"]
     for label, position in curve_positions(ds).items():
         for generation, rows in zip(
             texts["generation"].to_numpy(), select_position(texts, position).to_numpy(), strict=True
         ):
-            lines += ["", f"{label}, generation {generation}", *("  " + row.replace("\n", "\u23ce") for row in rows)]
+            indented = ["  " + row.replace("\n", _LINE_END) for row in rows]
+            lines += ["", f"{label}, generation {generation}", *indented]
     return "\n".join(lines) + "\n"

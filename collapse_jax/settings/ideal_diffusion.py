@@ -88,7 +88,7 @@ def _metrics(degree: int) -> tuple[Metric, ...]:
         *(Metric(f"hermite_{k}", f"Hermite coefficient {k} of the fitted law", "1", "arXiv 2606.13796")
           for k in range(1, degree + 1)),
         Metric("variance", "variance of the fitted law, mean over columns", "data units^2", "definition", "log",
-               "spread"),
+               "diversity"),
         Metric("test_nll", "mean negative log likelihood of held-out rows", "nats a row", "definition", role="risk"),
     )  # fmt: skip
 

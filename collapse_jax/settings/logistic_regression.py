@@ -24,7 +24,7 @@ METRICS = (
     Metric("excess_risk", "mean divergence of the fit's labels from the truth's at held-out inputs, KL(truth | fit)",
            "nats a label", "arXiv 2410.22812", "log", "excess_risk"),
     Metric("label_entropy", "entropy of a label of the fit, mean over held-out inputs", "nats a label", "definition",
-           "log", "spread"),
+           "log", "diversity"),
     Metric("parameter_error", "squared error of the coefficients, summed", "1", "|w - w*|^2", "log"),
 )  # fmt: skip
 

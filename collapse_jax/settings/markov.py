@@ -33,7 +33,7 @@ METRICS = (
     Metric("cross_entropy", "cross-entropy of the fit on real sequences: the table's law, or held-out text",
            "nats a symbol", "definition", role="risk"),
     Metric("entropy_rate", "entropy of the fit's next symbol, averaged over the contexts of the training rows",
-           "nats a symbol", "definition", "log", "spread"),
+           "nats a symbol", "definition", "log", "diversity"),
     Metric("symbols_alive", "symbols that some training row holds after a context", "symbols", "definition",
            "log", "tail"),
     Metric("gini_simpson", "probability that two symbols of the training rows, each after a context, differ", "1",

@@ -151,7 +151,7 @@ class Metric(NamedTuple):
         population risk), ``"excess_risk"`` (one that is 0 at the truth), ``"log_variance"`` (log of the total variance
         over the truth's), ``"modes"`` (how many are alive), ``"tail"`` (mass on the truth's tails, or symbols alive),
         ``"hallucination"`` (share of samples below the 0.1% quantile of the truth's density), ``"ancestors"`` (share of
-        the real rows that have descendants). ``"spread"`` (how much new rows vary, 0 where all are alike) is for
+        the real rows that have descendants). ``"diversity"`` (how much new rows vary, 0 where all are alike) is for
         ``compare``.
       baseline: risk of a trivial model that learns nothing, where it is known (a tracer where it follows from one).
       dims: names and lengths of a value's own dimensions, where it is an array: sample texts are ``(("sample", k),

@@ -1,6 +1,6 @@
-"""The report of a run: one HTML page that holds everything it shows, and loads nothing from anywhere.
+"""Write the report of a run: one HTML page that holds everything it shows and loads nothing from anywhere.
 
-Needs the extra ``report`` (plotly, whose JavaScript the page carries, and jinja2).
+It needs the extra ``report`` (plotly, whose JavaScript the page carries, and jinja2).
 """
 
 import functools
@@ -17,136 +17,134 @@ import xarray as xr
 
 from collapse_jax import results
 from collapse_jax.analysis import collapse_times
-from collapse_jax.analysis import verdicts as definitions
-from collapse_jax.core.errors import StoreError
-from collapse_jax.reporting.html import charts, samples, tables
-from collapse_jax.reporting.html import text as words
+from collapse_jax.analysis.verdicts import score
+from collapse_jax.core.errors import MissingExtraError, explain_write_errors
+from collapse_jax.reporting.html import charts, samples, tables, text
 
 PAGE = "report.html"
 
 
-def write(ds: xr.Dataset, path: Path | str, again: float | None = None) -> Path:
-    """Writes the report of `ds`; a page that is there is replaced in one step.
+def write_report(ds: xr.Dataset, path: Path | str, reload_seconds: float | None = None) -> Path:
+    """Write the report of a run and return its path; an existing page is replaced in one step.
 
     Args:
-      ds: what ``sweep`` or ``open`` gave; cells that are not finished may be NaN.
-      path: of the page.
-      again: seconds after which the page loads itself again, as long as the run is not finished; None: never.
-
-    Returns:
-      The path.
+      ds: a dataset that ``sweep``, ``run`` or ``open`` returned; unfinished cells may be NaN.
+      path: the page to write.
+      reload_seconds: seconds after which the page reloads itself while the run is not finished; None: never.
 
     Raises:
-      StoreError: the extra ``report`` is missing, or `path` cannot be written.
+      MissingExtraError: the extra ``report`` is missing.
+      StoreError: the page cannot be written.
       UsageError: `ds` is not the dataset of a run.
     """
-    text, path = render(ds, again, beside=Path(path).parent), Path(path)
+    page, path = render_report(ds, reload_seconds, folder=Path(path).parent), Path(path)
     partial = None
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".report.", delete=False, encoding="utf-8") as f:
-            partial = Path(f.name)
-            f.write(text)
-        partial.chmod(0o644)
-        os.replace(partial, path)
-    except OSError as error:
+        with explain_write_errors(path):
+            with tempfile.NamedTemporaryFile(
+                "w", dir=path.parent, prefix=".report.", delete=False, encoding="utf-8"
+            ) as file:
+                partial = Path(file.name)
+                file.write(page)
+            partial.chmod(0o644)
+            os.replace(partial, path)
+    except BaseException:
         if partial is not None:
             partial.unlink(missing_ok=True)
-        raise StoreError(f"{path}: cannot be written: {(error.strerror or str(error)).lower()}") from error
+        raise
     return path
 
 
-def watch(place: Any, path: Path | str, seconds: float) -> Iterator[str]:
-    """Writes the report of a run again and again, whenever more of it is done, until all is.
+def watch_run(place: Any, path: Path | str, seconds: float) -> Iterator[str]:
+    """Write the report of a run whenever more of it is done, until all is, and yield how far the run is.
 
     Args:
-      place: as of ``results.open``.
-      path: of the page.
-      seconds: between two looks.
-
-    Yields:
-      How far the run is, after each page.
+      place: the run, as ``results.open`` takes it.
+      path: the page to write.
+      seconds: the time between two looks at the run.
     """
     before = None
     while True:
         ds = results.open(place)
         if (share := ds.attrs.get("done", 1.0)) != before:
-            write(ds, path, again=seconds)
-            yield words.done(ds)
-        if words.is_done(ds):
+            write_report(ds, path, reload_seconds=seconds)
+            yield text.format_progress(ds)
+        if text.is_done(ds):
             return
         before = share
         time.sleep(seconds)
 
 
-def render(ds: xr.Dataset, again: float | None = None, beside: Path | None = None) -> str:
-    """The page as text.
+def render_report(ds: xr.Dataset, reload_seconds: float | None = None, folder: Path | None = None) -> str:
+    """Return the page as text.
 
     Args:
-      ds: as of `write`.
-      again: as of `write`.
-      beside: the folder where the page will be: what is there is linked to.
+      ds: the dataset of a run.
+      reload_seconds: see ``write_report``.
+      folder: the folder of the page: the page links to results files that are there.
     """
     collapse_times.check_run("report", ds)
-    template, plotly = _template(), _plotly()
-    verdicts, drawn = definitions.score(ds), charts.charts(ds)
-    records = tables.records(ds, drawn)
+    template, plotly = _load_template(), _load_plotly()
+    verdicts, chart_data = score(ds), charts.make_charts(ds)
+    records = tables.list_records(ds, chart_data)
     config = str(ds.attrs.get("config", ""))
-    again = None if words.is_done(ds) else again
-    images, texts = samples.images(ds), samples.texts(ds)
-    files = [name for name in ("results.parquet", *results.PAGES) if beside is not None and (beside / name).exists()]
+    reload_seconds = None if text.is_done(ds) else reload_seconds
+    images, texts = samples.collect_images(ds), samples.collect_texts(ds)
+    names = ("results.parquet", *results.PAGES)
+    data = {"charts": chart_data, "images": images, "texts": texts, "again": reload_seconds}
     return template.render(
-        title=f"{words.setting(ds)}: {', '.join(words.policies(ds))}",
-        facts=words.facts(ds),
-        question=words.question(ds),
-        answer=words.answer(ds, verdicts),
-        is_done=words.is_done(ds),
-        done=words.done(ds),
-        again=again,
-        charts=drawn,
+        title=f"{text.setting_name(ds)}: {', '.join(text.policy_labels(ds))}",
+        facts=text.list_facts(ds),
+        question=text.write_question(ds),
+        answer=text.write_answer(ds, verdicts),
+        is_done=text.is_done(ds),
+        done=text.format_progress(ds),
+        again=reload_seconds,
+        charts=chart_data,
         images=images,
         texts=texts,
-        policies=words.policies(ds) or ["all"],
-        evidence=tables.evidence(ds, verdicts),
-        numbers=tables.numbers(ds),
-        csv=tables.as_csv(records),
-        parquet=tables.as_parquet(records),
+        policies=text.policy_labels(ds) or ["all"],
+        evidence=tables.tabulate_evidence(ds, verdicts),
+        numbers=tables.tabulate_numbers(ds),
+        csv=tables.encode_csv(records),
+        parquet=tables.encode_parquet(records),
         config=config,
-        config_file=tables.as_yaml(config),
-        files=files,
+        config_file=tables.encode_yaml(config),
+        files=[name for name in names if folder is not None and (folder / name).exists()],
         version=ds.attrs.get("version_collapse_jax", ""),
-        data=_json({"charts": drawn, "images": images, "texts": texts, "again": again}),
+        data=_dump_json(data),
         plotly=plotly,
-        style=_file("page.css"),
-        script=_file("page.js"),
+        style=_read_file("page.css"),
+        script=_read_file("page.js"),
     )
 
 
-def _json(value: Any) -> str:
-    """For a script element: nothing in it can end the element."""
+def _dump_json(value: Any) -> str:
+    """Return JSON for a script element: nothing in it can end the element."""
     return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _file(name: str) -> str:
+def _read_file(name: str) -> str:
     return (resources.files("collapse_jax.reporting.html") / name).read_text(encoding="utf-8")
 
 
 @functools.cache
-def _plotly() -> str:
+def _load_plotly() -> str:
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        raise _missing() from error
+        raise _missing_extra() from error
     return str(get_plotlyjs())
 
 
-def _template() -> Any:
+def _load_template() -> Any:
     try:
         from jinja2 import Environment, StrictUndefined
     except ImportError as error:
-        raise _missing() from error
-    made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return made.from_string(_file("page.html"))
+        raise _missing_extra() from error
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_read_file("page.html"))
 
 
-def _missing() -> StoreError:
-    return StoreError("a report needs optional packages: pip install 'collapse-jax[report]'")
+def _missing_extra() -> MissingExtraError:
+    return MissingExtraError("a report needs optional packages: pip install 'collapse-jax[report]'")

@@ -128,9 +128,9 @@
     plot.setAttribute("aria-label", `${metric.title} under ${charts.policies[policy]} by ${rows.name} and ${columns.name}: ` + rows.values.map((r, i) => `${rows.name} ${r}: ${z[i].map(number).join(", ")}`).join("; "));
   }
 
-  function drawSpread() {
-    const g = Number(one("spread-generation").value), metric = charts.metrics[one("spread-metric").value], traces = [];
-    const found = charts.spread.points[one("spread-metric").value];
+  function drawHistograms() {
+    const g = Number(one("histogram-generation").value), metric = charts.metrics[one("histogram-metric").value], traces = [];
+    const found = charts.histograms.points[one("histogram-metric").value];
     const where = charts.select ? [point] : [...new Set(charts.curves.map((curve) => curve.point))];
     const ends = [];
     for (const place of where) {
@@ -144,9 +144,9 @@
           line: { color: colour, dash: curve.dash, shape: "hvh", width: 1.6 }, hovertemplate: "%{y:.1%}" });
       }
     }
-    const plot = one("spread-plot"), units = metric.units ? `, ${metric.units}` : "";
+    const plot = one("histogram-plot"), units = metric.units ? `, ${metric.units}` : "";
     draw(plot, traces, layout({ xaxis: axis({ title: { text: (narrow ? metric.name : metric.title) + units }, nticks: narrow ? 5 : 10, ...(ends.length ? logTicks(ends) : {}) }), yaxis: axis({ title: { text: "share of the chains", standoff: 6 }, tickformat: ".0%", rangemode: "tozero", nticks: 6 }) }));
-    plot.setAttribute("aria-label", `shares of the chains by ${metric.title} at generation ${charts.spread.generations[g]}`);
+    plot.setAttribute("aria-label", `shares of the chains by ${metric.title} at generation ${charts.histograms.generations[g]}`);
   }
 
   function showImages() {
@@ -190,7 +190,7 @@
   function drawAll() {
     all("[data-metric]").forEach(drawCurves);
     if (one("sweep")) drawSweep();
-    if (one("spread")) drawSpread();
+    if (one("histograms")) drawHistograms();
     if (charts.select) all("[data-point]").forEach((table) => { table.hidden = Number(table.dataset.point) !== point; });
   }
 
@@ -242,7 +242,7 @@
   if (one("curves")) makeLegend();
   drawAll();
   if (one("sweep")) { one("sweep-metric").addEventListener("change", drawSweep); onSlide("sweep-generation", charts.generations, drawSweep); }
-  if (one("spread")) { one("spread-metric").addEventListener("change", drawSpread); onSlide("spread-generation", charts.spread.generations, drawSpread); }
+  if (one("histograms")) { one("histogram-metric").addEventListener("change", drawHistograms); onSlide("histogram-generation", charts.histograms.generations, drawHistograms); }
   if (images) onSlide("images-generation", images.generations, showImages);
   all("[data-texts]").forEach((element) => onSlide(`texts-generation-${element.dataset.texts}`, texts[element.dataset.texts].generations, () => showTexts(element)));
   document.documentElement.dataset.ready = "yes";

@@ -1,4 +1,4 @@
-"""The words of a report: what was run, the question, and an answer put together from the verdicts."""
+"""Write the sentences of a report: what was run, the question, and an answer made from the verdicts."""
 
 from typing import Any
 
@@ -6,122 +6,129 @@ import numpy as np
 import xarray as xr
 import yaml
 
-from collapse_jax.analysis.collapse_times import with_role
+from collapse_jax.analysis.collapse_times import metrics_with_role
 from collapse_jax.analysis.verdicts import DEFINITIONS, NO, UNKNOWN, YES
-from collapse_jax.reporting.html.charts import words
+from collapse_jax.reporting.html.charts import axis_labels
 from collapse_jax.results import summary
 from collapse_jax.results.variables import grid_dims, select_scalars
 
 _RECORDS = ("precision", "rng", "backend", "mesh", "device", "platform", "time")
-_SHORT = {definition.name: definition.title.replace("-\n", "").replace("\n", " ") for definition in DEFINITIONS}
-_MOST_NAMED = 6
+_TITLES = {definition.name: definition.title.replace("-\n", "").replace("\n", " ") for definition in DEFINITIONS}
+_MAX_CURVES = 6  # that a sentence names one by one
 
 
-def facts(ds: xr.Dataset) -> list[tuple[str, str]]:
-    """What was run, when, where and with what."""
-    made = _config(ds)
+def list_facts(ds: xr.Dataset) -> list[tuple[str, str]]:
+    """Return what was run, when, where and with what, as pairs of a name and a text."""
+    config = _read_config(ds)
     sizes = f"{ds.sizes['chain']:,} of {ds.sizes['generation']:,} generations"
-    found = [("setting", setting(ds)), ("policies", _and(policies(ds))), ("chains", sizes)]
-    number = made.get("num_samples", ds.attrs.get("num_samples"))
+    facts = [("setting", setting_name(ds)), ("policies", _join(policy_labels(ds))), ("chains", sizes)]
+    number = config.get("num_samples", ds.attrs.get("num_samples"))
     if number is not None and "num_samples" not in ds.dims:
-        found.append(("rows of a batch (n)", f"{number:,}" if isinstance(number, int) else str(number)))
-    found += [(f"sweep over {dim}", ", ".join(words(ds, dim))) for dim in grid_dims(ds) if dim != "policy"]
-    found += [("seed", str(made.get("seed", ds.attrs.get("seed", "not recorded"))))]
-    found += [(key, str(ds.attrs[key])) for key in _RECORDS if key in ds.attrs]
+        facts.append(("rows of a batch (n)", f"{number:,}" if isinstance(number, int) else str(number)))
+    facts += [(f"sweep over {dim}", ", ".join(axis_labels(ds, dim))) for dim in grid_dims(ds) if dim != "policy"]
+    facts += [("seed", str(config.get("seed", ds.attrs.get("seed", "not recorded"))))]
+    facts += [(key, str(ds.attrs[key])) for key in _RECORDS if key in ds.attrs]
     if seconds := {k.partition("_")[2]: float(v) for k, v in ds.attrs.items() if k.startswith("seconds_")}:
-        found.append(("seconds", ", ".join(f"{name} {value:,.1f}" for name, value in seconds.items())))
+        facts.append(("seconds", ", ".join(f"{name} {value:,.1f}" for name, value in seconds.items())))
     versions = {k.removeprefix("version_"): v for k, v in ds.attrs.items() if k.startswith("version_")}
-    return found + [("versions", ", ".join(f"{name} {v}" for name, v in versions.items()))] * bool(versions)
+    return facts + [("versions", ", ".join(f"{name} {v}" for name, v in versions.items()))] * bool(versions)
 
 
-def setting(ds: xr.Dataset) -> str:
-    """The setting's name in words."""
+def setting_name(ds: xr.Dataset) -> str:
+    """Return the setting's name, or a phrase where it is not recorded."""
     return str(ds.attrs.get("setting", "unnamed setting"))
 
 
-def policies(ds: xr.Dataset) -> list[str]:
-    """Their labels."""
-    return words(ds, "policy") if "policy" in ds.dims else [str(ds["policy"].item())] if "policy" in ds.coords else []
+def policy_labels(ds: xr.Dataset) -> list[str]:
+    """Return the labels of the policies."""
+    if "policy" in ds.dims:
+        return axis_labels(ds, "policy")
+    return [str(ds["policy"].item())] if "policy" in ds.coords else []
 
 
-def question(ds: xr.Dataset) -> str:
-    """What the run asks."""
-    kept = f" under {_and(policies(ds), 'or')}" if policies(ds) else ""
+def write_question(ds: xr.Dataset) -> str:
+    """Return the question that the run asks."""
+    under = f" under {_join(policy_labels(ds), 'or')}" if policy_labels(ds) else ""
     swept = [dim for dim in grid_dims(ds) if dim != "policy"]
-    along = f", at each point of a sweep over {_and(swept)}" if swept else ""
-    return f"Does {setting(ds)} collapse when it is fitted, generation after generation, to what it made{kept}{along}?"
+    along = f" at each point of a sweep over {_join(swept)}" if swept else ""
+    return f"Does {setting_name(ds)} collapse when it is fitted again and again to its own samples{under}{along}?"
 
 
-def answer(ds: xr.Dataset, verdicts: xr.Dataset) -> list[str]:
-    """Two sentences: which definitions of collapse hold, and where the metric that says most went."""
-    if not _finished(ds):
-        return ["No chain is finished yet; the answer will stand here as soon as some are."]
-    so_far = "" if is_done(ds) else f"So far, with {done(ds)} done: "
-    return [so_far + _by_definitions(verdicts), *_by_numbers(ds)]
+def write_answer(ds: xr.Dataset, verdicts: xr.Dataset) -> list[str]:
+    """Return two sentences: which definitions of collapse hold, and how the most telling metric changed."""
+    if not _has_finished_chains(ds):
+        return ["No chain is finished yet. The answer appears here as soon as some are."]
+    so_far = "" if is_done(ds) else f"So far, with {format_progress(ds)} done: "
+    return [so_far + _describe_verdicts(verdicts), *_describe_change(ds)]
 
 
 def is_done(ds: xr.Dataset) -> bool:
-    """Whether nothing of the run is left."""
+    """Return whether nothing of the run is left to do."""
     return bool(ds.attrs.get("done", 1.0) >= 1.0)
 
 
-def done(ds: xr.Dataset) -> str:
-    """How far the run is; never 100% of what is not finished."""
+def format_progress(ds: xr.Dataset) -> str:
+    """Return the share of the run that is done; it is never 100% while something is left."""
     share = float(ds.attrs.get("done", 1.0))
     return f"{min(share, 0.999):.1%}" if share < 1 else "100%"
 
 
-def _finished(ds: xr.Dataset) -> bool:
+def _has_finished_chains(ds: xr.Dataset) -> bool:
     return any(bool(values.notnull().any()) for values in select_scalars(ds).data_vars.values())
 
 
-def _config(ds: xr.Dataset) -> dict[str, Any]:
+def _read_config(ds: xr.Dataset) -> dict[str, Any]:
     try:
-        found = yaml.safe_load(str(ds.attrs.get("config", "")))
+        config = yaml.safe_load(str(ds.attrs.get("config", "")))
     except yaml.YAMLError:
-        found = None
-    return found if isinstance(found, dict) else {}
+        config = None
+    return config if isinstance(config, dict) else {}
 
 
-def _by_definitions(verdicts: xr.Dataset) -> str:
-    """Policies of which the same is said share their words."""
-    said = verdicts["verdict"]
-    said = (said if "policy" in said.dims else said.expand_dims("policy")).transpose("policy", "definition", ...)
-    names = policies(verdicts) or ["the run"]
-    together: dict[str, list[str]] = {}
-    for name, here in zip(names, said.to_numpy(), strict=True):
-        together.setdefault(_verdict(here.reshape(len(_SHORT), -1)), []).append(name)
-    return "By eight definitions of model collapse, " + "; ".join(
-        f"{_and(kept)} {words if len(kept) == 1 else _plural(words)}" for words, kept in together.items()
-    ) + "."  # fmt: skip
+def _describe_verdicts(verdicts: xr.Dataset) -> str:
+    """Return one sentence; policies with the same verdicts share a clause."""
+    values = verdicts["verdict"]
+    values = values if "policy" in values.dims else values.expand_dims("policy")
+    values = values.transpose("policy", "definition", ...)
+    policies_of: dict[str, list[str]] = {}
+    for policy, table in zip(policy_labels(verdicts) or ["the run"], values.to_numpy(), strict=True):
+        clause = _describe_policy(table.reshape(len(_TITLES), -1))
+        policies_of.setdefault(clause, []).append(policy)
+    clauses = (
+        f"{_join(policies)} {clause if len(policies) == 1 else _make_plural(clause)}"
+        for clause, policies in policies_of.items()
+    )
+    return f"By eight definitions of model collapse, {'; '.join(clauses)}."
 
 
-def _plural(words: str) -> str:
-    """What is said of one policy, of several: the verb comes first."""
-    verb, _, rest = words.partition(" ")
+def _make_plural(clause: str) -> str:
+    """Return a clause on one policy as one on several; the verb is its first word."""
+    verb, _, rest = clause.partition(" ")
     return f"{verb if verb == 'cannot' else verb.removesuffix('s')} {rest}"
 
 
-def _verdict(here: np.ndarray) -> str:
-    """Of ``[definition, point]``."""
-    names, points = list(_SHORT.values()), here.shape[1]
+def _describe_policy(verdicts: np.ndarray) -> str:
+    """Return a clause on the verdicts ``[definition, point]`` of one policy."""
+    titles, points = list(_TITLES.values()), verdicts.shape[1]
     if points > 1:
-        counts = {name: int((row == YES).sum()) for name, row in zip(names, here, strict=True)}
-        held = [f"{name} at {count} of {points} points" for name, count in counts.items() if count]
-        return f"shows {', '.join(held)}" if held else "collapses by none at any point"
-    yes, unknown = ([n for n, row in zip(names, here, strict=True) if row[0] == word] for word in (YES, UNKNOWN))
-    tell = f"{len(unknown)} cannot be told from this run" if unknown else ""
-    if len(unknown) == len(names):
+        counts = {title: int((row == YES).sum()) for title, row in zip(titles, verdicts, strict=True)}
+        shown = [f"{title} at {count} of {points} points" for title, count in counts.items() if count]
+        return f"shows {', '.join(shown)}" if shown else "collapses by none at any point"
+    yes, unknown = (
+        [title for title, row in zip(titles, verdicts, strict=True) if row[0] == answer] for answer in (YES, UNKNOWN)
+    )
+    untold = f"{len(unknown)} cannot be told from this run" if unknown else ""
+    if len(unknown) == len(titles):
         return "cannot be judged from this run"
     if not yes:
-        return f"collapses by none ({int((here == NO).sum())} say no{', ' + tell if tell else ''})"
-    return f"collapses by {len(yes)} ({', '.join(yes)}{'; ' + tell if tell else ''})"
+        return f"collapses by none ({int((verdicts == NO).sum())} say no{', ' + untold if untold else ''})"
+    return f"collapses by {len(yes)} ({', '.join(yes)}{'; ' + untold if untold else ''})"
 
 
-def _by_numbers(ds: xr.Dataset) -> list[str]:
-    """Where the metric went that tells most: the spread, or else a risk, or else the first there is."""
+def _describe_change(ds: xr.Dataset) -> list[str]:
+    """Return one sentence on the change of the most telling metric: the variance, else a risk, else the first."""
     ds = select_scalars(ds)
-    names = [name for role in ("log_variance", "excess_risk", "risk", "modes") for name in with_role(ds, role)]
+    names = [name for role in ("log_variance", "excess_risk", "risk", "modes") for name in metrics_with_role(ds, role)]
     name = (names or [*map(str, ds.data_vars), ""])[0]
     if not name:
         return []
@@ -130,20 +137,25 @@ def _by_numbers(ds: xr.Dataset) -> list[str]:
     first, last = (summary.summarize(ds[[name]], generation) for generation in (0, -1))
     title = str(ds[name].attrs.get("long_name", name))
     begin, end = (int(ds["generation"].to_numpy()[i]) for i in (0, -1))
-    head = f"From generation {begin:,} to {end:,} the {title} goes" if end > begin else f"The {title} is"
-    if len(last) > _MOST_NAMED:
-        ends = [row.centre for row in last if np.isfinite(row.centre)]
-        where = f"between {min(ends):.3g} and {max(ends):.3g}{units}" if ends else "nowhere that is finite"
-        return [f"At generation {end:,} the {title} lies {where} ({last[0].kind} over chains, all points)."]
-    moves = []
+    if len(last) > _MAX_CURVES:
+        centres = [row.centre for row in last if np.isfinite(row.centre)]
+        if not centres:
+            return [f"At generation {end:,} the {title} is finite at no point."]
+        limits = f"between {min(centres):.3g} and {max(centres):.3g}{units}"
+        return [f"At generation {end:,} the {title} lies {limits} ({last[0].kind} over chains, all points)."]
+    changes = []
     for start, stop in zip(first, last, strict=True):
-        limits = "" if np.isnan(stop.low) else f" ({stop.low:.3g}, {stop.high:.3g})"
-        begun = f"from {start.centre:.3g} to " if end > begin else ""
-        moves.append(f"{begun}{stop.centre:.3g}{limits}{units}" + (f" under {stop.column}" if stop.column else ""))
-    moves = [move for move in moves if "nan" not in move]
+        interval = "" if np.isnan(stop.low) else f" ({stop.low:.3g}, {stop.high:.3g})"
+        before = f"from {start.centre:.3g} to " if end > begin else ""
+        under = f" under {stop.column}" if stop.column else ""
+        changes.append(f"{before}{stop.centre:.3g}{interval}{units}{under}")
+    changes = [change for change in changes if "nan" not in change]
+    if not changes:
+        return []
     over = f"{last[0].kind} over chains, 95% interval in parentheses" if ds.sizes["chain"] > 1 else "one chain"
-    return [f"{head} {'; '.join(moves)} ({over})."] if moves else []
+    head = f"From generation {begin:,} to {end:,} the {title} goes" if end > begin else f"The {title} is"
+    return [f"{head} {'; '.join(changes)} ({over})."]
 
 
-def _and(names: list[str], word: str = "and") -> str:
+def _join(names: list[str], word: str = "and") -> str:
     return f"{', '.join(names[:-1])} {word} {names[-1]}" if len(names) > 1 else "".join(names)

@@ -34,17 +34,35 @@ class TransformerSize(NamedTuple):
     tied: bool = True
 
     @property
+    def num_parameters(self) -> int:
+        """Return the number of parameters without those of the embedding."""
+        heads = (self.heads + 2 * self.kv_heads) * self.head
+        attention = self.width * heads + self.width * self.width
+        feed_forward = (3 if self.activation == "swiglu" else 2) * self.width * self.hidden
+        norms = (2 * self.depth + 1) * self.width
+        return self.depth * (attention + feed_forward) + norms
+
+    @property
     def head(self) -> int:
         """Return the number of columns of a head."""
         return self.width // self.heads
 
 
-# Parameters without embeddings: 0.1, 10.6 and 85 million (gpt2: 124 with its 50,257 symbols).
+# The largest has 124 million parameters with an embedding of 50,257 symbols. It has the sizes of the smallest GPT-2 and
+# not its layers: RMSNorm, rotary positions and no biases.
 PRESETS = {
     "tiny": TransformerSize(64, 2, 2, 2, 176),
     "nano": TransformerSize(384, 6, 6, 6, 1024),
-    "gpt2": TransformerSize(768, 12, 12, 12, 3072, "gelu"),
+    "decoder_124m": TransformerSize(768, 12, 12, 12, 3072, "gelu"),
 }
+
+
+def describe_size(size: TransformerSize) -> str:
+    """Return the sizes of a transformer in words."""
+    return (
+        f"{size.depth} layers, width {size.width}, {size.heads} heads, hidden width {size.hidden} ({size.activation}), "
+        f"{size.num_parameters / 1e6:.1f} million parameters without the embedding"
+    )
 
 
 def resolve_size(model: str, given: dict[str, Any]) -> TransformerSize:
