@@ -137,11 +137,13 @@ def floor_seconds(work: Work, rates: Rates, size: float) -> dict[str, float]:
     }
 
 
-def lowest_seconds(parts: dict[str, float]) -> float:
+def lowest_seconds(part_seconds: dict[str, float]) -> float:
     """Return the seconds that no program of this work goes below, from the parts that ``floor_seconds`` returns."""
-    return max(sum(parts[name] for name in TERMS[:3]), parts["memory"])
+    return max(sum(part_seconds[name] for name in TERMS[:3]), part_seconds["memory"])
 
 
-def find_bottleneck(parts: dict[str, float]) -> str:
+def find_bottleneck(part_seconds: dict[str, float]) -> str:
     """Return the largest part of ``lowest_seconds``: memory, or the largest term of the sum."""
-    return "memory" if parts["memory"] == lowest_seconds(parts) else max(TERMS[:3], key=parts.__getitem__)
+    if part_seconds["memory"] == lowest_seconds(part_seconds):
+        return "memory"
+    return max(TERMS[:3], key=part_seconds.__getitem__)

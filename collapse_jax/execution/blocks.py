@@ -86,11 +86,23 @@ def run_blocks(
             stop.set()
             raise
 
+    _run_in_pools(compiled, run_one, len(outputs), stop, meanwhile)
+    return {name: np.concatenate([output[name] for output in outputs])[:num_chains] for name in outputs[0]}
+
+
+def _run_in_pools(
+    compiled: CompiledBlock,
+    run_one: Callable[[int], None],
+    num_blocks: int,
+    stop: threading.Event,
+    meanwhile: Callable[[], None],
+) -> None:
+    """Run all blocks in threads, and `meanwhile` in this one; the first error stops all."""
     with contextlib.ExitStack() as stack:  # a pool for each placement: one must not run what has room on all of them
         threads = [compiled.max_concurrent] * len(compiled.placements) if compiled.max_concurrent else [1]
         pools = [stack.enter_context(ThreadPoolExecutor(number)) for number in threads]
         try:
-            running = [pools[i % len(pools)].submit(run_one, i) for i in range(len(outputs))]
+            running = [pools[i % len(pools)].submit(run_one, i) for i in range(num_blocks)]
             meanwhile()
             for future in running:
                 future.result()
@@ -99,7 +111,6 @@ def run_blocks(
             for pool in pools:
                 pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return {name: np.concatenate([output[name] for output in outputs])[:num_chains] for name in outputs[0]}
 
 
 def _lock_saver(saver: StateSaver) -> StateSaver:
