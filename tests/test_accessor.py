@@ -131,4 +131,4 @@ def test_progress_is_a_function_a_bar_or_nothing(cell, monkeypatch, capsys):
 @pytest.mark.parametrize(("done", "told"), [(0, "0"), (2, "0.4"), (12345, "2,469")])
 def test_slow_chains_show_a_rate(done, told, monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", lambda: 105.0)
-    assert progress._rate(done, 100.0) == f"{told} chain-generations/s"
+    assert progress._format_speed(done, 100.0) == f"{told} chain-generations/s"

@@ -202,7 +202,7 @@ def test_what_cannot_be_written_is_one_line(engine, capsys, monkeypatch):
 
 
 def test_an_error_of_the_package_keeps_its_traceback(engine, capsys, monkeypatch):
-    def stumble(*_):
+    def stumble(*_, **options):
         raise ValueError("a bug")
 
     with monkeypatch.context() as patch:  # in a unit: the other units go on

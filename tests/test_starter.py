@@ -28,7 +28,9 @@ def test_every_setting_has_a_config_that_loads_and_explains_each_key(kind, tmp_p
     keys = [i for i, line in enumerate(lines) if line.strip() and not line.lstrip().startswith(("#", "-", "kind:"))]
     assert all("  # " in lines[i] or lines[i - 1].lstrip().startswith("# ") for i in keys)
     spec = type(experiment.setting)
-    assert {*template.said(spec)} >= {field.name for field in dataclasses.fields(spec)}  # none is left unexplained
+    assert {*template.read_argument_docs(spec)} >= {
+        field.name for field in dataclasses.fields(spec)
+    }  # none is left unexplained
     written = yaml.safe_load(text)
     assert {*written, "sweep", "trace"} == {*config.to_dict(experiment), "sweep", "trace"}
     assert {*written["setting"]} == {*config.to_dict(experiment.setting)}
@@ -65,8 +67,8 @@ def test_arguments_are_read_off_docstrings():
           third: not an argument.
         """
 
-    assert template.said(documented) == {"first": "one line and `more`: of it.", "second": "two."}
-    assert template.said(test_arguments_are_read_off_docstrings) == {}
+    assert template.read_argument_docs(documented) == {"first": "one line and `more`: of it.", "second": "two."}
+    assert template.read_argument_docs(test_arguments_are_read_off_docstrings) == {}
 
 
 def test_a_newcomer_runs_what_init_writes(tmp_path, monkeypatch, capsys):

@@ -179,7 +179,7 @@ def test_wrong_formulas_of_each_setting_are_found(changed, formulas, monkeypatch
 def test_settings_without_predictions_are_refused(capsys):
     assert main.main(["verify", "--setting", "gausian"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: setting: nothing is predicted of 'gausian'; one of gaussian, kde, discrete, ")
+    assert said.startswith("error: setting must be one that theory predicts something about (gaussian, kde, discrete, ")
     assert said.count("\n") == 1
 
 
@@ -201,7 +201,7 @@ def test_the_error_of_a_ratio_counts_its_unit():
     first, own = np.random.default_rng(0).exponential(size=(2, 1_000, 400))
     for risk in (own, 2 * first + own):
         repeats = [ratio_to_first(None, {"excess_risk": pair}) for pair in np.stack([first, risk], -1)]
-        ratio, error = np.moveaxis([theory_check._mean(samples) for samples in repeats], 1, 0)[..., 1]
+        ratio, error = np.moveaxis([theory_check._estimate_mean(samples) for samples in repeats], 1, 0)[..., 1]
         np.testing.assert_allclose(ratio, risk.mean(1) / first.mean(1))
         np.testing.assert_allclose(ratio.std(), error.mean(), rtol=0.1)  # alone: 0.7 and 1.6 times
 

@@ -122,7 +122,7 @@ def check_run(where: str, ds: xr.Dataset) -> None:
       UsageError: `ds` is no dataset, or has no dimension ``chain`` or ``generation``.
     """
     if not isinstance(ds, xr.Dataset):
-        raise UsageError(f"{where}: ds must be the dataset of a run, not {type(ds).__name__}")
+        raise UsageError(f"{where}: ds must be a dataset of a run, not {type(ds).__name__}")
     for dim in ("chain", "generation"):
         if dim not in ds.dims:
             raise UsageError(f"{where}: ds has no dimension {dim!r}; give what sweep or open returned")

@@ -11,6 +11,9 @@ from collapse_jax.config.schema import Spec
 from collapse_jax.config.template import format_flow, read_argument_docs
 
 
+_SPEC = "a kind, or a mapping of the kind and its arguments"
+
+
 class Flag(NamedTuple):
     """One flag of a config.
 
@@ -44,7 +47,7 @@ def _list_fields(owner: Any, path: str) -> Iterator[Flag]:
             continue
         value, name = getattr(owner, field.name), f"{path}{field.name}"
         meaning = docs.get(field.name, "")
-        yield Flag(f"--{name.replace('_', '-')}", _format(value), _expected(hints[field.name]), meaning)
+        yield Flag(f"--{name.replace('_', '-')}", _format(value), _describe_expected(value, hints[field.name]), meaning)
         yield from _list_parts(value, name)
 
 
@@ -54,12 +57,15 @@ def _list_parts(value: Any, name: str) -> Iterator[Flag]:
     elif isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
         for number, item in enumerate(value):
             item_flag = f"--{name.replace('_', '-')}.{number}"
-            yield Flag(item_flag, _format(item), "a kind, or a mapping of the kind and its arguments", "")
+            yield Flag(item_flag, _format(item), _SPEC, "")
             yield from _list_parts(item, f"{name}.{number}")
 
 
-def _expected(hint: Any) -> str:
-    return "a kind, or a mapping of the kind and its arguments" if hint is Spec else describe(hint)
+def _describe_expected(value: Any, hint: Any) -> str:
+    if isinstance(value, Spec):
+        return _SPEC
+    is_list_of_specs = isinstance(value, tuple) and any(isinstance(item, Spec) for item in value)
+    return f"a list (items: {_SPEC})" if is_list_of_specs else describe(hint)
 
 
 def _format(value: Any) -> str:
