@@ -180,9 +180,7 @@ def compute_unit(text: str, plugins: tuple[str, ...], cuts: tuple[Cut, ...], num
         return drop_frames(error)
 
 
-def _run_on_ray(
-    text: str, plugins: tuple[str, ...], plan: Plan, units: list[Unit]
-) -> Iterator[tuple[Unit, Any]]:
+def _run_on_ray(text: str, plugins: tuple[str, ...], plan: Plan, units: list[Unit]) -> Iterator[tuple[Unit, Any]]:
     """Yield units as Ray tasks return them; this process alone writes. Ray repeats a task whose worker died."""
     try:
         import ray

@@ -10,7 +10,6 @@ from collapse_jax.config.parse import describe
 from collapse_jax.config.schema import Spec
 from collapse_jax.config.template import format_flow, read_argument_docs
 
-
 _SPEC = "a kind, or a mapping of the kind and its arguments"
 
 
@@ -47,7 +46,7 @@ def _list_fields(owner: Any, path: str) -> Iterator[Flag]:
             continue
         value, name = getattr(owner, field.name), f"{path}{field.name}"
         meaning = docs.get(field.name, "")
-        yield Flag(f"--{name.replace('_', '-')}", _format(value), _describe_expected(value, hints[field.name]), meaning)
+        yield Flag(f"--{name.replace('_', '-')}", _format(value), _describe_expected(hints[field.name]), meaning)
         yield from _list_parts(value, name)
 
 
@@ -61,11 +60,19 @@ def _list_parts(value: Any, name: str) -> Iterator[Flag]:
             yield from _list_parts(item, f"{name}.{number}")
 
 
-def _describe_expected(value: Any, hint: Any) -> str:
-    if isinstance(value, Spec):
-        return _SPEC
-    is_list_of_specs = isinstance(value, tuple) and any(isinstance(item, Spec) for item in value)
-    return f"a list (items: {_SPEC})" if is_list_of_specs else describe(hint)
+def _describe_expected(hint: Any) -> str:
+    """Return what a value may be; the fields of an experiment name parts by ``Spec``, and parts each kind of theirs."""
+    if not _mentions_spec(hint):
+        return describe(hint)
+    members = typing.get_args(hint) or (hint,)
+    if typing.get_origin(hint) is tuple:
+        return f"a list (items: {_SPEC})"
+    lists = f", or a list (items: {_SPEC})" if len(members) > 1 and any(map(typing.get_origin, members)) else ""
+    return f"{_SPEC}{lists}" + (", or null" if type(None) in members else "")
+
+
+def _mentions_spec(hint: Any) -> bool:
+    return hint is Spec or any(map(_mentions_spec, typing.get_args(hint)))
 
 
 def _format(value: Any) -> str:
