@@ -34,7 +34,7 @@ def test_the_second_fit_to_what_a_judge_chose():
     best = row.max(2).mean(1)
     raw = {"setting": {"kind": "gaussian", "dim": 1}, "policies": ["replace"], "num_samples": n, "num_generations": 2,
            "num_chains": 1, "curator": {"kind": "best_of", "by": "value"}}  # fmt: skip
-    assert_law("squared mean", best**2, selection._moved(case_of(experiment.from_dict(raw))), 1 / np.pi)
+    assert_law("squared mean", best**2, selection._predict_move(case_of(experiment.from_dict(raw))), 1 / np.pi)
     assert selection.judged_variance(n, 1.0, 0.0) == pytest.approx((1 - 1 / n) ** 2 * selection.best_of_variance(2))
 
 

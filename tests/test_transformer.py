@@ -175,7 +175,7 @@ def test_losses_in_parts_are_those_at_once(monkeypatch):
 def test_bfloat16_turns_by_float32_angles():
     """At position 1001, which bfloat16 takes for 1000: columns turn as far as they should, to its eight bits."""
     x = jax.random.normal(KEY, (1, 1, 1, 8))
-    turned = transformer._rotate(x.astype(jnp.bfloat16), transformer._rotation_angles(1, 8, 1001))
+    turned = transformer._rotate_columns(x.astype(jnp.bfloat16), transformer._rotation_angles(1, 8, 1001))
     assert turned.dtype == jnp.bfloat16
     angle = 1001 * transformer.BASE ** (-np.arange(0, 8, 2) / 8)
     a, b = np.split(np.asarray(x.astype(jnp.bfloat16), np.float64)[0, 0, 0], 2)

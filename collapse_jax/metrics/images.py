@@ -199,7 +199,7 @@ def image_judge(
         details["sample_image"] = {"dims": _image_dims(source.shape, num_shown)}
         details["pixel_variance_ratio"] = {"dims": _image_dims(source.shape, num_shown)[1:]}
     metrics = tuple(metric._replace(**details.get(name, {})) for name, metric in known.items())
-    return ImageJudge(metrics, partial(_make_truth, task), partial(_truth_shapes, task), partial(_observe, task))
+    return ImageJudge(metrics, partial(_make_truth, task), partial(_truth_shapes, task), partial(_observe_rows, task))
 
 
 def _image_dims(shape: tuple[int, int, int], num: int) -> tuple[tuple[str, int], ...]:
@@ -285,7 +285,9 @@ def _compute_features(
     return x_NxD if net is None else jnp.matmul(x_NxD, net, precision=_HIGHEST)
 
 
-def _observe(task: JudgeTask, truth: ImageTruth, rows_NxD: Array, label_N: Array | None = None) -> dict[str, Array]:
+def _observe_rows(
+    task: JudgeTask, truth: ImageTruth, rows_NxD: Array, label_N: Array | None = None
+) -> dict[str, Array]:
     some_NxD = rows_NxD[: task.num_rows]
     features_NxF, class_NxC, log_density_N = map_in_batches(
         partial(_judge_rows, task, truth), task.rows_at_once, rows_NxD

@@ -26,7 +26,7 @@ def draw_categorical(key: Key, p_K: Array, num: int) -> Array:
     A symbol of probability 0 is never drawn. The cumulative sums are whole numbers: sums of floats would be off by
     percents where K is 100,000.
     """
-    cumulative_K = _cumulate(p_K)
+    cumulative_K = _cumulate_probabilities(p_K)
     drawn = random.draw_integers(key, num, cumulative_K[-1])
     if p_K.shape[0] > _MAX_SEARCHED:
         return jnp.searchsorted(cumulative_K, drawn, side="right").astype(jnp.int32)
@@ -37,7 +37,7 @@ def draw_categorical(key: Key, p_K: Array, num: int) -> Array:
     return jax.lax.fori_loop(0, p_K.shape[0], count_edges_passed, jnp.zeros(num, jnp.int32), unroll=8)
 
 
-def _cumulate(p_K: Array) -> Array:
+def _cumulate_probabilities(p_K: Array) -> Array:
     """Return the cumulative sums of the probabilities in units of 2^-30, int32."""
     return jnp.cumsum(jnp.round(p_K * _SCALE).astype(jnp.int32), dtype=jnp.int32)
 
@@ -57,7 +57,7 @@ def draw_counts(key: Key, p_K: Array, num: int, size: Array | int) -> Array:
     is_counted, length = jnp.arange(num) < size, p_K.shape[0]
     if length > _MAX_SEARCHED:
         return count_symbols(draw_categorical(key, p_K, num), is_counted.astype(p_K.dtype), length)
-    cumulative_K = _cumulate(p_K)
+    cumulative_K = _cumulate_probabilities(p_K)
     # Draws are compared with each symbol's edge, never turned into symbols.
     drawn = random.draw_integers(key, num, cumulative_K[-1])
     below_K = jax.lax.map(lambda edge: (is_counted & (drawn < edge)).sum(), cumulative_K)
@@ -123,7 +123,7 @@ def draw_binomial(key: Key, size: Array | float, p: Array | float) -> Array:
 
     def log_pmf(k: Array) -> Array:
         log_root = _stirling_term(k) + _stirling_term(n - k)
-        return log_root - _deviance(k + 1, (n + 2) * q) - _deviance(n - k + 1, (n + 2) * (1 - q))
+        return log_root - _poisson_deviance(k + 1, (n + 2) * q) - _poisson_deviance(n - k + 1, (n + 2) * (1 - q))
 
     log_mode, log_scale = log_pmf(jnp.floor((n + 1) * q)), jnp.log((2.83 + 5.1 / b) * standard_deviation)
     many = _draw_by_rejection(key, a, b, n * q + 0.5, log_scale, lambda k: log_pmf(k) - log_mode, n, ~few)
@@ -160,7 +160,7 @@ def _draw_large_poisson(key: Key, rate: Array, needed: Array) -> Array:
     log_norm = jnp.log(rate) + 0.5 * jnp.log(2 * jnp.pi)
     return _draw_by_rejection(
         key, -0.059 + 0.02483 * b, b, rate + 0.43, jnp.log(1.1239 + 1.1328 / (b - 3.4)),
-        lambda k: _stirling_term(k) - _deviance(k + 1, rate) - log_norm, jnp.inf, needed,
+        lambda k: _stirling_term(k) - _poisson_deviance(k + 1, rate) - log_norm, jnp.inf, needed,
     )  # fmt: skip
 
 
@@ -212,7 +212,7 @@ def _draw_by_inversion(key: Key, none: Array, ratio: Callable[[Array], Array], n
     return jax.lax.while_loop(is_unfinished, step, (jnp.zeros((), none.dtype), none, left, jnp.zeros_like(none)))[3]
 
 
-def _deviance(x: Array, mean: Array) -> Array:
+def _poisson_deviance(x: Array, mean: Array) -> Array:
     """Return ``x log(x / mean) - (x - mean)``, whose terms nearly cancel."""
     off = (x - mean) / mean
     return mean * ((1 + off) * jnp.log1p(off) - off)

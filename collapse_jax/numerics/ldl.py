@@ -54,7 +54,7 @@ def factorise_covariance(covariance: Array, max_rank: Array | int | None = None)
         has_rank = True if max_rank is None else max_rank > 0
         return jnp.ones_like(covariance), jnp.where(has_rank, 0.5 * jnp.log(variance), -jnp.inf)
     deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1.0))
-    unit, pivot, _ = _ldl(covariance / deviation[None] / deviation[:, None], None)
+    unit, pivot, _ = _factorise_ldl(covariance / deviation[None] / deviation[:, None], None)
     alive = pivot > 0
     if max_rank is not None:
         alive = alive & (jnp.cumsum(alive) <= max_rank)
@@ -64,7 +64,7 @@ def factorise_covariance(covariance: Array, max_rank: Array | int | None = None)
 
 
 @jax.jit  # it is traced once for each shape, for all programs of a sweep
-def _ldl(a: Array, noise: Array | None) -> tuple[Array, Array, Array]:
+def _factorise_ldl(a: Array, noise: Array | None) -> tuple[Array, Array, Array]:
     """Return unit lower L and pivots D with L diag(D) L^T = `a`, and the inverse of L.
 
     `noise` ``[d, d]`` is the rounding that reached `a`, in units of 8 eps; None stands for the identity, where nothing
@@ -74,7 +74,7 @@ def _ldl(a: Array, noise: Array | None) -> tuple[Array, Array, Array]:
     if d <= 12:  # below, loops over columns; above, matrix products: measured from 5 to 31
         return _ldl_by_columns(a, noise)
     h, product = d // 2, partial(jnp.matmul, precision=_HIGHEST)
-    top, top_pivot, top_inverse = _ldl(a[:h, :h], None if noise is None else noise[:h, :h])
+    top, top_pivot, top_inverse = _factorise_ldl(a[:h, :h], None if noise is None else noise[:h, :h])
     scaled = solve_unit_lower(top, a[:h, h:])
     alive = (top_pivot > 0)[:, None]
     below = jnp.where(alive, scaled / jnp.where(alive, top_pivot[:, None], 1.0), 0.0).T
@@ -84,7 +84,7 @@ def _ldl(a: Array, noise: Array | None) -> tuple[Array, Array, Array]:
     else:
         across = product(back, noise[:h, h:])
         rest_noise = noise[h:, h:] - across - across.T + product(product(back, noise[:h, :h]), back.T)
-    rest, rest_pivot, rest_inverse = _ldl(a[h:, h:] - product(below * top_pivot, below.T), rest_noise)
+    rest, rest_pivot, rest_inverse = _factorise_ldl(a[h:, h:] - product(below * top_pivot, below.T), rest_noise)
     above = jnp.zeros((h, d - h), a.dtype)
     unit = jnp.block([[top, above], [below, rest]])
     inverse = jnp.block([[top_inverse, above], [-product(rest_inverse, back), rest_inverse]])
@@ -92,7 +92,7 @@ def _ldl(a: Array, noise: Array | None) -> tuple[Array, Array, Array]:
 
 
 def _ldl_by_columns(a: Array, noise: Array | None) -> tuple[Array, Array, Array]:
-    """Return the results of ``_ldl`` by a loop over columns."""
+    """Return the results of ``_factorise_ldl`` by a loop over columns."""
     index, eps = jnp.arange(a.shape[0]), 8 * jnp.finfo(a.dtype).eps
 
     def column(j: Array, carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:

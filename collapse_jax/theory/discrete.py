@@ -132,16 +132,16 @@ def rate_variance(policy: Mapping[str, Any], n: int, num_generations: int, rate:
     return fit_moments(policy, n, num_generations, VarianceMap(truth=rate, known=True)).square
 
 
-def _diversity(case: Case) -> np.ndarray:
+def _predict_diversity(case: Case) -> np.ndarray:
     return (1 - (case.shares**2).sum()) * diversity_ratio(case.policy, case.num_samples, case.num_generations)
 
 
-def _drifting(case: Case) -> tuple[int, np.ndarray, int, float]:
+def _drift_arguments(case: Case) -> tuple[int, np.ndarray, int, float]:
     return case.num_samples, case.shares, case.num_generations, case.setting["temperature"]
 
 
-def _alive(case: Case) -> np.ndarray:
-    return expected_symbols_alive(*_drifting(case))
+def _predict_alive(case: Case) -> np.ndarray:
+    return expected_symbols_alive(*_drift_arguments(case))
 
 
 def _alive_bounds(case: Case) -> np.ndarray:
@@ -151,21 +151,26 @@ def _alive_bounds(case: Case) -> np.ndarray:
     return np.stack([alive_probability_bound(n, case.shares, t).sum(0), np.full(t, at_first_fit)])
 
 
-def _fixation(case: Case) -> np.ndarray:
-    return fixation_time(*_drifting(case)) + 0.0 * case.generations
+def _predict_fixation_time(case: Case) -> np.ndarray:
+    return fixation_time(*_drift_arguments(case)) + 0.0 * case.generations
 
 
-def _times(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
+def _fixation_times(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return each chain's fixation time, repeated for all generations."""
     return (metrics["symbols_alive"] > 1).sum(1, keepdims=True) + 1 + 0 * case.generations
 
 
-def _probability(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
+def _chain_probability(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
     return case.setting["p"] * np.exp(metrics["log_probability_ratio"])
 
 
-def _pair(case: Case) -> np.ndarray:
+def _pair_of_shares(case: Case) -> np.ndarray:
     return np.array([case.setting["p"], 1 - case.setting["p"]])
+
+
+def _predict_pair_diversity(case: Case) -> np.ndarray:
+    ratio = diversity_ratio(case.policy, case.num_samples, case.num_generations)
+    return _pair_of_shares(case).prod() * ratio
 
 
 def _squared_error(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -182,12 +187,12 @@ def _is_common(chance: np.ndarray) -> np.ndarray:
     return (chance >= 0.01) & (chance <= 0.99)
 
 
-def _fixed(case: Case) -> np.ndarray:
-    return fixation_probability(*_drifting(case))
+def _predict_fixation(case: Case) -> np.ndarray:
+    return fixation_probability(*_drift_arguments(case))
 
 
 def _fixed_of_two(case: Case) -> np.ndarray:
-    return fixation_probability(case.num_samples, _pair(case), case.num_generations)
+    return fixation_probability(case.num_samples, _pair_of_shares(case), case.num_generations)
 
 
 def _zero_rate(case: Case) -> np.ndarray:
@@ -212,31 +217,34 @@ LINEAGE = Condition("rows know their ancestors", lambda case: case.setting["line
 _REPLACE, _DRIFT = ("replace",), "Wright and Fisher's chain; derived here (drift_laws)"
 TABLE = (
     Prediction(
-        "gini_simpson", "discrete", POLICIES, ("gini_simpson",), _diversity, "derived here (diversity_ratio)",
+        "gini_simpson", "discrete", POLICIES, ("gini_simpson",), _predict_diversity, "derived here (diversity_ratio)",
         assumptions=(PLAIN,), fair=_is_diverse,
     ),
     Prediction(
         "gini_simpson", "discrete", _REPLACE, ("gini_simpson",),
-        lambda case: expected_gini_simpson(*_drifting(case)), _DRIFT,
-        assumptions=(FEW, HEATED), fair=lambda case: expected_gini_simpson(*_drifting(case)) >= 0.05,
+        lambda case: expected_gini_simpson(*_drift_arguments(case)), _DRIFT,
+        assumptions=(FEW, HEATED), fair=lambda case: expected_gini_simpson(*_drift_arguments(case)) >= 0.05,
     ),
     Prediction(
-        "symbols_alive", "discrete", _REPLACE, ("symbols_alive",), _alive, _DRIFT, assumptions=(FEW, ONE_BY_ONE),
-        fair=lambda case: _alive(case) >= 1.05,
+        "symbols_alive", "discrete", _REPLACE, ("symbols_alive",), _predict_alive, _DRIFT,
+        assumptions=(FEW, ONE_BY_ONE),
+        fair=lambda case: _predict_alive(case) >= 1.05,
     ),
     Prediction(
         "symbols_alive", "discrete", _REPLACE, ("symbols_alive",), _alive_bounds,
         "derived here (alive_probability_bound)", assumptions=(PLAIN,), exact=False,
     ),
     Prediction(
-        "one symbol is left", "discrete", _REPLACE, ("symbols_alive",), _fixed, _DRIFT, assumptions=(FEW, ONE_BY_ONE),
+        "one symbol is left", "discrete", _REPLACE, ("symbols_alive",), _predict_fixation, _DRIFT,
+        assumptions=(FEW, ONE_BY_ONE),
         samples=lambda case, metrics: (metrics["symbols_alive"] == 1).astype(float),
-        fair=lambda case: _is_common(_fixed(case)),
+        fair=lambda case: _is_common(_predict_fixation(case)),
     ),
     Prediction(
-        "first fit of one symbol", "discrete", _REPLACE, ("symbols_alive",), _fixation,
-        "Wright and Fisher's chain; derived here (fixation_time)", samples=_times, assumptions=(FEW, ONE_BY_ONE),
-        fair=lambda case: (case.generations == case.num_generations) & _is_common(_fixed(case)).any(),
+        "first fit of one symbol", "discrete", _REPLACE, ("symbols_alive",), _predict_fixation_time,
+        "Wright and Fisher's chain; derived here (fixation_time)", samples=_fixation_times,
+        assumptions=(FEW, ONE_BY_ONE),
+        fair=lambda case: (case.generations == case.num_generations) & _is_common(_predict_fixation(case)).any(),
     ),
     *(
         Prediction(
@@ -247,9 +255,9 @@ TABLE = (
     ),
     Prediction(
         "p (1 - p)", "bernoulli", (*POLICIES, "growing"), ("log_probability_ratio",),
-        lambda case: _pair(case).prod() * diversity_ratio(case.policy, case.num_samples, case.num_generations),
-        "derived here (diversity_ratio)", assumptions=(STEADY,),
-        samples=lambda case, metrics: _probability(case, metrics) * (1 - _probability(case, metrics)), fair=_is_diverse,
+        _predict_pair_diversity, "derived here (diversity_ratio)", assumptions=(STEADY,),
+        samples=lambda case, metrics: _chain_probability(case, metrics) * (1 - _chain_probability(case, metrics)),
+        fair=_is_diverse,
     ),
     Prediction(
         "dead", "bernoulli", _REPLACE, ("dead",), _fixed_of_two, _DRIFT, assumptions=(FEW,),

@@ -99,7 +99,7 @@ def ecosystem_moments(
     return EcosystemMoments(*map(np.array, zip(*moments, strict=True)))
 
 
-def _matrix(case: Case) -> np.ndarray:
+def _case_matrix(case: Case) -> np.ndarray:
     return mixing_matrix(case.setting["models"], case.setting["mixing"])
 
 
@@ -108,8 +108,10 @@ def _variance_map(case: Case) -> VarianceMap:
     return VarianceMap(ddof=generator.get("ddof", 0), factor=generator.get("temperature", 1.0))
 
 
-def _fits(case: Case) -> EcosystemMoments:
-    return ecosystem_moments(case.policy, case.num_samples, case.num_generations, _matrix(case), _variance_map(case))
+def _case_moments(case: Case) -> EcosystemMoments:
+    return ecosystem_moments(
+        case.policy, case.num_samples, case.num_generations, _case_matrix(case), _variance_map(case)
+    )
 
 
 def _log_variance(case: Case) -> np.ndarray:
@@ -120,28 +122,33 @@ def _log_variance(case: Case) -> np.ndarray:
 
 def _is_light(case: Case) -> np.ndarray:
     """Return the generations at which means over chains are fair (``gaussian.has_light_tails``)."""
-    return _fits(case).variance.min(1) >= np.exp(-0.5)
+    return _case_moments(case).variance.min(1) >= np.exp(-0.5)
 
 
 GAUSSIAN = Condition(
     "Gaussians", lambda case: (case.setting["generator"] or {"kind": "gaussian"})["kind"] == "gaussian"
 )
-ISOLATED = Condition("no model reads another", lambda case: np.array_equal(_matrix(case), np.eye(len(_matrix(case)))))
+ISOLATED = Condition(
+    "no model reads another", lambda case: np.array_equal(_case_matrix(case), np.eye(len(_case_matrix(case))))
+)
 ONE_COLUMN = Condition("one normal column", lambda case: case.law.is_normal and case.law.dim == 1)
 
 _SOURCE = "derived here (theory.ecosystem)"
 TABLE = (
     Prediction(
         "squared_error_of_mean", "ecosystem", POLICIES, ("squared_error_of_mean",),
-        lambda case: case.truth * np.trace(_fits(case).product, axis1=1, axis2=2) / case.setting["models"], _SOURCE,
+        lambda case: case.truth * np.trace(_case_moments(case).product, axis1=1, axis2=2) / case.setting["models"],
+        _SOURCE,
         assumptions=(GAUSSIAN, STEADY), fair=_is_light,
     ),
     Prediction(
-        "trace_ratio", "ecosystem", POLICIES, ("trace_ratio",), lambda case: _fits(case).variance.mean(1), _SOURCE,
+        "trace_ratio", "ecosystem", POLICIES, ("trace_ratio",), lambda case: _case_moments(case).variance.mean(1),
+        _SOURCE,
         assumptions=(GAUSSIAN, STEADY), fair=_is_light,
     ),
     Prediction(
-        "trace_ratio_together", "ecosystem", POLICIES, ("trace_ratio_together",), lambda case: _fits(case).together,
+        "trace_ratio_together", "ecosystem", POLICIES, ("trace_ratio_together",),
+        lambda case: _case_moments(case).together,
         _SOURCE, assumptions=(GAUSSIAN, STEADY), fair=_is_light,
     ),
     Prediction(

@@ -130,7 +130,7 @@ def sized_loop_error(sizes: np.ndarray | Sequence[float], weight: float = 0.0) -
     It is (1 - w)^(2 T - 2) / n_1 + ((1 - w)^2 + w^2) sum of (1 - w)^(2 T - 2 t) / n_t, t = 2 .. T, with unit variance,
     which is known; the first n_1 rows are real. At w = 0, ``replace``, it is the sum of all 1 / n_t (derived here).
     """
-    return float((_influence(len(sizes), weight) ** 2 / np.asarray(sizes, float)).sum())
+    return float((_row_influence(len(sizes), weight) ** 2 / np.asarray(sizes, float)).sum())
 
 
 def best_sizes(budget: float, num_generations: int, weight: float = 0.0) -> np.ndarray:
@@ -140,23 +140,23 @@ def best_sizes(budget: float, num_generations: int, weight: float = 0.0) -> np.n
     w)^2 + w^2) times as large. Equal sizes cost T sum(c^2) / sum(c)^2 times the error: late rows count most, because
     the influence of early rows fades.
     """
-    influence = _influence(num_generations, weight)
+    influence = _row_influence(num_generations, weight)
     return budget * influence / influence.sum()
 
 
-def _influence(num_generations: int, weight: float) -> np.ndarray:
+def _row_influence(num_generations: int, weight: float) -> np.ndarray:
     """Return c_t, the part of a row's error at fits 1 .. T that is left in the last fit."""
     fading = (1 - weight) ** np.arange(num_generations - 1, -1.0, -1.0)
     fading[1:] *= np.hypot(1 - weight, weight)
     return fading
 
 
-def _fits(case: Case) -> FitMoments:
+def _case_moments(case: Case) -> FitMoments:
     variance_map = VarianceMap(ddof=case.setting["ddof"], factor=case.setting["temperature"])
     return fit_moments(case.policy, case.num_samples, case.num_generations, variance_map)
 
 
-def _cooled(case: Case) -> np.ndarray:
+def _cooling_factor(case: Case) -> np.ndarray:
     """Return the factor by which sampling has multiplied the variance under replace."""
     return case.setting["temperature"] ** (case.generations - 1.0)
 
@@ -173,48 +173,48 @@ def has_light_tails(case: Case) -> np.ndarray:
 def _mean_of_deviation(case: Case) -> np.ndarray:
     """Return E s_T of one column under replace: c4^T, times the factors of another divisor and a temperature."""
     n, ddof = case.num_samples, case.setting["ddof"]
-    return (c4(n) * np.sqrt((n - 1) / (n - ddof))) ** case.generations * np.sqrt(_cooled(case))
+    return (c4(n) * np.sqrt((n - 1) / (n - ddof))) ** case.generations * np.sqrt(_cooling_factor(case))
 
 
-def _distance(case: Case) -> np.ndarray:
+def _predict_distance(case: Case) -> np.ndarray:
     """Return E W2^2 = E (mu - m)^2 + E s^2 + 1 - 2 E s, times the truth's variance."""
-    moments = _fits(case)
+    moments = _case_moments(case)
     return case.truth * (moments.square + moments.variance + 1 - 2 * _mean_of_deviation(case))
 
 
-def _columns(case: Case) -> np.ndarray:
+def _column_numbers(case: Case) -> np.ndarray:
     return np.arange(1, case.law.dim + 1)
 
 
 def _log_det_drift(case: Case) -> np.ndarray:
     n, ddof = case.num_samples, case.setting["ddof"]
-    drift = case.generations * log_variance_drift(n, ddof, _columns(case)).sum()
-    return drift + case.law.dim * np.log(_cooled(case))
+    drift = case.generations * log_variance_drift(n, ddof, _column_numbers(case)).sum()
+    return drift + case.law.dim * np.log(_cooling_factor(case))
 
 
 def _variance_of_log_det(case: Case) -> np.ndarray:
-    return case.generations * variance_of_log_variance(case.num_samples, _columns(case)).sum()
+    return case.generations * variance_of_log_variance(case.num_samples, _column_numbers(case)).sum()
 
 
-def _det(case: Case) -> np.ndarray:
+def _predict_determinant(case: Case) -> np.ndarray:
     n = case.num_samples
-    shrink = np.prod((n - _columns(case)) / (n - case.setting["ddof"])) ** case.generations
-    return shrink * _cooled(case) ** case.law.dim
+    shrink = np.prod((n - _column_numbers(case)) / (n - case.setting["ddof"])) ** case.generations
+    return shrink * _cooling_factor(case) ** case.law.dim
 
 
 def _det_is_light(case: Case) -> np.ndarray:
     return _variance_of_log_det(case) <= 1.0
 
 
-def _conserved(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
+def _conserved_sum(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
     return metrics["squared_error_of_mean"] + case.truth * metrics["trace_ratio"]
 
 
-def _rank(case: Case) -> int:
+def _case_rank(case: Case) -> int:
     return min(case.law.dim, case.num_samples - 1)
 
 
-def _loop(case: Case) -> tuple[float, float, float]:
+def _loop_options(case: Case) -> tuple[float, float, float]:
     """Return (w, n_real, n_synthetic) of a loop with new real rows."""
     n = case.num_samples
     if case.policy["kind"] == "weighted_fresh":
@@ -223,8 +223,8 @@ def _loop(case: Case) -> tuple[float, float, float]:
     return real / n, real, n - real
 
 
-def _golden(case: Case) -> np.ndarray:
-    weight, real, synthetic = _loop(case)
+def _predict_golden_ratio(case: Case) -> np.ndarray:
+    weight, real, synthetic = _loop_options(case)
     limit = case.truth * golden_ratio_error(weight, real, synthetic) / real
     return limit * np.array([[1 - 1e-4], [1 + 1e-4]]) + 0 * case.generations
 
@@ -234,7 +234,7 @@ def _is_stationary(case: Case) -> np.ndarray:
 
     What is left falls as (1 - w)^2 (1 - 1 / n_synthetic) a generation.
     """
-    weight, _, synthetic = _loop(case)
+    weight, _, synthetic = _loop_options(case)
     return ((1 - weight) ** 2 * (1 - 1 / synthetic)) ** (case.generations - 1) < 1e-4
 
 
@@ -242,7 +242,7 @@ def _growing_square(case: Case) -> np.ndarray:
     return case.truth * growing_square(case.num_samples, case.policy["sizes"], case.num_generations)
 
 
-def _plateau(case: Case) -> np.ndarray:
+def _predict_plateau(case: Case) -> np.ndarray:
     limit = np.pi**2 / 3 if case.policy["replacement"] else np.pi**2 / 2 - 2
     ends = limit / case.num_samples * np.array([[0.94], [1.06]])
     return case.truth * ends + 0 * case.generations
@@ -254,7 +254,7 @@ NORMAL = Condition("the real law is normal", lambda case: case.law.is_normal)
 ONE_COLUMN = Condition("one column", lambda case: case.law.dim == 1)
 REGULAR = Condition("more rows than columns", lambda case: case.num_samples > case.law.dim)
 SINGULAR = Condition("no more rows than columns", lambda case: case.num_samples <= case.law.dim)
-MIXED = Condition("0 < w < 1", lambda case: 0 < _loop(case)[0] < 1)
+MIXED = Condition("0 < w < 1", lambda case: 0 < _loop_options(case)[0] < 1)
 GROWN = Condition("replace", lambda case: growing_kind(case.policy) == "replace")
 LARGE = Condition("n >= 100 rows, as many drawn", lambda c: c.num_samples >= 100 and c.policy["num"] is None)
 
@@ -266,16 +266,16 @@ TABLE = (
         "squared_error_of_mean + trace", "gaussian", EVERY, ("squared_error_of_mean", "trace_ratio"),
         lambda case: case.truth + 0.0 * case.generations,
         "derived here (moment_recursions): E[mu^2 + variance] is conserved under every mixture of batches",
-        samples=_conserved, assumptions=(MAXIMUM_LIKELIHOOD, STEADY), fair=has_light_tails,
+        samples=_conserved_sum, assumptions=(MAXIMUM_LIKELIHOOD, STEADY), fair=has_light_tails,
     ),
     Prediction(
         "squared_error_of_mean", "gaussian", EVERY, ("squared_error_of_mean",),
-        lambda case: case.truth * _fits(case).square, "derived here (moment_recursions)",
+        lambda case: case.truth * _case_moments(case).square, "derived here (moment_recursions)",
         assumptions=(STEADY,), fair=has_light_tails,
     ),
     Prediction(
         "trace_ratio", "gaussian", EVERY, ("trace_ratio",),
-        lambda case: _fits(case).variance, "derived here (moment_recursions)", assumptions=(STEADY,),
+        lambda case: _case_moments(case).variance, "derived here (moment_recursions)", assumptions=(STEADY,),
         fair=has_light_tails,
     ),
     Prediction(
@@ -291,7 +291,8 @@ TABLE = (
         "derived here (log_variance_drift)", statistic="variance", assumptions=(NORMAL, REGULAR),
     ),
     Prediction(
-        "determinant ratio", "gaussian", _REPLACE, ("log_det_ratio",), _det, "derived here (log_variance_drift)",
+        "determinant ratio", "gaussian", _REPLACE, ("log_det_ratio",), _predict_determinant,
+        "derived here (log_variance_drift)",
         samples=lambda case, metrics: np.exp(metrics["log_det_ratio"]),
         assumptions=(NORMAL, REGULAR), fair=_det_is_light,
     ),
@@ -301,7 +302,7 @@ TABLE = (
         assumptions=(NORMAL, ONE_COLUMN, REGULAR), fair=has_light_tails,
     ),
     Prediction(
-        "wasserstein2_squared", "gaussian", _REPLACE, ("wasserstein2_squared",), _distance,
+        "wasserstein2_squared", "gaussian", _REPLACE, ("wasserstein2_squared",), _predict_distance,
         "arXiv 2305.17493 (ddof = 1); ddof = 0 derived here", assumptions=(NORMAL, ONE_COLUMN, REGULAR),
         fair=has_light_tails,
     ),
@@ -312,7 +313,7 @@ TABLE = (
     ),
     Prediction(
         "effective_rank", "gaussian", WITHOUT_NEW_ROWS, ("effective_rank",),
-        lambda case: np.array([[min(1, _rank(case))], [_rank(case)]]) + 0.0 * case.generations,
+        lambda case: np.array([[min(1, _case_rank(case))], [_case_rank(case)]]) + 0.0 * case.generations,
         "derived here: the rank is at most min(d, n - 1)", assumptions=(SINGULAR,), exact=False,
     ),
     Prediction(
@@ -333,12 +334,13 @@ TABLE = (
         fair=has_light_tails,
     ),
     Prediction(
-        "squared_error_of_mean", "gaussian", ("accumulate_subsample",), ("squared_error_of_mean",), _plateau,
+        "squared_error_of_mean", "gaussian", ("accumulate_subsample",), ("squared_error_of_mean",), _predict_plateau,
         "derived here: n E mu^2 -> pi^2/2 - 2 (with replacement pi^2/3), within 6% from n = 100 and T = 60",
         assumptions=(MAXIMUM_LIKELIHOOD, LARGE), exact=False, fair=lambda case: case.generations >= 60,
     ),
     Prediction(
-        "squared_error_of_mean", "gaussian", ("weighted_fresh", "fresh_real"), ("squared_error_of_mean",), _golden,
+        "squared_error_of_mean", "gaussian", ("weighted_fresh", "fresh_real"), ("squared_error_of_mean",),
+        _predict_golden_ratio,
         "arXiv 2502.18049; the fitted variance's part derived here: a limit, within 1e-4 of it once stationary",
         assumptions=(MAXIMUM_LIKELIHOOD, MIXED), exact=False, fair=_is_stationary,
     ),

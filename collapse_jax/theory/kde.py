@@ -19,12 +19,12 @@ def accumulate_growth(n: int, num_generations: int, bandwidth: float, truth: flo
     return np.stack([below, above])
 
 
-def _variance(case: Case) -> np.ndarray:
+def _predict_variance(case: Case) -> np.ndarray:
     variance_map = VarianceMap(truth=case.truth / case.law.dim, noise=case.setting["bandwidth"] ** 2)
     return fit_moments(case.policy, case.num_samples, case.num_generations, variance_map).variance
 
 
-def _growth(case: Case) -> np.ndarray:
+def _predict_growth(case: Case) -> np.ndarray:
     truth = case.truth / case.law.dim
     return accumulate_growth(case.num_samples, case.num_generations, case.setting["bandwidth"], truth)
 
@@ -33,11 +33,12 @@ FIXED = Condition("a fixed bandwidth", lambda case: not isinstance(case.setting[
 
 TABLE = (
     Prediction(
-        "training_variance", "kde", POLICIES, ("training_variance",), _variance, "derived here (moment_recursions)",
+        "training_variance", "kde", POLICIES, ("training_variance",), _predict_variance,
+        "derived here (moment_recursions)",
         assumptions=(FIXED,), fair=has_light_tails,
     ),
     Prediction(
-        "training_variance", "kde", ("accumulate",), ("training_variance",), _growth,
+        "training_variance", "kde", ("accumulate",), ("training_variance",), _predict_growth,
         "derived here (accumulate_growth): grows as the logarithm of the generation", assumptions=(FIXED,), exact=False,
     ),
 )  # fmt: skip

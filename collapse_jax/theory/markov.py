@@ -9,19 +9,19 @@ from collapse_jax.theory.discrete import FEW, diversity_ratio, expected_symbols_
 from collapse_jax.theory.prediction import Case, Condition, Prediction, ratio_to_first
 
 
-def _symbols(case: Case) -> np.ndarray:
+def _symbol_law(case: Case) -> np.ndarray:
     """Return the real law ``[V]`` of the last symbol of a row of one gram."""
     num = round(len(case.shares) ** (1 / (case.setting["order"] + 1)))
     return case.shares.reshape(-1, num).sum(0)
 
 
-def _diversity(case: Case) -> np.ndarray:
+def _predict_diversity(case: Case) -> np.ndarray:
     """Return the diversity of symbols, because the last symbol of every row is one draw from their law."""
-    return (1 - (_symbols(case) ** 2).sum()) * diversity_ratio(case.policy, case.num_samples, case.num_generations)
+    return (1 - (_symbol_law(case) ** 2).sum()) * diversity_ratio(case.policy, case.num_samples, case.num_generations)
 
 
 def _symbols_alive(case: Case) -> np.ndarray:
-    return expected_symbols_alive(case.num_samples, _symbols(case), case.num_generations)
+    return expected_symbols_alive(case.num_samples, _symbol_law(case), case.num_generations)
 
 
 def _transitions_alive(case: Case) -> np.ndarray:
@@ -39,7 +39,7 @@ def diversity_over_first(policy: Mapping[str, Any], draws: int, num_generations:
     return kept / kept[0]
 
 
-def _ratio(case: Case) -> np.ndarray:
+def _predict_diversity_ratio(case: Case) -> np.ndarray:
     return diversity_over_first(case.policy, case.num_samples * case.setting["length"], case.num_generations)
 
 
@@ -50,7 +50,8 @@ _SAME = "derived here: a row is one draw from the law of grams, as in ``discrete
 
 TABLE = (
     Prediction(
-        "gini_simpson", "markov", ("replace", "accumulate", "fixed_real", "decay"), ("gini_simpson",), _diversity,
+        "gini_simpson", "markov", ("replace", "accumulate", "fixed_real", "decay"), ("gini_simpson",),
+        _predict_diversity,
         _SAME, assumptions=(UNSMOOTHED, ONE_GRAM),
         fair=lambda case: diversity_ratio(case.policy, case.num_samples, case.num_generations) >= 0.05,
     ),
@@ -63,8 +64,9 @@ TABLE = (
         assumptions=(UNSMOOTHED, ONE_GRAM, FEW), fair=lambda case: _transitions_alive(case) >= 1.05,
     ),
     Prediction(
-        "gini_simpson over its mean at fit 1", "markov", ("replace", "accumulate", "decay"), ("gini_simpson",), _ratio,
+        "gini_simpson over its mean at fit 1", "markov", ("replace", "accumulate", "decay"), ("gini_simpson",),
+        _predict_diversity_ratio,
         "derived here (diversity_over_first)", samples=ratio_to_first, assumptions=(UNSMOOTHED, ORDER_0),
-        fair=lambda case: _ratio(case) >= 0.05,
+        fair=lambda case: _predict_diversity_ratio(case) >= 0.05,
     ),
 )  # fmt: skip

@@ -67,16 +67,16 @@ def new_inputs_risk(n: int, dim: int, noise: float, num_generations: int) -> np.
     return np.cumsum(noise * dim / (k * (k * n - dim - 1)))
 
 
-def _size(case: Case) -> tuple[int, int, float]:
+def _case_size(case: Case) -> tuple[int, int, float]:
     return case.num_samples, case.setting["dim"], case.setting["noise_variance"]
 
 
-def _ratio(case: Case) -> np.ndarray:
+def _case_risk_ratio(case: Case) -> np.ndarray:
     return risk_ratio(case.policy, case.num_samples, case.num_generations)
 
 
-def _plateau(case: Case) -> np.ndarray:
-    _, dim, noise = _size(case)
+def _predict_plateau(case: Case) -> np.ndarray:
+    _, dim, noise = _case_size(case)
     return noise * dim / case.num_samples * (np.pi**2 / 2 - 2) * np.array([[0.94], [1.1]]) + 0 * case.generations
 
 
@@ -97,43 +97,46 @@ FIRST_ORDER = Condition("T (d + 1) / n <= 0.04: errors small enough for the firs
 TABLE = (
     Prediction(
         "excess_risk", "linear_regression", WHOLE_BATCH_POLICIES, ("excess_risk",),
-        lambda case: first_risk(*_size(case)) * _ratio(case), "arXiv 2404.01413; window and decay derived here",
+        lambda case: first_risk(*_case_size(case)) * _case_risk_ratio(case),
+        "arXiv 2404.01413; window and decay derived here",
         assumptions=(PLAIN, SAME_INPUTS, LIGHT),
     ),
     Prediction(
         "excess_risk", "linear_regression", ("replace",), ("excess_risk",),
-        lambda case: first_risk(*_size(case)) * case.generations, "derived here: errors of independent batches add up",
+        lambda case: first_risk(*_case_size(case)) * case.generations,
+        "derived here: errors of independent batches add up",
         assumptions=(PLAIN, NEW_INPUTS, LIGHT),
     ),
     Prediction(
         "excess_risk", "linear_regression", ("accumulate",), ("excess_risk",),
-        lambda case: new_inputs_risk(*_size(case), case.num_generations), "derived here (new_inputs_risk)",
+        lambda case: new_inputs_risk(*_case_size(case), case.num_generations), "derived here (new_inputs_risk)",
         assumptions=(PLAIN, NEW_INPUTS, LIGHT),
     ),
     Prediction(
         "log_excess_risk", "linear_regression", WHOLE_BATCH_POLICIES, ("log_excess_risk",),
-        lambda case: log_first_risk(*_size(case)) + np.log(_ratio(case)), "derived here (log_first_risk)",
+        lambda case: log_first_risk(*_case_size(case)) + np.log(_case_risk_ratio(case)),
+        "derived here (log_first_risk)",
         assumptions=(PLAIN, SAME_INPUTS, REGULAR),
     ),
     Prediction(
         "log_excess_risk", "linear_regression", WHOLE_BATCH_POLICIES, ("log_excess_risk",),
-        lambda case: log_risk_variance(*_size(case)[:2]) + 0 * case.generations, "derived here (log_first_risk)",
+        lambda case: log_risk_variance(*_case_size(case)[:2]) + 0 * case.generations, "derived here (log_first_risk)",
         statistic="variance", assumptions=(PLAIN, SAME_INPUTS, REGULAR),
     ),
     Prediction(
         "excess_risk", "linear_regression", ("accumulate",), ("excess_risk",),
-        lambda case: first_risk(*_size(case)) * np.array([[1.0], [np.pi**2 / 6]]) + 0 * case.generations,
+        lambda case: first_risk(*_case_size(case)) * np.array([[1.0], [np.pi**2 / 6]]) + 0 * case.generations,
         "arXiv 2404.01413, theorem 1: bounded by pi^2 / 6 times the first", assumptions=(PLAIN, SAME_INPUTS, LIGHT),
         exact=False,
     ),
     Prediction(
-        "excess_risk", "linear_regression", ("accumulate_subsample",), ("excess_risk",), _plateau,
+        "excess_risk", "linear_regression", ("accumulate_subsample",), ("excess_risk",), _predict_plateau,
         "derived here: n / (noise d) times it -> pi^2/2 - 2, within -6% to 10% from n = 100 d and T = 60",
         assumptions=(PLAIN, MANY), exact=False, fair=lambda case: case.generations >= 60,
     ),
     Prediction(
         "excess_risk over its mean at fit 1", "logistic_regression", WHOLE_BATCH_POLICIES, ("excess_risk",),
-        lambda case: _ratio(case) * np.array([[0.9], [1.15]]),
+        lambda case: _case_risk_ratio(case) * np.array([[0.9], [1.15]]),
         "arXiv 2410.22812: of any regular estimator, as n grows; within -10% to 15% from n = 100 (d + 1) and up to "
         "T (d + 1) / n = 0.04 (risk_ratio)",
         samples=ratio_to_first, assumptions=(SAME_INPUTS, LARGE, FIRST_ORDER), exact=False,

@@ -126,38 +126,40 @@ def majority_probability(p: float, n: int, keep_right: float, keep_wrong: float)
     return float(stats.binom.pmf(states, n, p) @ below)
 
 
-def _curator(case: Case) -> Mapping[str, Any]:
+def _curator_options(case: Case) -> Mapping[str, Any]:
     return case.curator
 
 
-def _kept(case: Case) -> int:
-    return max(int(np.ceil(_curator(case)["fraction"] * case.num_samples - 1e-4)), 1)
+def _num_kept(case: Case) -> int:
+    return max(int(np.ceil(_curator_options(case)["fraction"] * case.num_samples - 1e-4)), 1)
 
 
-def _best(case: Case) -> np.ndarray:
-    return _narrowed(case, best_of_variance(_curator(case)["k"]) * (1 - 1 / case.num_samples), case.num_samples)
+def _predict_best(case: Case) -> np.ndarray:
+    return _narrow_variance(
+        case, best_of_variance(_curator_options(case)["k"]) * (1 - 1 / case.num_samples), case.num_samples
+    )
 
 
-def _top(case: Case) -> np.ndarray:
-    return _narrowed(case, top_variance(case.num_samples, _kept(case)), _kept(case))
+def _predict_top(case: Case) -> np.ndarray:
+    return _narrow_variance(case, top_variance(case.num_samples, _num_kept(case)), _num_kept(case))
 
 
-def _narrowed(case: Case, factor: float, kept: int) -> np.ndarray:
+def _narrow_variance(case: Case, factor: float, kept: int) -> np.ndarray:
     """Return the variance at each fit: every generation multiplies it by an independent factor of this mean."""
     n, ddof, later = case.num_samples, case.setting["ddof"], case.generations - 1
     return (n - 1) / (n - ddof) * (factor * case.setting["temperature"] * kept / (kept - ddof)) ** later
 
 
-def _moved(case: Case) -> float:
+def _predict_move(case: Case) -> float:
     """Return E of the squared mean of the second fit: that of the first, and the shift by choosing, s (m + noise)."""
-    n, k = case.num_samples, _curator(case)["k"]
+    n, k = case.num_samples, _curator_options(case)["k"]
     square = best_of_mean(k) ** 2 + best_of_variance(k) / n
     return case.truth * (1 / n + (n - 1) / (n - case.setting["ddof"]) * case.setting["temperature"] * square)
 
 
-def _judged(case: Case) -> float:
-    judge = 1 + _curator(case)["bias"]
-    return judged_variance(case.num_samples, judge, _curator(case)["noise"] / np.sqrt(case.truth))
+def _predict_judged(case: Case) -> float:
+    judge = 1 + _curator_options(case)["bias"]
+    return judged_variance(case.num_samples, judge, _curator_options(case)["noise"] / np.sqrt(case.truth))
 
 
 def _is_light(case: Case) -> np.ndarray:
@@ -165,21 +167,21 @@ def _is_light(case: Case) -> np.ndarray:
 
     The logarithm's variance grows by about 2 / rows a generation; beyond 0.5, rare chains make the mean.
     """
-    kept = _kept(case) if _curator(case)["kind"] == "top_fraction" else case.num_samples
+    kept = _num_kept(case) if _curator_options(case)["kind"] == "top_fraction" else case.num_samples
     return 2 * case.generations / kept <= 0.5
 
 
-def _probability(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
+def _chain_probability(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.exp(metrics["log_probability_ratio"]) * case.setting["p"]
 
 
 def _is_most(case: Case, metrics: Mapping[str, np.ndarray]) -> np.ndarray:
-    p = _probability(case, metrics)
+    p = _chain_probability(case, metrics)
     return np.where(np.isclose(p, 0.5, atol=1e-6), 0.5, p > 0.5)
 
 
 def _chosen_mean(case: Case) -> np.ndarray:
-    curator = _curator(case)
+    curator = _curator_options(case)
     n, horizon = case.num_samples, case.num_generations
     return chosen_mean(case.setting["p"], n, horizon, curator["k"], curator["strength"])
 
@@ -188,29 +190,35 @@ def _of_second(value: float, case: Case) -> np.ndarray:
     return np.where(case.generations == 2, value, np.nan)
 
 
-def _pair(case: Case) -> tuple[float, float]:
-    return _curator(case)["keep_right"], _curator(case)["keep_wrong"]
+def _keep_probabilities(case: Case) -> tuple[float, float]:
+    return _curator_options(case)["keep_right"], _curator_options(case)["keep_wrong"]
 
 
 def _second_only(case: Case) -> np.ndarray:
     return case.generations == 2
 
 
+def _predict_majority(case: Case) -> float:
+    return majority_probability(case.setting["p"], case.num_samples, *_keep_probabilities(case))
+
+
 def _none_passes(case: Case) -> float:
     """Return an upper bound on the probability that no row of the second batch passes (then all are kept)."""
     n, right = case.num_samples, np.arange(case.num_samples + 1) / case.num_samples
-    keep_right, keep_wrong = _pair(case)
+    keep_right, keep_wrong = _keep_probabilities(case)
     passes = right * keep_right + (1 - right) * keep_wrong
     return float(stats.binom.pmf(np.arange(n + 1), n, case.setting["p"]) @ (1 - passes) ** n)
 
 
-BY_VALUE = Condition("rows are judged by their value", lambda case: _curator(case)["by"] == "value")
-ANY_VALUE = Condition("rows are judged by their value", lambda case: _curator(case)["by"] in (None, "value", ["value"]))
+BY_VALUE = Condition("rows are judged by their value", lambda case: _curator_options(case)["by"] == "value")
+ANY_VALUE = Condition(
+    "rows are judged by their value", lambda case: _curator_options(case)["by"] in (None, "value", ["value"])
+)
 ONE_NORMAL = Condition("one normal column", lambda case: case.law.is_normal and case.law.dim == 1)
 ONE_TASTE = Condition("two candidates, judged by their value with a bias towards it",
-                      lambda case: _curator(case)["k"] == 2 and _curator(case)["towards"] == "value")  # fmt: skip
+                      lambda case: (case.curator["k"], case.curator["towards"]) == (2, "value"))  # fmt: skip
 FEW_ROWS = Condition(f"n <= {FEW}", lambda case: case.num_samples <= FEW)
-ONE_CANDIDATE = Condition("k is 1", lambda case: _curator(case)["k"] == 1)
+ONE_CANDIDATE = Condition("k is 1", lambda case: _curator_options(case)["k"] == 1)
 SOME_PASS = Condition("that no row passes is rarer than 1e-6", lambda case: _none_passes(case) < 1e-6)
 TWO_FITS = Condition("two fits", lambda case: case.num_generations >= 2)
 
@@ -218,39 +226,40 @@ _VERIFIED = (BY_VALUE, ONE_CANDIDATE, FEW_ROWS, SOME_PASS, TWO_FITS)
 
 TABLE = (
     Prediction(
-        "trace_ratio", "gaussian", ("replace",), ("trace_ratio",), _best,
+        "trace_ratio", "gaussian", ("replace",), ("trace_ratio",), _predict_best,
         "derived here: the variance of the largest of k normals (1 - 1/pi of two) a generation", curator="best_of",
         assumptions=(BY_VALUE, ONE_NORMAL), fair=_is_light,
     ),
     Prediction(
         "squared_error_of_mean", "gaussian", ("replace",), ("squared_error_of_mean",),
-        lambda case: _of_second(_moved(case), case), "derived here: the mean moves by s / sqrt pi for the best of two",
+        lambda case: _of_second(_predict_move(case), case),
+        "derived here: the mean moves by s / sqrt pi for the best of two",
         curator="best_of", assumptions=(BY_VALUE, ONE_NORMAL, TWO_FITS), fair=_second_only,
     ),
     Prediction(
-        "trace_ratio", "gaussian", ("replace",), ("trace_ratio",), lambda case: _of_second(_judged(case), case),
+        "trace_ratio", "gaussian", ("replace",), ("trace_ratio",), lambda case: _of_second(_predict_judged(case), case),
         "derived here (judged_variance); cf. arXiv 2510.16657", curator="verifier",
         assumptions=(BY_VALUE, ONE_NORMAL, ONE_TASTE, MAXIMUM_LIKELIHOOD, TWO_FITS), fair=_second_only,
     ),
     Prediction(
-        "trace_ratio", "gaussian", ("replace",), ("trace_ratio",), _top,
+        "trace_ratio", "gaussian", ("replace",), ("trace_ratio",), _predict_top,
         "derived here (top_variance): a truncated normal's variance a generation", curator="top_fraction",
         assumptions=(BY_VALUE, ONE_NORMAL), fair=_is_light,
     ),
     Prediction(
         "probability", "bernoulli", ("replace",), ("log_probability_ratio",), _chosen_mean,
-        "arXiv 2407.09499; finite n derived here (chosen_mean)", curator="curate", samples=_probability,
+        "arXiv 2407.09499; finite n derived here (chosen_mean)", curator="curate", samples=_chain_probability,
         assumptions=(ANY_VALUE, FEW_ROWS),
     ),
     Prediction(
         "probability", "bernoulli", ("replace",), ("log_probability_ratio",),
-        lambda case: _of_second(verified_mean(case.setting["p"], case.num_samples, *_pair(case)), case),
-        "arXiv 2406.07515; finite n derived here (verified_mean)", curator="verify", samples=_probability,
+        lambda case: _of_second(verified_mean(case.setting["p"], case.num_samples, *_keep_probabilities(case)), case),
+        "arXiv 2406.07515; finite n derived here (verified_mean)", curator="verify", samples=_chain_probability,
         assumptions=_VERIFIED, fair=_second_only,
     ),
     Prediction(
         "most are right", "bernoulli", ("replace",), ("log_probability_ratio",),
-        lambda case: _of_second(majority_probability(case.setting["p"], case.num_samples, *_pair(case)), case),
+        lambda case: _of_second(_predict_majority(case), case),
         "arXiv 2406.07515: jumps at p* = keep_wrong / (keep_right + keep_wrong); "
         "finite n derived here (majority_probability)",
         curator="verify", samples=_is_most, assumptions=_VERIFIED, fair=_second_only,

@@ -57,7 +57,7 @@ def train_classifier(x_NxD: np.ndarray, label_N: np.ndarray, classes: int) -> Tr
     if name not in _cache:
         init, _ = make_functional(lambda rngs: Classifier(x_NxD.shape[1], classes, rngs=rngs))
         optimizer = partial(make_adamw, RATE, "cosine", 100, DECAY, 1.0)
-        fit = fit_sgd(_loss, optimizer, init=init, steps=STEPS, batch_size=BATCH)
+        fit = fit_sgd(_classifier_loss, optimizer, init=init, steps=STEPS, batch_size=BATCH)
         rows = jnp.asarray(x_NxD, float), jnp.asarray(label_N, jnp.int32)
         params = jax.jit(fit)(jax.random.key(0, impl="threefry2x32"), batch.unit(rows), None)
         variance = jax.jit(
@@ -78,7 +78,7 @@ def _apply_params(params: Tree, x_BxD: Array) -> tuple[Array, Array]:
     return make_functional(lambda rngs: Classifier(pixels, classes, rngs=rngs))[1](params, x_BxD)
 
 
-def _loss(params: Tree, key: Key, items: tuple[Array, Array]) -> Array:
+def _classifier_loss(params: Tree, key: Key, items: tuple[Array, Array]) -> Array:
     x_BxD, label_B = items
     noisy_BxD = x_BxD + 0.1 * jax.random.normal(
         key, x_BxD.shape, x_BxD.dtype

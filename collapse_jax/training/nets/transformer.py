@@ -127,9 +127,9 @@ class TransformerBlock(nnx.Module):
         size, (rows, length, _) = self.size, x_BxLxD.shape
         heads_BxLxHxK = self.qkv(self.attention_norm(x_BxLxD)).reshape(rows, length, -1, size.head)
         query, key, value = jnp.split(heads_BxLxHxK, (size.heads, size.heads + size.kv_heads), axis=2)
-        query, key = _rotate(query, turn), _rotate(key, turn)
+        query, key = _rotate_columns(query, turn), _rotate_columns(key, turn)
         if cache is None:
-            mixed = _attend(query, key, value)
+            mixed = _attend_rows(query, key, value)
         else:
             write = jax.lax.dynamic_update_slice_in_dim
             cache = (
@@ -252,7 +252,7 @@ def empty_cache(size: TransformerSize, rows: int, positions: int, dtype: jnp.dty
     return tuple((keys, keys.swapaxes(2, 3)) for _ in range(size.depth))
 
 
-def _attend(query_BxLxHxK: Array, key_BxLxGxK: Array, value_BxLxGxK: Array) -> Array:
+def _attend_rows(query_BxLxHxK: Array, key_BxLxGxK: Array, value_BxLxGxK: Array) -> Array:
     """Return each symbol's attention to all symbols of its row up to itself; heads come in G groups that share keys.
 
     A training step with positions beside columns, as here, takes four fifths of one with ``dot_product_attention``.
@@ -289,7 +289,7 @@ def _rotation_angles(length: int, head: int, position: Array | int) -> tuple[Arr
     return jnp.cos(angle_LxF)[:, None], jnp.sin(angle_LxF)[:, None]
 
 
-def _rotate(x_BxLxHxK: Array, turn: tuple[Array, Array]) -> Array:
+def _rotate_columns(x_BxLxHxK: Array, turn: tuple[Array, Array]) -> Array:
     cos, sin = (x[None] for x in turn)
     a, b = jnp.split(x_BxLxHxK.astype(cos.dtype), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x_BxLxHxK.dtype)
