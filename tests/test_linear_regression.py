@@ -17,7 +17,7 @@ from collapse_jax.core import batch, registry
 from collapse_jax.core.chain import make_chain
 from collapse_jax.core.data_plan import plan_data
 from collapse_jax.core.random import chain_keys
-from collapse_jax.settings.linear_regression import Rows, linear_regression
+from collapse_jax.settings.linear_regression import RegressionRows, linear_regression
 from collapse_jax.theory.regression import new_inputs_risk
 from collapse_jax.types import Batch, Curator
 
@@ -37,7 +37,7 @@ def test_a_fit_is_scikit_learns(ridge, weigh):
     x, y = rng.normal(size=(60, 4)), rng.normal(size=60)
     weight = rng.integers(0, 4, 60) if weigh == "multiplicities" else rng.uniform(0, 2, 60)
     given = np.where(weight > 0, y, np.nan)  # a row of weight 0 is absent
-    items = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32).reshape(3, 20, *a.shape[1:]), Rows(x, given))
+    items = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32).reshape(3, 20, *a.shape[1:]), RegressionRows(x, given))
     found = linear_regression(4, ridge=ridge).fit(None, Batch(items, jnp.asarray(weight.reshape(3, 20))), None)
     reference = Ridge(alpha=ridge * weight.sum(), fit_intercept=False).fit(x, y, sample_weight=weight)
     np.testing.assert_allclose(found, reference.coef_, rtol=1e-4, atol=1e-5)

@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss
 
 from collapse_jax import data, policies
 from collapse_jax.core import batch
-from collapse_jax.settings.logistic_regression import Rows, logistic_regression
+from collapse_jax.settings.logistic_regression import ClassifiedRows, logistic_regression
 from collapse_jax.types import Batch
 
 
@@ -29,7 +29,8 @@ def test_a_fit_is_scikit_learns(classes, kind):
     scores = x @ rng.normal(size=(3, classes)) + (kind == "noisy") * rng.gumbel(size=(90, classes))
     label, weight, ridge = scores.argmax(1), rng.integers(0, 3, 90).astype(float), 1e-3
     given = np.where(weight[:, None] > 0, x, np.nan)  # a row of weight 0 is absent
-    items = jax.tree.map(lambda a: jnp.asarray(a).reshape(3, 30, *a.shape[1:]), Rows(given.astype(np.float32), label))
+    flat = ClassifiedRows(given.astype(np.float32), label)
+    items = jax.tree.map(lambda a: jnp.asarray(a).reshape(3, 30, *a.shape[1:]), flat)
     train = Batch(items, jnp.asarray(weight.reshape(3, 30), jnp.float32))
     found = jax.jit(logistic_regression(3, classes, ridge=ridge, steps=15).fit)(None, train, None)
     expected = reference(x, label, weight, ridge).coef_.T
@@ -40,7 +41,7 @@ def test_steps_too_long_are_taken_back():
     """Whole Newton steps from 0 end at an objective of thousands here; the fit takes back four of them."""
     x = np.array([[0.3, 0.0], [4.5, -2.4], [0.0, -0.2], [0.2, 0.1], [-7.6, -0.3]])
     label = np.array([0, 1, 1, 0, 1])
-    train = batch.unit(Rows(jnp.asarray(x, jnp.float32), jnp.asarray(label)))
+    train = batch.unit(ClassifiedRows(jnp.asarray(x, jnp.float32), jnp.asarray(label)))
     found = jax.jit(logistic_regression(2, ridge=1e-3, steps=25).fit)(None, train, None)
     np.testing.assert_allclose(found, reference(x, label, np.ones(5), 1e-3).coef_.T, rtol=2e-3, atol=2e-3)
 
@@ -72,7 +73,8 @@ def test_labels_are_drawn_by_the_fits_odds():
     params = jnp.asarray([[1.0, -1.0, 0.0], [0.0, 0.5, -0.5], [0.2, 0.0, -0.2]])
     x = jnp.tile(jnp.asarray([[0.3, -1.0]]), (40_000, 1))
     odds = np.asarray(jax.nn.softmax(x[0] @ params[:2] + params[2]), float)
-    label = np.asarray(setting.label_only.relabel(jax.random.key(0), params, Rows(x, jnp.zeros(40_000, int))).label)
+    inputs = ClassifiedRows(x, jnp.zeros(40_000, int))
+    label = np.asarray(setting.label_only.relabel(jax.random.key(0), params, inputs).label)
     share = np.bincount(label, minlength=3) / 40_000
     assert (np.abs(share - odds) < 4 * np.sqrt(odds * (1 - odds) / 40_000)).all()
 

@@ -15,7 +15,7 @@ from collapse_jax import policies
 from collapse_jax.core import batch
 from collapse_jax.data import bundled, markov_texts
 from collapse_jax.data.markov_texts import language_from_table
-from collapse_jax.settings.markov import Model, markov
+from collapse_jax.settings.markov import MarkovModel, markov
 
 TABLE = np.array([[0.5, 0.5, 0.0], [0.1, 0.2, 0.7], [0.9, 0.0, 0.1]])
 
@@ -77,7 +77,7 @@ def test_metrics_of_a_table(order):
     assert float(seen["symbols_alive"]) == (count.sum(0) > 0).sum()
     forced = count[(count > 0).sum(1) == 1].sum() / count.sum()
     assert float(seen["forced_share"]) == pytest.approx(forced, abs=1e-6)
-    perfect = Model(world.truth.grams * 1e4, jnp.float32(0))
+    perfect = MarkovModel(world.truth.grams * 1e4, jnp.float32(0))
     at_truth = observe(setting, world, perfect)
     assert float(at_truth["kl_rate"]) == pytest.approx(0, abs=1e-6)
     assert float(at_truth["cross_entropy"]) == pytest.approx(true_rate, rel=1e-5)
@@ -105,7 +105,7 @@ def test_cross_entropy_of_the_text():
     assert world.real.shape == (split,)
     assert "".join(markov_texts.LETTERS[i] for i in np.asarray(world.real[:60])) == text[:60]
     pairs = markov_texts.count_grams(world.real[None], jnp.ones(1), 1, 27)
-    seen = observe(setting, world, Model(pairs, jnp.float32(0.5)))
+    seen = observe(setting, world, MarkovModel(pairs, jnp.float32(0.5)))
     assert float(seen["cross_entropy"]) == pytest.approx(-np.mean(log_next), rel=1e-4)
     rows = np.asarray(setting.sample_real(jax.random.key(0), world, 20))
     assert rows.shape == (20, 10)
@@ -117,7 +117,7 @@ def test_cross_entropy_of_the_text():
 def test_samples_follow_the_counts(order):
     setting = markov(order, 0.0, 3 + order, markov_texts.language_from_table(TABLE))
     counts = np.random.default_rng(order).integers(0, 5, (3**order, 3)) + np.eye(3)[np.arange(3**order) % 3]
-    model = Model(jnp.asarray(counts, jnp.float32), jnp.float32(0))
+    model = MarkovModel(jnp.asarray(counts, jnp.float32), jnp.float32(0))
     num = 20_000
     rows = np.asarray(setting.sample(jax.random.key(2), model, num))
     share = counts / counts.sum(1, keepdims=True)

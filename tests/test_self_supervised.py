@@ -18,7 +18,7 @@ from collapse_jax.planning.memory_estimate import check_memory
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
 from collapse_jax.settings import self_supervised
-from collapse_jax.settings.self_supervised import Truth
+from collapse_jax.settings.self_supervised import SelfSupervisedTruth
 from collapse_jax.training import ssl_objectives
 from collapse_jax.training.nets import classifier
 
@@ -35,7 +35,7 @@ def task_of(setting):
 def test_the_generator_is_what_it_is_alone_and_the_first_encoder_is_kept():
     setting = self_supervised(**TINY)
     world = PAINTER.world()
-    ours = world._replace(truth=Truth(world.truth, None, None, {}))
+    ours = world._replace(truth=SelfSupervisedTruth(world.truth, None, None, {}))
     rows = PAINTER.sample_real(KEY, world, 9)
 
     @jax.jit

@@ -44,7 +44,7 @@ _LOSS = Metric("test_loss", "denoising loss on held-out real rows at fixed noise
                "arXiv 2006.11239", role="risk")  # fmt: skip
 
 
-class Truth(NamedTuple):
+class DiffusionTruth(NamedTuple):
     """What metrics compare with.
 
     Attributes:
@@ -58,7 +58,7 @@ class Truth(NamedTuple):
     judged: Tree
 
 
-class Task(NamedTuple):
+class DiffusionTask(NamedTuple):
     """The parts that the functions of a setting share.
 
     Attributes:
@@ -190,7 +190,7 @@ def diffusion(
     draw = partial(sample_rows, path=how.path, sigma_S=levels, sampler=sampler, stop=stop, temperature=temperature)
     judge = images.image_judge(source, num_test, num_shown=num_shown, features=features, labelled=conditional,
                                 rows_at_once=rows_at_once)  # fmt: skip
-    task = Task(seen, how, apply, hidden, guidance, draw, rows_at_once, judge)
+    task = DiffusionTask(seen, how, apply, hidden, guidance, draw, rows_at_once, judge)
     both = lambda key: AveragedParams(init(key), init(key))  # noqa: E731
     optimizer = lambda number: average_params(make_adamw(learning_rate, schedule, warmup, 0.0, _CLIP, number), ema)  # noqa: E731
     fit = fit_sgd(partial(_loss, task), optimizer, init=both, steps=steps, batch_size=batch_size, start=start)
@@ -233,33 +233,35 @@ def _defaults(
     return noise_schedule or "linear", 0.1 if drop_label is None else drop_label
 
 
-def _metrics(task: Task) -> tuple[Metric, ...]:
+def _metrics(task: DiffusionTask) -> tuple[Metric, ...]:
     """With the trivial baseline of the test loss: a network that says nothing."""
     # EDM's target has the variance 1 at every level.
     silent = 1 + task.frame.deviation**2 if task.how.name == "flow" else 1.0
     return (_LOSS._replace(baseline=silent), *task.judge.metrics)
 
 
-def _world(task: Task, num_test: int, judged: Callable[[], Tree]) -> World:
+def _world(task: DiffusionTask, num_test: int, judged: Callable[[], Tree]) -> World:
     """What is `judged` by may be shapes alone: all else tells worlds apart."""
     noise, u = draw_probes(num_test, task.frame.dim)
-    truth = Truth(noise, task.how.levels(u), judged())
+    truth = DiffusionTruth(noise, task.how.levels(u), judged())
     arrays = jax.tree.map(jnp.asarray, task.frame.source.arrays)
     return World(arrays, truth, row_transform.held_out_rows(task.frame, num_test))
 
 
-def _said(task: Task, net: Tree, x_BxD: Array, sigma_B: Array, label_B: Array | None) -> Array:
+def _said(task: DiffusionTask, net: Tree, x_BxD: Array, sigma_B: Array, label_B: Array | None) -> Array:
     into_B, time_B = task.how.scalings(sigma_B)
     return task.apply(net, into_B[:, None] * x_BxD, time_B, label_B)
 
 
-def _errors(task: Task, net: Tree, rows_BxD: Array, noise: Array, sigma_B: Array, label_B: Array | None) -> Array:
+def _errors(
+    task: DiffusionTask, net: Tree, rows_BxD: Array, noise: Array, sigma_B: Array, label_B: Array | None
+) -> Array:
     """Squared errors of what the network says, mean over columns: ``[B]``."""
     x_BxD, target_BxD = noise_rows(task.how, rows_BxD, noise, sigma_B)
     return jnp.mean((_said(task, net, x_BxD, sigma_B, label_B) - target_BxD) ** 2, axis=1)
 
 
-def _loss(task: Task, params: AveragedParams, key: Key, rows_BxC: Array) -> Array:
+def _loss(task: DiffusionTask, params: AveragedParams, key: Key, rows_BxC: Array) -> Array:
     key_level, key_noise, key_label = jax.random.split(key, 3)
     inside_BxD, label_B = row_transform.transform_rows(task.frame, rows_BxC)
     u_B = jax.random.uniform(key_level, inside_BxD.shape[:1])
@@ -270,7 +272,7 @@ def _loss(task: Task, params: AveragedParams, key: Key, rows_BxC: Array) -> Arra
     return _errors(task, params.now, inside_BxD, noise_BxD, task.how.levels(u_B), label_B).mean()
 
 
-def _sample(task: Task, key: Key, params: GenerativeModel, num: int) -> Array:
+def _sample(task: DiffusionTask, key: Key, params: GenerativeModel, num: int) -> Array:
     def some(key: Key, label_N: Array | None, rows: int) -> Array:
         estimate = partial(_estimate, task, params.net.average, label_N)
         return task.draw(estimate, key=key, shape=(rows, task.frame.dim))
@@ -278,7 +280,7 @@ def _sample(task: Task, key: Key, params: GenerativeModel, num: int) -> Array:
     return row_transform.draw_rows(task.frame, some, key, params.classes, num, task.rows_at_once)
 
 
-def _estimate(task: Task, net: Tree, label_N: Array | None, x_NxD: Array, sigma: Array) -> tuple[Array, Array]:
+def _estimate(task: DiffusionTask, net: Tree, label_N: Array | None, x_NxD: Array, sigma: Array) -> tuple[Array, Array]:
     """Expected rows and noises, guided: what is said with a label and without one is mixed."""
     sigma_N = jnp.full(x_NxD.shape[:1], sigma)
     if label_N is None or (not is_traced(task.guidance) and task.guidance == 1):
@@ -298,14 +300,14 @@ def _estimate(task: Task, net: Tree, label_N: Array | None, x_NxD: Array, sigma:
 
 
 def _observe(
-    task: Task, key: Key, world: World, params: GenerativeModel, summary: None, generated_NxC: Array
+    task: DiffusionTask, key: Key, world: World, params: GenerativeModel, summary: None, generated_NxC: Array
 ) -> dict[str, Array]:
     label_N = generated_NxC[:, -1] if task.frame.classes else None
     seen = task.judge.observe(world.truth.judged, generated_NxC[:, : task.frame.dim], label_N)
     return {"test_loss": _test_loss(task, params.net.average, world)} | seen
 
 
-def _test_loss(task: Task, net: Tree, world: World) -> Array:
+def _test_loss(task: DiffusionTask, net: Tree, world: World) -> Array:
     """At the noises of the truth, a few rows at a time."""
     inside_NxD, label_N = row_transform.transform_rows(task.frame, world.test)
     repeated = jax.tree.map(lambda x: jnp.tile(x, (PROBES_PER_ROW, *[1] * (x.ndim - 1))), (inside_NxD, label_N))

@@ -51,7 +51,7 @@ METRICS = (
 )
 
 
-class Truth(NamedTuple):
+class FlowTruth(NamedTuple):
     """What metrics compare with.
 
     Attributes:
@@ -128,7 +128,7 @@ def _metrics(source: Source) -> tuple[Metric, ...]:
 
 def _world(source: Source, num_test: int) -> World:
     test_NxD = jnp.asarray(source.held_out(num_test))
-    truth = Truth(jnp.asarray(source.mean), jnp.asarray(source.covariance), *draw_probes(num_test, source.dim))
+    truth = FlowTruth(jnp.asarray(source.mean), jnp.asarray(source.covariance), *draw_probes(num_test, source.dim))
     return World(jax.tree.map(jnp.asarray, source.arrays), truth, test_NxD)
 
 

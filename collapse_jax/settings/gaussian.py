@@ -52,14 +52,14 @@ _COLUMNS = 8  # up to which rows are multiplied column by column: products so th
 _TAIL, _UNLIKELY = 2.5758293, 3.2905267  # standard deviations that 1% and 0.1% of a normal law lie beyond
 
 
-class Real(NamedTuple):
+class GaussianReal(NamedTuple):
     """What the source draws rows from, and its law's moments."""
 
     arrays: Tree
     law: Moments
 
 
-class Truth(NamedTuple):
+class GaussianTruth(NamedTuple):
     """The real law's moments, and those of the held-out rows."""
 
     law: Moments
@@ -154,7 +154,7 @@ def _metrics(source: Source) -> tuple[Metric, ...]:
 def _world(source: Source, num_test: int) -> World:
     law = gaussian_moments.moments_from_covariance(source.mean, source.covariance)
     held_out = gaussian_moments.moments_from_rows(source.held_out(num_test))
-    return World(Real(jax.tree.map(jnp.asarray, source.arrays), law), Truth(law, held_out), None)
+    return World(GaussianReal(jax.tree.map(jnp.asarray, source.arrays), law), GaussianTruth(law, held_out), None)
 
 
 def _fit(ddof: int, key: Key, train: Batch, start: Tree) -> Moments:

@@ -56,19 +56,19 @@ class Mixture(NamedTuple):
     factor: Array | None
 
 
-class Modes(NamedTuple):
+class MixtureModes(NamedTuple):
     """The real law's modes: centres ``[modes, d]``, and the standard deviation of a column within one."""
 
     centre: Array
     spread: Array
 
 
-class Truth(NamedTuple):
+class MixtureTruth(NamedTuple):
     """The real law's mean ``[d]``, the trace of its covariance, and its modes, or None where they are not known."""
 
     mean: Array
     trace: Array
-    modes: Modes | None
+    modes: MixtureModes | None
 
 
 @register_setting
@@ -127,15 +127,15 @@ def gaussian_mixture(
 
 def _world(source: Source, num_test: int) -> World:
     modes = None if source.modes is None else _modes(source)
-    truth = Truth(jnp.asarray(source.mean), jnp.trace(jnp.asarray(source.covariance)), modes)
+    truth = MixtureTruth(jnp.asarray(source.mean), jnp.trace(jnp.asarray(source.covariance)), modes)
     return World(jax.tree.map(jnp.asarray, source.arrays), truth, jnp.asarray(source.held_out(num_test)))
 
 
-def _modes(source: Source) -> Modes:
+def _modes(source: Source) -> MixtureModes:
     """What is left of the trace when the centres' own is taken off is the modes' variance, in each of d columns."""
     centre = jnp.asarray(source.modes)
     within = jnp.trace(jnp.asarray(source.covariance)) - centre.var(0).sum()
-    return Modes(centre, jnp.sqrt(within / source.dim))
+    return MixtureModes(centre, jnp.sqrt(within / source.dim))
 
 
 def _squares(world: World, rows_nxd: Array) -> Array:
@@ -280,7 +280,7 @@ def _traces(params: Mixture) -> Array:
     return ((factor * jnp.exp(params.log_scale)[:, None]) ** 2).sum((1, 2))
 
 
-def _modes_alive(modes: Modes, params: Mixture) -> Array:
+def _modes_alive(modes: MixtureModes, params: Mixture) -> Array:
     distance = jnp.sqrt(((params.mean[:, None] - modes.centre[None]) ** 2).sum(2))
     number = jnp.arange(modes.centre.shape[0])
     own = (distance.argmin(1)[:, None] == number[None]) & (distance <= NEAR * modes.spread)

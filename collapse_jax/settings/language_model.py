@@ -66,7 +66,7 @@ _OF_KNOWN = (
 _OF_TEXT = Metric("bits_per_byte", "test loss in bits a byte of UTF-8", "bits a byte", "definition")
 
 
-class Real(NamedTuple):
+class LanguageReal(NamedTuple):
     """What real rows are drawn from, and the base model, where fits start from one.
 
     Attributes:
@@ -80,7 +80,7 @@ class Real(NamedTuple):
     recipe: dict[str, Array] | None
 
 
-class Truth(NamedTuple):
+class LanguageTruth(NamedTuple):
     """What metrics compare with.
 
     Attributes:
@@ -96,7 +96,7 @@ class Truth(NamedTuple):
     loss: Array | None
 
 
-class Model(NamedTuple):
+class LanguageModelParams(NamedTuple):
     """What a chain carries from fit to fit: two or three times a network's parameters.
 
     Attributes:
@@ -114,7 +114,7 @@ class Model(NamedTuple):
     prompts: Array | None
 
 
-class Base(NamedTuple):
+class BaseModel(NamedTuple):
     """How a base model is made: its fit, how many rows that sees, its rate, decay and clip, and all else."""
 
     fit: Callable[..., Tree]
@@ -123,7 +123,7 @@ class Base(NamedTuple):
     other: tuple[int | str | TransformerSize, ...]
 
 
-class Task(NamedTuple):
+class LanguageTask(NamedTuple):
     """The parts that the functions of a setting share."""
 
     text: Text
@@ -246,7 +246,7 @@ def language_model(
     shapes = jax.eval_shape(by_nnx, jax.random.key(0))
     net_init = lambda key: draw_initial_parameters(key, shapes, size.depth)  # noqa: E731
     network = SequenceModel(apply, text.num_symbols, size, DTYPES[dtype], length, rows_at_once)
-    task = Task(text, network, prompt, how, num_test, ngram, gram_bits, num_shown)
+    task = LanguageTask(text, network, prompt, how, num_test, ngram, gram_bits, num_shown)
     require_number("weight_decay", weight_decay, 0)
     require_positive("learning_rate", learning_rate)
     require_positive("clip", clip)
@@ -257,7 +257,7 @@ def language_model(
     base = None
     if start == "base":
         other = (text.name, length, size, dtype, base_steps, batch_size, schedule, warmup)
-        base = Base(train(steps=base_steps), base_steps * batch_size, (learning_rate, weight_decay, clip), other)
+        base = BaseModel(train(steps=base_steps), base_steps * batch_size, (learning_rate, weight_decay, clip), other)
     return Setting(
         name="language_model",
         world=partial(_world, task, base, trained=True),
@@ -317,7 +317,7 @@ def _metrics(text: Text, gram_bits: int) -> tuple[Metric, ...]:
     return (*chosen[:1], *known, *in_bytes, *chosen[1:])
 
 
-def _trained(task: Task, base: Base) -> Tree:
+def _trained(task: LanguageTask, base: BaseModel) -> Tree:
     """The parameters that fine-tuning starts from."""
 
     @jax.jit
@@ -328,7 +328,7 @@ def _trained(task: Task, base: Base) -> Tree:
     return train(jax.random.key(0, impl="threefry2x32"), jax.tree.map(jnp.asarray, task.text.arrays))
 
 
-def _world(task: Task, base: Base | None, trained: bool) -> World:
+def _world(task: LanguageTask, base: BaseModel | None, trained: bool) -> World:
     """With a base model that is not `trained`, only its shapes."""
     text, size = task.text, task.text.num_symbols
     test = text.held_out(task.num_test, task.network.length)
@@ -340,44 +340,50 @@ def _world(task: Task, base: Base | None, trained: bool) -> World:
         return jnp.asarray(np.log(count) - np.log(count.sum()), float)
 
     of_law = None if text.log_prob is None else jnp.asarray(-text.log_prob(test) / task.network.length, float)
-    truth = Truth(log_share(0), None if size > _PAIRS else log_share(1), T.order_grams(real, task.ngram), of_law)
+    log_pairs = None if size > _PAIRS else log_share(1)
+    truth = LanguageTruth(log_share(0), log_pairs, T.order_grams(real, task.ngram), of_law)
     arrays = jax.tree.map(jnp.asarray, text.arrays)
     if base is None:
-        return World(Real(arrays, None, None), truth, jnp.asarray(test))
+        return World(LanguageReal(arrays, None, None), truth, jnp.asarray(test))
     net = _trained(task, base) if trained else jax.eval_shape(partial(_trained, task, base))
     recipe = {str(base.other): jnp.asarray(base.rates)}  # a key, since a leaf must be an array
-    return World(Real(arrays, net, recipe), truth, jnp.asarray(test))
+    return World(LanguageReal(arrays, net, recipe), truth, jnp.asarray(test))
 
 
-def _init(task: Task, net_init: Callable[[Key], Tree], key: Key, world: World) -> Model:
+def _init(task: LanguageTask, net_init: Callable[[Key], Tree], key: Key, world: World) -> LanguageModelParams:
     net = net_init(key)
     prompts = None
     if task.prompt:
         rows = task.text.draw(stream(key, "prompts"), world.real.text, _PROMPTS, task.network.length)
         prompts = rows[:, : task.prompt]
-    return Model(net, net, jnp.int32(0), world.real.base, prompts)
+    return LanguageModelParams(net, net, jnp.int32(0), world.real.base, prompts)
 
 
-def _fit(fit: Callable[..., Tree], key: Key, train: Batch, before: Model) -> Model:
+def _fit(fit: Callable[..., Tree], key: Key, train: Batch, before: LanguageModelParams) -> LanguageModelParams:
     net = fit(key, train, before.net if before.base is None else before.base)
     first = jax.tree.map(lambda new, old: jnp.where(before.age == 0, new, old), net, before.first)
     return before._replace(net=net, first=first, age=before.age + 1)
 
 
-def _summarize(task: Task, world: World, batch: Batch) -> Batch:
+def _summarize(task: LanguageTask, world: World, batch: Batch) -> Batch:
     if not isinstance(batch.items, T.GramSet):
         rows = batch.weight.shape[0] * B.num_rows(batch)
         T.check_gram_room(rows * (task.network.length - task.ngram + 1), task.gram_bits)
     return T.build_gram_set(batch, task.ngram, task.gram_bits)
 
 
-def _sample(task: Task, key: Key, params: Model, num: int) -> Array:
+def _sample(task: LanguageTask, key: Key, params: LanguageModelParams, num: int) -> Array:
     rows = draw_rows(task.network, params.net, key, num, task.how, params.prompts)
     return rows.astype(smallest_unsigned_type(task.text.num_symbols))
 
 
 def _observe(
-    task: Task, key: Key, world: World, params: Model, known: T.GramSet | None, generated_NxL: Array
+    task: LanguageTask,
+    key: Key,
+    world: World,
+    params: LanguageModelParams,
+    known: T.GramSet | None,
+    generated_NxL: Array,
 ) -> dict[str, Array]:
     truth, n = world.truth, task.ngram
     loss_NxL, confidence, is_right = judge_symbols(task.network, params.net, world.test)

@@ -41,14 +41,14 @@ TOLERANCE = 2.0  # standard deviations of real noise within which a label is rig
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-class Rows(NamedTuple):
+class RegressionRows(NamedTuple):
     """Inputs ``[..., d]`` and labels ``[...]``."""
 
     x: Array
     y: Array
 
 
-class Statistics(NamedTuple):
+class RegressionStatistics(NamedTuple):
     """What least squares needs of rows of mean weight 1: of X / sqrt(n) = Q R, the triangle R and Q'y / sqrt(n).
 
     Attributes:
@@ -60,7 +60,7 @@ class Statistics(NamedTuple):
     target: Array
 
 
-class Inputs(NamedTuple):
+class RegressionInputs(NamedTuple):
     """What a label-only chain keeps of its inputs.
 
     Attributes:
@@ -140,7 +140,7 @@ def _label_only(noise: Array, ridge: Array | float | None) -> LabelOnly:
     return LabelOnly(partial(_relabel, noise), of_labels)
 
 
-def _standard(noise: Array, world: World, rows: Rows) -> Array:
+def _standard(noise: Array, world: World, rows: RegressionRows) -> Array:
     """Labels less the true ones, in standard deviations of real noise."""
     return (rows.y - jnp.matmul(rows.x, world.truth, precision=_HIGHEST)) / noise
 
@@ -152,35 +152,35 @@ def _world(dim: int, num_test: int) -> World:
     return World(truth, truth, jnp.asarray(root))
 
 
-def _rows(dim: int, noise: Array, key: Key, coefficients: Array, num: int) -> Rows:
+def _rows(dim: int, noise: Array, key: Key, coefficients: Array, num: int) -> RegressionRows:
     x = draw_normals(stream(key, "inputs"), (num, dim))
-    return _relabel(noise, key, coefficients, Rows(x, x[:, 0]))
+    return _relabel(noise, key, coefficients, RegressionRows(x, x[:, 0]))
 
 
-def _relabel(noise: Array, key: Key, params: Array, items: Rows) -> Rows:
+def _relabel(noise: Array, key: Key, params: Array, items: RegressionRows) -> RegressionRows:
     clean = jnp.matmul(items.x, params, precision=_HIGHEST)
-    return Rows(items.x, clean + noise * draw_normals(key, clean.shape))
+    return RegressionRows(items.x, clean + noise * draw_normals(key, clean.shape))
 
 
-def _statistics(noise: Array, key: Key, coefficients: Array, count: Array | int) -> Statistics:
+def _statistics(noise: Array, key: Key, coefficients: Array, count: Array | int) -> RegressionStatistics:
     """Of `count` rows, by their law, leaves ``[1, ...]``: Q'noise is normal, whatever the triangle (Bartlett's)."""
     # Of count + 1 rows the scatter about the mean is that of count rows about 0, and the mean is independent of it.
     white = gaussian_moments.draw_normal_moments(key, coefficients.shape[0], count + 1)
     size = jnp.sqrt((count + 1) / jnp.maximum(jnp.asarray(count, noise.dtype), 1))
     root = size * gaussian_moments.cholesky_factor(white).T
     target = jnp.matmul(root, coefficients, precision=_HIGHEST) + noise * size * white.mean
-    return Statistics(root[None], jnp.where(jnp.diagonal(root) != 0, target, 0.0)[None])
+    return RegressionStatistics(root[None], jnp.where(jnp.diagonal(root) != 0, target, 0.0)[None])
 
 
 def _sample_statistics(
-    rows: Callable[[Key, Array, int], Rows],
-    statistics: Callable[[Key, Array, Array | int], Statistics],
+    rows: Callable[[Key, Array, int], RegressionRows],
+    statistics: Callable[[Key, Array, Array | int], RegressionStatistics],
     key: Key,
     params: Array,
     num: int,
     count: Array | int,
     exact: bool,
-) -> Statistics:
+) -> RegressionStatistics:
     """Of new inputs, too."""
     if exact:
         return statistics(key, params, count)
@@ -189,38 +189,39 @@ def _sample_statistics(
 
 
 def _sample_real_statistics(
-    statistics: Callable[[Key, Array, Array | int], Statistics],
+    statistics: Callable[[Key, Array, Array | int], RegressionStatistics],
     key: Key,
     world: World,
     num: Array | int,
     count: Array | int | None = None,
-) -> Statistics:
+) -> RegressionStatistics:
     assert count is None  # a loop that shares its inputs has no law beside counted real rows
     return statistics(key, world.real, num)
 
 
 def _compress(batch: Batch) -> Batch:
-    """One row of ``Statistics`` for rows and for these, merged; of coefficients on the same inputs, their mean."""
+    """Return one row of statistics of rows, or of statistics; of coefficients on the same inputs, their mean."""
     items, weight = B.rows(batch)
-    if weight.shape[0] == 1 and not isinstance(items, Rows):
+    if weight.shape[0] == 1 and not isinstance(items, RegressionRows):
         return Batch(jax.tree.map(lambda x: x[:, None], items), batch.weight)
     mass = weight.sum()
     share = weight / jnp.where(mass > 0, mass, 1.0)
-    if not isinstance(items, Rows | Statistics):
+    if not isinstance(items, RegressionRows | RegressionStatistics):
         mean = jnp.where(share[:, None] > 0, share[:, None] * items, 0.0).sum(0)
         return B.unit(mean[None], mass)
-    columns = [items.x, items.y[:, None]] if isinstance(items, Rows) else [items.root, items.target[..., None]]
+    is_rows = isinstance(items, RegressionRows)
+    columns = [items.x, items.y[:, None]] if is_rows else [items.root, items.target[..., None]]
     lines = jnp.concatenate(columns, -1)
     by_row = share.reshape(-1, *[1] * (lines.ndim - 1))
     lines = jnp.where(by_row > 0, jnp.sqrt(by_row) * lines, 0.0)  # a row of weight 0 may hold anything, NaN too
     dim = lines.shape[-1] - 1
     reduced = least_squares.reduce_to_triangle(lines.reshape(-1, dim + 1), dim)
-    return B.unit(Statistics(reduced[None, :, :dim], reduced[None, :, dim]), mass)
+    return B.unit(RegressionStatistics(reduced[None, :, :dim], reduced[None, :, dim]), mass)
 
 
 def _fit(ridge: Array | float | None, key: Key, train: Batch, start: Tree) -> Array:
     fit = jax.tree.map(lambda x: x[0, 0], _compress(train).items)
-    if not isinstance(fit, Statistics):
+    if not isinstance(fit, RegressionStatistics):
         return fit
     return _solved(ridge, fit.root, fit.target[:, None])[:, 0]
 
@@ -235,21 +236,21 @@ def _solved(ridge: Array | float | None, root: Array, targets: Array) -> Array:
     return least_squares.solve_triangle(reduced[:, :dim], reduced[:, dim:])
 
 
-def _prepare_inputs(ridge: Array | float | None, first: Batch) -> tuple[Inputs, Batch]:
+def _prepare_inputs(ridge: Array | float | None, first: Batch) -> tuple[RegressionInputs, Batch]:
     """What a chain keeps of its first batch, and the coefficients that its labels give."""
     root, target = jax.tree.map(lambda x: x[0, 0], _compress(first).items)
     count, eye = B.total(first), jnp.eye(root.shape[0])
     gain = _solved(ridge, root, eye)  # coefficients = gain Q'y / sqrt(n)
     shrinkage = None if ridge is None else eye - jnp.matmul(gain, root, precision=_HIGHEST)
     coefficients = jnp.matmul(gain, target, precision=_HIGHEST)
-    if isinstance(first.items, Rows):
+    if isinstance(first.items, RegressionRows):
         inverse = gain if ridge is None else least_squares.solve_triangle(root, eye)
         orthogonal = jnp.matmul(first.items.x[0], inverse, precision=_HIGHEST) / jnp.sqrt(count)
         gain = jnp.matmul(gain, orthogonal.T, precision=_HIGHEST)
-    return Inputs(gain / jnp.sqrt(count), shrinkage), B.unit(coefficients[None], count)
+    return RegressionInputs(gain / jnp.sqrt(count), shrinkage), B.unit(coefficients[None], count)
 
 
-def _relabel_statistics(noise: Array, key: Key, params: Array, inputs: Inputs) -> Array:
+def _relabel_statistics(noise: Array, key: Key, params: Array, inputs: RegressionInputs) -> Array:
     """The coefficients of labels drawn from a fit that lies in the span of the inputs."""
     new = params + noise * jnp.matmul(inputs.gain, draw_normals(key, inputs.gain.shape[1:]), precision=_HIGHEST)
     if inputs.shrinkage is not None:

@@ -29,7 +29,7 @@ METRICS = (
 )  # fmt: skip
 
 
-class Rows(NamedTuple):
+class ClassifiedRows(NamedTuple):
     """Inputs ``[..., d]`` and labels ``[...]``, whole numbers from 0."""
 
     x: Array
@@ -80,13 +80,13 @@ def logistic_regression(
     require_positive("ridge", ridge)
     fit, logits = partial(_fit, classes, ridge, steps), 1 if classes == 2 else classes
 
-    def rows(key: Key, params: Array, num: int) -> Rows:
+    def rows(key: Key, params: Array, num: int) -> ClassifiedRows:
         """New inputs, with labels of a fit."""
         key_x = stream(key, "inputs")
         x = draw_normals(key_x, (num, dim)) if source is None else source.draw(key_x, source.arrays, num)[:, :dim]
-        return _relabel(key, params, Rows(x, jnp.zeros(num, jnp.int32)))
+        return _relabel(key, params, ClassifiedRows(x, jnp.zeros(num, jnp.int32)))
 
-    def sample_real(key: Key, world: World, num: int) -> Rows:
+    def sample_real(key: Key, world: World, num: int) -> ClassifiedRows:
         return rows(key, world.real, num) if source is None else _labelled(source.draw(key, world.real, num))
 
     return Setting(
@@ -115,7 +115,7 @@ def _size(source: Source | None, dim: int | None, classes: int | None) -> tuple[
     return columns, known
 
 
-def _world(dim: int, logits: int, num_test: int, rows: Callable[[Key, Array, int], Rows]) -> World:
+def _world(dim: int, logits: int, num_test: int, rows: Callable[[Key, Array, int], ClassifiedRows]) -> World:
     key = jax.random.key(HELD_OUT_SEED, impl="threefry2x32")
     vectors = np.random.default_rng(HELD_OUT_SEED).normal(size=(dim, logits))
     if logits > 1:
@@ -131,11 +131,11 @@ def _world_of(source: Source, num_test: int, fit: Callable[..., Array]) -> World
     return World(train, truth, _labelled(jnp.asarray(source.held_out(num_test), float)))
 
 
-def _labelled(table: Array) -> Rows:
-    return Rows(table[:, :-1], table[:, -1].astype(jnp.int32))
+def _labelled(table: Array) -> ClassifiedRows:
+    return ClassifiedRows(table[:, :-1], table[:, -1].astype(jnp.int32))
 
 
-def _relabel(key: Key, params: Array, items: Rows) -> Rows:
+def _relabel(key: Key, params: Array, items: ClassifiedRows) -> ClassifiedRows:
     z = logistic_newton.compute_logits(params, items.x)
     below = (
         logistic_newton.class_probabilities(-z)
@@ -143,10 +143,10 @@ def _relabel(key: Key, params: Array, items: Rows) -> Rows:
         else jnp.cumsum(logistic_newton.class_probabilities(z), axis=0)[:-1]
     )
     u = draw_uniforms(key, items.label.shape, z.dtype)
-    return Rows(items.x, (u[None] > below).sum(0).astype(jnp.int32))
+    return ClassifiedRows(items.x, (u[None] > below).sum(0).astype(jnp.int32))
 
 
-def _log_probability(params: Array, rows: Rows) -> Array:
+def _log_probability(params: Array, rows: ClassifiedRows) -> Array:
     """Of each row's label."""
     log_p = jax.nn.log_softmax(
         logistic_newton.add_reference_logit(logistic_newton.compute_logits(params, rows.x)), axis=0
@@ -154,7 +154,7 @@ def _log_probability(params: Array, rows: Rows) -> Array:
     return jnp.take_along_axis(log_p, rows.label[None], 0)[0]
 
 
-def _is_right(world: World, params: Array, rows: Rows) -> Array:
+def _is_right(world: World, params: Array, rows: ClassifiedRows) -> Array:
     """Whether a label is the truth's likeliest."""
     return (
         logistic_newton.add_reference_logit(logistic_newton.compute_logits(world.truth, rows.x)).argmax(0) == rows.label

@@ -64,14 +64,14 @@ class Counts(NamedTuple):
     mean: Array
 
 
-class Model(NamedTuple):
+class MarkovModel(NamedTuple):
     """Counts of all training rows ``[V^order, V]``, and what is added to each."""
 
     counts: Array
     smoothing: Array
 
 
-class Truth(NamedTuple):
+class MarkovTruth(NamedTuple):
     """What is known of real sequences.
 
     Attributes:
@@ -162,7 +162,7 @@ def _world(language: Language, order: int, gram: int) -> World:
     copies = None
     if language.text is not None:
         copies = text.order_grams(np.asarray(language.text)[None], gram)
-    truth = Truth(jnp.asarray(language.grams(order), float), log_next, copies)
+    truth = MarkovTruth(jnp.asarray(language.grams(order), float), log_next, copies)
     return World(jax.tree.map(jnp.asarray, language.arrays), truth, None)
 
 
@@ -179,18 +179,18 @@ def _compress(order: int, num_symbols: int, batch: Batch) -> Batch:
     return B.unit(Counts(mean[None]), mass)
 
 
-def _fit(compress: Tree, smoothing: Array | float, key: Key, train: Batch, start: Tree) -> Model:
+def _fit(compress: Tree, smoothing: Array | float, key: Key, train: Batch, start: Tree) -> MarkovModel:
     merged = compress(train)
-    return Model(merged.weight[0, 0] * merged.items.mean[0, 0], jnp.asarray(smoothing, merged.weight.dtype))
+    return MarkovModel(merged.weight[0, 0] * merged.items.mean[0, 0], jnp.asarray(smoothing, merged.weight.dtype))
 
 
-def _weights(params: Model) -> Array:
+def _weights(params: MarkovModel) -> Array:
     """Of the next symbol after each context, not normalised."""
     weight = params.counts + params.smoothing
     return jnp.where(weight.sum(1, keepdims=True) > 0, weight, params.counts.sum(0))
 
 
-def _sample(order: int, length: int, key: Key, params: Model, num: int) -> Array:
+def _sample(order: int, length: int, key: Key, params: MarkovModel, num: int) -> Array:
     key_context, key_walk = jax.random.split(key)
     num_symbols = params.counts.shape[1]
     context = markov_texts.draw_weighted(key_context, (params.counts + params.smoothing).sum(1), num)
@@ -199,7 +199,7 @@ def _sample(order: int, length: int, key: Key, params: Model, num: int) -> Array
     return jnp.concatenate([digit.astype(rest.dtype)[:, None] for digit in digits] + [rest], 1)
 
 
-def _rewrite(order: int, key: Key, params: Model, rows_nxl: Array, fraction: Array | float) -> Array:
+def _rewrite(order: int, key: Key, params: MarkovModel, rows_nxl: Array, fraction: Array | float) -> Array:
     """Symbols after the first `order`: a `fraction` of them is drawn after the context that stands before it."""
     context = markov_texts.encode_contexts(rows_nxl[:, : order + 1], order, params.counts.shape[1])[:, 0]
     cumulative_cxv = markov_texts.cumulate_rows(_weights(params))
@@ -207,7 +207,7 @@ def _rewrite(order: int, key: Key, params: Model, rows_nxl: Array, fraction: Arr
     return jnp.concatenate([rows_nxl[:, :order], rest.astype(rows_nxl.dtype)], 1)
 
 
-def _likelihood(order: int, num_symbols: int, world: World, params: Model, rows_nxl: Array) -> Array:
+def _likelihood(order: int, num_symbols: int, world: World, params: MarkovModel, rows_nxl: Array) -> Array:
     """Mean log probability of a row's symbols after their contexts in real sequences; of what is never there, 1e-6."""
     grams = world.truth.grams
     share = grams / jnp.maximum(grams.sum(1, keepdims=True), jnp.finfo(grams.dtype).tiny)
@@ -217,7 +217,7 @@ def _likelihood(order: int, num_symbols: int, world: World, params: Model, rows_
 
 
 def _sample_statistics(
-    compress: Tree, sample: Tree, key: Key, params: Model, num: int, count: Array | int, exact: bool
+    compress: Tree, sample: Tree, key: Key, params: MarkovModel, num: int, count: Array | int, exact: bool
 ) -> Counts:
     """Rows are drawn either way: their counts have no law that is cheaper to draw."""
     rows = B.unit(sample(key, params, num), jnp.arange(num) < count)
@@ -225,9 +225,14 @@ def _sample_statistics(
 
 
 def _observe(
-    sample: Callable[[Key, Model, int], Array], gram: int, key: Key, world: World, params: Model, summary: None,
+    sample: Callable[[Key, MarkovModel, int], Array],
+    gram: int,
+    key: Key,
+    world: World,
+    params: MarkovModel,
+    summary: None,
     generated: Tree,
-) -> dict[str, Array]:  # fmt: skip
+) -> dict[str, Array]:
     truth, weight, alive = world.truth, _weights(params), params.counts > 0
     log_next = jnp.log(weight) - jnp.log(weight.sum(1, keepdims=True))
     mean_of = lambda value: jnp.where(truth.grams == 0, 0.0, truth.grams * value).sum()  # noqa: E731

@@ -27,7 +27,7 @@ _RANDOM = 4  # untrained encoders that the control is the mean of
 _SEED = 0x5E1F_5E1F  # of them and of the views that encoders are judged by: far from the small seeds of chains
 
 
-class Images(NamedTuple):
+class ProbeImages(NamedTuple):
     """Real images ``[num, D]`` and their classes ``[num]``, that encoders are judged by.
 
     Attributes:
@@ -43,7 +43,7 @@ class Images(NamedTuple):
     test_label: Array
 
 
-class Truth(NamedTuple):
+class SelfSupervisedTruth(NamedTuple):
     """What metrics compare with.
 
     Attributes:
@@ -54,12 +54,12 @@ class Truth(NamedTuple):
     """
 
     generator: Tree
-    images: Images
+    images: ProbeImages
     views: Array
     controls: dict[str, dict[str, Array]]
 
 
-class Model(NamedTuple):
+class SelfSupervisedModel(NamedTuple):
     """What a chain carries from fit to fit.
 
     Attributes:
@@ -75,7 +75,7 @@ class Model(NamedTuple):
     age: Array
 
 
-class Task(NamedTuple):
+class SelfSupervisedTask(NamedTuple):
     """The parts that the functions of a setting share.
 
     Attributes:
@@ -199,7 +199,9 @@ def self_supervised(
     nets = make_encoder(encoder, shape, features, sizes, pretext.heads(features, source.dim - 1))
     recipe = f"{encoder} {features} {sizes} {num_probe} {k}"
     view = partial(augmentation.draw_view, strength, shape)
-    task = Task(generator, source, pretext, nets, view, batch_size, num_probe, num_test, k, rows_at_once, recipe)
+    task = SelfSupervisedTask(
+        generator, source, pretext, nets, view, batch_size, num_probe, num_test, k, rows_at_once, recipe
+    )
     plain, momentum = partial(make_adamw, learning_rate, schedule, warmup, 0.0, _CLIP), pretext.momentum
     optimizer = plain if momentum is None else lambda number: average_params(plain(number), momentum)
     fit = fit_sgd(partial(_loss, task), optimizer, init=partial(_fresh, task), steps=steps, batch_size=batch_size,
@@ -239,7 +241,7 @@ def _source(generator: Setting) -> tuple[Source, tuple[int, int, int]]:
     return source, source.shape
 
 
-def _metrics(task: Task, features: int) -> tuple[Metric, ...]:
+def _metrics(task: SelfSupervisedTask, features: int) -> tuple[Metric, ...]:
     shapes = {"spectrum": (("direction", features),), "class_accuracy": (("class", task.classes),)}
     own = tuple(metric._replace(dims=shapes.get(metric.name, ())) for metric in representations.METRICS)
     controls = tuple(
@@ -269,7 +271,7 @@ def _of_generator(world: World) -> World:
     return world._replace(truth=world.truth.generator)
 
 
-def _world(task: Task, computed: bool) -> World:
+def _world(task: SelfSupervisedTask, computed: bool) -> World:
     """With controls that are not `computed`, only their shapes."""
     shapes = task.generator.info.world_shapes
     theirs = task.generator.world() if computed or shapes is None else shapes()
@@ -277,13 +279,13 @@ def _world(task: Task, computed: bool) -> World:
     pixels = lambda rows: jnp.asarray(rows[:, :-1], float)  # noqa: E731
     label = lambda rows: jnp.asarray(rows[:, -1].round(), jnp.int32)  # noqa: E731
     train = train[: task.num_probe]
-    images = Images(pixels(train), label(train), pixels(test), label(test))
+    images = ProbeImages(pixels(train), label(train), pixels(test), label(test))
     compute = jax.jit(partial(_controls, task))
     views, controls = compute(images) if computed else jax.eval_shape(compute, images)
-    return theirs._replace(truth=Truth(theirs.truth, images, views, {task.recipe: controls}))
+    return theirs._replace(truth=SelfSupervisedTruth(theirs.truth, images, views, {task.recipe: controls}))
 
 
-def _controls(task: Task, images: Images) -> tuple[Array, dict[str, Array]]:
+def _controls(task: SelfSupervisedTask, images: ProbeImages) -> tuple[Array, dict[str, Array]]:
     """Views of held-out images, and accuracies without training."""
     key = jax.random.key(_SEED, impl="threefry2x32")
     view = lambda key: augmentation.draw_view(VIEWS, task.nets.shape, key, images.test)  # noqa: E731
@@ -298,14 +300,16 @@ def _controls(task: Task, images: Images) -> tuple[Array, dict[str, Array]]:
     return views, {f"{prefix}_{name}": value for prefix, told in found.items() for name, value in told.items()}
 
 
-def _seen(task: Task, encode: Callable[[Array], Array], images: Images, views: Array) -> representations.ProbeFeatures:
+def _seen(
+    task: SelfSupervisedTask, encode: Callable[[Array], Array], images: ProbeImages, views: Array
+) -> representations.ProbeFeatures:
     """Features of images, a few at a time."""
     of = lambda x_NxD: batching.map_in_batches(encode, task.rows_at_once, x_NxD)  # noqa: E731
     train, test, view, other = of(images.train), of(images.test), of(views[0]), of(views[1])
     return representations.ProbeFeatures(train, images.train_label, test, images.test_label, view, other)
 
 
-def _fresh(task: Task, key: Key) -> Tree:
+def _fresh(task: SelfSupervisedTask, key: Key) -> Tree:
     params = task.nets.init(key)
     return params if task.pretext.momentum is None else AveragedParams(params, params)
 
@@ -314,29 +318,31 @@ def _now(learner: Tree) -> Tree:
     return learner.now if isinstance(learner, AveragedParams) else learner
 
 
-def _loss(task: Task, learner: Tree, key: Key, rows_BxC: Array) -> Array:
+def _loss(task: SelfSupervisedTask, learner: Tree, key: Key, rows_BxC: Array) -> Array:
     target = learner.average if isinstance(learner, AveragedParams) else None
     return task.pretext.loss(task.nets, _now(learner), target, key, rows_BxC[:, : task.pixels], task.view)
 
 
-def _init(task: Task, key: Key, world: World) -> Model:
+def _init(task: SelfSupervisedTask, key: Key, world: World) -> SelfSupervisedModel:
     assert task.generator.init is not None
     learner = _fresh(task, stream(key, "encoder"))
     theirs = task.generator.init(key, _of_generator(world))
-    return Model(theirs, learner, _now(learner)["encoder"], jnp.int32(0))
+    return SelfSupervisedModel(theirs, learner, _now(learner)["encoder"], jnp.int32(0))
 
 
-def _fit(task: Task, fit: Callable[..., Tree], key: Key, train: Batch, before: Model) -> Model:
+def _fit(
+    task: SelfSupervisedTask, fit: Callable[..., Tree], key: Key, train: Batch, before: SelfSupervisedModel
+) -> SelfSupervisedModel:
     """The generator's key is the one it has alone."""
     theirs = task.generator.fit(key, train, before.generator)
     learner = fit(stream(key, "encoder"), train, before.learner)
     is_first = before.age == 0
     first = jax.tree.map(lambda new, old: jnp.where(is_first, new, old), _now(learner)["encoder"], before.first)
-    return Model(theirs, learner, first, before.age + 1)
+    return SelfSupervisedModel(theirs, learner, first, before.age + 1)
 
 
 def _observe(
-    task: Task, key: Key, world: World, params: Model, summary: Tree, generated_NxC: Array
+    task: SelfSupervisedTask, key: Key, world: World, params: SelfSupervisedModel, summary: Tree, generated_NxC: Array
 ) -> dict[str, Array]:
     truth, encoder = world.truth, _now(params.learner)["encoder"]
     images, (controls,) = truth.images, truth.controls.values()
@@ -358,7 +364,7 @@ def _observe(
     }
 
 
-def _pretext_loss(task: Task, learner: Tree, test_MxD: Array) -> Array:
+def _pretext_loss(task: SelfSupervisedTask, learner: Tree, test_MxD: Array) -> Array:
     """Of minibatches of held-out images as large as in training, at fixed views."""
     size = min(task.batch_size, test_MxD.shape[0])
     batches = test_MxD[: test_MxD.shape[0] // size * size].reshape(-1, size, task.pixels)

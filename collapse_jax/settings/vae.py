@@ -36,7 +36,7 @@ _OF_LATENTS = (
 )  # fmt: skip
 
 
-class Truth(NamedTuple):
+class VaeTruth(NamedTuple):
     """What metrics compare with.
 
     Attributes:
@@ -48,21 +48,21 @@ class Truth(NamedTuple):
     judged: Tree
 
 
-class Net(NamedTuple):
+class VaeParams(NamedTuple):
     """Parameters: the two networks', and the log of the decoder's deviation where it is learned, in their frame."""
 
     layers: Tree
     log_deviation: Array | None
 
 
-class Terms(NamedTuple):
+class BoundTerms(NamedTuple):
     """Of each row: nats that the decoder takes given the latents, ``[B]``, and what each latent costs, ``[B, L]``."""
 
     distortion: Array
     rate: Array
 
 
-class Task(NamedTuple):
+class VaeTask(NamedTuple):
     """The parts that the functions of a setting share.
 
     Attributes:
@@ -157,8 +157,8 @@ def vae(
     init, apply = make_autoencoder(seen.dim, latent, width, depth, seen.classes)
     judge = images.image_judge(source, num_test, num_shown=num_shown, features=features, labelled=conditional,
                                 rows_at_once=rows_at_once)  # fmt: skip
-    task = Task(seen, latent, apply, beta, deviation, temperature, noise, rows_at_once, judge)
-    first = lambda key: Net(init(key), jnp.zeros(()) if deviation is None else None)  # noqa: E731
+    task = VaeTask(seen, latent, apply, beta, deviation, temperature, noise, rows_at_once, judge)
+    first = lambda key: VaeParams(init(key), jnp.zeros(()) if deviation is None else None)  # noqa: E731
     optimizer = lambda number: make_adamw(learning_rate, schedule, warmup, 0.0, _CLIP, number)  # noqa: E731
     fit = fit_sgd(partial(_loss, task), optimizer, init=first, steps=steps, batch_size=batch_size, start=start)
     return Setting(
@@ -180,7 +180,7 @@ def vae(
     )
 
 
-def _metrics(task: Task) -> tuple[Metric, ...]:
+def _metrics(task: VaeTask) -> tuple[Metric, ...]:
     """With the trivial baseline of the test loss: one isotropic normal law."""
     variance = np.diagonal(np.asarray(task.frame.source.covariance))[: task.frame.dim].mean()
     silent = float(0.5 * task.frame.dim * (1 + np.log(2 * np.pi * variance)))
@@ -189,21 +189,23 @@ def _metrics(task: Task) -> tuple[Metric, ...]:
     return (_LOSS._replace(baseline=silent), rate, of_latent, active, *task.judge.metrics)
 
 
-def _world(task: Task, num_test: int, judged: Callable[[], Tree]) -> World:
+def _world(task: VaeTask, num_test: int, judged: Callable[[], Tree]) -> World:
     """What is `judged` by may be shapes alone: all else tells worlds apart."""
     noise, _ = draw_probes(num_test, task.latent)
     arrays = jax.tree.map(jnp.asarray, task.frame.source.arrays)
-    return World(arrays, Truth(noise, judged()), row_transform.held_out_rows(task.frame, num_test))
+    return World(arrays, VaeTruth(noise, judged()), row_transform.held_out_rows(task.frame, num_test))
 
 
-def _log_deviation(task: Task, net: Net) -> Array:
+def _log_deviation(task: VaeTask, net: VaeParams) -> Array:
     """Of the decoder, in the networks' frame."""
     if net.log_deviation is not None:
         return net.log_deviation
     return jnp.log(jnp.asarray(task.deviation) / task.frame.scale)
 
 
-def _terms(task: Task, net: Net, x_BxD: Array, label_B: Array | None, noise_BxL: Array) -> tuple[Terms, Array]:
+def _terms(
+    task: VaeTask, net: VaeParams, x_BxD: Array, label_B: Array | None, noise_BxL: Array
+) -> tuple[BoundTerms, Array]:
     """The two parts of the bound at latents drawn by `noise`, in the networks' frame; the latents' means ``[B, L]``."""
     mean_BxL, log_variance_BxL = task.apply(net.layers, x_BxD, label_B, method="encode")
     z_BxL = mean_BxL + jnp.exp(0.5 * log_variance_BxL) * noise_BxL
@@ -211,17 +213,17 @@ def _terms(task: Task, net: Net, x_BxD: Array, label_B: Array | None, noise_BxL:
     error_BxD = (x_BxD - task.apply(net.layers, z_BxL, label_B, method="decode")) * jnp.exp(-log_s)
     distortion_B = 0.5 * (error_BxD**2).sum(1) + x_BxD.shape[1] * (log_s + 0.5 * jnp.log(2 * jnp.pi))
     rate_BxL = 0.5 * (mean_BxL**2 + jnp.expm1(log_variance_BxL) - log_variance_BxL)
-    return Terms(distortion_B, rate_BxL), mean_BxL
+    return BoundTerms(distortion_B, rate_BxL), mean_BxL
 
 
-def _loss(task: Task, params: Net, key: Key, rows_BxC: Array) -> Array:
+def _loss(task: VaeTask, params: VaeParams, key: Key, rows_BxC: Array) -> Array:
     """Nats a column, so that the rate of learning does not depend on their number."""
     inside_BxD, label_B = row_transform.transform_rows(task.frame, rows_BxC)
     terms, _ = _terms(task, params, inside_BxD, label_B, draw_normals(key, (len(rows_BxC), task.latent)))
     return (terms.distortion + task.beta * terms.rate.sum(1)).mean() / task.frame.dim
 
 
-def _sample(task: Task, key: Key, params: GenerativeModel, num: int) -> Array:
+def _sample(task: VaeTask, key: Key, params: GenerativeModel, num: int) -> Array:
     def some(key: Key, label_N: Array | None, rows: int) -> Array:
         key_latent, key_noise = jax.random.split(key)
         z_NxL = task.temperature * draw_normals(key_latent, (rows, task.latent))
@@ -233,14 +235,14 @@ def _sample(task: Task, key: Key, params: GenerativeModel, num: int) -> Array:
 
 
 def _observe(
-    task: Task, key: Key, world: World, params: GenerativeModel, summary: None, generated_NxC: Array
+    task: VaeTask, key: Key, world: World, params: GenerativeModel, summary: None, generated_NxC: Array
 ) -> dict[str, Array]:
     label_N = generated_NxC[:, -1] if task.frame.classes else None
     seen = task.judge.observe(world.truth.judged, generated_NxC[:, : task.frame.dim], label_N)
     return _of_held_out(task, params.net, world) | seen
 
 
-def _of_held_out(task: Task, net: Net, world: World) -> dict[str, Array]:
+def _of_held_out(task: VaeTask, net: VaeParams, world: World) -> dict[str, Array]:
     """At the noises of the truth, a few rows at a time."""
     inside = row_transform.transform_rows(task.frame, world.test)
     repeated = jax.tree.map(lambda x: jnp.tile(x, (PROBES_PER_ROW, *[1] * (x.ndim - 1))), inside)
