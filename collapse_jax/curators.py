@@ -333,7 +333,10 @@ def _pick(candidates: Batch, num: int, value: Array) -> Batch:
 def _with_real(setting: Setting, key: Key, world: World, candidates: Batch, where: Array) -> Batch:
     """The candidates, but new real rows of weight 1 where said."""
     real = setting.sample_real(stream(key, "real"), world, where.size)
-    put = lambda x, r: jnp.where(where.reshape(1, -1, *[1] * (x.ndim - 2)), r[None].astype(x.dtype), x)  # noqa: E731
+
+    def put(row: Array, real_row: Array) -> Array:
+        return jnp.where(where.reshape(1, -1, *[1] * (row.ndim - 2)), real_row[None].astype(row.dtype), row)
+
     return Batch(jax.tree.map(put, candidates.items, real), jnp.where(where, 1.0, batch.full_weight(candidates)))
 
 

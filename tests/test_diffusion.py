@@ -75,7 +75,7 @@ def test_a_model_learns_a_normal(objective):
     drawn = np.asarray(jax.jit(lambda p: setting.sample(KEY, p, 3000))(params))
     np.testing.assert_allclose(drawn.mean(0), MEAN, atol=0.06)
     np.testing.assert_allclose(np.cov(drawn.T), COVARIANCE, atol=0.07)
-    how, sigma, scale = task_of(setting).how, world.truth.sigma, task_of(setting).frame.scale
+    how, sigma, scale = task_of(setting).objective, world.truth.sigma, task_of(setting).frame.scale
     (a, b), (p, q) = (tuple(np.asarray(x, float) for x in pair) for pair in (how.path(sigma), how.target(sigma)))
     variances = np.linalg.eigvalsh(COVARIANCE) / scale**2  # in the network's frame
     least = np.mean([(p * b - q * a) ** 2 * v / (a**2 * v + b**2) for v in variances])
@@ -115,7 +115,7 @@ def test_guidance_at_one_and_at_zero():
     task = task_of(made(1.0))
     sigma_B = jnp.full(9, sigma)
     given, free = (
-        diffusion_objectives.estimate_row_and_noise(task.how, x, _said(task, net, x, sigma_B, told), sigma_B)
+        diffusion_objectives.estimate_row_and_noise(task.objective, x, _said(task, net, x, sigma_B, told), sigma_B)
         for told in (label, jnp.full(9, 3))
     )
     assert not np.allclose(given[0], free[0], atol=1e-3)
@@ -137,7 +137,7 @@ def test_expected_pixels_are_pixels(sigma):
     outside = (pixel < -1e-5) | (pixel > 1 + 1e-5)
     assert outside.any() == (sigma < 1)  # the network is untrained
     assert np.abs(pixel - 0.5).max() < 1 + 1e-5  # and what runs away is held
-    a, b = task.how.path(sigma)
+    a, b = task.objective.path(sigma)
     np.testing.assert_allclose(a * row + b * noise, x, rtol=1e-4, atol=1e-4)
 
 

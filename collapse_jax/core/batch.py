@@ -38,7 +38,10 @@ def beside(*batches: Batch) -> Batch:
 
 def padded(batch: Batch, num: int) -> Batch:
     """At least `num` rows a block: absent ones are added."""
-    grow = lambda x: jnp.pad(x, [(0, 0), (0, max(num - x.shape[1], 0))] + [(0, 0)] * (x.ndim - 2))  # noqa: E731
+
+    def grow(x: Array) -> Array:
+        return jnp.pad(x, [(0, 0), (0, max(num - x.shape[1], 0))] + [(0, 0)] * (x.ndim - 2))
+
     return Batch(jax.tree.map(grow, batch.items), grow(full_weight(batch)))
 
 

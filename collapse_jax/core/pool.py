@@ -44,14 +44,20 @@ def block_memory(keep: int) -> Memory:
     def start(first: Batch, template: Batch) -> Batch:
         first = _pad(first, template)
         blocks = first.weight.shape[0]
-        pad = lambda x: jnp.concatenate([x, jnp.zeros(((keep - 1) * blocks, *x.shape[1:]), x.dtype)])  # noqa: E731
-        return jax.tree.map(pad, first)
+
+        def add_empty(x: Array) -> Array:
+            return jnp.concatenate([x, jnp.zeros(((keep - 1) * blocks, *x.shape[1:]), x.dtype)])
+
+        return jax.tree.map(add_empty, first)
 
     def add(pool: Batch, joined: Batch, fade: Array | float, generation: Array) -> Batch:
         if keep == 1:
             return joined
         slot = (generation % keep) * joined.weight.shape[0]
-        write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, slot, 0)  # noqa: E731
+
+        def write(old: Array, new: Array) -> Array:
+            return jax.lax.dynamic_update_slice_in_dim(old, new, slot, 0)
+
         return jax.tree.map(write, batch.scale(pool, fade), joined)
 
     return Memory(start, add)

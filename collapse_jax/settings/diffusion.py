@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from collapse_jax import data
 from collapse_jax.core import batching
@@ -48,8 +49,8 @@ class DiffusionTruth(NamedTuple):
     """What metrics compare with.
 
     Attributes:
-      noise: ``[PROBES * num_test, dim]``, added to the held-out rows for the test loss.
-      sigma: ``[PROBES * num_test]``, and how strongly.
+      noise: noise added to the held-out rows for the test loss, ``[PROBES_PER_ROW * num_test, dim]``.
+      sigma: how strong each noise is, ``[PROBES_PER_ROW * num_test]``.
       judged: what generated rows are compared with.
     """
 
@@ -62,18 +63,18 @@ class DiffusionTask(NamedTuple):
     """The parts that the functions of a setting share.
 
     Attributes:
-      frame: in which the network sees rows.
-      how: the objective.
-      apply: the network, ``(params, x, time, label) -> said``.
-      drop_label: how often training hides a label.
-      guidance: see ``diffusion``.
+      frame: how the network sees rows.
+      objective: what the network learns.
+      apply: the network, ``(params, x, time, label) -> output``.
+      drop_label: share of rows whose label training hides.
+      guidance: weight of classifier-free guidance.
       draw: ``diffusion_samplers.sample_rows``, all but the estimate, the key and the shape.
-      rows_at_once: see ``diffusion``.
-      judge: of generated rows.
+      rows_at_once: number of rows that are sampled or judged together.
+      judge: the metrics of generated rows.
     """
 
     frame: RowTransform
-    how: DiffusionObjective
+    objective: DiffusionObjective
     apply: Callable[..., Array]
     drop_label: Array | float
     guidance: Array | float
@@ -113,7 +114,7 @@ def diffusion(
     dtype: Literal["float32", "bfloat16"] = "float32",
     rows_at_once: int | None = None,
 ) -> Setting:
-    """Diffusion model of rows or images, conditional on their class or not.
+    """Train a diffusion model of rows or images, conditional on their class or not.
 
     A fit takes `steps` steps of Adam on minibatches of the pool, whatever its size; what samples is a moving average of
     the network. A conditional model draws labels by their frequencies in its training rows, then rows given labels.
@@ -123,46 +124,53 @@ def diffusion(
     Elsewhere they may be out of it by half: beyond, where a network never was, one image in thousands ran away to 1e7.
 
     Args:
-      source: of the real rows; default: moons. Its label column, if it has one, is dropped unless `conditional`.
-      objective: what is learned: ``"ddpm"`` the noise (arXiv 2006.11239), ``"edm"`` the preconditioned row
-        (2206.00364), ``"flow"`` the velocity of straight paths (2210.02747).
-      noise_schedule: DDPM's alone; default linear.
-      net: ``"mlp"`` takes rows as they are; ``"dit"``, a transformer of patches, and ``"unet"`` take images.
-      width: units of a hidden layer (default 256), of the stream between blocks (128), or of the first level (32).
-      depth: hidden layers (3), blocks (4), or levels (3).
-      heads: of a dit's attention (4); no other net's.
-      patch: side of a dit's patches, in pixels (4); no other net's.
-      conditional: learn rows given their class (the source must have labels).
-      drop_label: share of rows whose label training hides, so that a conditional network learns the law of all
-        classes, too; default 0.1.
-      guidance: w of classifier-free guidance (arXiv 2207.12598): estimates are w times the conditional one plus 1 - w
-        times the unconditional one; 1: none. Any other number, or a tracer, doubles the cost of sampling.
-      steps: per fit.
-      batch_size: rows a step.
-      learning_rate: Adam's, after the warm-up; may be a tracer, as all floats here.
-      schedule: of the rate: ``"cosine"`` falls to 0 at the last step, ``"constant"`` stays.
-      warmup: steps in which the rate rises linearly: fewer than `steps`.
-      ema: decay of the moving average (``sgd.average_params``); 0: none.
-      start: each fit starts from ``"init"``: fresh parameters, or ``"previous"``: the last generation's.
-      sampler: see ``diffusion_samplers.sample_rows``; published are ancestral for ddpm (1,000 steps) and heun for edm.
-      sampler_steps: of `sampler`; heun and midpoint take two evaluations each. Few steps alone are
+      source: The law of the real rows. The default is moons. Its label column, if it has one, is dropped unless
+        `conditional`.
+      objective: What the network learns: ``ddpm`` the noise (arXiv 2006.11239), ``edm`` the preconditioned row
+        (2206.00364), ``flow`` the velocity of straight paths (2210.02747).
+      noise_schedule: Noise levels of ddpm, ``linear`` (the default) or ``cosine``; other objectives have none.
+      net: Kind of network: ``mlp`` takes rows as they are; ``dit``, a transformer of patches, and ``unet`` take images.
+      width: Units of a hidden layer (default 256), of the stream between blocks (128), or of the first level (32).
+      depth: Number of hidden layers (default 3), blocks (4), or levels (3).
+      heads: Number of attention heads of a dit (default 4); other nets have none.
+      patch: Side of a dit's patches, in pixels (default 4); other nets have none.
+      conditional: Whether rows are learned given their class (the source must have labels).
+      drop_label: Share of rows whose label training hides, so that a conditional network learns the law of all
+        classes, too. The default is 0.1.
+      guidance: Weight w of classifier-free guidance (arXiv 2207.12598): estimates are w times the conditional one plus
+        1 - w times the unconditional one. 1 is none; any other number doubles the cost of sampling.
+      steps: Number of training steps per fit.
+      batch_size: Number of rows of a step.
+      learning_rate: Learning rate of Adam after the warm-up.
+      schedule: Course of the learning rate: ``cosine`` falls to 0 at the last step, ``constant`` stays.
+      warmup: Number of steps in which the rate rises linearly; fewer than `steps`.
+      ema: Decay of the moving average that samples; 0 is none.
+      start: Where each fit starts: ``init`` takes fresh parameters, ``previous`` the last generation's.
+      sampler: How noise becomes rows: ``ancestral`` (published for ddpm, with 1,000 steps), ``ddim``, ``heun``
+        (published for edm) or ``midpoint``.
+      sampler_steps: Number of steps of `sampler`; heun and midpoint take two evaluations each. Few steps alone are
         a collapse: in 32, with the exact score of a standard normal, ancestral steps lose 21% of the variance at every
         generation (ddpm), ddim 11%, and of a flow 14% and 8%; heun adds 3% (edm). Midpoint: below 0.2% for all.
-      stop: time, of an Ornstein-Uhlenbeck process, at which sampling stops early (``settings.ideal_diffusion``): the
-        noise that is left then stays in the rows.
-      temperature: multiplies all noise that sampling draws.
-      frame: in which networks see rows. ``"unit"``: shifted and scaled, by two numbers for all columns, so that the
-        real law has mean 0 and variance 1; ``"pixels"``: images from [0, 1] in [-1, 1]; ``"raw"``: as they are.
-      num_test: held-out real rows for the metrics.
-      num_shown: generated images that ``sample_image`` keeps.
-      features: what rows are compared by; see ``images.image_judge``.
-      dtype: of the arithmetic; parameters and losses are float32.
-      rows_at_once: rows that are sampled or judged together: bounds memory. Default 2048 for an mlp (on two cores 500
-        take a fifth longer), 512 for other nets.
+      stop: Time, of an Ornstein-Uhlenbeck process, at which sampling stops early (see ``ideal_diffusion``): the noise
+        that is left then stays in the rows.
+      temperature: Factor on all noise that sampling draws.
+      frame: How networks see rows. ``unit``: shifted and scaled, by two numbers for all columns, so that the real law
+        has mean 0 and variance 1; ``pixels``: images from [0, 1] in [-1, 1]; ``raw``: as they are.
+      num_test: Number of held-out real rows of the metrics.
+      num_shown: Number of generated images that ``sample_image`` keeps.
+      features: What rows are compared by, ``[num, dim] -> [num, F]``. The default suits the source: a classifier's
+        features for labelled images, principal axes of other images, or the rows themselves.
+      dtype: Type of the arithmetic; parameters and losses are float32.
+      rows_at_once: Number of rows that are sampled or judged together, which bounds memory. The default is 2048 for an
+        mlp (on two cores 500 take a fifth longer), 512 for other nets.
 
     Raises:
       UsageError: a number out of range; a conditional model of rows without labels; guidance without conditions;
         arguments that would be ignored.
+
+    Example:
+      >>> [metric.name for metric in diffusion(width=16, depth=1).metrics][:2]
+      ['test_loss', 'frechet']
     """
     source = data.moons() if source is None else source
     for name, value, choices in (
@@ -191,9 +199,14 @@ def diffusion(
     judge = images.image_judge(source, num_test, num_shown=num_shown, features=features, labelled=conditional,
                                 rows_at_once=rows_at_once)  # fmt: skip
     task = DiffusionTask(seen, how, apply, hidden, guidance, draw, rows_at_once, judge)
-    both = lambda key: AveragedParams(init(key), init(key))  # noqa: E731
-    optimizer = lambda number: average_params(make_adamw(learning_rate, schedule, warmup, 0.0, _CLIP, number), ema)  # noqa: E731
-    fit = fit_sgd(partial(_loss, task), optimizer, init=both, steps=steps, batch_size=batch_size, start=start)
+
+    def init_both(key: Key) -> AveragedParams:
+        return AveragedParams(init(key), init(key))
+
+    def optimizer(number: int) -> optax.GradientTransformation:
+        return average_params(make_adamw(learning_rate, schedule, warmup, 0.0, _CLIP, number), ema)
+
+    fit = fit_sgd(partial(_loss, task), optimizer, init=init_both, steps=steps, batch_size=batch_size, start=start)
     return Setting(
         name="diffusion",
         world=partial(_world, task, num_test, judge.truth),
@@ -202,7 +215,7 @@ def diffusion(
         sample=partial(_sample, task),
         observe=partial(_observe, task),
         metrics=_metrics(task),
-        init=lambda key, world: GenerativeModel(both(key), jnp.ones(seen.classes) if seen.classes else None),
+        init=lambda key, world: GenerativeModel(init_both(key), jnp.ones(seen.classes) if seen.classes else None),
         extras=Extras(row_scores=row_scores.ROW_SCORES),
         info=Info(
             source=source,
@@ -214,14 +227,14 @@ def diffusion(
 
 
 def _side_by_side(net: str) -> int:
-    """Chains to run side by side: small networks share a CPU's time well, others take all of it."""
+    """Return how many chains to run side by side: small nets share a CPU's time well, others take all of it."""
     return {"mlp": 8}.get(net, 1 if jax.default_backend() == "cpu" else 16)
 
 
 def _defaults(
     objective: str, noise_schedule: str | None, conditional: bool, drop_label: Array | float | None
 ) -> tuple[str, Array | float]:
-    """Of what some models alone have: refused where it would be ignored."""
+    """Return what some models alone have; it is refused where it would be ignored."""
     if noise_schedule is not None:
         require_choice("noise_schedule", noise_schedule, diffusion_objectives.SCHEDULES)
         if objective != "ddpm":
@@ -234,30 +247,30 @@ def _defaults(
 
 
 def _metrics(task: DiffusionTask) -> tuple[Metric, ...]:
-    """With the trivial baseline of the test loss: a network that says nothing."""
+    """Return the metrics, with the trivial baseline of the test loss: a network that says nothing."""
     # EDM's target has the variance 1 at every level.
-    silent = 1 + task.frame.deviation**2 if task.how.name == "flow" else 1.0
+    silent = 1 + task.frame.deviation**2 if task.objective.name == "flow" else 1.0
     return (_LOSS._replace(baseline=silent), *task.judge.metrics)
 
 
 def _world(task: DiffusionTask, num_test: int, judged: Callable[[], Tree]) -> World:
-    """What is `judged` by may be shapes alone: all else tells worlds apart."""
+    """Return the world. What is `judged` by may be shapes alone: all else tells worlds apart."""
     noise, u = draw_probes(num_test, task.frame.dim)
-    truth = DiffusionTruth(noise, task.how.levels(u), judged())
+    truth = DiffusionTruth(noise, task.objective.levels(u), judged())
     arrays = jax.tree.map(jnp.asarray, task.frame.source.arrays)
     return World(arrays, truth, row_transform.held_out_rows(task.frame, num_test))
 
 
 def _said(task: DiffusionTask, net: Tree, x_BxD: Array, sigma_B: Array, label_B: Array | None) -> Array:
-    into_B, time_B = task.how.scalings(sigma_B)
+    into_B, time_B = task.objective.scalings(sigma_B)
     return task.apply(net, into_B[:, None] * x_BxD, time_B, label_B)
 
 
 def _errors(
     task: DiffusionTask, net: Tree, rows_BxD: Array, noise: Array, sigma_B: Array, label_B: Array | None
 ) -> Array:
-    """Squared errors of what the network says, mean over columns: ``[B]``."""
-    x_BxD, target_BxD = noise_rows(task.how, rows_BxD, noise, sigma_B)
+    """Return squared errors of what the network says, mean over columns, ``[B]``."""
+    x_BxD, target_BxD = noise_rows(task.objective, rows_BxD, noise, sigma_B)
     return jnp.mean((_said(task, net, x_BxD, sigma_B, label_B) - target_BxD) ** 2, axis=1)
 
 
@@ -269,7 +282,7 @@ def _loss(task: DiffusionTask, params: AveragedParams, key: Key, rows_BxC: Array
     if label_B is not None:
         hidden_B = jax.random.uniform(key_label, label_B.shape) < task.drop_label
         label_B = jnp.where(hidden_B, task.frame.classes, label_B)
-    return _errors(task, params.now, inside_BxD, noise_BxD, task.how.levels(u_B), label_B).mean()
+    return _errors(task, params.now, inside_BxD, noise_BxD, task.objective.levels(u_B), label_B).mean()
 
 
 def _sample(task: DiffusionTask, key: Key, params: GenerativeModel, num: int) -> Array:
@@ -281,7 +294,7 @@ def _sample(task: DiffusionTask, key: Key, params: GenerativeModel, num: int) ->
 
 
 def _estimate(task: DiffusionTask, net: Tree, label_N: Array | None, x_NxD: Array, sigma: Array) -> tuple[Array, Array]:
-    """Expected rows and noises, guided: what is said with a label and without one is mixed."""
+    """Return expected rows and noises, guided: what is said with a label and without one is mixed."""
     sigma_N = jnp.full(x_NxD.shape[:1], sigma)
     if label_N is None or (not is_traced(task.guidance) and task.guidance == 1):
         said_NxD = _said(task, net, x_NxD, sigma_N, label_N)
@@ -290,7 +303,7 @@ def _estimate(task: DiffusionTask, net: Tree, label_N: Array | None, x_NxD: Arra
         both = _said(task, net, jnp.tile(x_NxD, (2, 1)), jnp.tile(sigma_N, 2), twice)
         given_NxD, free_NxD = jnp.split(both, 2)
         said_NxD = free_NxD + task.guidance * (given_NxD - free_NxD)
-    row_NxD, noise_NxD = estimate_row_and_noise(task.how, x_NxD, said_NxD, sigma_N)
+    row_NxD, noise_NxD = estimate_row_and_noise(task.objective, x_NxD, said_NxD, sigma_N)
     if task.frame.source.shape is None:
         return row_NxD, noise_NxD
     center, scale = task.frame.center, task.frame.scale
@@ -308,8 +321,11 @@ def _observe(
 
 
 def _test_loss(task: DiffusionTask, net: Tree, world: World) -> Array:
-    """At the noises of the truth, a few rows at a time."""
+    """Return the loss at the noises of the truth, a few rows at a time."""
     inside_NxD, label_N = row_transform.transform_rows(task.frame, world.test)
     repeated = jax.tree.map(lambda x: jnp.tile(x, (PROBES_PER_ROW, *[1] * (x.ndim - 1))), (inside_NxD, label_N))
-    errors = lambda row, noise, sigma: _errors(task, net, row[0], noise, sigma, row[1])  # noqa: E731
+
+    def errors(row: tuple[Array, Array | None], noise: Array, sigma: Array) -> Array:
+        return _errors(task, net, row[0], noise, sigma, row[1])
+
     return batching.map_in_batches(errors, task.rows_at_once, repeated, world.truth.noise, world.truth.sigma).mean()

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.core import batch as B
+from collapse_jax.core import batch
 from collapse_jax.core.lineage import with_ancestors
 from collapse_jax.core.random import stream
 from collapse_jax.core.registry import register_setting
@@ -41,7 +41,7 @@ METRICS = (
 
 
 class Frequencies(NamedTuple):
-    """Shares ``[K]`` of the symbols: the fit, and the statistic that is sufficient for it."""
+    """The shares ``[K]`` of the symbols: the fit, and the statistic that is sufficient for it."""
 
     share: Array
 
@@ -50,23 +50,29 @@ class Frequencies(NamedTuple):
 def discrete(
     probabilities: Symbols | Sequence[float] | None = None, lineage: bool = False, temperature: Array | float = 1.0
 ) -> Setting:
-    """Law over K symbols, fitted by empirical frequencies; rows are symbol numbers.
+    """Fit a law over K symbols by empirical frequencies: the Wright-Fisher model of population genetics.
 
-    A symbol that no training row has is dead, and under ``replace`` stays so. The fit from which one symbol is left
-    is ``(runs.symbols_alive > 1).sum("generation") + 1``; T + 1 means: not within T (censored).
-
-    Counts have a known law (multinomial), so rows need not be drawn. Where they are, a probability is resolved down to
-    2^-31 and is no more than 2^-31 off.
+    Rows are symbol numbers. A symbol that no training row has is dead, and under ``replace`` stays so. The fit from
+    which one symbol is left is ``(runs.symbols_alive > 1).sum("generation") + 1``; T + 1 means: not within T
+    (censored). Counts have a known law (multinomial), so rows need not be drawn. Where they are, a probability is
+    resolved down to 2^-31 and is no more than 2^-31 off.
 
     Args:
-      probabilities: the real law: of ``data.symbols``, or K numbers whose sum is 1; default 10 equally likely symbols.
-      lineage: rows know their real ancestors, and the metric ``ancestors_alive`` counts them; see ``lineage``.
-      temperature: of sampling: symbols are drawn in proportion to share^(1 / temperature), as language models do. Below
-        1 the likeliest symbol takes all, in a few generations, however many rows there are: odds are raised to the
-        power 1 / temperature^t. May be a tracer.
+      probabilities: The real law: one of ``data.symbols``, or K numbers whose sum is 1. The default is 10 equally
+        likely symbols.
+      lineage: Whether rows know their real ancestors, which the metric ``ancestors_alive`` counts.
+      temperature: Temperature of sampling: symbols are drawn in proportion to share^(1 / temperature), as language
+        models do. Below 1 the likeliest symbol takes all, in a few generations, however many rows there are: odds are
+        raised to the power 1 / temperature^t.
 
     Raises:
       UsageError: numbers that are no probabilities, a temperature that is not above 0, or (with `lineage`) not 1.
+
+    Example:
+      >>> from collapse_jax import policies, run
+      >>> runs = run(discrete([0.2, 0.8]), policies.replace(), num_samples=50, num_generations=3, num_chains=2)
+      >>> bool((runs.symbols_alive <= 2).all())
+      True
     """
     if probabilities is None:
         probabilities = symbols.uniform()
@@ -102,24 +108,24 @@ def discrete(
 
 
 def _metrics(law: np.ndarray) -> tuple[Metric, ...]:
-    """With the trivial baseline of an error: a model that always says the likeliest symbol."""
+    """Return the metrics, with the trivial baseline of an error: a model that always says the likeliest symbol."""
     return tuple(m._replace(baseline=float(1 - law.max())) if m.role == "excess_risk" else m for m in METRICS)
 
 
-def _compress(num: int, batch: Batch) -> Batch:
-    """One row of frequencies, of rows and of frequencies alike."""
-    items, weight = B.rows(batch)
+def _compress(num: int, train: Batch) -> Batch:
+    """Return one row of frequencies, of rows and of frequencies alike."""
+    items, weight = batch.rows(train)
     mass = weight.sum()
     if isinstance(items, Frequencies):
         part = (weight / mass)[:, None]
         share = jnp.where(part > 0, part * items.share, 0.0).sum(0)
     else:
         share = count_laws.count_symbols(items, weight, num) / mass
-    return B.unit(Frequencies(share[None]), mass)
+    return batch.unit(Frequencies(share[None]), mass)
 
 
 def _heated(temperature: Array | float, params: Frequencies) -> Frequencies:
-    """The law that is sampled from; what is dead stays dead."""
+    """Return the law that is sampled from; what is dead stays dead."""
     return Frequencies(jax.nn.softmax(jnp.log(params.share) / temperature))
 
 

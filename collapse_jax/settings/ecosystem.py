@@ -37,8 +37,8 @@ class Coupled(NamedTuple):
     """What the functions of a setting share.
 
     Attributes:
-      generator: the setting that each model is of.
-      models: m.
+      generator: what each model is.
+      models: number of models, m.
       edges: ``[m, m]``: model i reads model (i + s) mod m where a uniform number first lies below ``edges[i, s]``.
     """
 
@@ -51,14 +51,15 @@ class Coupled(NamedTuple):
 def ecosystem(
     generator: Setting | None = None, models: int = 2, mixing: Array | float | Sequence[Sequence[float]] = 1.0
 ) -> Setting:
-    """Several models (m) of one setting; each trains on a mix of what all of them generate.
+    """Fit several models of one setting, each to a mix of what all of them generate.
 
-    A row holds one row of each model, so a policy does to every model's data what it does to one's. Each model begins
-    with real rows of its own. Row r of model i's next batch is the row r that one of the models generated: model j with
-    probability ``mixing[i][j]``. One uniform number a row decides for all models, so that where the matrix is circulant
-    (any share is) each generated row is read by exactly one of them. With the identity they are m independent chains,
-    the first of which is the chain that its setting has alone (by rows; only ``accumulate_subsample`` draws the same
-    places for all). In loops of labels each model labels the inputs of those who read it.
+    A row holds one row of each of the m models, so a policy does to every model's data what it does to one's. Each
+    model begins with real rows of its own. Row r of model i's next batch is the row r that one of the models generated:
+    model j with probability ``mixing[i][j]``. One uniform number a row decides for all models, so that where the matrix
+    is circulant (any share is) each generated row is read by exactly one of them. With the identity they are m
+    independent chains, the first of which is the chain that its setting has alone (by rows; only
+    ``accumulate_subsample`` draws the same places for all). In loops of labels each model labels the inputs of those
+    who read it.
 
     Isolated models collapse one by one, but apart: what they hold together keeps 1 - 1/m of the real variance for ever.
     Fully mixed ones have no more than one model of m n rows, and lose all of it, m times as slowly
@@ -70,13 +71,17 @@ def ecosystem(
     rows of a place together, by their mean score.
 
     Args:
-      generator: what each model is; default ``gaussian()``.
-      models: m.
-      mixing: share of a batch drawn from all models alike: 0 isolation, 1 full mixing, may be a tracer; or the matrix:
-        m rows of m shares, whose sums are 1.
+      generator: The setting that each model is of. The default is ``gaussian``.
+      models: Number of models, m.
+      mixing: Share of a batch that is drawn from all models alike: 0 isolates them, 1 mixes them fully; or a matrix: m
+        rows of m shares, whose sums are 1.
 
     Raises:
       UsageError: a share or a matrix out of range, m below 1, or a generator that is no setting.
+
+    Example:
+      >>> [metric.name for metric in ecosystem(models=3).metrics if metric.name.startswith("trace_ratio")]
+      ['trace_ratio', 'trace_ratio_by_model', 'trace_ratio_together']
     """
     generator = gaussian() if generator is None else generator
     if not isinstance(generator, Setting):
@@ -107,7 +112,7 @@ def ecosystem(
 
 
 def _edges(models: int, mixing: Any) -> Array | np.ndarray:
-    """Cumulative shares, counted from each model on; exactly 1 where nothing is left."""
+    """Return cumulative shares, counted from each model on; exactly 1 where nothing is left."""
     if np.ndim(mixing) == 0:
         require_share("mixing", mixing)
         rest = jnp.arange(models - 1, -1, -1, dtype=float) * (mixing / models)
@@ -124,12 +129,12 @@ def _edges(models: int, mixing: Any) -> Array | np.ndarray:
 
 
 def _keys(coupled: Coupled, key: Key) -> Key:
-    """One a model; the first has the key that it would have alone."""
+    """Return a key for each model; the first has the key that it would have alone."""
     return jnp.stack([key, *(stream(key, f"model {i}") for i in range(1, coupled.models))])
 
 
 def _over(coupled: Coupled, function: Callable, key: Key, *given: Tree, axes: Sequence = (), out: Any = 0) -> Tree:
-    """`function` of a key and of what is given, model by model."""
+    """Apply `function`, of a key and of what is given, model by model."""
     return jax.vmap(function, (0, *axes), out)(_keys(coupled, key), *given)
 
 
@@ -147,7 +152,7 @@ def _fit(coupled: Coupled, key: Key, train: Batch, start: Tree) -> Tree:
 
 
 def _sources(coupled: Coupled, key: Key, num: int) -> Array:
-    """``[num, m]``: whom each model reads."""
+    """Return which model each model reads, ``[num, m]``."""
     uniform = jax.random.uniform(stream(key, "sources"), (num, 1, 1))
     shift = (uniform >= jnp.asarray(coupled.edges)[None, :, :-1]).sum(-1)
     return (jnp.arange(coupled.models)[None] + shift) % coupled.models
@@ -160,7 +165,7 @@ def _sample(coupled: Coupled, key: Key, params: Tree, num: int) -> Tree:
 
 
 def _relabel(coupled: Coupled, label_only: LabelOnly, key: Key, params: Tree, items: Tree) -> Tree:
-    """Every model labels everyone's inputs, and one label is taken."""
+    """Label everyone's inputs by every model, and take one label each."""
     by_all = jax.vmap(label_only.relabel, (None, 0, None))
     made = _over(coupled, lambda k, x: by_all(k, params, x), key, items, axes=(1,))
     num = jax.tree.leaves(items)[0].shape[0]
@@ -171,7 +176,7 @@ def _relabel(coupled: Coupled, label_only: LabelOnly, key: Key, params: Tree, it
 def _rewrite(
     coupled: Coupled, rewrite: RewriteFn, key: Key, params: Tree, items: Tree, fraction: Array | float
 ) -> Tree:
-    """Each model rewrites its own rows."""
+    """Rewrite each model's rows by that model."""
     return _over(coupled, lambda k, p, x: rewrite(k, p, x, fraction), key, params, items, axes=(0, 1), out=1)
 
 
@@ -181,7 +186,7 @@ def _summarize(summarize: SummarizeFn, world: World, train: Batch) -> Batch:
 
 
 def _score(score: RowScoreFn, world: World, params: Tree, items: Tree) -> Array:
-    """The mean over models of what each one's row is worth."""
+    """Return the mean over models of what each one's row is worth."""
     return jax.vmap(partial(score, world), (0, 1))(params, items).mean(0)
 
 

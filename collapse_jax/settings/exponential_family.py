@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from collapse_jax.core import batch as B
+from collapse_jax.core import batch
 from collapse_jax.core.random import stream
 from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import is_traced, require_number, require_positive
@@ -56,16 +56,23 @@ BERNOULLI = Family(
 
 @register_setting
 def poisson(rate: Array | float = 1.0) -> Setting:
-    """Poisson law, rate fitted by maximum likelihood. Under ``replace`` the rate dies: 0 is fitted, and stays.
+    """Fit the rate of a Poisson law by maximum likelihood.
 
-    P(rate = 0 at fit k) = exp(-n rate g_k), g_1 = 1, g_{k+1} = 1 - exp(-g_k), exactly. Sums have a known law, Poisson(n
-    rate), so rows need not be drawn; they are counted in floats, which tell whole numbers below 2^24 apart.
+    Under ``replace`` the rate dies: 0 is fitted, and stays. P(rate = 0 at fit k) = exp(-n rate g_k), g_1 = 1,
+    g_{k+1} = 1 - exp(-g_k), exactly. Sums have a known law, Poisson(n rate), so rows need not be drawn; they are
+    counted in floats, which tell whole numbers below 2^24 apart.
 
     Args:
-      rate: of the real law; may be a tracer.
+      rate: Rate of the real law.
 
     Raises:
       UsageError: a rate that is not above 0.
+
+    Example:
+      >>> from collapse_jax import policies, run
+      >>> runs = run(poisson(2.0), policies.replace(), num_samples=50, num_generations=3, num_chains=2)
+      >>> sorted(runs.data_vars)
+      ['dead', 'divergence', 'log_rate_ratio']
     """
     require_positive("rate", rate)
     ratio = Metric("log_rate_ratio", "logarithm of the fitted rate (the variance, too) over the truth's; -inf: dead",
@@ -75,15 +82,20 @@ def poisson(rate: Array | float = 1.0) -> Setting:
 
 @register_setting
 def bernoulli(p: Array | float = 0.5) -> Setting:
-    """Bernoulli law, probability fitted by maximum likelihood: a law of two symbols, one of which dies.
+    """Fit the probability of a Bernoulli law by maximum likelihood.
 
-    Sums have a known law, Binomial(n, p), so rows need not be drawn.
+    It is a law of two symbols, one of which dies under ``replace``. Sums have a known law, Binomial(n, p), so rows need
+    not be drawn.
 
     Args:
-      p: probability of a 1 in the real law; may be a tracer.
+      p: Probability of a 1 in the real law.
 
     Raises:
       UsageError: a probability that is not above 0 and below 1.
+
+    Example:
+      >>> [metric.name for metric in bernoulli(0.3).metrics]
+      ['log_probability_ratio', 'dead', 'divergence', 'symbols_alive']
     """
     if not is_traced(p):
         require_number("bernoulli: p", p, above=0, below=1)
@@ -93,7 +105,7 @@ def bernoulli(p: Array | float = 0.5) -> Setting:
 
 
 def _setting(name: str, family: Family, truth: Array | float, ratio: Metric) -> Setting:
-    """`truth` may be traced, so no world holds it: a grid of it is one program."""
+    """Return the setting of a family. `truth` may be traced, so no world holds it: a grid of it is one program."""
     alive = Metric("symbols_alive", "values of positive probability", "symbols", "definition", "log", "modes tail")
     return Setting(
         name=name,
@@ -115,11 +127,11 @@ def _setting(name: str, family: Family, truth: Array | float, ratio: Metric) -> 
     )
 
 
-def _compress(batch: Batch) -> Batch:
-    """The weighted mean: a row is a statistic of itself."""
-    items, weight = B.rows(batch)
+def _compress(train: Batch) -> Batch:
+    """Return the weighted mean: a row is a statistic of itself."""
+    items, weight = batch.rows(train)
     mass = weight.sum()
-    return B.unit((jnp.where(weight > 0, weight * items, 0.0).sum() / mass)[None], mass)
+    return batch.unit((jnp.where(weight > 0, weight * items, 0.0).sum() / mass)[None], mass)
 
 
 def _sample_statistics(family: Family, key: Key, mean: Array, num: int, count: Array | int, exact: bool) -> Array:
@@ -151,5 +163,5 @@ def _observe(
 
 
 def _relative(a: Array, b: Array | float) -> Array:
-    """``a log(a / b)``, 0 at a = 0."""
+    """Return ``a log(a / b)``, 0 at a = 0."""
     return jnp.where(a > 0, a * jnp.log(jnp.where(a > 0, a, 1.0) / b), 0.0)

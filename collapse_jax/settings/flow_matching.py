@@ -55,10 +55,10 @@ class FlowTruth(NamedTuple):
     """What metrics compare with.
 
     Attributes:
-      mean: ``[dim]``, of the real law.
-      covariance: ``[dim, dim]``, of the real law.
-      noise: ``[PROBES * num_test, dim]``, where the paths of the test loss start.
-      time: ``[PROBES * num_test]``, where they are looked at.
+      mean: mean of the real law, ``[dim]``.
+      covariance: covariance of the real law, ``[dim, dim]``.
+      noise: ``[PROBES_PER_ROW * num_test, dim]``, where the paths of the test loss start.
+      time: ``[PROBES_PER_ROW * num_test]``, where they are looked at.
     """
 
     mean: Array
@@ -79,25 +79,30 @@ def flow_matching(
     num_test: int = 500,
     start: Literal["init", "previous"] = "init",
 ) -> Setting:
-    """Flow matching with an MLP, for points in a few dimensions.
+    """Train flow matching with an MLP, for points in a few dimensions.
 
     Rows are taken as they are: the noise is N(0, I), so a source far from mean 0 and variance 1 should be
-    standardised first. Steps are held fixed, not epochs (see ``sgd.fit_sgd``).
+    standardised first. Steps are held fixed, not epochs (see ``training.sgd.fit_sgd``).
 
     Args:
-      source: of the real rows; default: moons.
-      width: units of a hidden layer.
-      depth: hidden layers.
-      steps: of Adam per fit, its rate falling to 0 along a cosine.
-      batch_size: rows a step.
-      learning_rate: Adam's first rate; may be a tracer.
-      sampler_steps: midpoint steps of the ODE, two evaluations each. (At 32 steps Euler's rule shrinks the variance of
-        a standard normal by 8% at every generation: a collapse of the sampler's making. Midpoint: by 1e-5.)
-      num_test: held-out real rows for the metrics.
-      start: ``"init"`` trains a fresh network each generation, ``"previous"`` goes on from the last one.
+      source: The law of the real rows. The default is moons.
+      width: Number of units of a hidden layer.
+      depth: Number of hidden layers.
+      steps: Number of steps of Adam per fit, its rate falling to 0 along a cosine.
+      batch_size: Number of rows of a step.
+      learning_rate: First learning rate of Adam.
+      sampler_steps: Number of midpoint steps of the ODE, of two evaluations each. (At 32 steps Euler's rule shrinks the
+        variance of a standard normal by 8% at every generation: a collapse of the sampler's making. Midpoint: by 1e-5.)
+      num_test: Number of held-out real rows of the metrics.
+      start: Where each fit starts: ``init`` trains a fresh network each generation, ``previous`` goes on from the last
+        one.
 
     Raises:
       UsageError: a count below 1, or a learning rate that is not above 0.
+
+    Example:
+      >>> [metric.name for metric in flow_matching(width=8).metrics][:2]
+      ['test_loss', 'energy_distance']
     """
     counts = {"width": width, "depth": depth, "sampler_steps": sampler_steps, "num_test": num_test}
     for name, value in counts.items():
@@ -121,7 +126,10 @@ def flow_matching(
 
 
 def _metrics(source: Source) -> tuple[Metric, ...]:
-    """With the trivial baseline of the test loss: no velocity at all, so that rows stay the noise they began as."""
+    """Return the metrics, with the trivial baseline of the test loss.
+
+    Without any velocity, rows stay the noise they began as.
+    """
     still = float(np.trace(np.asarray(source.covariance)) + np.square(source.mean).sum() + source.dim)
     return tuple(m._replace(baseline=still) if m.role == "risk" else m for m in METRICS)
 
@@ -159,13 +167,16 @@ def _observe(
 
 
 def matching_loss(velocity: Velocity, params: Tree, x1_BxD: Array, x0_BxD: Array, t_B: Array) -> Array:
-    """``E |v(x_t, t) - (x_1 - x_0)|^2``, summed over coordinates. Its least value is not 0: paths cross."""
+    """Return ``E |v(x_t, t) - (x_1 - x_0)|^2``, summed over coordinates.
+
+    Its least value is not 0: paths cross.
+    """
     x_BxD = x0_BxD + t_B[:, None] * (x1_BxD - x0_BxD)
     return jnp.mean(jnp.sum((velocity(params, x_BxD, t_B) - (x1_BxD - x0_BxD)) ** 2, axis=1))
 
 
 def integrate(field: Callable[[Array, Array], Array], x_NxD: Array, steps: int) -> Array:
-    """Solves ``dx/dt = field(x, t)`` from t = 0 to 1 by the midpoint rule."""
+    """Solve ``dx/dt = field(x, t)`` from t = 0 to 1 by the midpoint rule."""
     size = 1.0 / steps
 
     def step(x_NxD: Array, time: Array) -> tuple[Array, None]:
@@ -177,11 +188,11 @@ def integrate(field: Callable[[Array, Array], Array], x_NxD: Array, steps: int) 
 
 
 def energy_distance(x_NxD: Array, y_MxD: Array) -> Array:
-    """``2 E|X - Y| - E|X - X'| - E|Y - Y'|``, unbiased (means over pairs of different rows).
+    """Return ``2 E|X - Y| - E|X - X'| - E|Y - Y'|``, unbiased (means over pairs of different rows).
 
-    0 in expectation where the laws are the same, so it may come out below 0; SciPy's ``energy_distance`` is the root of
-    the biased form, in one dimension. A sample of one row counts as if it had no spread. Time O((N + M)^2), which
-    passes a default fit's at some 5,000 rows; memory O(N + M). Rizzo and Szekely, doi:10.1002/wics.1375.
+    It is 0 in expectation where the laws are the same, so it may come out below 0; SciPy's ``energy_distance`` is the
+    root of the biased form, in one dimension. A sample of one row counts as if it had no spread. Time O((N + M)^2),
+    which passes a default fit's at some 5,000 rows; memory O(N + M). Rizzo and Szekely, doi:10.1002/wics.1375.
     """
     n, m = x_NxD.shape[0], y_MxD.shape[0]
     across = _sum_of_distances(x_NxD, y_MxD) / (n * m)
@@ -191,7 +202,10 @@ def energy_distance(x_NxD: Array, y_MxD: Array) -> Array:
 
 
 def _sum_of_distances(x_NxD: Array, y_MxD: Array) -> Array:
-    """Sum of ``|x_i - y_j|`` over all pairs, by differences: a product's cancellation would drown collapsed rows."""
+    """Return the sum of ``|x_i - y_j|`` over all pairs.
+
+    It takes differences: a product's cancellation would drown collapsed rows.
+    """
 
     def from_one(x_D: Array) -> Array:
         squared_M = jnp.sum((x_D[None] - y_MxD) ** 2, axis=1)

@@ -53,14 +53,24 @@ _TAIL, _UNLIKELY = 2.5758293, 3.2905267  # standard deviations that 1% and 0.1% 
 
 
 class GaussianReal(NamedTuple):
-    """What the source draws rows from, and its law's moments."""
+    """What real rows follow.
+
+    Attributes:
+      arrays: what the source draws rows from.
+      law: the moments of the real law.
+    """
 
     arrays: Tree
     law: Moments
 
 
 class GaussianTruth(NamedTuple):
-    """The real law's moments, and those of the held-out rows."""
+    """What metrics compare with.
+
+    Attributes:
+      law: the moments of the real law.
+      test: the moments of the held-out rows.
+    """
 
     law: Moments
     test: Moments
@@ -74,25 +84,34 @@ def gaussian(
     source: Source | None = None,
     temperature: float = 1.0,
 ) -> Setting:
-    """Multivariate Gaussian: sample mean and covariance, divided by N - ddof.
+    """Fit a multivariate Gaussian by the sample mean and covariance.
 
-    Fits of n <= dim rows are singular and sample from their support. Statistics have a known law (Bartlett), so a
-    generation's cost need not depend on n. Covariances are kept in logarithms: under ``replace`` every direction is
-    followed to any generation; a pool of several batches resolves a direction down to float precision of its
-    largest one, and then takes it for empty. Where the real law itself is singular, ``log_det_ratio`` is NaN.
+    The covariance is divided by N - ddof. Fits of n <= dim rows are singular and sample from their support. The
+    statistics have a known law (Bartlett's), so a generation's cost need not depend on n. Covariances are kept in
+    logarithms: under ``replace`` every direction is followed to any generation; a pool of several batches resolves a
+    direction down to float precision of its largest one, and then takes it for empty.
+
     ``tail_mass`` and ``hallucinated_mass`` are means over coordinates, and compare with the normal law of the truth's
-    moments, whatever the source. Tails count by the lesser: a narrow law in the wrong place covers but one.
+    moments, whatever the source. Tails count by the lesser: a narrow law in the wrong place covers but one. Where the
+    real law itself is singular, ``log_det_ratio`` is NaN.
 
     Args:
-      dim: number of columns; default the source's, or 1 without one.
-      ddof: 0 for maximum likelihood (the published protocol of arXiv 2410.16713), 1 for the unbiased covariance.
-      num_test: held-out rows that ``test_nll`` averages over.
-      source: the real law; default standard normals.
-      temperature: of sampling: what the fitted covariance is multiplied by (the biased sampling of arXiv 2307.01850);
-        below 1 the variance dies geometrically. May be a tracer.
+      dim: Number of columns. The default is the source's number, or 1 without a source.
+      ddof: What is subtracted from N: 0 for maximum likelihood (the published protocol of arXiv 2410.16713), 1 for the
+        unbiased covariance.
+      num_test: Number of held-out rows that ``test_nll`` averages over.
+      source: The law of the real rows. The default is the standard normal law.
+      temperature: Factor on the fitted covariance in sampling (the biased sampling of arXiv 2307.01850); below 1 the
+        variance dies geometrically.
 
     Raises:
       UsageError: a number out of range, or a source of another dimension.
+
+    Example:
+      >>> from collapse_jax import policies, run
+      >>> runs = run(gaussian(dim=2), policies.replace(), num_samples=50, num_generations=3, num_chains=2)
+      >>> dict(runs.trace_ratio.sizes)
+      {'policy': 1, 'chain': 2, 'generation': 3}
     """
     require_integer("ddof", ddof, 0)
     require_integer("num_test", num_test, 2)
@@ -121,7 +140,7 @@ def gaussian(
 
 
 def _standard(world: World, rows_nxd: Array) -> Array:
-    """Rows in coordinates where the real law has mean 0 and covariance I; 0 in directions without spread."""
+    """Return rows in coordinates where the real law has mean 0 and covariance I; 0 in directions without spread."""
     law = world.truth.law
     inverse = ldl.solve_unit_lower(law.factor, jnp.eye(law.mean.size))  # of all lanes: then one product does
     from_mean = rows_nxd - law.mean[None]
@@ -134,11 +153,12 @@ def _standard(world: World, rows_nxd: Array) -> Array:
 
 
 def _likelihood(world: World, params: Tree, rows_nxd: Array) -> Array:
-    """Of the normal law of the truth's moments, up to a constant."""
+    """Return log densities under the normal law of the truth's moments, up to a constant."""
     return -0.5 * (_standard(world, rows_nxd) ** 2).sum(1)
 
 
 def _is_plausible(world: World, params: Tree, rows_nxd: Array) -> Array:
+    """Return 1 for a row that lies within the truth's 99.9% interval in every direction, else 0."""
     return (jnp.abs(_standard(world, rows_nxd)) <= _UNLIKELY).all(1).astype(float)
 
 
@@ -146,7 +166,10 @@ ROW_SCORES = {"likelihood": _likelihood, "right": _is_plausible, "value": row_sc
 
 
 def _metrics(source: Source) -> tuple[Metric, ...]:
-    """With the trivial baseline of both errors: a model that always says the mean, a mean that is one real row."""
+    """Return the metrics, with a trivial baseline of both errors.
+
+    A model that always says the mean has it, and a mean that is one real row.
+    """
     trace = float(np.trace(np.asarray(source.covariance)))
     return tuple(m._replace(baseline=trace) if m.role == "excess_risk" else m for m in METRICS)
 
@@ -168,7 +191,7 @@ def _fit(ddof: int, key: Key, train: Batch, start: Tree) -> Moments:
 
 
 def _heated(temperature: Array | float, params: Moments) -> Moments:
-    """The law that is sampled from."""
+    """Return the law that is sampled from."""
     return params._replace(log_scale=params.log_scale + 0.5 * jnp.log(temperature))
 
 
@@ -221,7 +244,10 @@ def _observe(key: Key, world: World, params: Moments, summary: Tree, generated: 
 
 
 def _bures(a: Moments, b: Moments) -> Array:
-    """Tr A + tr B - 2 tr (B^1/2 A B^1/2)^1/2; the last is the nuclear norm of L_b^T L_a."""
+    """Return Tr A + tr B - 2 tr (B^1/2 A B^1/2)^1/2.
+
+    The last trace is the nuclear norm of L_b^T L_a.
+    """
     product = jnp.matmul(
         gaussian_moments.cholesky_factor(b).T, gaussian_moments.cholesky_factor(a), precision=jax.lax.Precision.HIGHEST
     )
@@ -232,7 +258,7 @@ def _bures(a: Moments, b: Moments) -> Array:
 
 
 def _mass_beyond(z: float, params: Moments, truth: Moments, both: Callable[[Array, Array], Array]) -> Array:
-    """Fitted mass over `z` true standard deviations from the true mean, to `both` sides; mean over coordinates."""
+    """Return the fitted mass over `z` true deviations from the true mean, to `both` sides; mean over coordinates."""
     scale_d, fitted_d = (jnp.sqrt((gaussian_moments.cholesky_factor(m) ** 2).sum(1)) for m in (truth, params))
     fitted_d = jnp.maximum(fitted_d, jnp.finfo(fitted_d.dtype).tiny)
     error_d, edge_d = params.mean - truth.mean, z * scale_d
@@ -248,7 +274,10 @@ def _effective_rank(params: Moments) -> Array:
 
 
 def _nll(params: Moments, test: Moments) -> Array:
-    """Of rows with moments `test`: log det / 2 + d log(2 pi) / 2 + tr(S^-1 (C + e e^T)) / 2; inf for singular fits."""
+    """Return the mean negative log likelihood of rows with moments `test`; inf for singular fits.
+
+    It is log det / 2 + d log(2 pi) / 2 + tr(S^-1 (C + e e^T)) / 2.
+    """
     error = (test.mean - params.mean)[:, None]
     columns = jnp.concatenate([gaussian_moments.cholesky_factor(test), error], axis=1)
     solved = ldl.solve_unit_lower(params.factor, columns)

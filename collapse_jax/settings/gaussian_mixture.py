@@ -81,7 +81,7 @@ def gaussian_mixture(
     num_test: int = 500,
     source: Source | None = None,
 ) -> Setting:
-    """Mixture of Gaussians by a fixed number of EM steps (Dempster, Laird and Rubin 1977), no stopping rule.
+    """Fit a mixture of Gaussians by a fixed number of EM steps (Dempster, Laird and Rubin 1977), with no stopping rule.
 
     A fit starts from `components` rows far apart (the row farthest from the mean, then each time the row farthest from
     those taken: Gonzalez, doi:10.1016/0304-3975(85)90224-5), every row belonging to the nearest. That is deterministic
@@ -90,18 +90,23 @@ def gaussian_mixture(
     the trace of their covariance, plus the floor in each column.
 
     Args:
-      components: K, at least 2 (one is ``gaussian``).
-      steps: EM steps a fit.
-      covariance: of a component: ``"full"``, ``"diagonal"``, or ``"spherical"`` (one variance for all columns).
-      floor: added to each column's variance, in squared data units, as scikit-learn's ``reg_covar``: without it the
-        likelihood has no maximum, since a component may close on one row. So no variance falls below it: a component of
-        m rows that loses 1/m of its variance a generation settles at about m times the floor. May be a tracer.
-      start: ``"init"`` starts each fit as said above, ``"previous"`` from the last generation's components.
-      num_test: held-out rows that metrics average over.
-      source: the real law; default blobs. ``modes_alive`` exists where it knows its modes.
+      components: Number of components, at least 2 (one is ``gaussian``).
+      steps: Number of EM steps of a fit.
+      covariance: Form of a component's covariance: ``full``, ``diagonal``, or ``spherical`` (one variance for all
+        columns).
+      floor: Number added to each column's variance, in squared data units, as scikit-learn's ``reg_covar``: without it
+        the likelihood has no maximum, since a component may close on one row. So no variance falls below it: a
+        component of m rows that loses 1/m of its variance a generation settles at about m times the floor.
+      start: Where each fit starts: ``init`` takes rows far apart, ``previous`` the last generation's components.
+      num_test: Number of held-out rows that metrics average over.
+      source: The law of the real rows. The default is blobs. ``modes_alive`` exists where it knows its modes.
 
     Raises:
       UsageError: a number out of range, or another word than those above.
+
+    Example:
+      >>> gaussian_mixture(components=2).metrics[0].name
+      'modes_alive'
     """
     require_integer("components", components, 2)
     require_integer("steps", steps, 1)
@@ -132,7 +137,10 @@ def _world(source: Source, num_test: int) -> World:
 
 
 def _modes(source: Source) -> MixtureModes:
-    """What is left of the trace when the centres' own is taken off is the modes' variance, in each of d columns."""
+    """Return the real law's modes.
+
+    What is left of the trace when the centres' own is taken off is the modes' variance, in each of d columns.
+    """
     centre = jnp.asarray(source.modes)
     within = jnp.trace(jnp.asarray(source.covariance)) - centre.var(0).sum()
     return MixtureModes(centre, jnp.sqrt(within / source.dim))
@@ -179,7 +187,10 @@ def _fit(
     if previous is not None:
         known = jnp.isfinite(previous.log_weight).any()
         first = jax.tree.map(lambda a, b: jnp.where(known, a, b), previous, first)
-    step = lambda mixture, _: (update(mixture, _expect(mixture, x_dxm)[0]), None)  # noqa: E731
+
+    def step(mixture: Mixture, _: None) -> tuple[Mixture, None]:
+        return update(mixture, _expect(mixture, x_dxm)[0]), None
+
     return jax.lax.scan(step, first, length=steps)[0]
 
 
@@ -238,7 +249,10 @@ def _maximise(
             variance = jnp.broadcast_to(variance.mean(1, keepdims=True), variance.shape)
         log_scale = 0.5 * jnp.log(variance + floor)
     new = Mixture(log_mass - jax.nn.logsumexp(log_mass), mean, log_scale, factor)
-    keep = lambda a, b: jnp.where(alive.reshape(-1, *[1] * (a.ndim - 1)), a, b)  # noqa: E731
+
+    def keep(new: Array, old: Array) -> Array:
+        return jnp.where(alive.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
     return jax.tree.map(keep, new, before)._replace(log_weight=new.log_weight)
 
 

@@ -39,7 +39,7 @@ def ideal_diffusion(
     source: Source | None = None,
     lineage: bool = False,
 ) -> Setting:
-    """The ideal diffusion model: exact score, sampling stopped early, at time `delta`, as is done where scores blow up.
+    """Sample from the ideal diffusion model: exact score, stopped early at time `delta`, where scores would blow up.
 
     What it generates is the law of its training rows after time delta. So with c_k = E h_k(x), the coefficients of a
     law in normalised Hermite polynomials h_k, a generation that trains on a share alpha of fresh real rows obeys
@@ -51,18 +51,22 @@ def ideal_diffusion(
     a mean near 0 and a variance near 1, those of the noise.
 
     Args:
-      delta: time at which sampling stops, > 0; may be a tracer.
-      degree: coefficients 1 .. degree are metrics.
-      solver_steps: 0 samples exactly (a training row, shrunk, plus noise); more integrate the probability-flow ODE
-        with the exact score in so many midpoint steps, at a cost of rows times training rows each.
-      num_test: held-out rows that ``test_nll`` averages over.
-      source: the real law; default two blobs in one dimension. Of several columns, coefficients are those of the
-        columns' own laws, averaged.
-      lineage: rows know their real ancestors, and the metric ``ancestors_alive`` counts them; see ``lineage``. Only
-        exact samples (`solver_steps` = 0) each come from one training row.
+      delta: Time at which sampling stops, above 0.
+      degree: Number of Hermite coefficients that are metrics.
+      solver_steps: Number of midpoint steps of the probability-flow ODE with the exact score, each of which costs rows
+        times training rows; 0 samples exactly (a training row, shrunk, plus noise).
+      num_test: Number of held-out rows that ``test_nll`` averages over.
+      source: The law of the real rows. The default is two blobs in one dimension. Of several columns, coefficients are
+        those of the columns' own laws, averaged.
+      lineage: Whether rows know their real ancestors, which the metric ``ancestors_alive`` counts. Only exact samples
+        (`solver_steps` = 0) each come from one training row.
 
     Raises:
       UsageError: a number out of range, or `lineage` of rows that an ODE makes.
+
+    Example:
+      >>> [metric.name for metric in ideal_diffusion(degree=2).metrics]
+      ['hermite_1', 'hermite_2', 'variance', 'test_nll']
     """
     require_positive("delta", delta)
     require_integer("degree", degree, 1)
@@ -103,12 +107,12 @@ def _sample_children(key: Key, params: Ideal, rows_nxd: Array) -> Array:
 
 
 def _noise(time: Array | float) -> Array:
-    """Standard deviation of what has been added after `time`."""
+    """Return the standard deviation of what has been added after `time`."""
     return jnp.sqrt(-jnp.expm1(-2 * time))
 
 
 def _integrate(steps: int, key: Key, params: Ideal, num: int) -> Array:
-    """The probability-flow ODE from noise at time ``FAR`` down to delta.
+    """Integrate the probability-flow ODE from noise at time ``FAR`` down to delta.
 
     With y = exp(t) x and s = exp(t) times the noise's standard deviation it reads dy / d log s = y - E[row | y, s]. A
     step holds the expected row fixed (exact where there is one row), as seen from the middle of the step.
@@ -117,7 +121,9 @@ def _integrate(steps: int, key: Key, params: Ideal, num: int) -> Array:
     x_mxd = jnp.where(weight[:, None] > 0, x_mxd, 0.0)
     last, first = (jnp.log(_noise(t)) + t for t in (params.delta, FAR))
     log_s = first + (last - first) * jnp.linspace(0, 1, steps + 1)
-    move = lambda y, row, by: row + jnp.exp(by) * (y - row)  # noqa: E731
+
+    def move(y: Array, row: Array, by: Array) -> Array:
+        return row + jnp.exp(by) * (y - row)
 
     def step(y: Array, ends: tuple[Array, Array]) -> tuple[Array, None]:
         now, then = ends
@@ -129,7 +135,7 @@ def _integrate(steps: int, key: Key, params: Ideal, num: int) -> Array:
 
 
 def _expected_row(x_mxd: Array, weight: Array, y_nxd: Array, log_s: Array) -> Array:
-    """E[row | y = row + s noise] ``[n, d]``; the score of y's law is its distance from y over s^2."""
+    """Return E[row | y = row + s noise] ``[n, d]``; the score of y's law is its distance from y over s^2."""
     squares = ((y_nxd[:, None] - x_mxd[None]) ** 2).sum(2)
     share = jax.nn.softmax(-0.5 * jnp.exp(-2 * log_s) * squares, axis=1, where=weight[None] > 0) * weight[None]
     return jnp.matmul(share, x_mxd, precision=jax.lax.Precision.HIGHEST) / share.sum(1, keepdims=True)
@@ -138,7 +144,10 @@ def _expected_row(x_mxd: Array, weight: Array, y_nxd: Array, log_s: Array) -> Ar
 def _observe(degree: int, key: Key, world: World, params: Ideal, summary: None, generated: Tree) -> dict[str, Array]:
     x_mxd, weight = batch.rows(params.train)
     share = (weight / weight.sum())[:, None]
-    mean_of = lambda values: jnp.where(share > 0, share * values, 0.0).sum(0)  # noqa: E731
+
+    def mean_of(values: Array) -> Array:
+        return jnp.where(share > 0, share * values, 0.0).sum(0)
+
     shrink, noise, dim = jnp.exp(-params.delta), _noise(params.delta), x_mxd.shape[1]
     coefficients = [shrink**k * mean_of(h).mean() for k, h in enumerate(hermite(x_mxd, degree), 1)]
     variance = mean_of((x_mxd - mean_of(x_mxd)[None]) ** 2).mean()
@@ -151,7 +160,10 @@ def _observe(degree: int, key: Key, world: World, params: Ideal, summary: None, 
 
 
 def hermite(x: Array, degree: int) -> list[Array]:
-    """Polynomials h_1 .. h_degree, orthonormal under N(0, 1): h_{k+1} = (x h_k - sqrt(k) h_{k-1}) / sqrt(k + 1)."""
+    """Return polynomials h_1 .. h_degree, orthonormal under N(0, 1).
+
+    By the recursion h_{k+1} = (x h_k - sqrt(k) h_{k-1}) / sqrt(k + 1).
+    """
     before, now = jnp.ones_like(x), x
     found = [now]
     for k in range(1, degree):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import data
-from collapse_jax.core import batch as B
+from collapse_jax.core import batch
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.lineage import with_ancestors
 from collapse_jax.core.random import draw_normals
@@ -49,8 +49,8 @@ class Summary(NamedTuple):
       log_kernel: ``[num_test]``, log of the mean kernel exp(-|x - t|^2 / 2 h^2) over rows, at each test row t;
         ``[nodes, num_test]`` where h depends on the pool and its range is known; None where nothing can be evaluated at
         birth.
-      mean: ``[d]`` of the rows.
-      variance: ``[d]`` of the rows, divided by their number.
+      mean: mean of the rows, ``[d]``.
+      variance: variance of the rows, divided by their number, ``[d]``.
     """
 
     log_kernel: Array | None
@@ -66,27 +66,32 @@ def kde(
     lineage: bool = False,
     pool_rows: Sequence[int] | None = None,
 ) -> Setting:
-    """Kernel density estimate, Gaussian kernel; a sample is a training row plus bandwidth times normal noise.
+    """Fit a kernel density estimate with a Gaussian kernel.
 
-    At a fixed bandwidth every batch is evaluated once, at its birth, so a generation costs the same at any age of the
-    pool. The rules make the bandwidth depend on the number of rows N (their total weight), which costs an evaluation
-    of the whole pool each generation. With `pool_rows` batches are evaluated at their birth under rules, too, at some
-    twenty bandwidths of the range that N has; ``test_nll`` then lies above its exact value by at most
-    ``certified_error``, a metric of the same run (as a rule 1e-4 nats; infinite where N left its range).
+    A sample is a training row plus bandwidth times normal noise. At a fixed bandwidth every batch is evaluated once, at
+    its birth, so a generation costs the same at any age of the pool. The rules make the bandwidth depend on the number
+    of rows N (their total weight), which costs an evaluation of the whole pool each generation. With `pool_rows`
+    batches are evaluated at their birth under rules, too, at some twenty bandwidths of the range that N has;
+    ``test_nll`` then lies above its exact value by at most ``certified_error``, a metric of the same run (as a rule
+    1e-4 nats; infinite where N left its range).
 
     Args:
-      bandwidth: a number > 0 (may be a tracer); ``"scott"`` N^(-1/(d+4)) or ``"silverman"`` (N (d+2)/4)^(-1/(d+4)),
-        which like scikit-learn's do not look at the data's spread; or either with ``_scaled``: times the square root
-        of the rows' unbiased variance, averaged over coordinates.
-      num_test: held-out rows that ``test_nll`` averages over.
-      source: the real law; default moons.
-      lineage: rows know their real ancestors, and the metric ``ancestors_alive`` counts them; see ``lineage``.
-      pool_rows: least and largest number of rows that a pool will have, for the rules that look at nothing else: under
-        *accumulate* n and n T. Pools that do not grow are cheaper without it.
+      bandwidth: A number above 0; or a rule: ``scott`` N^(-1/(d+4)) or ``silverman`` (N (d+2)/4)^(-1/(d+4)), which like
+        scikit-learn's do not look at the data's spread; or either with ``_scaled``: times the square root of the rows'
+        unbiased variance, averaged over coordinates.
+      num_test: Number of held-out rows that ``test_nll`` averages over.
+      source: The law of the real rows. The default is moons.
+      lineage: Whether rows know their real ancestors, which the metric ``ancestors_alive`` counts.
+      pool_rows: Least and largest number of rows that a pool will have, for the rules that look at nothing else: under
+        ``accumulate`` n and n T. Pools that do not grow are cheaper without it.
 
     Raises:
       UsageError: a bandwidth that is neither a number > 0 nor a rule, too few held-out rows, or `pool_rows` that are
         not two such numbers or that go with another bandwidth.
+
+    Example:
+      >>> [metric.name for metric in kde("scott").metrics]
+      ['test_nll', 'training_variance', 'log_trace_ratio']
     """
     if isinstance(bandwidth, str):
         require_choice("bandwidth", bandwidth, RULES)
@@ -114,13 +119,13 @@ def kde(
 
 
 def _world(source: Source, num_test: int) -> World:
-    """The truth is the real law's variance, mean over coordinates."""
+    """Return the world, whose truth is the real law's variance, mean over coordinates."""
     variance = jnp.diagonal(jnp.asarray(source.covariance)).mean()
     return World(jax.tree.map(jnp.asarray, source.arrays), variance, jnp.asarray(source.held_out(num_test)))
 
 
 def _nodes(bandwidth: Array | float | str, pool_rows: Sequence[int], dim: int) -> np.ndarray:
-    """Values of 1 / 2 h^2 for pools of so many rows."""
+    """Return values of 1 / 2 h^2 for pools of so many rows."""
     if not isinstance(bandwidth, str) or bandwidth.endswith("_scaled"):
         raise UsageError(f"pool_rows: bandwidth must be scott or silverman, not {bandwidth!r}")
     if isinstance(pool_rows, str) or not isinstance(pool_rows, Iterable) or len(tuple(pool_rows)) != 2:
@@ -132,26 +137,26 @@ def _nodes(bandwidth: Array | float | str, pool_rows: Sequence[int], dim: int) -
 
 
 def _rule(bandwidth: str, num: Array | int, dim: int) -> Array | float:
-    """Bandwidth by the number of rows."""
+    """Return the bandwidth by the number of rows."""
     count = num if bandwidth.startswith("scott") else num * (dim + 2) / 4
     return count ** (-1 / (dim + 4))
 
 
 def _at_birth(bandwidth: Array | float | str, nodes: np.ndarray | None) -> Callable[[Batch, Array], Array] | None:
-    """What is evaluated of a batch: ``(batch, test) -> [..., num_test]``, or None."""
+    """Return what is evaluated of a batch, ``(rows, test) -> [..., num_test]``, or None."""
     if not isinstance(bandwidth, str):
-        return lambda batch, test: log_mean_kernel(batch, test, jnp.asarray(bandwidth))
+        return lambda rows, test: log_mean_kernel(rows, test, jnp.asarray(bandwidth))
     if nodes is None:
         return None
     bandwidths = np.sqrt(0.5 / nodes)
     # One after the other: side by side they would not fit into a cache (twice as slow).
-    return lambda batch, test: jax.lax.map(partial(log_mean_kernel, batch, test), jnp.asarray(bandwidths))
+    return lambda rows, test: jax.lax.map(partial(log_mean_kernel, rows, test), jnp.asarray(bandwidths))
 
 
 def _fit(bandwidth: Array | float | str, key: Key, train: Batch, start: Tree) -> Estimate:
     if not isinstance(bandwidth, str):
         return Estimate(train, jnp.asarray(bandwidth, jnp.result_type(float)))
-    items, weight = B.rows(train)
+    items, weight = batch.rows(train)
     num = weight.sum()
     h = jnp.asarray(_rule(bandwidth, num, items.shape[1]))
     if bandwidth.endswith("_scaled"):
@@ -162,7 +167,7 @@ def _fit(bandwidth: Array | float | str, key: Key, train: Batch, start: Tree) ->
 
 def _sample(key: Key, params: Estimate, num: int) -> Array:
     key_row, key_noise = jax.random.split(key)
-    return _sample_children(key_noise, params, B.choose(key_row, params.train, num))
+    return _sample_children(key_noise, params, batch.choose(key_row, params.train, num))
 
 
 def _sample_children(key: Key, params: Estimate, rows_nxd: Array) -> Array:
@@ -189,12 +194,12 @@ def _observe(
     }
 
 
-def _summarize(evaluate: Callable[[Batch, Array], Array] | None, world: World, batch: Batch) -> Batch:
-    """One row of evaluations, for rows of data and for rows of evaluations alike."""
-    items, weight = B.rows(batch)
+def _summarize(evaluate: Callable[[Batch, Array], Array] | None, world: World, train: Batch) -> Batch:
+    """Return one row of evaluations, of rows of data and of rows of evaluations alike."""
+    items, weight = batch.rows(train)
     mass = weight.sum()
     if not isinstance(items, Summary):
-        log_kernel = None if evaluate is None else evaluate(batch, world.test)
+        log_kernel = None if evaluate is None else evaluate(train, world.test)
         summary = Summary(log_kernel, *_moments(items, weight))
     elif weight.shape[0] == 1:
         summary = jax.tree.map(lambda x: x[0], items)
@@ -204,11 +209,14 @@ def _summarize(evaluate: Callable[[Batch, Array], Array] | None, world: World, b
         variance = between + jnp.where(share[:, None] > 0, share[:, None] * items.variance, 0.0).sum(0)
         log_kernel = None if items.log_kernel is None else _log_mix(share, items.log_kernel)
         summary = Summary(log_kernel, mean, variance)
-    return B.unit(jax.tree.map(lambda x: x[None], summary), mass)
+    return batch.unit(jax.tree.map(lambda x: x[None], summary), mass)
 
 
 def _moments(x_mxd: Array, weight: Array) -> tuple[Array, Array]:
-    """Weighted mean and variance (divided by the total weight) of each column; absent rows may hold anything."""
+    """Return the weighted mean and variance (divided by the total weight) of each column.
+
+    Absent rows may hold anything.
+    """
     share = (weight / weight.sum())[:, None]
     mean = jnp.where(share > 0, share * x_mxd, 0.0).sum(0)
     centred = jnp.where(share > 0, x_mxd - mean[None], 0.0)
@@ -217,7 +225,7 @@ def _moments(x_mxd: Array, weight: Array) -> tuple[Array, Array]:
 
 
 def _log_mix(share: Array, log_kernel: Array) -> Array:
-    """Log sum_b share_b exp(log_kernel_b), for ``[b]`` and ``[b, ..., num_test]``."""
+    """Return log sum_b share_b exp(log_kernel_b), for ``[b]`` and ``[b, ..., num_test]``."""
     share = share.reshape(-1, *[1] * (log_kernel.ndim - 1))
     present = share > 0
     log_share = jnp.where(present, jnp.log(jnp.where(present, share, 1.0)), -jnp.inf)
@@ -225,12 +233,12 @@ def _log_mix(share: Array, log_kernel: Array) -> Array:
 
 
 def log_mean_kernel(train: Batch, test: Array, bandwidth: Array) -> Array:
-    """Log of the weighted mean of exp(-|x - t|^2 / 2 h^2) over the rows x of `train`, at each row t of `test`.
+    """Return the log of the mean of exp(-|x - t|^2 / 2 h^2) over the rows x of `train`, at each row t of `test`.
 
-    One pass over chunks of rows with a running nearest distance, so that densities far below the smallest float keep
-    their logarithm and nothing of size rows x tests is stored.
+    This takes one pass over chunks of rows with a running nearest distance, so that densities far below the smallest
+    float keep their logarithm and nothing of size rows x tests is stored.
     """
-    x_mxd, weight = B.rows(train)
+    x_mxd, weight = batch.rows(train)
     m, dim = x_mxd.shape
     count = -(-m // _CHUNK)
     rows = -(-m // count)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.core import batch as B
+from collapse_jax.core import batch
 from collapse_jax.core.random import draw_normals, stream
 from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import is_traced, require_integer, require_number, require_positive
@@ -53,7 +53,7 @@ class RegressionStatistics(NamedTuple):
 
     Attributes:
       root: R, ``[..., d, d]``; R'R is the second moment of the inputs.
-      target: ``[..., d]``.
+      target: Q'y / sqrt(n), ``[..., d]``.
     """
 
     root: Array
@@ -80,26 +80,33 @@ def linear_regression(
     ridge: float = 0.0,
     num_test: int = 1000,
 ) -> Setting:
-    """Least squares on labels y = x.w + noise, x ~ N(0, I); synthetic labels have the fit's coefficients for w.
+    """Fit linear regression by least squares; synthetic labels are drawn from the fit.
 
-    Of several solutions (n < d) the one of least norm is taken, as in arXiv 2410.16713. The true coefficients are all
-    1: the law of the excess risk depends on w through |w|^2 alone (where n >= d and there is no ridge, not at all), and
-    its mean linearly, so that means are those over the published w ~ N(0, I). Where n is d - 1, d or d + 1 the excess
-    risk has no mean: look at quantiles.
+    Labels are y = x.w + noise, x ~ N(0, I); synthetic ones have the fit's coefficients for w. Of several solutions
+    (n < d) the one of least norm is taken, as in arXiv 2410.16713. The true coefficients are all 1: the law of the
+    excess risk depends on w through |w|^2 alone (where n >= d and there is no ridge, not at all), and its mean
+    linearly, so that means are those over the published w ~ N(0, I). Where n is d - 1, d or d + 1 the excess risk has
+    no mean: look at quantiles.
 
     With `reuse_inputs` least squares is linear in the labels, and the coefficients of each batch are sufficient: one
     factorisation serves a chain. Policies that bring fresh real rows bring their inputs, too, and factorise anew.
 
     Args:
-      dim: d, number of inputs.
-      noise_variance: sigma^2 of real and of synthetic labels; may be a tracer.
-      reuse_inputs: draw a chain's inputs once and use them in each batch (arXiv 2404.01413, 2410.16713); otherwise new
-        ones come with each synthetic batch.
-      ridge: lambda of the penalty lambda |w|^2 beside the *mean* squared error of the rows; may be a tracer.
-      num_test: held-out inputs that ``test_error`` averages over.
+      dim: Number of inputs, d.
+      noise_variance: Variance of the noise of real and of synthetic labels, sigma^2.
+      reuse_inputs: Whether a chain's inputs are drawn once and used in each batch (arXiv 2404.01413, 2410.16713);
+        otherwise new ones come with each synthetic batch.
+      ridge: Weight lambda of the penalty lambda |w|^2 beside the mean squared error of the rows.
+      num_test: Number of held-out inputs that ``test_error`` averages over.
 
     Raises:
       UsageError: a number out of range.
+
+    Example:
+      >>> from collapse_jax import policies, run
+      >>> runs = run(linear_regression(dim=2), policies.replace(), num_samples=50, num_generations=3, num_chains=2)
+      >>> sorted(runs.data_vars)
+      ['excess_risk', 'log_excess_risk', 'test_error']
     """
     require_integer("dim", dim, 1)
     require_integer("num_test", num_test, 1)
@@ -141,7 +148,7 @@ def _label_only(noise: Array, ridge: Array | float | None) -> LabelOnly:
 
 
 def _standard(noise: Array, world: World, rows: RegressionRows) -> Array:
-    """Labels less the true ones, in standard deviations of real noise."""
+    """Return labels less the true ones, in standard deviations of real noise."""
     return (rows.y - jnp.matmul(rows.x, world.truth, precision=_HIGHEST)) / noise
 
 
@@ -163,7 +170,10 @@ def _relabel(noise: Array, key: Key, params: Array, items: RegressionRows) -> Re
 
 
 def _statistics(noise: Array, key: Key, coefficients: Array, count: Array | int) -> RegressionStatistics:
-    """Of `count` rows, by their law, leaves ``[1, ...]``: Q'noise is normal, whatever the triangle (Bartlett's)."""
+    """Draw the statistics of `count` rows by their law, leaves ``[1, ...]``.
+
+    Q'noise is normal, whatever the triangle (Bartlett's).
+    """
     # Of count + 1 rows the scatter about the mean is that of count rows about 0, and the mean is independent of it.
     white = gaussian_moments.draw_normal_moments(key, coefficients.shape[0], count + 1)
     size = jnp.sqrt((count + 1) / jnp.maximum(jnp.asarray(count, noise.dtype), 1))
@@ -181,10 +191,10 @@ def _sample_statistics(
     count: Array | int,
     exact: bool,
 ) -> RegressionStatistics:
-    """Of new inputs, too."""
+    """Draw the statistics of `count` rows with new inputs."""
     if exact:
         return statistics(key, params, count)
-    drawn = B.unit(rows(key, params, num), jnp.arange(num) < count)
+    drawn = batch.unit(rows(key, params, num), jnp.arange(num) < count)
     return jax.tree.map(lambda x: x[0], _compress(drawn).items)
 
 
@@ -199,24 +209,26 @@ def _sample_real_statistics(
     return statistics(key, world.real, num)
 
 
-def _compress(batch: Batch) -> Batch:
+def _compress(train: Batch) -> Batch:
     """Return one row of statistics of rows, or of statistics; of coefficients on the same inputs, their mean."""
-    items, weight = B.rows(batch)
+    items, weight = batch.rows(train)
     if weight.shape[0] == 1 and not isinstance(items, RegressionRows):
-        return Batch(jax.tree.map(lambda x: x[:, None], items), batch.weight)
+        return Batch(jax.tree.map(lambda x: x[:, None], items), train.weight)
     mass = weight.sum()
     share = weight / jnp.where(mass > 0, mass, 1.0)
     if not isinstance(items, RegressionRows | RegressionStatistics):
         mean = jnp.where(share[:, None] > 0, share[:, None] * items, 0.0).sum(0)
-        return B.unit(mean[None], mass)
-    is_rows = isinstance(items, RegressionRows)
-    columns = [items.x, items.y[:, None]] if is_rows else [items.root, items.target[..., None]]
+        return batch.unit(mean[None], mass)
+    if isinstance(items, RegressionRows):
+        columns = [items.x, items.y[:, None]]
+    else:
+        columns = [items.root, items.target[..., None]]
     lines = jnp.concatenate(columns, -1)
     by_row = share.reshape(-1, *[1] * (lines.ndim - 1))
     lines = jnp.where(by_row > 0, jnp.sqrt(by_row) * lines, 0.0)  # a row of weight 0 may hold anything, NaN too
     dim = lines.shape[-1] - 1
     reduced = least_squares.reduce_to_triangle(lines.reshape(-1, dim + 1), dim)
-    return B.unit(RegressionStatistics(reduced[None, :, :dim], reduced[None, :, dim]), mass)
+    return batch.unit(RegressionStatistics(reduced[None, :, :dim], reduced[None, :, dim]), mass)
 
 
 def _fit(ridge: Array | float | None, key: Key, train: Batch, start: Tree) -> Array:
@@ -227,7 +239,7 @@ def _fit(ridge: Array | float | None, key: Key, train: Batch, start: Tree) -> Ar
 
 
 def _solved(ridge: Array | float | None, root: Array, targets: Array) -> Array:
-    """The coefficients ``[d, k]`` of least squares for each column of `targets` ``[d, k]``."""
+    """Return the coefficients ``[d, k]`` of least squares for each column of `targets` ``[d, k]``."""
     if ridge is None:
         return least_squares.solve_triangle(root, targets)
     dim = root.shape[0]
@@ -237,9 +249,9 @@ def _solved(ridge: Array | float | None, root: Array, targets: Array) -> Array:
 
 
 def _prepare_inputs(ridge: Array | float | None, first: Batch) -> tuple[RegressionInputs, Batch]:
-    """What a chain keeps of its first batch, and the coefficients that its labels give."""
+    """Return what a chain keeps of its first batch, and the coefficients that its labels give."""
     root, target = jax.tree.map(lambda x: x[0, 0], _compress(first).items)
-    count, eye = B.total(first), jnp.eye(root.shape[0])
+    count, eye = batch.total(first), jnp.eye(root.shape[0])
     gain = _solved(ridge, root, eye)  # coefficients = gain Q'y / sqrt(n)
     shrinkage = None if ridge is None else eye - jnp.matmul(gain, root, precision=_HIGHEST)
     coefficients = jnp.matmul(gain, target, precision=_HIGHEST)
@@ -247,11 +259,11 @@ def _prepare_inputs(ridge: Array | float | None, first: Batch) -> tuple[Regressi
         inverse = gain if ridge is None else least_squares.solve_triangle(root, eye)
         orthogonal = jnp.matmul(first.items.x[0], inverse, precision=_HIGHEST) / jnp.sqrt(count)
         gain = jnp.matmul(gain, orthogonal.T, precision=_HIGHEST)
-    return RegressionInputs(gain / jnp.sqrt(count), shrinkage), B.unit(coefficients[None], count)
+    return RegressionInputs(gain / jnp.sqrt(count), shrinkage), batch.unit(coefficients[None], count)
 
 
 def _relabel_statistics(noise: Array, key: Key, params: Array, inputs: RegressionInputs) -> Array:
-    """The coefficients of labels drawn from a fit that lies in the span of the inputs."""
+    """Return the coefficients of labels drawn from a fit that lies in the span of the inputs."""
     new = params + noise * jnp.matmul(inputs.gain, draw_normals(key, inputs.gain.shape[1:]), precision=_HIGHEST)
     if inputs.shrinkage is not None:
         new = new - jnp.matmul(inputs.shrinkage, params, precision=_HIGHEST)

@@ -46,7 +46,7 @@ def logistic_regression(
     num_test: int = 300,
     source: Source | None = None,
 ) -> Setting:
-    """Logistic regression (of more than two classes: multinomial), with labels drawn from the fit.
+    """Fit logistic (or multinomial) regression by Newton's method; synthetic labels are drawn from the fit.
 
     Without a source, inputs are N(0, I) and the truth is such a model: unit vectors, drawn once. With a labelled one
     (``data.digits(labels=True)``, ``data.table(path, labels=True)``) its columns are frozen features and the fit is a
@@ -60,17 +60,21 @@ def logistic_regression(
     steps stops short of the ridge's optimum.
 
     Args:
-      dim: d, number of inputs; default the source's, or 2 without one.
-      classes: number of classes; default the source's, or 2 without one.
-      ridge: lambda of the penalty lambda |w|^2 / 2 beside the *mean* negative log likelihood; the intercept is
-        penalised, too. May be a tracer.
-      steps: Newton steps a fit.
-      reuse_inputs: draw a chain's inputs once and use them in each batch; otherwise new ones come with each.
-      num_test: held-out rows of the metrics.
-      source: labelled rows.
+      dim: Number of inputs, d. The default is the source's number, or 2 without a source.
+      classes: Number of classes. The default is the source's number, or 2 without a source.
+      ridge: Weight lambda of the penalty lambda |w|^2 / 2 beside the mean negative log likelihood; the intercept is
+        penalised, too.
+      steps: Number of Newton steps of a fit.
+      reuse_inputs: Whether a chain's inputs are drawn once and used in each batch; otherwise new ones come with each.
+      num_test: Number of held-out rows of the metrics.
+      source: Labelled rows. The default is a model with unit vectors, drawn once.
 
     Raises:
       UsageError: a number out of range, or a source without labels, or of other columns or classes.
+
+    Example:
+      >>> [metric.name for metric in logistic_regression(dim=2, classes=3).metrics]
+      ['cross_entropy', 'accuracy', 'excess_risk', 'label_entropy', 'parameter_error']
     """
     dim, classes = _size(source, dim, classes)
     require_integer("dim", dim, 1)
@@ -147,7 +151,7 @@ def _relabel(key: Key, params: Array, items: ClassifiedRows) -> ClassifiedRows:
 
 
 def _log_probability(params: Array, rows: ClassifiedRows) -> Array:
-    """Of each row's label."""
+    """Return the log probability of each row's label."""
     log_p = jax.nn.log_softmax(
         logistic_newton.add_reference_logit(logistic_newton.compute_logits(params, rows.x)), axis=0
     )
@@ -155,7 +159,7 @@ def _log_probability(params: Array, rows: ClassifiedRows) -> Array:
 
 
 def _is_right(world: World, params: Array, rows: ClassifiedRows) -> Array:
-    """Whether a label is the truth's likeliest."""
+    """Return 1 where a label is the truth's likeliest, else 0."""
     return (
         logistic_newton.add_reference_logit(logistic_newton.compute_logits(world.truth, rows.x)).argmax(0) == rows.label
     ) * 1.0

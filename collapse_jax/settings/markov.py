@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.core import batch as B
+from collapse_jax.core import batch
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_choice, require_integer, require_number
@@ -92,25 +92,31 @@ def markov(
     length: int = 64,
     language: Language | Literal["sparse", "shakespeare"] = "sparse",
 ) -> Setting:
-    """Markov chain of some order by counting; a row is a sequence of `length` symbols.
+    """Fit a Markov chain of some order by counting; a row is a sequence of symbols.
 
     A sampled row starts in a context drawn as often as it occurs in the training rows, and goes on from there. A
     context that was never seen to go on (it ends a row) is followed by any symbol: as often as that occurs, or with
-    smoothing all alike. Counts are
-    sufficient: pools fold into one table, of V^(order + 1) floats, whatever their age.
+    smoothing all alike. Counts are sufficient: pools fold into one table, of V^(order + 1) floats, whatever their age.
 
     Args:
-      order: symbols of context; 0 forgets all.
-      smoothing: added to every count. 0 is maximum likelihood, under which what once died out stays dead, and
+      order: Number of symbols of context; 0 forgets all.
+      smoothing: Number added to every count. 0 is maximum likelihood, under which what once died out stays dead, and
         ``cross_entropy`` and ``kl_rate`` are infinite as soon as a real transition is lost. A smoothing above 0 adds as
-        much again in every generation, and so drifts to uniform symbols. May be a tracer.
-      length: symbols of a row.
-      language: the real law: ``"shakespeare"``, ``"sparse"`` (a random table of 8 symbols with 3 successors each), or
-        one of ``data.languages``. ``kl_rate`` exists for tables, and is exact for orders of 1 and more; ``copied_run``
-        for texts (an upper bound of what is copied word for word: n-grams may come from different places).
+        much again in every generation, and so drifts to uniform symbols.
+      length: Number of symbols of a row.
+      language: The real law: ``shakespeare``, ``sparse`` (a random table of 8 symbols with 3 successors each), or in
+        Python one of ``data.markov_texts``. ``kl_rate`` exists for tables, and is exact for orders of 1 and more;
+        ``copied_run`` for texts (an upper bound of what is copied word for word: n-grams may come from different
+        places).
 
     Raises:
       UsageError: a number out of range, another language, or a table of counts above 2^24 entries.
+
+    Example:
+      >>> from collapse_jax import policies, run
+      >>> runs = run(markov(length=8), policies.replace(), num_samples=20, num_generations=3, num_chains=2)
+      >>> bool((runs.symbols_alive <= 8).all())
+      True
     """
     require_integer("order", order, 0)
     require_integer("length", length, order + 1)
@@ -145,7 +151,7 @@ def markov(
 
 
 def _metrics(language: Language, order: int) -> tuple[Metric, ...]:
-    """With the trivial baseline of a risk: all symbols alike."""
+    """Return the metrics, with the trivial baseline of a risk: all symbols alike."""
     alike = float(np.log(language.num_symbols))
     return (
         *([] if language.table is None or order == 0 else [_OF_TABLES]),
@@ -166,8 +172,8 @@ def _world(language: Language, order: int, gram: int) -> World:
     return World(jax.tree.map(jnp.asarray, language.arrays), truth, None)
 
 
-def _compress(order: int, num_symbols: int, batch: Batch) -> Batch:
-    items, weight = B.rows(batch)
+def _compress(order: int, num_symbols: int, train: Batch) -> Batch:
+    items, weight = batch.rows(train)
     mass = weight.sum()
     if not isinstance(items, Counts):
         mean = markov_texts.count_grams(items, weight, order, num_symbols) / jnp.where(mass > 0, mass, 1.0)
@@ -176,7 +182,7 @@ def _compress(order: int, num_symbols: int, batch: Batch) -> Batch:
     else:
         share = (weight / jnp.where(mass > 0, mass, 1.0))[:, None, None]
         mean = jnp.where(share > 0, share * items.mean, 0.0).sum(0)
-    return B.unit(Counts(mean[None]), mass)
+    return batch.unit(Counts(mean[None]), mass)
 
 
 def _fit(compress: Tree, smoothing: Array | float, key: Key, train: Batch, start: Tree) -> MarkovModel:
@@ -185,7 +191,7 @@ def _fit(compress: Tree, smoothing: Array | float, key: Key, train: Batch, start
 
 
 def _weights(params: MarkovModel) -> Array:
-    """Of the next symbol after each context, not normalised."""
+    """Return weights of the next symbol after each context, not normalised."""
     weight = params.counts + params.smoothing
     return jnp.where(weight.sum(1, keepdims=True) > 0, weight, params.counts.sum(0))
 
@@ -200,7 +206,7 @@ def _sample(order: int, length: int, key: Key, params: MarkovModel, num: int) ->
 
 
 def _rewrite(order: int, key: Key, params: MarkovModel, rows_nxl: Array, fraction: Array | float) -> Array:
-    """Symbols after the first `order`: a `fraction` of them is drawn after the context that stands before it."""
+    """Draw a `fraction` of the symbols after the first `order` anew, each after the context that stands before it."""
     context = markov_texts.encode_contexts(rows_nxl[:, : order + 1], order, params.counts.shape[1])[:, 0]
     cumulative_cxv = markov_texts.cumulate_rows(_weights(params))
     rest = markov_texts.rewalk_chain(key, cumulative_cxv, context, rows_nxl[:, order:], fraction)
@@ -208,7 +214,10 @@ def _rewrite(order: int, key: Key, params: MarkovModel, rows_nxl: Array, fractio
 
 
 def _likelihood(order: int, num_symbols: int, world: World, params: MarkovModel, rows_nxl: Array) -> Array:
-    """Mean log probability of a row's symbols after their contexts in real sequences; of what is never there, 1e-6."""
+    """Return the mean log probability of a row's symbols after their contexts in real sequences.
+
+    What is never there counts as 1e-6.
+    """
     grams = world.truth.grams
     share = grams / jnp.maximum(grams.sum(1, keepdims=True), jnp.finfo(grams.dtype).tiny)
     log_next = jnp.log(jnp.maximum(share, 1e-6))
@@ -219,8 +228,8 @@ def _likelihood(order: int, num_symbols: int, world: World, params: MarkovModel,
 def _sample_statistics(
     compress: Tree, sample: Tree, key: Key, params: MarkovModel, num: int, count: Array | int, exact: bool
 ) -> Counts:
-    """Rows are drawn either way: their counts have no law that is cheaper to draw."""
-    rows = B.unit(sample(key, params, num), jnp.arange(num) < count)
+    """Return the counts of rows, which are drawn either way: no law of counts is cheaper to draw."""
+    rows = batch.unit(sample(key, params, num), jnp.arange(num) < count)
     return jax.tree.map(lambda x: x[0], compress(rows).items)
 
 
@@ -235,7 +244,10 @@ def _observe(
 ) -> dict[str, Array]:
     truth, weight, alive = world.truth, _weights(params), params.counts > 0
     log_next = jnp.log(weight) - jnp.log(weight.sum(1, keepdims=True))
-    mean_of = lambda value: jnp.where(truth.grams == 0, 0.0, truth.grams * value).sum()  # noqa: E731
+
+    def mean_of(value: Array) -> Array:
+        return jnp.where(truth.grams == 0, 0.0, truth.grams * value).sum()
+
     context, symbol = (params.counts.sum(i) / params.counts.sum() for i in (1, 0))
     seen = {
         "cross_entropy": -mean_of(log_next),

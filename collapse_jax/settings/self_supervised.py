@@ -31,10 +31,10 @@ class ProbeImages(NamedTuple):
     """Real images ``[num, D]`` and their classes ``[num]``, that encoders are judged by.
 
     Attributes:
-      train: that probes are fitted to.
-      train_label: theirs.
-      test: held out.
-      test_label: theirs.
+      train: images that probes are fitted to.
+      train_label: the classes of `train`.
+      test: held-out images.
+      test_label: the classes of `test`.
     """
 
     train: Array
@@ -47,8 +47,8 @@ class SelfSupervisedTruth(NamedTuple):
     """What metrics compare with.
 
     Attributes:
-      generator: the generator's.
-      images: see there.
+      generator: the generator's truth.
+      images: real images that encoders are judged by.
       views: ``[2, M, D]``, two random views of each held-out image.
       controls: ``{what they follow from: {metric: value}}``; the outer key tells worlds apart.
     """
@@ -64,9 +64,9 @@ class SelfSupervisedModel(NamedTuple):
 
     Attributes:
       generator: the generator's parameters.
-      learner: parameters of the encoder and its heads (``Averaged`` where the objective has a target).
-      first: the encoder's in generation 1, which is the chain's encoder of real images alone.
-      age: fits so far.
+      learner: parameters of the encoder and its heads (``AveragedParams`` where the objective has a target).
+      first: the encoder of generation 1, which is the chain's encoder of real images alone.
+      age: number of fits so far.
     """
 
     generator: Tree
@@ -79,16 +79,16 @@ class SelfSupervisedTask(NamedTuple):
     """The parts that the functions of a setting share.
 
     Attributes:
-      generator: see ``self_supervised``.
-      source: of the images.
+      generator: the setting that makes images.
+      source: the source of the images.
       pretext: what the encoder learns.
       nets: the encoder and its heads.
-      view: ``(key, x) -> x``, of training.
-      batch_size: images a step.
-      num_probe: real images that probes are fitted to.
-      num_test: held-out ones.
-      k: nearest neighbours that vote.
-      rows_at_once: bounds memory.
+      view: random views of training, ``(key, x) -> x``.
+      batch_size: number of images of a step.
+      num_probe: number of real images that probes are fitted to.
+      num_test: number of held-out images.
+      k: number of nearest neighbours that vote.
+      rows_at_once: number of images encoded together, which bounds memory.
       recipe: in words, what the controls follow from.
     """
 
@@ -106,12 +106,12 @@ class SelfSupervisedTask(NamedTuple):
 
     @property
     def classes(self) -> int:
-        """Of the source."""
+        """Number of classes of the source."""
         return self.source.classes or 0
 
     @property
     def pixels(self) -> int:
-        """D: columns of a row that are pixels."""
+        """Number of columns of a row that are pixels, D."""
         return self.source.dim - 1
 
 
@@ -142,7 +142,7 @@ def self_supervised(
     k: int = 5,
     rows_at_once: int = 512,
 ) -> Setting:
-    """An encoder of images that learns without labels, beside a generator that makes the next generation's images.
+    """Train an encoder of images without labels, beside a generator that makes the next generation's images.
 
     Each generation fits both to the same training rows, the encoder by `steps` steps of Adam; the generator alone makes
     new rows, and its chain is the one that it has without an encoder. Labels are read by probes only, which are fitted
@@ -151,35 +151,39 @@ def self_supervised(
     images alone is that of generation 1, the encoder of synthetic images alone any later one under ``replace``.
 
     Args:
-      generator: a setting of labelled images that is trained by gradients; default: ``diffusion`` of the digits.
-      objective: what is learned, of ``objectives``; default: ``vicreg()``.
-      encoder: ``"mlp"``, ``"conv"`` or ``"vit"``.
-      features: columns of what an image becomes.
-      width: units of a hidden layer (default 256), channels of the first level (32), or columns between blocks (64).
-      depth: hidden layers (2), levels, each of half the side (2), or blocks (3).
-      heads: of a vit's attention (4); no other encoder's.
-      patch: side of a vit's patches, in pixels (2); no other encoder's.
-      steps: of the encoder, per fit.
-      batch_size: images a step.
-      learning_rate: Adam's, after the warm-up; may be a tracer, as all floats here.
-      schedule: of the rate: ``"cosine"`` falls to 0 at the last step, ``"constant"`` stays.
-      warmup: steps in which the rate rises linearly: fewer than `steps`.
-      start: each fit starts from ``"init"``: fresh parameters, or ``"previous"``: the last generation's.
-      crop: how far random views differ in training (``augment.Strength``), as those below; metrics look at views of the
-        defaults.
-      shift: see there.
-      turn: see there.
-      contrast: see there.
-      noise: see there.
-      mask: see there.
-      num_probe: real images that probes are fitted to, at most.
-      num_test: held-out real images.
-      k: nearest neighbours that vote.
-      rows_at_once: images that are encoded together: bounds memory.
+      generator: A setting of labelled images that is trained by gradients. The default is ``diffusion`` of the digits.
+      objective: What the encoder learns. The default is ``vicreg``.
+      encoder: Kind of network: ``mlp``, ``conv`` or ``vit``.
+      features: Number of columns of what an image becomes.
+      width: Units of a hidden layer (default 256), channels of the first level (32), or columns between blocks (64).
+      depth: Number of hidden layers (default 2), levels, each of half the side (2), or blocks (3).
+      heads: Number of attention heads of a vit (default 4); other encoders have none.
+      patch: Side of a vit's patches, in pixels (default 2); other encoders have none.
+      steps: Number of steps of the encoder's training, per fit.
+      batch_size: Number of images of a step.
+      learning_rate: Learning rate of Adam after the warm-up.
+      schedule: Course of the learning rate: ``cosine`` falls to 0 at the last step, ``constant`` stays.
+      warmup: Number of steps in which the rate rises linearly; fewer than `steps`.
+      start: Where each fit starts: ``init`` takes fresh parameters, ``previous`` the last generation's.
+      crop: Largest share of an image's side that a random view of training cuts away. Metrics look at views of the
+        defaults, here and below.
+      shift: Largest random shift along each axis in training, over the side.
+      turn: Largest random angle in training, in radians.
+      contrast: Largest random change of contrast in training, as a share of it.
+      noise: Standard deviation of the noise that is added to each pixel in training.
+      mask: Side of a square that is blacked out in training, over the image's.
+      num_probe: Number of real images that probes are fitted to, at most.
+      num_test: Number of held-out real images.
+      k: Number of nearest neighbours that vote.
+      rows_at_once: Number of images that are encoded together, which bounds memory.
 
     Raises:
       UsageError: a number out of range, sizes that do not divide, arguments that would be ignored, or a generator of
         other rows than labelled images.
+
+    Example:
+      >>> [metric.name for metric in self_supervised(width=16, depth=1).metrics][:3]
+      ['pretext_loss', 'probe_accuracy', 'knn_accuracy']
     """
     generator = diffusion(data.digits(pca=None, labels=True), num_test=300) if generator is None else generator
     source, shape = _source(generator)
@@ -226,7 +230,7 @@ def self_supervised(
 
 
 def _source(generator: Setting) -> tuple[Source, tuple[int, int, int]]:
-    """Of a generator that will do, and the shape of its images."""
+    """Return the source of a generator that will do, and the shape of its images."""
     if not isinstance(generator, Setting):
         raise UsageError(f"generator must be a Setting, such as settings.diffusion(), not {one_line(repr(generator))}")
     source = generator.info.source
@@ -253,7 +257,7 @@ def _metrics(task: SelfSupervisedTask, features: int) -> tuple[Metric, ...]:
 
 
 def _extras(extras: Extras) -> Extras:
-    """Return the generator's, of its own world and parameters."""
+    """Return the generator's extras, made to look at its own world and parameters."""
     summarize, sample_children, rewrite = extras.summarize, extras.sample_children, extras.rewrite
 
     def score_of(score: RowScoreFn) -> RowScoreFn:
@@ -272,12 +276,17 @@ def _of_generator(world: World) -> World:
 
 
 def _world(task: SelfSupervisedTask, computed: bool) -> World:
-    """With controls that are not `computed`, only their shapes."""
+    """Return the world; with controls that are not `computed`, only their shapes."""
     shapes = task.generator.info.world_shapes
     theirs = task.generator.world() if computed or shapes is None else shapes()
     train, test = (np.asarray(rows) for rows in (task.source.arrays, task.source.held_out(task.num_test)))
-    pixels = lambda rows: jnp.asarray(rows[:, :-1], float)  # noqa: E731
-    label = lambda rows: jnp.asarray(rows[:, -1].round(), jnp.int32)  # noqa: E731
+
+    def pixels(rows: np.ndarray) -> Array:
+        return jnp.asarray(rows[:, :-1], float)
+
+    def label(rows: np.ndarray) -> Array:
+        return jnp.asarray(rows[:, -1].round(), jnp.int32)
+
     train = train[: task.num_probe]
     images = ProbeImages(pixels(train), label(train), pixels(test), label(test))
     compute = jax.jit(partial(_controls, task))
@@ -286,16 +295,18 @@ def _world(task: SelfSupervisedTask, computed: bool) -> World:
 
 
 def _controls(task: SelfSupervisedTask, images: ProbeImages) -> tuple[Array, dict[str, Array]]:
-    """Views of held-out images, and accuracies without training."""
+    """Return views of held-out images, and accuracies without training."""
     key = jax.random.key(_SEED, impl="threefry2x32")
-    view = lambda key: augmentation.draw_view(VIEWS, task.nets.shape, key, images.test)  # noqa: E731
-    views = jax.vmap(view)(jax.random.split(stream(key, "views"), 2))
+    draw_view = partial(augmentation.draw_view, VIEWS, task.nets.shape)
+    views = jax.vmap(draw_view, (0, None))(jax.random.split(stream(key, "views"), 2), images.test)
 
     def accuracies(encode: Callable[[Array], Array]) -> dict[str, Array]:
         return representations.measure_accuracies(_seen(task, encode, images, views), task.classes, task.k)[0]
 
-    of_random = lambda key: accuracies(partial(task.nets.encode, task.nets.init(key)["encoder"]))  # noqa: E731
-    untrained = jax.lax.map(of_random, jax.random.split(stream(key, "random"), _RANDOM))
+    def untrained_accuracies(key: Key) -> dict[str, Array]:
+        return accuracies(partial(task.nets.encode, task.nets.init(key)["encoder"]))
+
+    untrained = jax.lax.map(untrained_accuracies, jax.random.split(stream(key, "random"), _RANDOM))
     found = {"pixels": accuracies(lambda x: x), "random": jax.tree.map(lambda x: x.mean(0), untrained)}
     return views, {f"{prefix}_{name}": value for prefix, told in found.items() for name, value in told.items()}
 
@@ -304,8 +315,8 @@ def _seen(
     task: SelfSupervisedTask, encode: Callable[[Array], Array], images: ProbeImages, views: Array
 ) -> representations.ProbeFeatures:
     """Features of images, a few at a time."""
-    of = lambda x_NxD: batching.map_in_batches(encode, task.rows_at_once, x_NxD)  # noqa: E731
-    train, test, view, other = of(images.train), of(images.test), of(views[0]), of(views[1])
+    encode_all = partial(batching.map_in_batches, encode, task.rows_at_once)
+    train, test, view, other = (encode_all(x_NxD) for x_NxD in (images.train, images.test, views[0], views[1]))
     return representations.ProbeFeatures(train, images.train_label, test, images.test_label, view, other)
 
 
@@ -333,7 +344,7 @@ def _init(task: SelfSupervisedTask, key: Key, world: World) -> SelfSupervisedMod
 def _fit(
     task: SelfSupervisedTask, fit: Callable[..., Tree], key: Key, train: Batch, before: SelfSupervisedModel
 ) -> SelfSupervisedModel:
-    """The generator's key is the one it has alone."""
+    """Fit both; the generator's key is the one it has alone."""
     theirs = task.generator.fit(key, train, before.generator)
     learner = fit(stream(key, "encoder"), train, before.learner)
     is_first = before.age == 0
@@ -365,7 +376,7 @@ def _observe(
 
 
 def _pretext_loss(task: SelfSupervisedTask, learner: Tree, test_MxD: Array) -> Array:
-    """Of minibatches of held-out images as large as in training, at fixed views."""
+    """Return the loss of minibatches of held-out images as large as in training, at fixed views."""
     size = min(task.batch_size, test_MxD.shape[0])
     batches = test_MxD[: test_MxD.shape[0] // size * size].reshape(-1, size, task.pixels)
     keys = jax.random.split(jax.random.key(_SEED, impl="threefry2x32"), batches.shape[0])

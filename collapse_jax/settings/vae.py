@@ -40,7 +40,7 @@ class VaeTruth(NamedTuple):
     """What metrics compare with.
 
     Attributes:
-      noise: ``[PROBES * num_test, latent]``, by which the held-out rows' latents are drawn.
+      noise: ``[PROBES_PER_ROW * num_test, latent]``, by which the held-out rows' latents are drawn.
       judged: what generated rows are compared with.
     """
 
@@ -49,14 +49,14 @@ class VaeTruth(NamedTuple):
 
 
 class VaeParams(NamedTuple):
-    """Parameters: the two networks', and the log of the decoder's deviation where it is learned, in their frame."""
+    """The two networks' parameters, and the log of the decoder's deviation where it is learned, in their frame."""
 
     layers: Tree
     log_deviation: Array | None
 
 
 class BoundTerms(NamedTuple):
-    """Of each row: nats that the decoder takes given the latents, ``[B]``, and what each latent costs, ``[B, L]``."""
+    """For each row, nats that the decoder takes given the latents, ``[B]``, and what each latent costs, ``[B, L]``."""
 
     distortion: Array
     rate: Array
@@ -66,10 +66,15 @@ class VaeTask(NamedTuple):
     """The parts that the functions of a setting share.
 
     Attributes:
-      frame: in which the networks see rows.
-      latent: L.
-      apply: the networks, see ``nets.vae``.
-      deviation: see ``vae``, as are the others.
+      frame: how the networks see rows.
+      latent: number of latents, L.
+      apply: the networks, see ``training.nets.vae``.
+      beta: weight of the divergence.
+      deviation: deviation of a row given its latents, or None where it is learned.
+      temperature: factor on the latents that sampling draws.
+      noise: factor on the decoder's noise in sampling.
+      rows_at_once: number of rows that are sampled or judged together.
+      judge: the metrics of generated rows.
     """
 
     frame: RowTransform
@@ -106,7 +111,7 @@ def vae(
     features: Callable[[Array], Array] | None = None,
     rows_at_once: int = 512,
 ) -> Setting:
-    """Variational autoencoder of rows (arXiv 1312.6114), conditional on their class or not.
+    """Train a variational autoencoder of rows (arXiv 1312.6114), conditional on their class or not.
 
     Latents z are N(0, I), a row given them is N(decoder(z), s^2 I) with one deviation s for all columns, and the
     encoder tells a normal law of z given a row, its covariance diagonal. A fit takes `steps` steps of Adam on
@@ -119,30 +124,36 @@ def vae(
     v - beta s^2, at a rate of log(v / beta s^2) / 2; the latents of others sleep. With hidden layers more may sleep.
 
     Args:
-      source: of the real rows; default: moons. Its label column, if it has one, is dropped unless `conditional`.
-      latent: number of latents.
-      width: units of a hidden layer.
-      depth: hidden layers of each network.
-      conditional: learn rows given their class (the source must have labels).
-      beta: weight of the divergence (beta-VAE); may be a tracer, as all floats here.
-      deviation: s, in the units of the rows; None: learned.
-      steps: per fit.
-      batch_size: rows a step.
-      learning_rate: Adam's, after the warm-up.
-      schedule: of the rate: ``"cosine"`` falls to 0 at the last step, ``"constant"`` stays.
-      warmup: steps in which the rate rises linearly: fewer than `steps`.
-      start: each fit starts from ``"init"``: fresh parameters, or ``"previous"``: the last generation's.
-      temperature: multiplies the latents that sampling draws.
-      noise: multiplies the decoder's noise in sampling. 1 draws from the model's law; 0 takes its means, which look
+      source: The law of the real rows. The default is moons. Its label column, if it has one, is dropped unless
+        `conditional`.
+      latent: Number of latents.
+      width: Number of units of a hidden layer.
+      depth: Number of hidden layers of each network.
+      conditional: Whether rows are learned given their class (the source must have labels).
+      beta: Weight of the divergence (beta-VAE).
+      deviation: Deviation s of a row given its latents, in the units of the rows. The default is to learn it.
+      steps: Number of training steps per fit.
+      batch_size: Number of rows of a step.
+      learning_rate: Learning rate of Adam after the warm-up.
+      schedule: Course of the learning rate: ``cosine`` falls to 0 at the last step, ``constant`` stays.
+      warmup: Number of steps in which the rate rises linearly; fewer than `steps`.
+      start: Where each fit starts: ``init`` takes fresh parameters, ``previous`` the last generation's.
+      temperature: Factor on the latents that sampling draws.
+      noise: Factor on the decoder's noise in sampling. 1 draws from the model's law; 0 takes its means, which look
         clean and lack the variance s^2 in each column, generation after generation.
-      frame: in which networks see rows; see ``diffusion``.
-      num_test: held-out real rows for the metrics.
-      num_shown: generated images that ``sample_image`` keeps.
-      features: what rows are compared by; see ``images.image_judge``.
-      rows_at_once: rows that are sampled or judged together: bounds memory.
+      frame: How networks see rows: ``unit``, ``pixels`` or ``raw``, as in ``diffusion``.
+      num_test: Number of held-out real rows of the metrics.
+      num_shown: Number of generated images that ``sample_image`` keeps.
+      features: What rows are compared by, ``[num, dim] -> [num, F]``. The default suits the source: a classifier's
+        features for labelled images, principal axes of other images, or the rows themselves.
+      rows_at_once: Number of rows that are sampled or judged together, which bounds memory.
 
     Raises:
       UsageError: a number out of range; a conditional model of rows without labels.
+
+    Example:
+      >>> [metric.name for metric in vae(latent=2, width=16).metrics][:4]
+      ['test_loss', 'rate', 'rate_of_latent', 'active_units']
     """
     source = data.moons() if source is None else source
     seen = row_transform.make_row_transform(source, conditional, frame)
@@ -158,9 +169,12 @@ def vae(
     judge = images.image_judge(source, num_test, num_shown=num_shown, features=features, labelled=conditional,
                                 rows_at_once=rows_at_once)  # fmt: skip
     task = VaeTask(seen, latent, apply, beta, deviation, temperature, noise, rows_at_once, judge)
-    first = lambda key: VaeParams(init(key), jnp.zeros(()) if deviation is None else None)  # noqa: E731
-    optimizer = lambda number: make_adamw(learning_rate, schedule, warmup, 0.0, _CLIP, number)  # noqa: E731
-    fit = fit_sgd(partial(_loss, task), optimizer, init=first, steps=steps, batch_size=batch_size, start=start)
+    optimizer = partial(make_adamw, learning_rate, schedule, warmup, 0.0, _CLIP)
+
+    def init_params(key: Key) -> VaeParams:
+        return VaeParams(init(key), jnp.zeros(()) if deviation is None else None)
+
+    fit = fit_sgd(partial(_loss, task), optimizer, init=init_params, steps=steps, batch_size=batch_size, start=start)
     return Setting(
         name="vae",
         world=partial(_world, task, num_test, judge.truth),
@@ -169,7 +183,7 @@ def vae(
         sample=partial(_sample, task),
         observe=partial(_observe, task),
         metrics=_metrics(task),
-        init=lambda key, world: GenerativeModel(first(key), jnp.ones(seen.classes) if seen.classes else None),
+        init=lambda key, world: GenerativeModel(init_params(key), jnp.ones(seen.classes) if seen.classes else None),
         extras=Extras(row_scores=row_scores.ROW_SCORES),
         info=Info(
             source=source,
@@ -181,7 +195,7 @@ def vae(
 
 
 def _metrics(task: VaeTask) -> tuple[Metric, ...]:
-    """With the trivial baseline of the test loss: one isotropic normal law."""
+    """Return the metrics, with the trivial baseline of the test loss: one isotropic normal law."""
     variance = np.diagonal(np.asarray(task.frame.source.covariance))[: task.frame.dim].mean()
     silent = float(0.5 * task.frame.dim * (1 + np.log(2 * np.pi * variance)))
     rate, of_latent, active = _OF_LATENTS
@@ -190,14 +204,14 @@ def _metrics(task: VaeTask) -> tuple[Metric, ...]:
 
 
 def _world(task: VaeTask, num_test: int, judged: Callable[[], Tree]) -> World:
-    """What is `judged` by may be shapes alone: all else tells worlds apart."""
+    """Return the world. What is `judged` by may be shapes alone: all else tells worlds apart."""
     noise, _ = draw_probes(num_test, task.latent)
     arrays = jax.tree.map(jnp.asarray, task.frame.source.arrays)
     return World(arrays, VaeTruth(noise, judged()), row_transform.held_out_rows(task.frame, num_test))
 
 
 def _log_deviation(task: VaeTask, net: VaeParams) -> Array:
-    """Of the decoder, in the networks' frame."""
+    """Return the log of the decoder's deviation, in the networks' frame."""
     if net.log_deviation is not None:
         return net.log_deviation
     return jnp.log(jnp.asarray(task.deviation) / task.frame.scale)
@@ -206,7 +220,7 @@ def _log_deviation(task: VaeTask, net: VaeParams) -> Array:
 def _terms(
     task: VaeTask, net: VaeParams, x_BxD: Array, label_B: Array | None, noise_BxL: Array
 ) -> tuple[BoundTerms, Array]:
-    """The two parts of the bound at latents drawn by `noise`, in the networks' frame; the latents' means ``[B, L]``."""
+    """Return the two parts of the bound at latents drawn by `noise`, in the networks' frame; the means ``[B, L]``."""
     mean_BxL, log_variance_BxL = task.apply(net.layers, x_BxD, label_B, method="encode")
     z_BxL = mean_BxL + jnp.exp(0.5 * log_variance_BxL) * noise_BxL
     log_s = _log_deviation(task, net)
@@ -217,7 +231,7 @@ def _terms(
 
 
 def _loss(task: VaeTask, params: VaeParams, key: Key, rows_BxC: Array) -> Array:
-    """Nats a column, so that the rate of learning does not depend on their number."""
+    """Return nats a column, so that the rate of learning does not depend on their number."""
     inside_BxD, label_B = row_transform.transform_rows(task.frame, rows_BxC)
     terms, _ = _terms(task, params, inside_BxD, label_B, draw_normals(key, (len(rows_BxC), task.latent)))
     return (terms.distortion + task.beta * terms.rate.sum(1)).mean() / task.frame.dim
@@ -243,10 +257,13 @@ def _observe(
 
 
 def _of_held_out(task: VaeTask, net: VaeParams, world: World) -> dict[str, Array]:
-    """At the noises of the truth, a few rows at a time."""
+    """Return the metrics of held-out rows at the noises of the truth, a few rows at a time."""
     inside = row_transform.transform_rows(task.frame, world.test)
     repeated = jax.tree.map(lambda x: jnp.tile(x, (PROBES_PER_ROW, *[1] * (x.ndim - 1))), inside)
-    some = lambda row, noise: _terms(task, net, row[0], row[1], noise)  # noqa: E731
+
+    def some(row: tuple[Array, Array | None], noise: Array) -> tuple[BoundTerms, Array]:
+        return _terms(task, net, row[0], row[1], noise)
+
     terms, mean_RxL = batching.map_in_batches(some, task.rows_at_once, repeated, world.truth.noise)
     rate_L = terms.rate.mean(0)
     outside = task.frame.dim * np.log(task.frame.scale)  # nats that the frame's scale takes

@@ -1,0 +1,111 @@
+"""What is measured of a language model: its metrics, and what they compare with."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax.metrics import text as text_metrics
+from collapse_jax.types import Array, Metric, Text
+
+MAX_PAIRED_SYMBOLS = 1024  # symbols above which pairs of them are not counted
+
+METRICS = (
+    Metric("test_loss", "cross-entropy of the fit on held-out real rows", "nats a symbol", "definition", role="risk"),
+    Metric("calibration_error", "expected calibration error on held-out real rows, 10 bins", "1", "arXiv 1706.04599"),
+    Metric("first_loss", "cross-entropy of generation 1's model on the generated rows", "nats a symbol",
+           "arXiv 2305.17493"),
+    Metric("unigram_kl", "divergence of the generated rows' symbols from the real text's", "nats", "definition", "log"),
+    Metric("bigram_kl", "divergence of the generated rows' pairs of symbols from the real text's", "nats", "definition",
+           "log"),
+    Metric("entropy", "entropy of the generated rows' symbols", "nats", "definition"),
+    Metric("distinct", "different n-grams of the generated rows, over all", "1", "arXiv 1510.03055"),
+    Metric("repetition", "n-grams that came earlier in their own generated row, over all", "1", "arXiv 1908.04319"),
+    Metric("vocabulary_alive", "symbols that some generated row holds", "symbols", "definition", role="tail"),
+    Metric("zipf_exponent", "minus the slope of log frequency on log rank, generated symbols", "1", "definition"),
+    Metric("novel_to_training", "share of generated n-grams absent from the training rows", "1", "definition"),
+    Metric("chance_hit", "probability that an n-gram absent from the training rows seems to be there", "1",
+           "doi:10.1145/362686.362692"),
+    Metric("novel_to_real", "share of generated n-grams absent from the real text", "1", "definition"),
+    Metric("copied_from_training", "longest run of a generated row all of whose n-grams are in the training rows, mean",
+           "symbols", "definition"),
+    Metric("copied_from_real", "longest run of a generated row all of whose n-grams are in the real text, mean",
+           "symbols", "definition"),
+)  # fmt: skip
+_OF_SETS = ("novel_to_training", "chance_hit", "copied_from_training")
+_OF_KNOWN = (
+    Metric("excess_loss", "test loss above that of the true law on the same rows", "nats a symbol", "definition",
+           role="excess_risk"),
+    Metric("excess_loss_error", "standard error of the excess loss over test rows", "nats a symbol", "definition"),
+)  # fmt: skip
+_OF_TEXT = Metric("bits_per_byte", "test loss in bits a byte of UTF-8", "bits a byte", "definition")
+
+
+class LanguageTruth(NamedTuple):
+    """What metrics compare with.
+
+    Attributes:
+      log_symbols: log frequencies of the real text's symbols, half a count added to each, ``[V]``.
+      log_pairs: log frequencies of its pairs of symbols, ``[V^2]``; None for large V.
+      grams: the real text's n-grams, in order.
+      loss: loss of the true law a symbol of each test row, ``[num_test]``, or None where it is not known.
+    """
+
+    log_symbols: Array
+    log_pairs: Array | None
+    grams: text_metrics.Grams
+    loss: Array | None
+
+
+def metrics_of_text(text: Text, gram_bits: int) -> tuple[Metric, ...]:
+    """Return the metrics that a text has; the baseline of the test loss is that of symbols equally likely."""
+    chosen = [m for m in METRICS if m.name != "bigram_kl" or text.num_symbols <= MAX_PAIRED_SYMBOLS]
+    chosen = [m for m in chosen if gram_bits or m.name not in _OF_SETS]
+    chosen[0] = chosen[0]._replace(baseline=float(np.log(text.num_symbols)))
+    known = () if text.log_prob is None else _OF_KNOWN
+    in_bytes = () if text.bytes_per_symbol is None else (_OF_TEXT,)
+    return (*chosen[:1], *known, *in_bytes, *chosen[1:])
+
+
+def truth_of_text(text: Text, test_NxL: np.ndarray, ngram: int) -> LanguageTruth:
+    """Return what metrics compare with, for held-out rows `test_NxL`."""
+    length, size = test_NxL.shape[1], text.num_symbols
+    real = text.real_rows(length)
+    frequencies = jax.jit(text_metrics.count_symbols, static_argnums=(1, 2))
+
+    def log_share(order: int) -> Array:
+        count = np.asarray(frequencies(real, size, order)) + 0.5
+        return jnp.asarray(np.log(count) - np.log(count.sum()), float)
+
+    loss = None if text.log_prob is None else jnp.asarray(-text.log_prob(test_NxL) / length, float)
+    log_pairs = None if size > MAX_PAIRED_SYMBOLS else log_share(1)
+    return LanguageTruth(log_share(0), log_pairs, text_metrics.order_grams(real, ngram), loss)
+
+
+def observe_rows(
+    text: Text, truth: LanguageTruth, known: text_metrics.GramSet | None, new_NxL: Array, ngram: int
+) -> dict[str, Array]:
+    """Return the metrics of generated rows; `known` is the set of the training rows' n-grams, or None."""
+    count = text_metrics.count_symbols(new_NxL, text.num_symbols)
+    grams = text_metrics.hash_grams(new_NxL, ngram)
+    in_real = text_metrics.is_among(grams, truth.grams)
+    metrics = {
+        "unigram_kl": text_metrics.kl_divergence(count, truth.log_symbols),
+        "entropy": jax.scipy.special.entr(count / count.sum()).sum(),
+        "distinct": text_metrics.distinct_share(grams),
+        "repetition": text_metrics.repeated_share(grams),
+        "vocabulary_alive": (count > 0).sum().astype(float),
+        "zipf_exponent": text_metrics.zipf_exponent(count),
+        "novel_to_real": text_metrics.novel_share(in_real),
+        "copied_from_real": text_metrics.copied_run_length(in_real, ngram),
+    }
+    if known is not None:
+        in_training = text_metrics.is_in_set(grams, known)
+        metrics["chance_hit"] = text_metrics.chance_hit_probability(known)
+        metrics["novel_to_training"] = text_metrics.novel_share(in_training, metrics["chance_hit"])
+        metrics["copied_from_training"] = text_metrics.copied_run_length(in_training, ngram)
+    if truth.log_pairs is not None:
+        pairs = text_metrics.count_symbols(new_NxL, text.num_symbols, 1)
+        metrics["bigram_kl"] = text_metrics.kl_divergence(pairs, truth.log_pairs)
+    return metrics
