@@ -25,7 +25,7 @@ from collapse_jax.types import Array, Batch, Curator, Key, Setting, Tree, World
 
 @register_curator
 def verify(keep_right: Array | float = 0.9, keep_wrong: Array | float = 0.1, k: int = 1, by: str = "right") -> Curator:
-    """Rows that are right are kept with one probability, wrong ones with another (arXiv 2406.07515).
+    """Keep rows that are right with one probability, wrong ones with another (arXiv 2406.07515).
 
     Of `k` candidates the first that passes is kept; where none does, the row is dropped. A batch of which nothing at
     all passes is kept whole. Right labels gain log(keep_right / keep_wrong) in log odds a generation, so that most of
@@ -34,13 +34,17 @@ def verify(keep_right: Array | float = 0.9, keep_wrong: Array | float = 0.1, k: 
     takes the noise out of them, and with it their calibration: watch ``label_entropy``.
 
     Args:
-      keep_right: probability that a row of score above 1/2 passes.
-      keep_wrong: of the others.
-      k: candidates a row.
-      by: score that says whether a row is right (1) or not (0).
+      keep_right: Probability that a right row, of score above 1/2, passes.
+      keep_wrong: Probability that a wrong row passes.
+      k: Number of candidates for a row.
+      by: Name of the score that says whether a row is right (1) or not (0).
 
     Raises:
       UsageError: a probability outside [0, 1], or k below 1.
+
+    Example:
+      >>> verify(k=3).oversample
+      3
     """
     require_share("keep_right", keep_right)
     require_share("keep_wrong", keep_wrong)
@@ -60,18 +64,26 @@ def verify(keep_right: Array | float = 0.9, keep_wrong: Array | float = 0.1, k: 
 
 @register_curator
 def best_of(k: int = 2, by: str | None = None) -> Curator:
-    """The best of `k` candidates: the limit of ``curate`` at a large strength (cf. arXiv 2407.09499).
+    """Keep the best of `k` candidates: the limit of ``curate`` at a large strength (cf. arXiv 2407.09499).
 
     Of one normal column judged by its value, two leave 1 - 1/pi of the variance (``theory.selection``). Backfires:
     every choice narrows the law, whatever it is narrowed towards (selection without mutation); variance falls
     geometrically even where rows are unlimited: watch ``log_trace_ratio``, or the entropy of labels and symbols.
 
     Args:
-      k: candidates a row; 1 changes nothing.
-      by: name of the score.
+      k: Number of candidates for a row; 1 changes nothing.
+      by: Name of the score. The default is the setting's first.
 
     Raises:
       UsageError: k below 1.
+
+    Example:
+      >>> from collapse_jax import policies, run, settings
+      >>> chosen = best_of(2, by="value")
+      >>> runs = run(settings.gaussian(), policies.replace(), curator=chosen, num_samples=50, num_generations=3,
+      ...            num_chains=2)
+      >>> bool((runs.trace_ratio > 0).all())
+      True
     """
     require_integer("k", k, 1)
 
@@ -85,20 +97,26 @@ def best_of(k: int = 2, by: str | None = None) -> Curator:
 def verifier(
     noise: Array | float = 1.0, bias: Array | float = 0.0, k: int = 2, by: str | None = None, towards: str = "value"
 ) -> Curator:
-    """The best of `k` candidates in the eyes of an imperfect judge: score + bias * another score + noise * N(0, 1).
+    """Keep the best of `k` candidates in the eyes of an imperfect judge.
+
+    The judge sees score + bias * another score + noise * N(0, 1).
 
     Backfires: without noise it is ``best_of``, and as narrow; a biased judge leads every generation to where the two
     scores balance, however good it is at first (arXiv 2510.16657). Watch ``log_trace_ratio`` and the error of the mean.
 
     Args:
-      noise: standard deviation of the judge's error, in units of the score; a large one chooses at random.
-      bias: how much the judge likes the score `towards`.
-      k: candidates a row.
-      by: name of the score.
-      towards: name of the score that a biased judge likes.
+      noise: Standard deviation of the judge's error, in units of the score; a large one chooses at random.
+      bias: How much the judge likes the score `towards`.
+      k: Number of candidates for a row.
+      by: Name of the score. The default is the setting's first.
+      towards: Name of the score that a biased judge likes.
 
     Raises:
       UsageError: a noise below 0, a bias that is no number, or k below 1.
+
+    Example:
+      >>> verifier(noise=0.5, k=4).oversample
+      4
     """
     require_number("noise", noise, 0)
     if not is_traced(bias):
@@ -115,20 +133,24 @@ def verifier(
 
 @register_curator
 def curate(strength: Array | float = 1.0, k: int = 2, by: str | Sequence[str] | None = None) -> Curator:
-    """One of `k` candidates, chosen with probability in proportion to exp(strength * score): Bradley-Terry.
+    """Keep one of `k` candidates, chosen with probability in proportion to exp(strength * score): Bradley-Terry.
 
-    Users' choices among the outputs of a model (arXiv 2407.09499). For many candidates the law of generation T is
-    that of generation 1 times exp((T - 1) strength * score). Of several scores each row is chosen by one, drawn at
+    These are users' choices among the outputs of a model (arXiv 2407.09499). For many candidates the law of generation
+    T is that of generation 1 times exp((T - 1) strength * score). Of several scores each row is chosen by one, drawn at
     random: users who differ. Backfires: the expected reward grows while its variance dies; what no user likes dies
     first: watch ``log_trace_ratio`` and the modes alive. Only real rows that come with the batch hold it off.
 
     Args:
-      strength: 0 chooses at random, a large one the best.
-      k: candidates a row; 1 changes nothing.
-      by: name of the score, or names of several.
+      strength: Strength of the preference: 0 chooses at random, a large one the best.
+      k: Number of candidates for a row; 1 changes nothing.
+      by: Name of the score, or names of several. The default is the setting's first.
 
     Raises:
       UsageError: a negative strength, k below 1, or no name in a list.
+
+    Example:
+      >>> curate(strength=2.0, k=4).oversample
+      4
     """
     require_number("strength", strength, 0)
     require_integer("k", k, 1)
@@ -147,18 +169,22 @@ def curate(strength: Array | float = 1.0, k: int = 2, by: str | Sequence[str] | 
 
 @register_curator
 def top_fraction(fraction: Array | float = 0.5, by: str | None = None) -> Curator:
-    """The best rows of a batch, a share of it; the others are dropped, so that fits see fewer rows.
+    """Keep the best rows of a batch, a share of it; the others are dropped, so that fits see fewer rows.
 
     Backfires: truncation narrows the law faster than ``best_of`` does (a normal column keeps 0.36 of its variance when
     its upper half is kept; of n rows see ``theory.selection``), and what is left is small as well as narrow: watch
     ``log_trace_ratio``.
 
     Args:
-      fraction: of the batch that is kept, rounded up, one row at least; 1 changes nothing.
-      by: name of the score.
+      fraction: Share of the batch that is kept, rounded up, one row at least; 1 changes nothing.
+      by: Name of the score. The default is the setting's first.
 
     Raises:
       UsageError: a fraction outside [0, 1].
+
+    Example:
+      >>> top_fraction(0.3).name
+      'top_fraction'
     """
     require_share("fraction", fraction)
 
@@ -174,21 +200,25 @@ def top_fraction(fraction: Array | float = 0.5, by: str | None = None) -> Curato
 
 @register_curator
 def detect(accuracy: Array | float = 0.8, power: Array | float = 1.0) -> Curator:
-    """Rows weigh what a detector of synthetic text believes of them, to some power (arXiv 2502.15654).
+    """Weigh rows by what a detector of synthetic rows believes of them, to some power (arXiv 2502.15654).
 
     The detector is right about a row with probability `accuracy`, and says so: a row is real with probability
     `accuracy` or 1 - `accuracy`. A training row's weight is that probability to the given power, over the mean of what
     real rows get, which therefore keep weight 1 (that some of them are flagged costs real rows in truth, and not here).
     Backfires: beside no real rows it only throws rows away; and a weight of 0 on all that is synthetic gives up what
-    accumulated rows are worth. It is blind to what rows are, so spread is lost as from fewer rows: watch
+    accumulated rows are worth. It is blind to what rows are, so diversity is lost as from fewer rows: watch
     ``log_trace_ratio``.
 
     Args:
-      accuracy: above 0 and below 1; 1/2 tells nothing, and changes nothing.
-      power: 0 changes nothing.
+      accuracy: Accuracy of the detector, above 0 and below 1; 1/2 tells nothing, and changes nothing.
+      power: Power of its belief; 0 changes nothing.
 
     Raises:
       UsageError: an accuracy or a power out of range.
+
+    Example:
+      >>> detect(accuracy=0.9).oversample
+      1
     """
     if not is_traced(accuracy):
         require_number("detect: accuracy", accuracy, above=0, below=1)
@@ -205,16 +235,20 @@ def detect(accuracy: Array | float = 0.8, power: Array | float = 1.0) -> Curator
 
 @register_curator
 def self_correct(strength: Array | float = 1.0) -> Curator:
-    """An ideal correction: the law of a batch becomes (fit + strength * real) / (1 + strength) (arXiv 2402.07087).
+    """Correct a batch ideally: its law becomes (fit + strength * real) / (1 + strength) (arXiv 2402.07087).
 
     Each row is replaced by a real one with probability strength / (1 + strength). Backfires: never, being ideal; what
     a correction by an expert gains at most. ``log_trace_ratio`` stays where the real rows are enough.
 
     Args:
-      strength: gamma >= 0; 0 changes nothing.
+      strength: Strength gamma of the correction, at least 0; 0 changes nothing.
 
     Raises:
       UsageError: a negative strength.
+
+    Example:
+      >>> self_correct(1.0).real_rows
+      0.5
     """
     require_number("strength", strength, 0)
 
@@ -227,19 +261,23 @@ def self_correct(strength: Array | float = 1.0) -> Curator:
 
 @register_curator
 def edit(fraction: Array | float = 0.5) -> Curator:
-    """New real rows in which the fit draws a share of the symbols anew: semi-synthetic text (arXiv 2412.14689).
+    """Replace the batch by new real rows in which the fit draws a share of the symbols anew (arXiv 2412.14689).
 
-    Each symbol is drawn given the real ones before it; what every row is given to begin with stays. The synthetic rows
-    themselves are not used, so errors do not add up over a row. Backfires: it needs as many real rows as it gives; a
-    real symbol after a new one does not follow from it, so a Markov chain's entropy doubles at fraction 1/2
-    (configs/strategies/markov.yaml); and at fraction 1 each symbol still follows a real context, which no model's own
-    text does. Watch ``entropy_rate``, which here may grow.
+    This is semi-synthetic text. Each symbol is drawn given the real ones before it; what every row is given to begin
+    with stays. The synthetic rows themselves are not used, so errors do not add up over a row. Backfires: it needs as
+    many real rows as it gives; a real symbol after a new one does not follow from it, so a Markov chain's entropy
+    doubles at fraction 1/2 (configs/strategies/markov.yaml); and at fraction 1 each symbol still follows a real
+    context, which no model's own text does. Watch ``entropy_rate``, which here may grow.
 
     Args:
-      fraction: probability that a symbol is drawn anew; 0 leaves real rows.
+      fraction: Probability that a symbol is drawn anew; 0 leaves real rows.
 
     Raises:
       UsageError: a fraction outside [0, 1], or (when used) a setting whose rows are no sequences.
+
+    Example:
+      >>> edit(0.2).real_rows
+      1.0
     """
     require_share("fraction", fraction)
 
@@ -255,7 +293,7 @@ def edit(fraction: Array | float = 0.5) -> Curator:
 
 @register_curator
 def diverse(k: int = 2) -> Curator:
-    """Of `k` candidates the one farthest from all rows already chosen, row after row (cf. arXiv 2511.12742).
+    """Keep the one of `k` candidates farthest from all rows already chosen, row after row (cf. arXiv 2511.12742).
 
     Distances are Euclidean where rows are numbers, and count differing symbols or labels; a row's ancestor does not
     count. A batch of n rows costs n comparisons of each of its n k candidates whose turn is to come: in large batches
@@ -263,10 +301,14 @@ def diverse(k: int = 2) -> Curator:
     grows from generation to generation: watch ``log_trace_ratio``, whose sign is the other one here.
 
     Args:
-      k: candidates a row; 1 changes nothing.
+      k: Number of candidates for a row; 1 changes nothing.
 
     Raises:
       UsageError: k below 1.
+
+    Example:
+      >>> diverse(k=3).oversample
+      3
     """
     require_integer("k", k, 1)
 
@@ -278,10 +320,15 @@ def diverse(k: int = 2) -> Curator:
 
 
 def then(*curators: Curator) -> Curator:
-    """One curator after another: what the first keeps are the candidates of the next; factors multiply.
+    """Apply one curator after another: what the first keeps are the candidates of the next; factors multiply.
 
     Raises:
       UsageError: none are given.
+
+    Example:
+      >>> both = then(best_of(2), diverse(3))
+      >>> both.name, both.oversample
+      ('best_of then diverse', 6)
     """
     if not curators:
         raise UsageError("then needs at least one curator")
@@ -297,7 +344,7 @@ def then(*curators: Curator) -> Curator:
 
 
 def score_of(setting: Setting, by: str | None, world: World, params: Tree, candidates: Batch) -> Array:
-    """What the setting thinks of each candidate ``[m]``.
+    """Return what the setting thinks of each candidate, ``[m]``.
 
     Raises:
       UsageError: the setting has no such score, or none at all.
@@ -314,13 +361,13 @@ def _weight(candidates: Batch) -> Array:
 
 
 def _of_present(candidates: Batch, value: Array) -> Array:
-    """`value`, but -inf at rows of weight 0 and finite at others, so that any row is better than none."""
+    """Return `value`, but -inf at rows of weight 0 and finite at others, so that any row is better than none."""
     finite = jnp.nan_to_num(value, nan=jnp.finfo(value.dtype).min)
     return jnp.where(_weight(candidates) > 0, finite, -jnp.inf)
 
 
 def _pick(candidates: Batch, num: int, value: Array) -> Batch:
-    """Of the candidates for each of `num` rows, the one of greatest value."""
+    """Return, of the candidates for each of `num` rows, the one of greatest value."""
     k = value.shape[0] // num
     if k == 1:
         return candidates
@@ -331,7 +378,7 @@ def _pick(candidates: Batch, num: int, value: Array) -> Batch:
 
 
 def _with_real(setting: Setting, key: Key, world: World, candidates: Batch, where: Array) -> Batch:
-    """The candidates, but new real rows of weight 1 where said."""
+    """Return the candidates, but with new real rows of weight 1 at the places `where`."""
     real = setting.sample_real(stream(key, "real"), world, where.size)
 
     def put(row: Array, real_row: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Which data are kept. A policy is a name and what it says of the pool; see ``types.Policy``.
+"""Which data are kept: a policy is a name and what it says of the pool; see ``types.Policy``.
 
 Generation 1 always fits the first real batch of n rows alone. Shares and weights may be tracers.
 """
@@ -17,19 +17,43 @@ from collapse_jax.types import Array, Batch, Join, JoinCounts, PartlyReal, Polic
 
 @register_policy
 def replace() -> Policy:
-    """Train on the latest synthetic batch only (arXiv 2305.17493; "fully synthetic loop" in 2307.01850)."""
+    """Train on the latest synthetic batch only.
+
+    It is the loop of arXiv 2305.17493, and the "fully synthetic loop" of 2307.01850.
+
+    Example:
+      >>> replace().keep
+      1
+    """
     return Policy("replace", keep=1)
 
 
 @register_policy
 def accumulate() -> Policy:
-    """Train on the real data and every synthetic batch so far (arXiv 2404.01413)."""
+    """Train on the real data and every synthetic batch so far (arXiv 2404.01413).
+
+    Example:
+      >>> accumulate().keep is None
+      True
+    """
     return Policy("accumulate")
 
 
 @register_policy
 def accumulate_subsample(num: int | None = None, replacement: bool = False) -> Policy:
-    """Accumulate, but each fit sees `num` rows (default n) drawn anew from the whole pool (arXiv 2410.16713)."""
+    """Accumulate, but each fit sees rows drawn anew from the whole pool (arXiv 2410.16713).
+
+    Args:
+      num: Number of rows that each fit sees. The default is n.
+      replacement: Whether rows are drawn with replacement.
+
+    Raises:
+      UsageError: a number below 1.
+
+    Example:
+      >>> accumulate_subsample(num=100).resample.num(50)
+      100
+    """
     if num is not None:
         require_integer("num", num, 1)
     return Policy("accumulate_subsample", resample=Resample(lambda n: n if num is None else num, replacement))
@@ -37,26 +61,60 @@ def accumulate_subsample(num: int | None = None, replacement: bool = False) -> P
 
 @register_policy
 def fixed_real(share: float = 0.5) -> Policy:
-    """Of n rows, `share` are from the chain's first real batch, chosen once, the rest the latest synthetic ones.
+    """Train on n rows, of which a share is from the chain's first real batch, the rest the latest synthetic ones.
 
-    "Synthetic augmentation loop" of arXiv 2307.01850; 2310.00429.
+    The real rows are chosen once. It is the "synthetic augmentation loop" of arXiv 2307.01850; also 2310.00429.
+
+    Args:
+      share: Share of real rows.
+
+    Raises:
+      UsageError: a share outside [0, 1].
+
+    Example:
+      >>> fixed_real(share=0.3).batches.num_real(50)
+      15
     """
     return Policy("fixed_real", keep=1, batches=PartlyReal("first", _count(share)))
 
 
 @register_policy
 def fresh_real(share: float = 0.5) -> Policy:
-    """Of n rows, `share` are new real ones, the rest the latest synthetic ("fresh data loop", arXiv 2307.01850)."""
+    """Train on n rows, of which a share is new real ones, the rest the latest synthetic ones.
+
+    It is the "fresh data loop" of arXiv 2307.01850.
+
+    Args:
+      share: Share of real rows.
+
+    Raises:
+      UsageError: a share outside [0, 1].
+
+    Example:
+      >>> fresh_real(share=0.3).batches.num_real(50)
+      15
+    """
     return Policy("fresh_real", keep=1, batches=PartlyReal("fresh", _count(share)))
 
 
 @register_policy
 def weighted_fresh(weight: float = 0.5, real: int | None = None) -> Policy:
-    """Train on new real rows at total weight `weight` and n synthetic ones at 1 - `weight` (arXiv 2502.18049).
+    """Train on new real rows at total weight w and n synthetic ones at 1 - w (arXiv 2502.18049).
 
-    Of `real` new real rows (default n) each counts 2 w n / real times, of n synthetic ones 2 (1 - w) times: of as many
-    of both, w = 1/2 is pooling. Where the variance is known and k = real / n, the error of a fitted mean is least at
+    Of `real` new real rows each counts 2 w n / real times, of n synthetic ones 2 (1 - w) times: of as many of both,
+    w = 1/2 is pooling. Where the variance is known and k = real / n, the error of a fitted mean is least at
     w = (sqrt(k^2 + 4 k) - k) / 2, for k = 1 the golden ratio's 0.618.
+
+    Args:
+      weight: Weight w of the real rows.
+      real: Number of real rows. The default is n.
+
+    Raises:
+      UsageError: a weight outside [0, 1], or fewer than one real row.
+
+    Example:
+      >>> weighted_fresh(weight=0.618).real
+      'fresh'
     """
     require_share("weight", weight)
     if real is not None:
@@ -78,7 +136,7 @@ def weighted_fresh(weight: float = 0.5, real: int | None = None) -> Policy:
 
 @register_policy
 def mix(real: int | None = None, synthetic: int | None = None, nested: bool = True) -> Policy:
-    """Train on `real` real rows and `synthetic` ones of the last fit (default n of each); at T = 2 a one-shot mix.
+    """Train on R real rows and S synthetic ones of the last fit; at T = 2 it is a one-shot mix.
 
     Fit 1 is a generator made of n real rows. Fit 2 sees synthetic rows of it beside real ones, which are the first of
     those n (`nested`: the published protocol, arXiv 2410.16713) or others, new each generation. Do synthetic rows help?
@@ -88,12 +146,17 @@ def mix(real: int | None = None, synthetic: int | None = None, nested: bool = Tr
     S, unit variance). Later generations go on alike.
 
     Args:
-      real: R, real rows that each fit sees; nested, at most n.
-      synthetic: S, rows generated each generation.
-      nested: whether real rows are among those of the first fit.
+      real: Number of real rows that each fit sees, R; nested, at most n. The default is n.
+      synthetic: Number of rows generated each generation, S. The default is n.
+      nested: Whether real rows are among those of the first fit.
 
     Raises:
       UsageError: a number below 0, no rows at all, or (when used) more nested rows than there are.
+
+    Example:
+      >>> batches = mix(real=20).batches
+      >>> batches.num_real(50), batches.num_synthetic(50)
+      (20, 50)
     """
     for name, value in (("real", real), ("synthetic", synthetic)):
         if value is not None:
@@ -115,27 +178,60 @@ def mix(real: int | None = None, synthetic: int | None = None, nested: bool = Tr
 
 @register_policy
 def window(k: int = 5) -> Policy:
-    """Train on the last `k` batches, the real data being batch 0."""
+    """Train on the last few batches, the real data being batch 0.
+
+    Args:
+      k: Number of batches that are kept.
+
+    Raises:
+      UsageError: a number below 1.
+
+    Example:
+      >>> window(k=3).keep
+      3
+    """
     require_integer("k", k, 1)
     return Policy("window", keep=k)
 
 
 @register_policy
 def decay(gamma: float = 0.5) -> Policy:
-    """Accumulate with weight gamma^age."""
+    """Accumulate with weight gamma^age.
+
+    Args:
+      gamma: Factor on the weight of every batch in each generation.
+
+    Raises:
+      UsageError: a factor outside [0, 1].
+
+    Example:
+      >>> decay(gamma=0.9).fade
+      0.9
+    """
     require_share("gamma", gamma)
     return Policy("decay", fade=gamma)
 
 
 @register_policy
 def contaminated(share: float = 0.5) -> Policy:
-    """A pool grows by n rows a generation: `share` of them new real ones, the rest synthetic (arXiv 2602.16065)."""
+    """Grow a pool by n rows a generation, of which a share is new real ones, the rest synthetic (arXiv 2602.16065).
+
+    Args:
+      share: Share of real rows.
+
+    Raises:
+      UsageError: a share outside [0, 1].
+
+    Example:
+      >>> contaminated(share=0.3).batches.num_real(50)
+      15
+    """
     return Policy("contaminated", batches=PartlyReal("fresh", _count(share)))
 
 
 @register_policy
 def growing(sizes: Sequence[int] = (), policy: Policy | None = None) -> Policy:
-    """Batches of other sizes than n under another policy, ``replace`` by default: those that grow hold collapse off.
+    """Give batches other sizes than n under another policy: those that grow hold collapse off.
 
     Under ``replace`` the errors of batches add up, 1 / n + sum of 1 / sizes in units of one row's, which stays finite
     where n_t grows faster than t: n_t = n t^(1 + s) (arXiv 2505.13947), here ``[round(n * t**(1 + s)) for t in range(2,
@@ -143,11 +239,16 @@ def growing(sizes: Sequence[int] = (), policy: Policy | None = None) -> Policy:
     that draw their rows from a pool go on drawing as many.
 
     Args:
-      sizes: rows of the batch that joins after fit 1, 2, ...; the last one goes on. None: n.
-      policy: any but those that say how many rows are generated (``mix``, ``weighted_fresh`` with `real`).
+      sizes: Rows of the batch that joins after fit 1, 2, ...; the last one goes on. Without sizes, n.
+      policy: A policy other than those that say how many rows are generated (``mix``, ``weighted_fresh`` with `real`).
+        The default is ``replace``.
 
     Raises:
       UsageError: a size below 1, or a policy that says how many rows are generated.
+
+    Example:
+      >>> growing([70, 90], decay(0.5)).batches.sizes
+      (70, 90)
     """
     for size in sizes:
         require_integer("sizes", size, 1)
@@ -159,7 +260,7 @@ def growing(sizes: Sequence[int] = (), policy: Policy | None = None) -> Policy:
 
 
 def _count(share: Array | float) -> Callable[[int], Array | int]:
-    """Rows that are real: rounded half up, and one row stays on each side whose share is not 0."""
+    """Return a function that counts real rows: rounded half up, and one row stays on each side whose share is not 0."""
     require_share("share", share)
 
     def count(n: int) -> Array | int:

@@ -170,7 +170,7 @@ def diffusion(
 
     Example:
       >>> [metric.name for metric in diffusion(width=16, depth=1).metrics][:2]
-      ['test_loss', 'frechet']
+      ['test_loss', 'kl']
     """
     source = data.moons() if source is None else source
     for name, value, choices in (

@@ -111,7 +111,7 @@ def gaussian(
       >>> from collapse_jax import policies, run
       >>> runs = run(gaussian(dim=2), policies.replace(), num_samples=50, num_generations=3, num_chains=2)
       >>> dict(runs.trace_ratio.sizes)
-      {'policy': 1, 'chain': 2, 'generation': 3}
+      {'chain': 2, 'generation': 3}
     """
     require_integer("ddof", ddof, 0)
     require_integer("num_test", num_test, 2)

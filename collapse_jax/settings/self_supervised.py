@@ -183,7 +183,7 @@ def self_supervised(
 
     Example:
       >>> [metric.name for metric in self_supervised(width=16, depth=1).metrics][:3]
-      ['pretext_loss', 'probe_accuracy', 'knn_accuracy']
+      ['pretext_loss', 'probe_accuracy', 'logistic_accuracy']
     """
     generator = diffusion(data.digits(pca=None, labels=True), num_test=300) if generator is None else generator
     source, shape = _source(generator)
