@@ -105,5 +105,7 @@ def csv(tmp_path_factory):
 
 @pytest.fixture
 def own_parts(monkeypatch):
-    """What a test registers does not outlive it."""
+    """What a test registers does not outlive it; what the package registers is there before it."""
+    for group in registry.GROUPS:
+        registry.factories(group)
     monkeypatch.setattr(registry, "_factories", {group: dict(known) for group, known in registry._factories.items()})

@@ -13,7 +13,7 @@ from test_ideal_diffusion import polynomial
 
 from collapse_jax import data, policies, settings
 from collapse_jax.core import batch
-from collapse_jax.core.worlds import same
+from collapse_jax.core.worlds import same_world
 from collapse_jax.planning.grid import grid_of
 from collapse_jax.planning.memory_estimate import check_memory
 from collapse_jax.planning.options import Options
@@ -194,13 +194,13 @@ def test_plans_train_no_classifier(monkeypatch):
     world = made().world()
     monkeypatch.setattr(classifier, "train_classifier", None)
     outline = made().info.world_shapes()
-    assert same(outline._replace(truth=outline.truth._replace(judged=None)),
+    assert same_world(outline._replace(truth=outline.truth._replace(judged=None)),
                 world._replace(truth=world.truth._replace(judged=None)))  # fmt: skip
     judged = (w.truth.judged for w in (outline, world))
     assert jax.tree.all(jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), *judged))
     assert all(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(outline.truth.judged.net))
     for other in ({"objective": "edm"}, {"objective": "ddpm"}, {"num_test": 9}, {"conditional": True}):
-        assert not same(outline, made(**other).info.world_shapes())
+        assert not same_world(outline, made(**other).info.world_shapes())
     plan = make_plan(grid_of(made, policies.replace(), 8, {}), Options(num_generations=2, num_chains=1))
     check_memory(plan)
     assert made(features=lambda x: x).info.world_shapes is None

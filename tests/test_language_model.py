@@ -14,7 +14,7 @@ from collapse_jax import policies, settings
 from collapse_jax.core import batch
 from collapse_jax.core.chain import make_chain, simulate
 from collapse_jax.core.random import chain_keys
-from collapse_jax.core.worlds import same
+from collapse_jax.core.worlds import same_world
 from collapse_jax.data import texts
 from collapse_jax.execution.runner import Runner
 from collapse_jax.execution.sweep import run, sweep
@@ -118,7 +118,7 @@ def test_a_base_is_trained_once_and_when_it_is_needed(monkeypatch):
     assert len(plan.programs) == 2
     check_memory(plan)
     runner = Runner(plan, lambda _: None)
-    worlds = [runner._worlds.of(program.setting, program.world) for program in plan.programs]
+    worlds = [runner._worlds.world_of(program.setting, program.world) for program in plan.programs]
     assert len(trained) == outlined + 1
     assert all(world is worlds[0] for world in worlds)
     whole = make().world()
@@ -141,7 +141,7 @@ def test_a_base_is_trained_once_and_when_it_is_needed(monkeypatch):
 )  # fmt: skip
 def test_a_base_is_shared_where_all_that_made_it_agrees(change, shared):
     one, other = (settings.language_model(**TINY | {"start": "base", "base_steps": 3} | c) for c in ({}, change))
-    assert same(one.info.world_shapes(), other.info.world_shapes()) == shared
+    assert same_world(one.info.world_shapes(), other.info.world_shapes()) == shared
 
 
 @pytest.mark.nightly

@@ -10,9 +10,10 @@ import pytest
 import scipy.stats
 from laws import HORIZON, NUM, SETTINGS, fitted, floats_of, is_valid, may_stay, observed, ran
 
-from collapse_jax import policies
+from collapse_jax import data, policies, settings
 from collapse_jax.core import batch, registry
 from collapse_jax.core.chain import make_chain, simulate
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import chain_keys, stream
 from collapse_jax.types import Batch
 
@@ -51,6 +52,23 @@ def padded(items, weight, junk=lambda x: x[0] * 0 + 7):
 
 def nan(x):
     return jnp.full((), jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else 0, x.dtype)
+
+
+@pytest.mark.parametrize("name", short_by_day(registry.factories("setting")))
+def test_worlds_are_made_inside_jit_too(name):
+    setting, world, _ = made(name)
+    inside = jax.jit(lambda: setting.world())()
+    for a, b in zip(jax.tree.leaves(inside), jax.tree.leaves(world), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_world_of_a_traced_number_is_refused_in_one_line():
+    def world(shift):
+        source = data.normal(1)._replace(held_out=lambda num: np.asarray(shift + np.zeros((num, 1))))
+        return settings.kde(source=source).world()
+
+    with pytest.raises(UsageError, match="world: it follows from a number that is traced"):
+        jax.jit(world)(1.0)
 
 
 @pytest.mark.parametrize("name", short_by_day(TRAINED))

@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from collapse_jax import config, data, policies, settings
 from collapse_jax.config import schema
 from collapse_jax.core import batch, registry
-from collapse_jax.core.worlds import same
+from collapse_jax.core.worlds import same_world
 from collapse_jax.metrics import representations
 from collapse_jax.planning.grid import grid_of
 from collapse_jax.planning.memory_estimate import check_memory
@@ -100,12 +100,12 @@ def test_worlds_are_told_apart_and_planned_without_training(monkeypatch):
     outline = self_supervised(**TINY).info.world_shapes()
     alike = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), outline.truth, world.truth)
     assert jax.tree.all(alike)
-    assert same(
+    assert same_world(
         outline,
         self_supervised(**TINY | {"learning_rate": 0.1, "objective": ssl_objectives.byol()}).info.world_shapes(),
     )
     for other in ({"width": 9}, {"k": 2}, {"num_probe": 20}):
-        assert not same(outline, self_supervised(**TINY | other).info.world_shapes()), other
+        assert not same_world(outline, self_supervised(**TINY | other).info.world_shapes()), other
     made = lambda **options: self_supervised(**TINY | options)  # noqa: E731
     check_memory(make_plan(grid_of(made, policies.replace(), 8, {}), Options(num_generations=2, num_chains=1)))
 

@@ -97,7 +97,8 @@ def prepare_case(case: BenchCase, seconds: float) -> PreparedCase:
     options = Options(case.num_generations, 1, metrics=case.metrics or None, backend=case.backend)
     plan = make_plan(grid_of(case.make(case.size), case.policy, case.num_samples, {}), options)
     (program,) = plan.programs
-    world, keys = Worlds().of(program.setting, program.world), chain_keys(0, _MAX_BLOCKS * program.chains_per_block)
+    world = Worlds().world_of(program.setting, program.world)
+    keys = chain_keys(0, _MAX_BLOCKS * program.chains_per_block)
     traced = trace_block(
         lambda values: plan.build_chain(program, values),
         world,

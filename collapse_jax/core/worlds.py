@@ -1,45 +1,81 @@
 """What the chains of a setting share, made once however many programs share it."""
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax.core.errors import UsageError
+from collapse_jax.core.validation import is_traced
 from collapse_jax.types import Setting, World
 
+P = ParamSpec("P")
 
-class Outlines:
+
+def on_host(make: Callable[P, World]) -> Callable[P, World]:
+    """Let a function that makes a world be called inside ``jax.jit``, too, where the world is a constant.
+
+    Worlds are made by NumPy and on the host, from data and numbers that are known.
+
+    Raises:
+      UsageError: when called inside ``jax.jit``: the world follows from a number that is traced.
+
+    Example:
+      >>> world = on_host(lambda: World(real=(), truth=np.asarray(jnp.ones(2)), test=None))
+      >>> jax.jit(lambda: world().truth)().shape
+      (2,)
+    """
+
+    @functools.wraps(make)
+    def call(*args: P.args, **kwargs: P.kwargs) -> World:
+        if not is_traced(jnp.zeros(())):
+            return make(*args, **kwargs)
+        try:
+            with jax.ensure_compile_time_eval():
+                return make(*args, **kwargs)
+        except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
+            raise UsageError(
+                "world: it follows from a number that is traced; make it outside of jax.jit, and pass it in"
+            ) from None
+
+    return call
+
+
+class PlannedWorlds:
     """What each setting's runs are planned by: its world, or the shapes of one that takes compute."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[Setting, Any]] = {}
 
-    def of(self, setting: Setting) -> Any:
-        """The outline where the setting has one, or the world."""
+    def shapes_of(self, setting: Setting) -> Any:
+        """Return the shapes of the setting's world where it tells them, or the world."""
         if id(setting) not in self._known:
             self._known[id(setting)] = setting, (setting.info.world_shapes or setting.world)()
         return self._known[id(setting)][1]
 
 
 class Worlds:
-    """Worlds by their outlines: wherever outlines agree, one serves."""
+    """Worlds by their shapes: wherever these agree, one world serves."""
 
     def __init__(self) -> None:
         self._made: list[tuple[Any, World]] = []
 
-    def of(self, setting: Setting, outline: Any) -> World:
-        """The world that `outline` stands for; it is its own where the setting has none."""
+    def world_of(self, setting: Setting, shapes: Any) -> World:
+        """Return the world that `shapes` stand for; they are it where the setting tells no shapes apart."""
         if setting.info.world_shapes is None:
-            return outline
+            return shapes
         for known, world in self._made:
-            if same(known, outline):
+            if same_world(known, shapes):
                 return world
-        self._made.append((outline, setting.world()))
+        self._made.append((shapes, setting.world()))
         return self._made[-1][1]
 
 
-def same(a: Any, b: Any) -> bool:
-    """Whether two worlds are alike, keys of dicts too; shapes stand for what they outline."""
+def same_world(a: Any, b: Any) -> bool:
+    """Return whether two worlds are alike, keys of dicts too; shapes stand for arrays that are not computed yet."""
     x, y = jax.tree.leaves_with_path(a), jax.tree.leaves_with_path(b)
     if [path for path, _ in x] != [path for path, _ in y]:
         return False

@@ -73,7 +73,7 @@ class Runner:
 
         results = run_blocks(
             compiled,
-            self._worlds.of(program.setting, program.world),
+            self._worlds.world_of(program.setting, program.world),
             values,
             self.keys[chains],
             num_generations=self.plan.options.num_generations,
@@ -98,7 +98,7 @@ class Runner:
     def _make_worlds(self, upcoming: Sequence[int]) -> None:
         for program in (self.plan.programs[n] for n in upcoming):
             with contextlib.suppress(Exception):  # it is raised again when the program's turn comes
-                self._worlds.of(program.setting, program.world)
+                self._worlds.world_of(program.setting, program.world)
 
     def _compile_ahead(self, upcoming: Sequence[int]) -> None:
         """Trace the next program here, and compile it in another thread."""
@@ -119,7 +119,7 @@ class Runner:
         unit = next(unit for unit in plan.units if unit.program == number)
         return trace_block(
             lambda values: plan.build_chain(program, values),
-            self._worlds.of(program.setting, program.world),
+            self._worlds.world_of(program.setting, program.world),
             plan.unit_chains(unit)[0],
             self.keys,
             metrics=program.metrics,

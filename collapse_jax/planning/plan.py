@@ -14,7 +14,7 @@ from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import chain_keys
 from collapse_jax.core.sharding import abstract_mesh, mesh_size, shard_setting
 from collapse_jax.core.suggestions import describe_choices
-from collapse_jax.core.worlds import Outlines, same
+from collapse_jax.core.worlds import PlannedWorlds, same_world
 from collapse_jax.planning.block_size import choose_chains_per_block, choose_generations_per_call, count_chain_bytes
 from collapse_jax.planning.cost import count_live_operations, count_peak_bytes
 from collapse_jax.planning.grid import Grid, Point
@@ -110,7 +110,7 @@ def make_plan(grid: Grid, options: Options, cuts: Sequence[Cut] | None = None) -
         raise UsageError(f"the results would hold {total:.1e} numbers a metric: lower num_chains or num_generations")
     key = chain_keys(options.seed, 1, options.rng)[0]
     plan = Plan(grid, options, tuple(programs))
-    worlds = Outlines()
+    worlds = PlannedWorlds()
     sized = [_measure_program(plan, program, key, worlds) for program in programs]
     return cut_plan(
         plan._replace(programs=tuple(sized)),
@@ -186,16 +186,16 @@ def _has_law_of_real(setting: Setting) -> bool:
     return setting.statistics is not None and setting.statistics.sample_real is not None
 
 
-def _measure_program(plan: Plan, program: Program, key: jax.Array, worlds: Outlines) -> Program:
+def _measure_program(plan: Plan, program: Program, key: jax.Array, worlds: PlannedWorlds) -> Program:
     """Return the program with its world, sizes and operations, so that a bad sweep is refused before anything runs."""
     traced_axes = [a for a, t in zip(plan.grid.axes, program.traced, strict=True) if t]
-    outlines: list[Any] = []
+    shapes: list[Any] = []
     num_samples: Any = 0
     for full_point in _full_points(plan.grid, program.traced, program.point):
         setting, _, _, num_samples = plan.grid.make(program.policy, plan.grid.values(full_point))
-        outlines.append(worlds.of(setting))
-    world = outlines[0]
-    if any(other is not world and not same(world, other) for other in outlines[1:]):
+        shapes.append(worlds.shapes_of(setting))
+    world = shapes[0]
+    if any(other is not world and not same_world(world, other) for other in shapes[1:]):
         raise UsageError(
             f"axes: values that change the real law of setting {program.setting.name} need runs of their own"
         )

@@ -21,6 +21,7 @@ from collapse_jax.core.validation import (
     require_positive,
     require_share,
 )
+from collapse_jax.core.worlds import on_host
 from collapse_jax.metrics import images, row_scores
 from collapse_jax.training import diffusion_objectives, row_transform
 from collapse_jax.training.diffusion_objectives import (
@@ -253,6 +254,7 @@ def _metrics(task: DiffusionTask) -> tuple[Metric, ...]:
     return (_LOSS._replace(baseline=silent), *task.judge.metrics)
 
 
+@on_host
 def _world(task: DiffusionTask, num_test: int, judged: Callable[[], Tree]) -> World:
     """Return the world. What is `judged` by may be shapes alone: all else tells worlds apart."""
     noise, u = draw_probes(num_test, task.frame.dim)

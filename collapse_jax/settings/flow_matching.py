@@ -17,6 +17,7 @@ from collapse_jax.core.random import draw_normals
 from collapse_jax.core.registry import register_setting
 from collapse_jax.core.sharding import shard_rows
 from collapse_jax.core.validation import require_integer, require_positive
+from collapse_jax.core.worlds import on_host
 from collapse_jax.metrics import row_scores
 from collapse_jax.training.diffusion_objectives import PROBES_PER_ROW, draw_probes
 from collapse_jax.training.nets.mlp import TimedMLP
@@ -113,7 +114,7 @@ def flow_matching(
     loss, adam = partial(_loss, velocity), optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
     return Setting(
         name="flow_matching",
-        world=lambda: _world(source, num_test),
+        world=partial(_world, source, num_test),
         sample_real=lambda key, world, num: source.draw(key, world.real, num),
         fit=fit_sgd(loss, adam, init=init, steps=steps, batch_size=batch_size, start=start),
         sample=partial(_sample, velocity, source.dim, sampler_steps),
@@ -134,6 +135,7 @@ def _metrics(source: Source) -> tuple[Metric, ...]:
     return tuple(m._replace(baseline=still) if m.role == "risk" else m for m in METRICS)
 
 
+@on_host
 def _world(source: Source, num_test: int) -> World:
     test_NxD = jnp.asarray(source.held_out(num_test))
     truth = FlowTruth(jnp.asarray(source.mean), jnp.asarray(source.covariance), *draw_probes(num_test, source.dim))

@@ -14,6 +14,7 @@ from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import draw_normals, stream
 from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_integer, require_positive
+from collapse_jax.core.worlds import on_host
 from collapse_jax.metrics import row_scores
 from collapse_jax.numerics import gaussian_moments, ldl
 from collapse_jax.numerics.gaussian_moments import Moments
@@ -174,6 +175,7 @@ def _metrics(source: Source) -> tuple[Metric, ...]:
     return tuple(m._replace(baseline=trace) if m.role == "excess_risk" else m for m in METRICS)
 
 
+@on_host
 def _world(source: Source, num_test: int) -> World:
     law = gaussian_moments.moments_from_covariance(source.mean, source.covariance)
     held_out = gaussian_moments.moments_from_rows(source.held_out(num_test))

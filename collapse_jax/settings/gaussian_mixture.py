@@ -11,6 +11,7 @@ from collapse_jax.core import batch
 from collapse_jax.core.random import draw_normals
 from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_choice, require_integer, require_positive
+from collapse_jax.core.worlds import on_host
 from collapse_jax.metrics import row_scores
 from collapse_jax.numerics import ldl
 from collapse_jax.training.sgd import STARTS
@@ -130,6 +131,7 @@ def gaussian_mixture(
     )
 
 
+@on_host
 def _world(source: Source, num_test: int) -> World:
     modes = None if source.modes is None else _modes(source)
     truth = MixtureTruth(jnp.asarray(source.mean), jnp.trace(jnp.asarray(source.covariance)), modes)

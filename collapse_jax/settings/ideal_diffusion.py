@@ -16,6 +16,7 @@ from collapse_jax.core.lineage import with_ancestors
 from collapse_jax.core.random import draw_normals
 from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_integer, require_positive
+from collapse_jax.core.worlds import on_host
 from collapse_jax.metrics import row_scores
 from collapse_jax.settings.kde import log_mean_kernel
 from collapse_jax.types import Array, Batch, Extras, Info, Key, Metric, Setting, Source, Tree, World
@@ -75,7 +76,7 @@ def ideal_diffusion(
     source = data.blobs(num_centers=2, dim=1, std=0.5, box=1.5) if source is None else source
     setting = Setting(
         name="ideal_diffusion",
-        world=lambda: World(jax.tree.map(jnp.asarray, source.arrays), None, jnp.asarray(source.held_out(num_test))),
+        world=partial(_world, source, num_test),
         sample_real=lambda key, world, num: source.draw(key, world.real, num),
         fit=lambda key, train, start: Ideal(train, jnp.asarray(delta, jnp.result_type(float))),
         sample=partial(_integrate, solver_steps) if solver_steps else _sample,
@@ -85,6 +86,11 @@ def ideal_diffusion(
         info=Info(source=source, largest_block=32),
     )
     return with_ancestors(setting) if lineage else setting
+
+
+@on_host
+def _world(source: Source, num_test: int) -> World:
+    return World(jax.tree.map(jnp.asarray, source.arrays), None, jnp.asarray(source.held_out(num_test)))
 
 
 def _metrics(degree: int) -> tuple[Metric, ...]:

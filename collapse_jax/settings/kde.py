@@ -15,6 +15,7 @@ from collapse_jax.core.lineage import with_ancestors
 from collapse_jax.core.random import draw_normals
 from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_choice, require_integer, require_positive
+from collapse_jax.core.worlds import on_host
 from collapse_jax.metrics import row_scores
 from collapse_jax.numerics.kernel_interpolation import interpolate_log_kernel, interpolation_nodes
 from collapse_jax.types import Array, Batch, Extras, Info, Key, Metric, Setting, Source, Tree, World
@@ -118,6 +119,7 @@ def kde(
     return with_ancestors(setting) if lineage else setting
 
 
+@on_host
 def _world(source: Source, num_test: int) -> World:
     """Return the world, whose truth is the real law's variance, mean over coordinates."""
     variance = jnp.diagonal(jnp.asarray(source.covariance)).mean()

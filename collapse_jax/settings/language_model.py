@@ -13,6 +13,7 @@ from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import stream
 from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_choice, require_flag, require_integer, require_number, require_positive
+from collapse_jax.core.worlds import on_host
 from collapse_jax.data import texts
 from collapse_jax.data.tokens import smallest_unsigned_type
 from collapse_jax.metrics import text as text_metrics
@@ -154,8 +155,8 @@ def language_model(
 
     Args:
       text: Where real rows come from. The default is the bundled plays of Shakespeare, by character.
-      model: A preset of sizes, which `width` and the arguments after it change one by one. ``tiny`` has 2 layers of width
-        64 and 0.1 million parameters without the embedding, ``nano`` 6 layers of width 384 and 10.6 million,
+      model: A preset of sizes, which `width` and the arguments after it change one by one. ``tiny`` has 2 layers of
+        width 64 and 0.1 million parameters without the embedding, ``nano`` 6 layers of width 384 and 10.6 million,
         ``decoder_124m`` 12 layers of width 768 and 85.0 million (124 million with 50,257 symbols).
       length: Number of symbols of a row: the context of the model.
       steps: Number of training steps per fit. The default is 800.
@@ -298,6 +299,7 @@ def _trained(task: LanguageTask, base: BaseModel) -> Tree:
     return train(jax.random.key(0, impl="threefry2x32"), jax.tree.map(jnp.asarray, task.text.arrays))
 
 
+@on_host
 def _world(task: LanguageTask, base: BaseModel | None, trained: bool) -> World:
     """Return the world; with a base model that is not `trained`, only its shapes."""
     text = task.text

@@ -12,6 +12,7 @@ from collapse_jax.core import batch
 from collapse_jax.core.random import draw_normals, stream
 from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import is_traced, require_integer, require_number, require_positive
+from collapse_jax.core.worlds import on_host
 from collapse_jax.data.synthetic import HELD_OUT_SEED
 from collapse_jax.numerics import gaussian_moments, least_squares
 from collapse_jax.types import (
@@ -117,7 +118,7 @@ def linear_regression(
     rows, statistics = partial(_rows, dim, noise), partial(_statistics, noise)
     return Setting(
         name="linear_regression",
-        world=lambda: _world(dim, num_test),
+        world=partial(_world, dim, num_test),
         sample_real=lambda key, world, num: rows(key, world.real, num),
         fit=partial(_fit, penalty),
         sample=rows,
@@ -152,6 +153,7 @@ def _standard(noise: Array, world: World, rows: RegressionRows) -> Array:
     return (rows.y - jnp.matmul(rows.x, world.truth, precision=_HIGHEST)) / noise
 
 
+@on_host
 def _world(dim: int, num_test: int) -> World:
     test_nxd = np.random.default_rng(HELD_OUT_SEED).normal(size=(num_test, dim))
     root = np.linalg.qr(test_nxd / np.sqrt(num_test), mode="r")  # mean (x.e)^2 = |root e|^2

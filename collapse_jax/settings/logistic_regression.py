@@ -13,6 +13,7 @@ from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import draw_normals, draw_uniforms, stream
 from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_integer, require_positive
+from collapse_jax.core.worlds import on_host
 from collapse_jax.data.synthetic import HELD_OUT_SEED
 from collapse_jax.numerics import logistic_newton
 from collapse_jax.types import Array, Batch, Extras, Key, LabelOnly, Metric, Setting, Source, Tree, World
@@ -119,6 +120,7 @@ def _size(source: Source | None, dim: int | None, classes: int | None) -> tuple[
     return columns, known
 
 
+@on_host
 def _world(dim: int, logits: int, num_test: int, rows: Callable[[Key, Array, int], ClassifiedRows]) -> World:
     key = jax.random.key(HELD_OUT_SEED, impl="threefry2x32")
     vectors = np.random.default_rng(HELD_OUT_SEED).normal(size=(dim, logits))
@@ -129,6 +131,7 @@ def _world(dim: int, logits: int, num_test: int, rows: Callable[[Key, Array, int
     return World(truth, truth, rows(key, truth, num_test))
 
 
+@on_host
 def _world_of(source: Source, num_test: int, fit: Callable[..., Array]) -> World:
     train = jnp.asarray(source.arrays, float)
     truth = jax.jit(fit)(None, batch.unit(_labelled(train)), None)

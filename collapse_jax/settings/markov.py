@@ -12,6 +12,7 @@ from collapse_jax.core import batch
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_choice, require_integer, require_number
+from collapse_jax.core.worlds import on_host
 from collapse_jax.data import markov_texts
 from collapse_jax.data.markov_texts import Language
 from collapse_jax.metrics import row_scores, text
@@ -160,6 +161,7 @@ def _metrics(language: Language, order: int) -> tuple[Metric, ...]:
     )
 
 
+@on_host
 def _world(language: Language, order: int, gram: int) -> World:
     log_next = None
     if language.table is not None and order > 0:

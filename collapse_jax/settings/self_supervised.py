@@ -14,6 +14,7 @@ from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import stream
 from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import one_line, require_choice, require_integer, require_positive
+from collapse_jax.core.worlds import on_host
 from collapse_jax.metrics import representations
 from collapse_jax.settings.diffusion import diffusion
 from collapse_jax.training import augmentation, ssl_objectives
@@ -275,6 +276,7 @@ def _of_generator(world: World) -> World:
     return world._replace(truth=world.truth.generator)
 
 
+@on_host
 def _world(task: SelfSupervisedTask, computed: bool) -> World:
     """Return the world; with controls that are not `computed`, only their shapes."""
     shapes = task.generator.info.world_shapes

@@ -13,6 +13,7 @@ from collapse_jax.core import batching
 from collapse_jax.core.random import draw_normals
 from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_choice, require_integer, require_number, require_positive
+from collapse_jax.core.worlds import on_host
 from collapse_jax.metrics import images, row_scores
 from collapse_jax.training import row_transform
 from collapse_jax.training.diffusion_objectives import PROBES_PER_ROW, draw_probes
@@ -203,6 +204,7 @@ def _metrics(task: VaeTask) -> tuple[Metric, ...]:
     return (_LOSS._replace(baseline=silent), rate, of_latent, active, *task.judge.metrics)
 
 
+@on_host
 def _world(task: VaeTask, num_test: int, judged: Callable[[], Tree]) -> World:
     """Return the world. What is `judged` by may be shapes alone: all else tells worlds apart."""
     noise, _ = draw_probes(num_test, task.latent)
