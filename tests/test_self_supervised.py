@@ -132,7 +132,7 @@ def load(tmp_path, *overrides):
 def test_configs_nest_generators_and_objectives(tmp_path):
     experiment = load(tmp_path)
     setting, _ = experiment.build()
-    assert setting.source.name == "digits"
+    assert setting.info.source.name == "digits"
     assert task_of(setting).pretext.name == "simclr"
     assert config.from_dict(config.to_dict(experiment)) == experiment
     assert "self_supervised" not in [spec.kind for spec in schema.spec_types("generator")]
