@@ -100,7 +100,7 @@ def training(size: TransformerSize, num_rows: int, length: int, steps: int, roun
     rows = np.random.default_rng(0).integers(0, V, (1024, length))
     optimizer = partial(make_adamw, 1e-3, "constant", 0, 0.1, 1.0)
     fit = fit_sgd(partial(sequence_loss, network), optimizer, init=lambda _: params, steps=steps, batch_size=num_rows)
-    train = batch.unit(jnp.asarray(rows, jnp.uint8))
+    train = batch.make_batch(jnp.asarray(rows, jnp.uint8))
     compiled = jax.jit(fit).lower(jax.random.key(1), train, None).compile()
     peer, held = Peer(size, params, length), torch.tensor(rows)
     theirs = F.cross_entropy(peer(shifted(held)).reshape(-1, V), held.reshape(-1)).item()

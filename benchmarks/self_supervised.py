@@ -140,7 +140,7 @@ def evaluation(rounds: int, num: int = 1400) -> dict[str, Any]:
         seen = setting.observe(stream(key, "observe"), world, params, None, new)
         return {name: value for name, value in seen.items() if name not in others}
 
-    train, start = batch.unit(setting.sample_real(key, world, num)), setting.init(key, world)
+    train, start = batch.make_batch(setting.sample_real(key, world, num)), setting.init(key, world)
     parts: dict[str, Callable[..., Any]] = {
         "fit": jax.jit(lambda train, start: setting.fit(key, train, start)),
         "sample": jax.jit(lambda params: setting.sample(key, params, num)),

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from collapse_jax.core import batch
 from collapse_jax.core.errors import UsageError
-from collapse_jax.core.lineage import bare
+from collapse_jax.core.lineage import strip_roots
 from collapse_jax.core.random import draw_uniforms, stream
 from collapse_jax.core.registry import register_curator
 from collapse_jax.core.validation import is_traced, require_integer, require_number, require_share
@@ -193,7 +193,7 @@ def top_fraction(fraction: Array | float = 0.5, by: str | None = None) -> Curato
         present = (_weight(candidates) > 0).sum(dtype=float)
         kept = jnp.maximum(jnp.ceil(fraction * present - 1e-4), 1)  # slack: no float is 0.7 exactly
         is_kept = order_selection.select_largest(value, kept)
-        return batch.scale(candidates._replace(weight=batch.full_weight(candidates)), is_kept)
+        return batch.scale_weights(candidates._replace(weight=batch.full_weight(candidates)), is_kept)
 
     return Curator("top_fraction", 1, apply)
 
@@ -314,7 +314,11 @@ def diverse(k: int = 2) -> Curator:
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
         present = _of_present(candidates, jnp.full(num * k, jnp.inf))
-        return _pick(candidates, num, order_selection.select_farthest(batch.rows(bare(candidates))[0], present, k))
+        return _pick(
+            candidates,
+            num,
+            order_selection.select_farthest(batch.weighted_rows(strip_roots(candidates))[0], present, k),
+        )
 
     return Curator("diverse", k, apply)
 
@@ -353,7 +357,7 @@ def score_of(setting: Setting, by: str | None, world: World, params: Tree, candi
         known = f"one of {', '.join(setting.extras.row_scores)}" if setting.extras.row_scores else "it has none"
         raise UsageError(f"by: setting {setting.name} has no score {by or 'to judge rows by'!r}; {known}")
     name = next(iter(setting.extras.row_scores)) if by is None else by
-    return setting.extras.row_scores[name](world, params, batch.rows(candidates)[0])
+    return setting.extras.row_scores[name](world, params, batch.weighted_rows(candidates)[0])
 
 
 def _weight(candidates: Batch) -> Array:
@@ -372,7 +376,7 @@ def _pick(candidates: Batch, num: int, value: Array) -> Batch:
     if k == 1:
         return candidates
     best = _of_present(candidates, value).reshape(num, k).argmax(1) + k * jnp.arange(num)
-    items = batch.take(batch.rows(candidates)[0], best)
+    items = batch.take_rows(batch.weighted_rows(candidates)[0], best)
     weight = candidates.weight if candidates.weight.shape[1] == 1 else candidates.weight[:, best]
     return Batch(jax.tree.map(lambda x: x[None], items), weight)
 

@@ -122,14 +122,18 @@ def weighted_fresh(weight: float = 0.5, real: int | None = None) -> Policy:
 
         def beside(new: Batch, rows: Batch | None) -> Batch:
             assert rows is not None
-            n = batch.num_rows(new) if batch.num_rows(new) > 1 else batch.total(new)  # statistics: one row of weight n
-            return batch.beside(batch.scale(new, 2 * (1 - weight)), batch.scale(rows, 2 * weight * n / real))
+            n = (
+                batch.num_rows(new) if batch.num_rows(new) > 1 else batch.total_weight(new)
+            )  # statistics: one row of weight n
+            return batch.join_rows(
+                batch.scale_weights(new, 2 * (1 - weight)), batch.scale_weights(rows, 2 * weight * n / real)
+            )
 
         return Policy("weighted_fresh", keep=1, batches=JoinCounts(beside, "fresh", lambda n: real, lambda n: n))
 
     def join(new: Batch, rows: Batch | None) -> Batch:
         assert rows is not None
-        return batch.stack(batch.scale(new, 2 * (1 - weight)), batch.scale(rows, 2 * weight))
+        return batch.stack_blocks(batch.scale_weights(new, 2 * (1 - weight)), batch.scale_weights(rows, 2 * weight))
 
     return Policy("weighted_fresh", keep=1, batches=Join(join, "fresh"))
 
@@ -166,7 +170,7 @@ def mix(real: int | None = None, synthetic: int | None = None, nested: bool = Tr
 
     def beside(new: Batch, rows: Batch | None) -> Batch:
         assert rows is not None
-        return batch.beside(rows, new)
+        return batch.join_rows(rows, new)
 
     def count(given: int | None) -> Callable[[int], int]:
         return lambda n: n if given is None else given

@@ -31,7 +31,7 @@ def trim(limit: Array | float = 3.0) -> Curator:
         require_number("limit", limit, 1)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
-        x, weight = batch.rows(candidates)
+        x, weight = batch.weighted_rows(candidates)
         x = jnp.where(weight[:, None] > 0, x, 0.0)  # absent rows may hold anything
         share = weight / weight.sum()
         from_mean = x - share @ x

@@ -22,7 +22,7 @@ def distrust(trust: Array | float = 0.5) -> Policy:
       ValueError: a trust outside [0, 1].
     """
     require_share("trust", trust)
-    return Policy("distrust", batches=Join(lambda new, real: batch.scale(new, trust)))
+    return Policy("distrust", batches=Join(lambda new, real: batch.scale_weights(new, trust)))
 
 
 def main() -> None:

@@ -55,10 +55,10 @@ def laplace(scale: Array | float = 1.0) -> Setting:
 
 def compress(pool: Batch) -> Batch:
     """The weighted mean absolute row. It is its own absolute value, so rows of statistics merge by the same line."""
-    x, weight = batch.rows(pool)
+    x, weight = batch.weighted_rows(pool)
     mass = weight.sum()
     mean = jnp.where(weight > 0, weight * jnp.abs(x), 0.0).sum() / mass  # rows of weight 0 may hold anything, NaN too
-    return batch.unit(mean[None], mass)
+    return batch.make_batch(mean[None], mass)
 
 
 def sample_statistics(key: Key, fitted: Array, num: int, count: Array | int, exact: bool) -> Array:

@@ -54,7 +54,7 @@ def sources(steps: int) -> dict[str, Source]:
         steps=steps,
         batch_size=128,
     )
-    params = jax.jit(fit)(jax.random.key(0), batch.unit(jnp.asarray(pixels.train, float)), None)
+    params = jax.jit(fit)(jax.random.key(0), batch.make_batch(jnp.asarray(pixels.train, float)), None)
     encode = jax.jit(partial(nets.encode, params["encoder"]))
     seen = Split(*(np.hstack([encode(rows[:, :-1]), rows[:, -1:]]) for rows in pixels))
     return {

@@ -221,7 +221,7 @@ def recorder() -> Setting:
         return Row(jnp.full(num, tag), jnp.arange(num), jnp.full(num, real))
 
     def observe(key: jax.Array, world: World, train: Batch, summary: None, generated: Row) -> dict:
-        items, weight = batch.rows(train)
+        items, weight = batch.weighted_rows(train)
         return {"rows": items, "weight": weight, "new": generated.tag[0]}
 
     return Setting(

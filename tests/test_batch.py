@@ -42,12 +42,12 @@ def chi_square(counts, expected):
 def test_choose_is_in_proportion_to_weight(weight):
     weight, pool = numbered(weight)
     pool = pool(4)
-    chosen = batch.choose(KEY, pool, 20_000)
+    chosen = batch.draw_rows(KEY, pool, 20_000)
     assert chosen.shape == (20_000,)
     counts = np.bincount(chosen, minlength=weight.shape[0] * 4)
     assert chi_square(counts, batch.full_weight(pool)) > 1e-4
     # Rows are independent: so are pairs of neighbours.
-    share = np.ravel(batch.full_weight(pool) / batch.total(pool))
+    share = np.ravel(batch.full_weight(pool) / batch.total_weight(pool))
     pairs = np.bincount(chosen[::2] * share.size + chosen[1::2], minlength=share.size**2)
     assert chi_square(pairs, np.outer(share, share)) > 1e-4
 
@@ -69,7 +69,7 @@ def test_redraw_takes_rows_of_positive_weight_and_keeps_their_weights(wide):
     pool = pool(2)
     present = np.ravel(batch.full_weight(pool))
     for replacement in (False, True):
-        draw = jax.jit(jax.vmap(lambda k, r=replacement: resampling.redraw(k, pool, 3, r)))
+        draw = jax.jit(jax.vmap(lambda k, r=replacement: resampling.redraw_rows(k, pool, 3, r)))
         draws = draw(jax.random.split(KEY, 4000))
         rows, weights = np.asarray(draws.items[:, 0]), np.asarray(draws.weight[:, 0])
         np.testing.assert_array_equal(weights, present[rows])  # row 2 and 3 would show as weight 0
@@ -84,14 +84,14 @@ def test_redraw_takes_rows_of_positive_weight_and_keeps_their_weights(wide):
         kinds = sorted(set(every))
         assert chi_square([subsets.count(k) for k in kinds], [every.count(k) for k in kinds]) > 1e-4
         assert set(subsets) <= set(kinds)
-    whole = resampling.redraw(KEY, pool, 5, False)
+    whole = resampling.redraw_rows(KEY, pool, 5, False)
     assert sorted(np.ravel(whole.items)[np.ravel(whole.weight) > 0]) == [0, 1, 4, 5]
-    assert float(batch.total(whole)) == 5.0
+    assert float(batch.total_weight(whole)) == 5.0
 
 
 @pytest.mark.parametrize(("num", "capacity"), [(2, 6), (3, 6), (3, 20)])
 def test_distinct_is_uniform_over_all_subsets(num, capacity):
-    draw = jax.jit(jax.vmap(lambda k, c: resampling.distinct(k, num, c, capacity), (0, None)))
+    draw = jax.jit(jax.vmap(lambda k, c: resampling.draw_distinct(k, num, c, capacity), (0, None)))
     keys = jax.random.split(KEY, 6000)
     for count in range(1, 7):
         numbers, present = draw(keys, count)
@@ -105,8 +105,8 @@ def test_distinct_is_uniform_over_all_subsets(num, capacity):
 
 def test_distinct_numbers_are_distinct_at_every_count():
     num, capacity = 7, 40
-    draw = jax.jit(jax.vmap(lambda k, c: resampling.distinct(k, num, c, capacity), (0, None)))
-    free = jax.jit(jax.vmap(lambda k, c: resampling.distinct(k, num, c, capacity, crowded=False), (0, None)))
+    draw = jax.jit(jax.vmap(lambda k, c: resampling.draw_distinct(k, num, c, capacity), (0, None)))
+    free = jax.jit(jax.vmap(lambda k, c: resampling.draw_distinct(k, num, c, capacity, crowded=False), (0, None)))
     keys = jax.random.split(KEY, 50)
     for count in range(1, 41):
         if not num < count < 2 * num:
@@ -122,7 +122,7 @@ def test_distinct_numbers_are_distinct_at_every_count():
 
 def test_distinct_numbers_are_distinct_at_larger_sizes():
     for num in (1, 1000):
-        draw = jax.jit(jax.vmap(lambda k, c, num=num: resampling.distinct(k, num, c, 5 * num + 3)[0], (0, None)))
+        draw = jax.jit(jax.vmap(lambda k, c, num=num: resampling.draw_distinct(k, num, c, 5 * num + 3)[0], (0, None)))
         for count in (num, num + 1, 2 * num - 1, 2 * num, 2 * num + 1, 5 * num + 3):
             numbers = np.sort(draw(jax.random.split(KEY, 20), count), 1)
             assert (np.diff(numbers) > 0).all()
@@ -132,21 +132,25 @@ def test_distinct_numbers_are_distinct_at_larger_sizes():
 
 @pytest.mark.fast
 def test_stack_scale_and_total():
-    a = batch.unit(jnp.arange(3.0), 2.0)
-    b = batch.unit(jnp.arange(3.0) + 10, jnp.asarray([0.0, 1.0, 5.0]))
+    a = batch.make_batch(jnp.arange(3.0), 2.0)
+    b = batch.make_batch(jnp.arange(3.0) + 10, jnp.asarray([0.0, 1.0, 5.0]))
     assert (a.weight.shape, b.weight.shape) == ((1, 1), (1, 3))
-    assert (float(batch.total(a)), float(batch.total(b)), float(batch.total(batch.scale(a, 0.25)))) == (6.0, 6.0, 1.5)
-    assert batch.stack(a, a).weight.tolist() == [[2.0], [2.0]]
-    both = batch.stack(a, b)
+    assert (
+        float(batch.total_weight(a)),
+        float(batch.total_weight(b)),
+        float(batch.total_weight(batch.scale_weights(a, 0.25))),
+    ) == (6.0, 6.0, 1.5)
+    assert batch.stack_blocks(a, a).weight.tolist() == [[2.0], [2.0]]
+    both = batch.stack_blocks(a, b)
     assert both.weight.tolist() == [[2.0, 2.0, 2.0], [0.0, 1.0, 5.0]]
     assert both.items.tolist() == [[0, 1, 2], [10, 11, 12]]
-    assert float(batch.total(both)) == 12.0
-    assert float(batch.total(batch.stack(a, a, a))) == 18.0
-    items, weight = batch.rows(both)
+    assert float(batch.total_weight(both)) == 12.0
+    assert float(batch.total_weight(batch.stack_blocks(a, a, a))) == 18.0
+    items, weight = batch.weighted_rows(both)
     assert items.tolist() == [0, 1, 2, 10, 11, 12]
     assert weight.tolist() == [2, 2, 2, 0, 1, 5]
-    assert batch.take(items, jnp.asarray([5, 0])).tolist() == [12, 0]
-    assert float(batch.total(batch.unit(jnp.ones(1), 3.0))) == 3.0
+    assert batch.take_rows(items, jnp.asarray([5, 0])).tolist() == [12, 0]
+    assert float(batch.total_weight(batch.make_batch(jnp.ones(1), 3.0))) == 3.0
 
 
 @pytest.mark.fast
@@ -155,7 +159,7 @@ def test_a_ring_keeps_the_last_batches(blocks):
     keep = 3
     memory = block_memory(keep)
     new = lambda g: Batch(jnp.full((blocks, 2), g), jnp.ones((blocks, 1)))  # noqa: E731
-    pool = memory.start(batch.unit(jnp.zeros(2, int)), new(0))
+    pool = memory.start(batch.make_batch(jnp.zeros(2, int)), new(0))
     assert pool.weight.ravel().tolist() == [1.0] + [0.0] * (keep * blocks - 1)
     for g in range(1, 8):
         pool = memory.add(pool, new(g), 0.5, jnp.int32(g))
@@ -164,11 +168,13 @@ def test_a_ring_keeps_the_last_batches(blocks):
         kept = range(max(0, g - keep + 1), g + 1)
         assert all((slots[b % keep] == b).all() for b in kept)
         expected = sum((0.5 ** (g - b)) * (2 if b == 0 else 2 * blocks) for b in kept)
-        assert float(batch.total(pool)) == pytest.approx(expected)
+        assert float(batch.total_weight(pool)) == pytest.approx(expected)
 
 
 def test_a_fold_keeps_what_a_ring_keeps():
-    batches = [batch.unit(jax.random.normal(k, (4, 2)) * s, 1.0) for s, k in enumerate(jax.random.split(KEY, 5), 1)]
+    batches = [
+        batch.make_batch(jax.random.normal(k, (4, 2)) * s, 1.0) for s, k in enumerate(jax.random.split(KEY, 5), 1)
+    ]
     fold, ring = fold_memory(gaussian_moments.compress_rows), block_memory(5)
     folded, kept = jax.jit(fold.start)(batches[0], batches[0]), ring.start(batches[0], batches[0])
     add = jax.jit(fold.add)

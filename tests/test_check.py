@@ -15,12 +15,12 @@ from collapse_jax.types import Batch, Curator, Join, Metric, Policy, Setting, Su
 
 
 def mean_of(train):
-    x, weight = batch.rows(train)
+    x, weight = batch.weighted_rows(train)
     return jnp.where(weight > 0, weight * x, 0.0).sum() / weight.sum()
 
 
 def compress(train):
-    return batch.unit(
+    return batch.make_batch(
         mean_of(train)[None], train.weight.sum() * (1 if train.weight.shape[1] > 1 else batch.num_rows(train))
     )
 
@@ -118,10 +118,13 @@ def test_a_right_setting_has_no_problem():
     ("policy", "message"),
     [
         (Policy("negative", fade=-1.0), "a weight is -1"),
-        (Policy("nothing", keep=1, batches=Join(lambda new, real: batch.scale(new, 0.0))), "the fit sees no rows"),
-        (Policy("nan", batches=Join(lambda new, real: batch.scale(new, jnp.nan))), "a weight is nan"),
         (
-            Policy("counting", batches=Join(lambda new, real: batch.scale(new, float(1 + next(count))))),
+            Policy("nothing", keep=1, batches=Join(lambda new, real: batch.scale_weights(new, 0.0))),
+            "the fit sees no rows",
+        ),
+        (Policy("nan", batches=Join(lambda new, real: batch.scale_weights(new, jnp.nan))), "a weight is nan"),
+        (
+            Policy("counting", batches=Join(lambda new, real: batch.scale_weights(new, float(1 + next(count))))),
             "the policy gives another program when it is traced again",
         ),
         (

@@ -52,7 +52,7 @@ def test_the_average_follows():
 
 
 def fitted(setting, rows):
-    return jax.jit(lambda rows: setting.fit(KEY, batch.unit(rows), setting.init(KEY, None)))(rows)
+    return jax.jit(lambda rows: setting.fit(KEY, batch.make_batch(rows), setting.init(KEY, None)))(rows)
 
 
 def test_no_decay_is_no_average():
@@ -149,7 +149,7 @@ def test_a_chain_with_the_exact_score_follows_the_hermite_law(objective, sampler
     sigma = jnp.asarray(how.grid(steps), jnp.float32)
 
     def sample(key, params, num):
-        rows, _ = batch.rows(params.train)  # all weigh 1 under this policy
+        rows, _ = batch.weighted_rows(params.train)  # all weigh 1 under this policy
 
         def estimate(x, sigma):
             a, b = how.path(sigma)

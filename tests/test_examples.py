@@ -84,7 +84,10 @@ def test_the_policy_weighs_as_it_says(example):
 def test_the_curator_drops_what_it_says(example):
     trim = example("curator_trim")["trim"]
     x = np.random.default_rng(0).normal(size=(500, 2)) * [1.0, 5.0]
-    apply = lambda limit, weight: trim(limit).apply(None, None, None, None, batch.unit(jnp.asarray(x), weight), 500)  # noqa: E731
+
+    def apply(limit, weight):
+        return trim(limit).apply(None, None, None, None, batch.make_batch(jnp.asarray(x), weight), 500)
+
     far = np.sqrt((((x - x.mean(0)) / x.std(0)) ** 2).mean(1))
     for limit in (1.0, 1.5):
         np.testing.assert_array_equal(apply(limit, 1.0).weight[0] > 0, far <= limit)

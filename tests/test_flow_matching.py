@@ -84,7 +84,7 @@ def test_the_seam_refuses_state_that_is_no_parameter():
 def test_sgd_finds_the_weighted_solution():
     items = regression(jax.random.key(0), 400)
     weight = np.where(np.asarray(items["x"]) < 0, 0.2, 3.0).astype(np.float32)
-    train = batch.unit(items, weight)
+    train = batch.make_batch(items, weight)
     fitted = jax.jit(jax.vmap(lambda key: line_fit()(key, train, None)))(jax.random.split(jax.random.key(1), 32))
     exact, unweighted = weighted_line(items, weight), weighted_line(items, np.ones_like(weight))
     for i, name in enumerate("ab"):
@@ -99,7 +99,7 @@ def test_weight_two_is_twice():
     doubled = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[twice]]), items)
     keys = jax.random.split(jax.random.key(2), 64)
     fits = jax.jit(lambda keys, train: jax.vmap(lambda key: line_fit(200)(key, train, None))(keys))
-    a, b = fits(keys, batch.unit(items, np.where(twice, 2.0, 1.0))), fits(keys, batch.unit(doubled))
+    a, b = fits(keys, batch.make_batch(items, np.where(twice, 2.0, 1.0))), fits(keys, batch.make_batch(doubled))
     for name in "ab":
         x, y = np.asarray(a[name]), np.asarray(b[name])
         assert abs(x.mean() - y.mean()) < 4 * np.sqrt((x.var(ddof=1) + y.var(ddof=1)) / 64)
@@ -119,7 +119,7 @@ def test_a_row_of_weight_zero_is_never_read(width):
 
 
 def test_previous_goes_on_and_init_forgets():
-    train = batch.unit(regression(jax.random.key(0), 100))
+    train = batch.make_batch(regression(jax.random.key(0), 100))
     good = {"a": jnp.float32(7.0), "b": jnp.float32(-7.0)}
     still = optax.sgd(0.0)
     init = lambda key: {"a": jax.random.normal(key), "b": jnp.zeros(())}  # noqa: E731
@@ -178,7 +178,7 @@ def trained():
     @jax.vmap
     def one(key):
         real = setting.sample_real(key, world, 4000)
-        params = setting.fit(key, batch.unit(real), setting.init(key, world))
+        params = setting.fit(key, batch.make_batch(real), setting.init(key, world))
         rows = setting.sample(key, params, 5000)
         observe = lambda k, p: setting.observe(k, world, p, None, rows)  # noqa: E731
         untrained = setting.init(key, world)
@@ -220,7 +220,9 @@ def test_a_traced_learning_rate_compiles_once():
         def one(rate):
             traces.append(rate)
             setting = flow_matching(source, **TINY | {"steps": 50}, learning_rate=rate)
-            params = setting.fit(jax.random.key(1), batch.unit(setting.sample_real(jax.random.key(0), world, 50)), None)
+            params = setting.fit(
+                jax.random.key(1), batch.make_batch(setting.sample_real(jax.random.key(0), world, 50)), None
+            )
             return setting.observe(None, world, params, None, world.test)["test_loss"]
 
         return jax.vmap(one)(rates)
@@ -270,7 +272,7 @@ def test_empty_slots_are_not_trained_on(policy):
     chain = make_chain(setting, policy(), num_samples=5, num_generations=6)
     zeros = jax.jit(jax.vmap(lambda key: simulate(chain, key, setting.world(), 6)["zeros"]))
     np.testing.assert_array_equal(zeros(jax.random.split(jax.random.key(0), 3)), 0)
-    assert float(fit(jax.random.key(0), batch.unit(jnp.zeros((5, 1))), None)) == 20 * 16
+    assert float(fit(jax.random.key(0), batch.make_batch(jnp.zeros((5, 1))), None)) == 20 * 16
 
 
 @pytest.mark.parametrize(

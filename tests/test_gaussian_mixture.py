@@ -26,7 +26,7 @@ def rows(num=120, seed=0):
 
 def fit(x, weight=1.0, previous=None, **options):
     setting = gaussian_mixture(**({"components": K, "floor": FLOOR, "source": SOURCE} | options))
-    return jax.jit(setting.fit)(None, batch.unit(jnp.asarray(x, jnp.float32), weight), previous)
+    return jax.jit(setting.fit)(None, batch.make_batch(jnp.asarray(x, jnp.float32), weight), previous)
 
 
 def observe(setting, world, mixture):

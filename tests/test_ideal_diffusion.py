@@ -91,7 +91,7 @@ ROWS, WEIGHT, DELTA = np.array([-2.0, -0.5, 0.3, 7.0, 1.9]), np.array([1.0, 2.0,
 def fit(delta=DELTA, **options):
     setting = ideal_diffusion(delta, source=SOURCE, **options)
     rows = jnp.asarray(np.where(WEIGHT > 0, ROWS, np.nan), jnp.float32)[:, None]
-    return setting, setting.fit(None, batch.unit(rows, WEIGHT), None)
+    return setting, setting.fit(None, batch.make_batch(rows, WEIGHT), None)
 
 
 def distribution(delta):
@@ -140,7 +140,7 @@ def test_several_columns_are_averaged():
     source = data.blobs(num_centers=2, dim=2, std=0.5, box=1.5)
     setting = ideal_diffusion(degree=3, source=source)
     rows = np.array([[1.0, -2.0], [0.5, 0.0]])
-    params = setting.fit(None, batch.unit(jnp.asarray(rows)), None)
+    params = setting.fit(None, batch.make_batch(jnp.asarray(rows)), None)
     seen = setting.observe(None, setting.world(), params, None, None)
     for k in (1, 2, 3):
         assert float(seen[f"hermite_{k}"]) == pytest.approx(np.exp(-0.1 * k) * polynomial(k, rows).mean(), rel=1e-4)

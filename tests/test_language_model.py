@@ -44,9 +44,9 @@ def learned():
 
     @jax.jit
     def fits(key, rows):
-        params = setting.fit(key, batch.unit(rows), setting.init(key, world))
+        params = setting.fit(key, batch.make_batch(rows), setting.init(key, world))
         new = setting.sample(key, params, 256)
-        grams = jax.tree.map(lambda x: x[0, 0], setting.extras.summarize(world, batch.unit(rows)).items)
+        grams = jax.tree.map(lambda x: x[0, 0], setting.extras.summarize(world, batch.make_batch(rows)).items)
         return new, setting.observe(key, world, params, grams, new)
 
     much, little = (
@@ -85,7 +85,7 @@ def test_where_fits_start(start):
     setting = settings.language_model(**TINY, start=start, learning_rate=1e-9, base_steps=3)
     world = setting.world()
     begun = setting.init(KEY, world)
-    rows = batch.unit(setting.sample_real(KEY, world, 16))
+    rows = batch.make_batch(setting.sample_real(KEY, world, 16))
     fit = jax.jit(setting.fit)
     one = fit(jax.random.key(1), rows, begun)
     two = fit(jax.random.key(2), rows, one._replace(net=jax.tree.map(lambda x: x + 1, one.net)))
@@ -163,7 +163,9 @@ def test_metrics_against_numpy():
     start = setting.init(KEY, world)
     model = start._replace(first=jax.tree.map(lambda x: 1.5 * x, start.net))
     new = np.asarray(setting.sample_real(KEY, world, 10)).astype(int)
-    known = jax.tree.map(lambda x: x[0, 0], setting.extras.summarize(world, batch.unit(jnp.asarray(new[:5, 2:]))).items)
+    known = jax.tree.map(
+        lambda x: x[0, 0], setting.extras.summarize(world, batch.make_batch(jnp.asarray(new[:5, 2:]))).items
+    )
     seen = jax.jit(setting.observe)(KEY, world, model, known, jnp.asarray(new))
     size = resolve_size("tiny", {"width": 8, "depth": 1, "heads": 1})
     _, apply = make_functional(lambda rngs: Transformer(bits, size, rngs=rngs))

@@ -54,7 +54,9 @@ def apply(curator, x, weight=1.0, key=0, setting=None):
     """Rows and weights that are left of candidates."""
     items = jnp.asarray(x)
     num = items.shape[0] // curator.oversample
-    out = curator.apply(setting or judge(), jax.random.key(key), OWN, (), batch.unit(items, jnp.asarray(weight)), num)
+    out = curator.apply(
+        setting or judge(), jax.random.key(key), OWN, (), batch.make_batch(items, jnp.asarray(weight)), num
+    )
     assert batch.num_rows(out) == num
     return np.asarray(out.items[0]), np.asarray(batch.full_weight(out)[0])
 
@@ -92,7 +94,7 @@ def test_the_upper_part_is_kept():
         rows, weight = apply(top_fraction(fraction), x)
         assert set(rows[weight > 0]) == kept
         traced = jax.jit(
-            lambda f: curators.top_fraction(f).apply(judge(), None, OWN, (), batch.unit(jnp.asarray(x)), 5)
+            lambda f: curators.top_fraction(f).apply(judge(), None, OWN, (), batch.make_batch(jnp.asarray(x)), 5)
         )
         np.testing.assert_array_equal(traced(fraction).weight[0], weight)
     rows, weight = apply(top_fraction(0.5), x, [1.0, 1.0, 1.0, 1.0, 0.0])
@@ -188,7 +190,7 @@ def test_the_farthest_is_taken():
 def test_ancestors_are_no_distance():
     x = jnp.array([0.0, 0.1, 3.0, 2.9])
     root = jnp.array([[0, 0], [9, 9], [0, 0], [9, 9]], jnp.uint32)  # of rows 1 and 3, which lie nearer
-    new = diverse(2).apply(judge(), KEY, OWN, (), batch.unit(Descendant(x, root)), 2)
+    new = diverse(2).apply(judge(), KEY, OWN, (), batch.make_batch(Descendant(x, root)), 2)
     np.testing.assert_array_equal(new.items.row[0], [0.0, 3.0])
     np.testing.assert_array_equal(new.items.root[0], [[0, 0], [0, 0]])
 
@@ -270,8 +272,8 @@ def test_every_curator_with_every_setting(name):
 
     @jax.jit
     def draw(world):
-        params, _ = fitted(setting, world, batch.unit(setting.sample_real(KEY, world, NUM)), KEY)
-        return params, batch.unit(setting.sample(KEY, params, NUM * most))
+        params, _ = fitted(setting, world, batch.make_batch(setting.sample_real(KEY, world, NUM)), KEY)
+        return params, batch.make_batch(setting.sample(KEY, params, NUM * most))
 
     @jax.jit  # a program of its own: in one, rows may be computed once a reader, with other roundings
     def curate(world, params, drawn):
@@ -356,7 +358,7 @@ def test_traced_floats_give_what_concrete_ones_give(name, parameter):
     def one(value):
         curator = registry.factories("curator")[name](**{parameter: value})
         drawn = setting.sample(KEY, (), 10 * curator.oversample)
-        return curator.apply(setting, KEY, OWN, (), batch.unit(drawn), 10)
+        return curator.apply(setting, KEY, OWN, (), batch.make_batch(drawn), 10)
 
     traced = jax.jit(jax.vmap(one))(jnp.asarray(values))
     for i, value in enumerate(values):
@@ -374,8 +376,8 @@ def test_text_is_edited_symbol_by_symbol():
     @partial(jax.vmap, in_axes=(0, None))
     def edited(fraction, world):
         real = setting.sample_real(stream(KEY, "real"), world, 400)
-        params, _ = fitted(setting, world, batch.unit(real), KEY)
-        new = edit(fraction).apply(setting, KEY, world, params, batch.unit(jnp.zeros_like(real)), 400)
+        params, _ = fitted(setting, world, batch.make_batch(real), KEY)
+        new = edit(fraction).apply(setting, KEY, world, params, batch.make_batch(jnp.zeros_like(real)), 400)
         return real, new.items[0]
 
     real, new = edited(jnp.array([0.0, 0.25, 0.5, 1.0]), world)

@@ -81,7 +81,7 @@ def test_weight_two_is_the_row_twice_in_distribution(name):
 
     @jax.jit
     def go(keys, weight):
-        one = lambda key: observed(setting, world, *fitted(setting, world, batch.unit(far, weight), key), key)  # noqa: E731
+        one = lambda key: observed(setting, world, *fitted(setting, world, batch.make_batch(far, weight), key), key)  # noqa: E731
         return jax.vmap(one)(keys)
 
     keys = jax.random.split(KEY, 600).reshape(3, 200)
@@ -102,8 +102,8 @@ def test_summaries_merge(name):
     early = np.arange(M) < 5
     parts = [summarise(padded(items, weight * here, nan)) for here in (early, ~early)]
     whole = summarise(padded(items, weight))
-    merged = summarise(batch.stack(*parts))
-    beside = summarise(batch.stack(parts[0], batch.scale(parts[0], 0.0), parts[1]))
+    merged = summarise(batch.stack_blocks(*parts))
+    beside = summarise(batch.stack_blocks(parts[0], batch.scale_weights(parts[0], 0.0), parts[1]))
     for other in (merged, beside):
         for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(other), strict=True):
             assert np.isfinite(a).all()

@@ -118,7 +118,7 @@ def test_a_bootstrap_has_the_law_of_frequencies():
 
 def test_roots_are_counted_by_presence():
     root = jnp.asarray([[7, 0], [7, 1], [9, 0], [7, 0], [1, 1]], jnp.uint32)
-    count = lambda weight: int(num_roots(batch.unit(Descendant(jnp.zeros(5), root), jnp.asarray(weight, float))))  # noqa: E731
+    count = lambda weight: int(num_roots(batch.make_batch(Descendant(jnp.zeros(5), root), jnp.asarray(weight, float))))  # noqa: E731
     assert count([1, 1, 1, 1, 1]) == 4
     assert count([2, 0, 0, 0.5, 0]) == 1
     assert count([0, 1, 1, 0, 0]) == 2

@@ -160,7 +160,7 @@ def test_slot_i_keeps_input_i(name):
         bound = new.items.y.shape[-1]  # where batches grow, slots beyond the first batch's start at its inputs again
         np.testing.assert_array_equal(new.items.x[0], first.x[np.arange(bound) % 5])
         assert not np.isin(new.items.y[0], first.y).any()
-    pool, weight = batch.rows(states[-1].pool)
+    pool, weight = batch.weighted_rows(states[-1].pool)
     there = np.asarray(weight) > 0
     slot = np.arange(len(there)) % bound % 5
     same_input = (np.asarray(pool.x) == first.x[slot]).all(1)

@@ -41,7 +41,7 @@ def test_steps_too_long_are_taken_back():
     """Whole Newton steps from 0 end at an objective of thousands here; the fit takes back four of them."""
     x = np.array([[0.3, 0.0], [4.5, -2.4], [0.0, -0.2], [0.2, 0.1], [-7.6, -0.3]])
     label = np.array([0, 1, 1, 0, 1])
-    train = batch.unit(ClassifiedRows(jnp.asarray(x, jnp.float32), jnp.asarray(label)))
+    train = batch.make_batch(ClassifiedRows(jnp.asarray(x, jnp.float32), jnp.asarray(label)))
     found = jax.jit(logistic_regression(2, ridge=1e-3, steps=25).fit)(None, train, None)
     np.testing.assert_allclose(found, reference(x, label, np.ones(5), 1e-3).coef_.T, rtol=2e-3, atol=2e-3)
 
@@ -51,7 +51,7 @@ def test_metrics_are_scikit_learns():
     world = setting.world()
     items = setting.sample_real(jax.random.key(1), world, 150)
     assert set(np.unique(items.label)) == set(range(10))
-    params = setting.fit(None, batch.unit(items), None)
+    params = setting.fit(None, batch.make_batch(items), None)
     seen = setting.observe(None, world, params, None, None)
     model = reference(np.asarray(items.x, float), np.asarray(items.label), np.ones(150), 1e-2)
     test = np.column_stack([world.test.x, np.ones(200)])

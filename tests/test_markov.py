@@ -39,7 +39,7 @@ def test_a_fit_counts(order):
     rows = setting.sample_real(jax.random.key(0), setting.world(), 20)
     weight = np.random.default_rng(0).integers(0, 4, 20) * 0.5
     junk = jnp.where(weight[:, None] > 0, rows, jnp.uint8(2))
-    model = setting.fit(None, batch.unit(junk, weight), None)
+    model = setting.fit(None, batch.make_batch(junk, weight), None)
     np.testing.assert_allclose(model.counts, counted(rows, weight, order, 3), rtol=1e-5)
     assert float(model.smoothing) == 0.25
 
@@ -59,7 +59,7 @@ def entropies(model, grams):
 def test_metrics_of_a_table(order):
     setting = markov(order, 0.5, 12, markov_texts.language_from_table(TABLE))
     world = setting.world()
-    model = setting.fit(None, batch.unit(setting.sample_real(jax.random.key(1), world, 6)), None)
+    model = setting.fit(None, batch.make_batch(setting.sample_real(jax.random.key(1), world, 6)), None)
     seen = observe(setting, world, model)
     values, vectors = np.linalg.eig(TABLE.T)
     stationary = np.real(vectors[:, np.argmax(values.real)])
@@ -84,7 +84,7 @@ def test_metrics_of_a_table(order):
 
 
 def test_what_is_lost_costs_infinitely_much_without_smoothing_alone():
-    rows = batch.unit(jnp.array([[0, 0, 1, 1, 0]], jnp.uint8))
+    rows = batch.make_batch(jnp.array([[0, 0, 1, 1, 0]], jnp.uint8))
     for smoothing, infinite in ((0.0, True), (0.1, False)):
         setting = markov(1, smoothing, 5, markov_texts.language_from_table(TABLE))
         seen = observe(setting, setting.world(), setting.fit(None, rows, None))
@@ -140,7 +140,7 @@ def test_samples_follow_the_counts(order):
 def test_a_context_that_only_ends_rows_is_followed_by_any_symbol():
     setting = markov(1, 0.0, 6, markov_texts.language_from_table(TABLE))
     rows = jnp.array([[0, 0, 1, 0, 1, 2]], jnp.uint8)
-    model = setting.fit(None, batch.unit(rows), None)
+    model = setting.fit(None, batch.make_batch(rows), None)
     assert float(model.counts[2].sum()) == 0
     sampled = np.asarray(setting.sample(jax.random.key(3), model, 20_000))
     after = sampled[:, 1:][sampled[:, :-1] == 2]
@@ -161,7 +161,7 @@ def test_copied_runs_are_those_of_a_plain_search():
     world, key = setting.world(), jax.random.key(7)
     text = "".join(markov_texts.LETTERS[i] for i in np.asarray(world.real))
     rows = setting.sample_real(jax.random.key(1), world, 50)
-    model = setting.fit(None, batch.unit(rows), None)
+    model = setting.fit(None, batch.make_batch(rows), None)
     seen = jax.jit(setting.observe)(key, world, model, None, None)
     new = ["".join(markov_texts.LETTERS[i] for i in row) for row in np.asarray(setting.sample(key, model, 8))]
 

@@ -146,7 +146,7 @@ def test_no_direction_of_correlated_columns_is_lost(sigma):
 
 
 def of_rows(rows):
-    return jax.tree.map(lambda v: v[0, 0], gaussian_moments.compress_rows(batch.unit(rows)).items)
+    return jax.tree.map(lambda v: v[0, 0], gaussian_moments.compress_rows(batch.make_batch(rows)).items)
 
 
 @pytest.mark.parametrize("known", [of_rows, gaussian_moments.moments_from_rows])
@@ -273,7 +273,7 @@ def test_compress_is_the_weighted_mean_and_covariance():
     weight[2] = 0.0
     x[2] = np.nan
     with jax.enable_x64(True):
-        merged = gaussian_moments.compress_rows(batch.unit(jnp.asarray(x), jnp.asarray(weight)))
+        merged = gaussian_moments.compress_rows(batch.make_batch(jnp.asarray(x), jnp.asarray(weight)))
         fit = jax.tree.map(lambda v: v[0, 0], merged.items)
         lower = np.asarray(gaussian_moments.cholesky_factor(fit))
     here = weight > 0
@@ -318,7 +318,7 @@ def test_a_part_goes_with_its_whole(dim, num, count):
         whole = gaussian_moments.draw_normal_moments(keys[0], dim, num)
         part = gaussian_moments.compose_moments(whole, gaussian_moments.draw_part_moments(keys[1], dim, num, count))
         z = jax.random.normal(keys[2], (num, dim))
-        fit = lambda rows: jax.tree.map(lambda v: v[0, 0], gaussian_moments.compress_rows(batch.unit(rows)).items)  # noqa: E731
+        fit = lambda rows: jax.tree.map(lambda v: v[0, 0], gaussian_moments.compress_rows(batch.make_batch(rows)).items)  # noqa: E731
         return see(whole, part), see(fit(z), fit(z[:count]))
 
     law, rows = (np.asarray(x, float) for x in draw(jax.random.split(KEY, (6000, 3))))

@@ -105,7 +105,7 @@ def test_kde_at_a_tiny_bandwidth(h):
     """A negative log likelihood of thousands and more keeps its digits: no density underflows."""
     rows = 3 * np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
     setting = kde(h, num_test=100, source=data.normal(2, scale=3.0))
-    world, train = setting.world(), batch.unit(jnp.asarray(rows))
+    world, train = setting.world(), batch.make_batch(jnp.asarray(rows))
     params = setting.fit(None, train, None)
     summary = jax.tree.map(lambda x: x[0, 0], setting.extras.summarize(world, train).items)
     nll = float(setting.observe(None, world, params, summary, None)["test_nll"])
@@ -148,7 +148,7 @@ def test_gaussian_pools_of_far_batches(offset, scale):
     """Merged statistics against all rows at once: means and spreads of batches, at float32's digits of a mean."""
     x = far_rows(offset, scale, 400).reshape(4, 100, 3)
     setting = gaussian(3)
-    parts = [setting.statistics.compress(batch.unit(jnp.asarray(rows))) for rows in x]
+    parts = [setting.statistics.compress(batch.make_batch(jnp.asarray(rows))) for rows in x]
     merged = setting.statistics.compress(jax.tree.map(lambda *a: jnp.concatenate(a), *parts))
     fit = setting.fit(None, merged, None)
     covariance = np.cov(x.reshape(-1, 3).T.astype(float), ddof=0)
@@ -166,7 +166,7 @@ def test_kde_of_far_rows(offset, scale):
     """test_nll and training_variance of rows far from 0, as NumPy's in float64 on the same float32 rows."""
     x, h = far_rows(offset, scale), 0.3 * scale
     setting = kde(h, num_test=50, source=data.normal(3, mean=offset, scale=scale))
-    world, train = setting.world(), batch.unit(jnp.asarray(x))
+    world, train = setting.world(), batch.make_batch(jnp.asarray(x))
     summary = jax.tree.map(lambda a: a[0, 0], setting.extras.summarize(world, train).items)
     seen = setting.observe(None, world, setting.fit(None, train, None), summary, None)
     exact = nll_float64(x, np.ones(200), world.test, h)

@@ -199,7 +199,7 @@ def test_rank_is_min_of_d_and_n_minus_1(n):
     """Columns with spread, of fits to rows and of statistics drawn from their law, for n from 1 to d + 2."""
     d, keys = 4, jax.random.split(jax.random.key(42), 100)
     setting = gaussian(d)
-    of_rows = lambda key: setting.fit(key, batch.unit(jax.random.normal(key, (n, d))), None)  # noqa: E731
+    of_rows = lambda key: setting.fit(key, batch.make_batch(jax.random.normal(key, (n, d))), None)  # noqa: E731
     seen = lambda fit: (fit.log_scale, gaussian_moments.log_trace(fit), gaussian_moments.log_det(fit))  # noqa: E731
     for make in (lambda key: seen(of_rows(key)), lambda key: seen(gaussian_moments.draw_normal_moments(key, d, n))):
         scale, trace, det = jax.device_get(jax.jit(jax.vmap(make))(keys))

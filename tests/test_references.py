@@ -78,7 +78,7 @@ def test_gaussian_metrics(num):
     source = skewed()
     setting = gaussian(source=source, num_test=300)
     world, test = setting.world(), source.held_out(300)
-    seen = setting.observe(None, world, setting.fit(None, batch.unit(jnp.asarray(x)), None), None, None)
+    seen = setting.observe(None, world, setting.fit(None, batch.make_batch(jnp.asarray(x)), None), None, None)
     mean, covariance = x.astype(float).mean(0), np.cov(x.T.astype(float), ddof=0)
     eigenvalues = np.linalg.eigvalsh(covariance)
     root = root_of(COVARIANCE)
@@ -110,7 +110,7 @@ def test_gaussian_metrics_of_a_singular_fit():
     """Three rows in four columns: rank 2, and an optimal transport distance that is still finite."""
     x = (np.random.default_rng(7).normal(size=(3, D)) @ ROOT.T + MEAN).astype(np.float32)
     setting = gaussian(source=skewed())
-    seen = setting.observe(None, setting.world(), setting.fit(None, batch.unit(jnp.asarray(x)), None), None, None)
+    seen = setting.observe(None, setting.world(), setting.fit(None, batch.make_batch(jnp.asarray(x)), None), None, None)
     covariance, mean = np.cov(x.T.astype(float), ddof=0), x.astype(float).mean(0)
     eigenvalues = np.linalg.eigvalsh(covariance)
     # tr (B^1/2 A B^1/2)^1/2 is the sum of the roots of the eigenvalues of A B.
@@ -162,7 +162,7 @@ def test_scaled_rules_are_scipys_in_one_dimension(rule):
     source = data.normal(1, mean=1.0, scale=3.0)
     x = np.asarray(source.draw(jax.random.key(3), (), 70))
     setting = kde(f"{rule}_scaled", num_test=60, source=source)
-    world, train = setting.world(), batch.unit(jnp.asarray(x))
+    world, train = setting.world(), batch.make_batch(jnp.asarray(x))
     params = setting.fit(None, train, None)
     reference = scipy.stats.gaussian_kde(x[:, 0].astype(float), bw_method=rule)
     assert float(params.bandwidth) == pytest.approx(reference.factor * x.astype(float).std(ddof=1), rel=1e-5)
@@ -176,7 +176,7 @@ def test_scaled_rules_are_scipys_in_one_dimension(rule):
 def test_scaled_rules_in_more_dimensions(rule):
     """The rule times the root of the unbiased variance, averaged over columns."""
     x = np.random.default_rng(5).normal(size=(40, 3)) * [1.0, 2.0, 5.0]
-    params = kde(f"{rule}_scaled", source=data.normal(3)).fit(None, batch.unit(jnp.asarray(x, jnp.float32)), None)
+    params = kde(f"{rule}_scaled", source=data.normal(3)).fit(None, batch.make_batch(jnp.asarray(x, jnp.float32)), None)
     plain = KernelDensity(bandwidth=rule).fit(x).bandwidth_
     assert float(params.bandwidth) == pytest.approx(plain * np.sqrt(x.var(0, ddof=1).mean()), rel=1e-5)
 
@@ -274,9 +274,9 @@ def test_kernels_merged_at_birth_are_those_of_the_whole_pool(policy, h):
     state = jax.jit(chain.init)(jax.random.key(31), world)
     batches, weights = [np.asarray(state.pool.items[0])], [1.0]
     for generation in range(1, generations + 1):
-        rows, weight = batch.rows(state.pool)
+        rows, weight = batch.weighted_rows(state.pool)
         state, new, seen = emit(world, state, jnp.int32(generation))
-        whole = density(batch.unit(rows, weight), world.test, jnp.float32(h))
+        whole = density(batch.make_batch(rows, weight), world.test, jnp.float32(h))
         direct = 2 * np.log(h * np.sqrt(2 * np.pi)) - whole.mean()
         assert float(seen["test_nll"]) == pytest.approx(float(direct), rel=1e-5)
         assert float(seen["test_nll"]) == pytest.approx(nll_float64(rows, weight, world.test, h), rel=1e-5)

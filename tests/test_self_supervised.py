@@ -40,9 +40,9 @@ def test_the_generator_is_what_it_is_alone_and_the_first_encoder_is_kept():
 
     @jax.jit
     def go(rows):
-        alone = PAINTER.fit(KEY, batch.unit(rows), PAINTER.init(KEY, world))
-        first = setting.fit(KEY, batch.unit(rows), setting.init(KEY, ours))
-        second = setting.fit(jax.random.key(1), batch.unit(rows), first)
+        alone = PAINTER.fit(KEY, batch.make_batch(rows), PAINTER.init(KEY, world))
+        first = setting.fit(KEY, batch.make_batch(rows), setting.init(KEY, ours))
+        second = setting.fit(jax.random.key(1), batch.make_batch(rows), first)
         return alone, first, second, PAINTER.sample(KEY, alone, 5), setting.sample(KEY, first, 5)
 
     alone, first, second, *drawn = go(rows)
@@ -67,7 +67,7 @@ def test_an_embedding_without_its_variance_term_dies():
 
         @jax.jit
         def go(rows, nets=nets, fit=fit):
-            params = fit(KEY, batch.unit(rows), None)
+            params = fit(KEY, batch.make_batch(rows), None)
             features = nets.encode(params["encoder"], rows[:200, :-1])
             return representations.effective_rank(features), nets.head(params, "project", features).std(0).mean()
 

@@ -28,7 +28,9 @@ def longest(row, known, n):
 
 
 def known_of(rows, n, bits):
-    return jax.tree.map(lambda x: x[0, 0], text_metrics.build_gram_set(batch.unit(jnp.asarray(rows)), n, bits).items)
+    return jax.tree.map(
+        lambda x: x[0, 0], text_metrics.build_gram_set(batch.make_batch(jnp.asarray(rows)), n, bits).items
+    )
 
 
 def test_ngram_metrics_against_plain_loops():

@@ -91,7 +91,7 @@ def test_a_linear_one_is_probabilistic_pca():
     rows = np.asarray(source.arrays, float)
     setting = vae(source, latent=2, **LINEAR)
     task, world = task_of(setting), setting.world()
-    params = fitted(setting, batch.unit(jnp.asarray(rows, jnp.float32)))
+    params = fitted(setting, batch.make_batch(jnp.asarray(rows, jnp.float32)))
     mean, columns, noise = of_linear(params, task)
     values = np.linalg.eigvalsh(np.cov(rows.T, ddof=0))[::-1]
     np.testing.assert_allclose(noise, values[2:].mean(), rtol=0.02)
@@ -123,7 +123,7 @@ def test_beta_sets_which_directions_survive():
     source = principal()
     rows = np.asarray(source.arrays, float)
     setting = vae(source, latent=4, beta=3.0, deviation=0.5, **LINEAR)
-    params = fitted(setting, batch.unit(jnp.asarray(rows, jnp.float32)))
+    params = fitted(setting, batch.make_batch(jnp.asarray(rows, jnp.float32)))
     _, columns, _ = of_linear(params, task_of(setting))
     values, threshold = np.linalg.eigvalsh(np.cov(rows.T, ddof=0))[::-1], 3.0 * 0.5**2
     assert (values > threshold).tolist() == [True, True, False, False, False]

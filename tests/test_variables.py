@@ -36,7 +36,7 @@ def drawing(size: int = 3, shift: float = 0.0) -> Setting:
         return {"mean": fitted, "picture": grid, "words": above[:, None] * jnp.asarray([1.0, 2.0])}
 
     def fit(key, train, start):
-        x, weight = batch.rows(train)
+        x, weight = batch.weighted_rows(train)
         return (weight * x).sum() / weight.sum() + shift
 
     return Setting(

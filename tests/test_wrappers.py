@@ -29,7 +29,7 @@ KEY, WORLD = jax.random.key(0), World(real=2.0, truth=1.0, test=None)
 
 
 def summarize(world, train):
-    return batch.unit(jnp.full((1,), world.truth), train.weight.sum())
+    return batch.make_batch(jnp.full((1,), world.truth), train.weight.sum())
 
 
 EXTRAS = Extras(
@@ -131,7 +131,7 @@ def test_what_is_kept_reads_the_part_it_is_of():
     rows = jnp.arange(3) * 1.0
     root = jnp.zeros((3, 2), jnp.uint32)
     made = with_ancestors(BY_HAND)
-    fitted = made.fit(KEY, batch.unit(Descendant(rows, root)), Fitted(jnp.float32(1.0), None))
+    fitted = made.fit(KEY, batch.make_batch(Descendant(rows, root)), Fitted(jnp.float32(1.0), None))
     rewritten = made.extras.rewrite(KEY, fitted, Descendant(rows, root), 0.5)
     np.testing.assert_allclose(rewritten.row, rows * 10 + 0.5)
     np.testing.assert_allclose(made.extras.row_scores["value"](WORLD, fitted, rewritten), rewritten.row * 10 + 1)
@@ -144,8 +144,8 @@ def test_what_is_kept_reads_the_part_it_is_of():
     inner, made = MADE["self_supervised"]
     world = WORLD._replace(truth=type("Truth", (), {"generator": WORLD.truth}))
     params = type("Params", (), {"generator": jnp.float32(2.0)})
-    summary = made.extras.summarize(world, batch.unit(rows))
-    np.testing.assert_allclose(summary.items, inner.extras.summarize(WORLD, batch.unit(rows)).items)
+    summary = made.extras.summarize(world, batch.make_batch(rows))
+    np.testing.assert_allclose(summary.items, inner.extras.summarize(WORLD, batch.make_batch(rows)).items)
     np.testing.assert_allclose(made.extras.sample_children(KEY, params, rows), rows + 2)
     np.testing.assert_allclose(made.extras.rewrite(KEY, params, rows, 0.5), rows * 2 + 0.5)
     np.testing.assert_allclose(made.extras.row_scores["value"](world, params, rows), rows * 2 + 1)

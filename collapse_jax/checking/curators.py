@@ -57,10 +57,10 @@ def laws_of_curators(curator: Curator, setting: Setting | None, seed: int) -> li
 
 def _arguments(curator: Curator, setting: Setting, key: Key) -> tuple[World, Tree, Batch]:
     world = setting.world()
-    real = batch.unit(setting.sample_real(stream(key, "real"), world, NUM))
+    real = batch.make_batch(setting.sample_real(stream(key, "real"), world, NUM))
     start = None if setting.init is None else setting.init(stream(key, "init"), world)
     params = setting.fit(stream(key, "fit"), real, start)
-    return world, params, batch.unit(setting.sample(stream(key, "sample"), params, NUM * curator.oversample))
+    return world, params, batch.make_batch(setting.sample(stream(key, "sample"), params, NUM * curator.oversample))
 
 
 def _curate(curator: Curator, setting: Setting, key: Key) -> tuple[Batch, Batch]:

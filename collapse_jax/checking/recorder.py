@@ -55,7 +55,7 @@ def make_recorder() -> Setting:
         return TaggedRow(jnp.full(num, tag), jnp.arange(num), jnp.full(num, is_real))
 
     def observe(key: Key, world: World, train: Batch, summary: Tree, generated: TaggedRow) -> dict[str, Tree]:
-        items, weight = batch.rows(train)
+        items, weight = batch.weighted_rows(train)
         return {"rows": items, "weight": weight, "new": generated.tag[0]}
 
     return Setting(

@@ -160,7 +160,7 @@ def _find_rows(trial: Trial) -> Iterator[str]:
 
 def _unit(items: Tree) -> Batch:
     """The shapes of one block of rows that weigh 1 each."""
-    return jax.eval_shape(lambda: batch.unit(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), items)))
+    return jax.eval_shape(lambda: batch.make_batch(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), items)))
 
 
 def _find_parameters(trial: Trial) -> Iterator[str]:
@@ -213,7 +213,7 @@ def _find_scores(trial: Trial) -> Iterator[str]:
 
 
 def _find_impure(trial: Trial) -> Iterator[str]:
-    setting, train = trial.setting, batch.unit(trial.items)
+    setting, train = trial.setting, batch.make_batch(trial.items)
     params = jax.eval_shape(trial.fit, train)
     params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params)
     yield from find_impurities("sample_real", lambda k, w: setting.sample_real(k, w, NUM), trial.key, trial.world)
@@ -252,11 +252,11 @@ def _take_rows(items: Tree, index: Any) -> Tree:
 def _find_absent(trial: Trial, observe: Observe) -> Iterator[str]:
     rows, weight = _take_rows(trial.items, [0, 0, 1, 2, 3, 3, 4, 5, 6, 7]), [1, 0, 1, 1, 1, 0, 1, 1, 1, 1]
     yield from _find_reached("rows", *(observe(_spread_rows(rows, weight, fill)) for fill in _FILLS))
-    block = batch.unit(trial.items)
+    block = batch.make_batch(trial.items)
 
     def with_empty_block(fill: Fill) -> Batch:
         items = jax.tree.map(lambda x: jnp.broadcast_to(fill(x), x.shape), block.items)
-        return batch.stack(block, Batch(items, jnp.zeros((1, 1))))
+        return batch.stack_blocks(block, Batch(items, jnp.zeros((1, 1))))
 
     yield from _find_reached("blocks", *(observe(with_empty_block(fill)) for fill in _FILLS))
 
@@ -284,7 +284,7 @@ def _find_multiplicities(trial: Trial, observe: Observe) -> Iterator[str]:
     twice = fit_to(_take_rows(trial.items, np.repeat(np.arange(NUM), counts)), np.ones(SLOTS))
     if changed := names_that_differ(fit_to(trial.items, counts), twice, are_close):
         yield f"a row of weight 2 is not the row twice: {', '.join(changed)} differ"
-    blocks = observe(batch.stack(batch.unit(trial.items, 2.0), batch.unit(trial.items, 3.0)))
+    blocks = observe(batch.stack_blocks(batch.make_batch(trial.items, 2.0), batch.make_batch(trial.items, 3.0)))
     if changed := names_that_differ(fit_to(trial.items, np.full(NUM, 5.0)), blocks, are_close):
         yield f"blocks of weights 2 and 3 are not the rows five times: {', '.join(changed)} differ"
 
@@ -305,12 +305,12 @@ def _find_insufficient(trial: Trial, observe: Observe) -> Iterator[str]:
         compress(_spread_rows(trial.items, weight * part, _fill_with_seven)) for part in (is_early, ~is_early)
     )
     hole = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), early)._replace(weight=jnp.zeros((1, 1)))
-    merged = batch.stack(early, hole, late)
+    merged = batch.stack_blocks(early, hole, late)
     if changed := names_that_differ(whole, observe(compress(merged)), are_close):
         yield f"statistics of two parts do not merge to those of the whole: {', '.join(changed)} differ"
     if changed := names_that_differ(whole, observe(merged), are_close):
         yield f"a fit to the statistics of two parts is not the fit to the whole: {', '.join(changed)} differ"
-    halved = observe(compress(batch.stack(batch.scale(early, 0.5), hole, late)))
+    halved = observe(compress(batch.stack_blocks(batch.scale_weights(early, 0.5), hole, late)))
     expected = observe(_spread_rows(trial.items, weight * np.where(is_early, 0.5, 1.0), _fill_with_seven))
     if changed := names_that_differ(expected, halved, are_close):
         yield f"statistics at half their weight are not those of their rows: {', '.join(changed)} differ"

@@ -11,7 +11,7 @@ from collapse_jax.core import batch, resampling
 from collapse_jax.core.batch_rows import BatchRows, batch_rows
 from collapse_jax.core.data_plan import DataPlan, plan_data
 from collapse_jax.core.errors import UsageError
-from collapse_jax.core.pool import Memory, memory_for
+from collapse_jax.core.pool import Memory, choose_memory
 from collapse_jax.core.random import stream
 from collapse_jax.core.validation import is_traced, require_integer
 from collapse_jax.types import (
@@ -143,7 +143,7 @@ class _ChainBuilder(NamedTuple):
         if resample is not None:
             with jax.named_scope("pool"):
                 num = resample.num(self.rows.n)
-                train = resampling.redraw(stream(key, "redraw"), train, num, resample.replacement)
+                train = resampling.redraw_rows(stream(key, "redraw"), train, num, resample.replacement)
         with jax.named_scope("fit"):
             params = self.setting.fit(stream(key, "fit"), train, state.params)
         with jax.named_scope("sample"):
@@ -186,7 +186,7 @@ class _ChainBuilder(NamedTuple):
         return partial(summarize, world) if summarize is not None and self.plan.summarize else None
 
     def _memory(self, merge: Callable[[Batch], Batch] | None) -> Memory:
-        return memory_for(self.policy, merge, self.horizon)
+        return choose_memory(self.policy, merge, self.horizon)
 
     def _compressed(self, rows: Batch) -> Batch:
         return rows if self._compress is None else self._compress(rows)
@@ -198,7 +198,7 @@ class _ChainBuilder(NamedTuple):
 
     def _generated(self, new: Batch) -> Tree:
         """Return the new rows that metrics look at."""
-        items, _ = batch.rows(new)
+        items, _ = batch.weighted_rows(new)
         return jax.tree.map(lambda x: x[: self.rows.n], items) if self.rows.has_schedule else items
 
     @property
@@ -210,10 +210,10 @@ class _ChainBuilder(NamedTuple):
         """Return the first batch, of rows or of statistics, and those of its rows that may go with later ones."""
         law, n, count = self._law_of_real, self.rows.n, self.rows.real
         if law is None:
-            real = batch.unit(self.setting.sample_real(key, world, n))
+            real = batch.make_batch(self.setting.sample_real(key, world, n))
             return real, self._share_of(real)
-        whole = batch.unit(law(key, world, n), n)
-        return whole, whole if count is None else batch.unit(law(key, world, n, count), count)
+        whole = batch.make_batch(law(key, world, n), n)
+        return whole, whole if count is None else batch.make_batch(law(key, world, n, count), count)
 
     def _inputs(self, real: Batch) -> tuple[Tree, Batch]:
         """Return what a label-only loop keeps of the first batch (None in others), and what joins the pool."""
@@ -222,38 +222,40 @@ class _ChainBuilder(NamedTuple):
             return None, self._compressed(real)
         if self.plan.shared and label_only.statistics is not None:
             return label_only.statistics.prepare_inputs(real)
-        return batch.rows(real)[0], self._compressed(real)
+        return batch.weighted_rows(real)[0], self._compressed(real)
 
     def _fresh_real(self, key: Key, world: World) -> Batch:
         """Return new real rows that go with a batch."""
         law = self._law_of_real
         if law is None:
-            return self._share_of(batch.unit(self.setting.sample_real(key, world, self.rows.drawn_real)))
+            return self._share_of(batch.make_batch(self.setting.sample_real(key, world, self.rows.drawn_real)))
         count = self.rows.size if self.rows.real is None else self.rows.real
-        return batch.unit(law(key, world, count), count)
+        return batch.make_batch(law(key, world, count), count)
 
     def _share_of(self, real: Batch) -> Batch:
         """Return the real rows that the policy counts; of statistics, those of the rows that take others' place."""
         if self.rows.real is not None and (self.plan.fold or isinstance(self.rows.batches, JoinCounts)):
-            real = batch.scale(real._replace(weight=batch.full_weight(real)), self.rows.is_real(batch.num_rows(real)))
+            real = batch.scale_weights(
+                real._replace(weight=batch.full_weight(real)), self.rows.is_real(batch.num_rows(real))
+            )
         elif self.rows.has_schedule:
-            real = batch.scale(real, jnp.arange(batch.num_rows(real)) < self.rows.size)
+            real = batch.scale_weights(real, jnp.arange(batch.num_rows(real)) < self.rows.size)
         return self._compressed(real)
 
     def _joined(self, new: Batch, real: Any) -> Batch:
         """Return what a new batch and its real rows (None where the policy wants none) add to the pool."""
         kind = self.rows.batches
         if isinstance(kind, PartlyReal):
-            new = batch.beside(real, new) if self.plan.fold else self._mixed(new, real)
+            new = batch.join_rows(real, new) if self.plan.fold else self._mixed(new, real)
         elif isinstance(kind, Join | JoinCounts):
             new = kind.function(new, real)
         if isinstance(kind, JoinCounts) and not self.plan.fold:
-            new = batch.padded(new, self.rows.n)  # the first batch, too, must find a place
+            new = batch.pad_rows(new, self.rows.n)  # the first batch, too, must find a place
         return self._compressed(new)
 
     def _mixed(self, new: Batch, real: Batch) -> Batch:
         """Return `new` with its first rows taken from `real`."""
-        head, real = self.rows.is_real(self.rows.largest), batch.padded(real, self.rows.largest)
+        head, real = self.rows.is_real(self.rows.largest), batch.pad_rows(real, self.rows.largest)
 
         def choose(real_leaf: Array, new_leaf: Array) -> Array:
             return jnp.where(head.reshape(1, -1, *[1] * (real_leaf.ndim - 2)), real_leaf, new_leaf)
@@ -270,34 +272,34 @@ class _ChainBuilder(NamedTuple):
         slots, label_only = self.rows.slots, self.setting.label_only
         num = 1 if self.curator is None else self.curator.oversample
         if label_only is None:
-            candidates = batch.unit(self.setting.sample(key, params, slots * num))
+            candidates = batch.make_batch(self.setting.sample(key, params, slots * num))
         else:  # candidates for a slot lie side by side
             kept = _resized(inputs, slots)
             repeated = kept if num == 1 else jax.tree.map(lambda x: jnp.repeat(x, num, axis=0), kept)
-            candidates = batch.unit(label_only.relabel(key, params, repeated))
+            candidates = batch.make_batch(label_only.relabel(key, params, repeated))
         some_absent = self.rows.has_schedule or slots > self.rows.synthetic
         if some_absent:
-            candidates = batch.scale(candidates, jnp.repeat(self.rows.is_there(slots), num))
+            candidates = batch.scale_weights(candidates, jnp.repeat(self.rows.is_there(slots), num))
         if self.curator is None:
             return candidates
         with jax.named_scope("curate"):  # which may put real rows anywhere, into empty slots too
             new = self.curator.apply(self.setting, stream(key, "curate"), world, params, candidates, slots)
-        return batch.scale(new, self.rows.is_there(slots)) if some_absent else new
+        return batch.scale_weights(new, self.rows.is_there(slots)) if some_absent else new
 
     def _sample_statistics(self, key: Key, params: Tree, inputs: Tree) -> Batch:
         """Return the statistics of a new batch."""
         slots, label_only, statistics = self.rows.slots, self.setting.label_only, self.setting.statistics
         replaced = self.rows.replaced
         if self.plan.shared and label_only is not None and label_only.statistics is not None:
-            return batch.unit(label_only.statistics.relabel(key, params, inputs), self.rows.n)
+            return batch.make_batch(label_only.statistics.relabel(key, params, inputs), self.rows.n)
         if label_only is not None:
             # The inputs of slots that real rows fill are not labelled.
             kept = self.rows.is_there(slots)
             kept = kept if replaced is None else kept & ~self.rows.is_real(slots)
-            return self._compressed(batch.unit(label_only.relabel(key, params, _resized(inputs, slots)), kept))
+            return self._compressed(batch.make_batch(label_only.relabel(key, params, _resized(inputs, slots)), kept))
         assert statistics is not None
         count = self.rows.synthetic if replaced is None else self.rows.size - replaced
-        return batch.unit(statistics.sample(key, params, slots, count, self.plan.law), count)
+        return batch.make_batch(statistics.sample(key, params, slots, count, self.plan.law), count)
 
 
 def _resized(inputs: Tree, num: int) -> Tree:

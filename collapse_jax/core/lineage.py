@@ -36,8 +36,8 @@ class Descendant(NamedTuple):
     """Rows and their origin.
 
     Attributes:
-      row: leaves ``[num, ...]``, as the setting has them.
-      root: ``[num, 2]`` uint32, of the real ancestor: its batch's random number, and its place there.
+      row: the rows as the setting has them, leaves ``[num, ...]``.
+      root: the real ancestor of each, ``[num, 2]`` uint32: its batch's random number, and its place there.
     """
 
     row: Tree
@@ -54,9 +54,9 @@ class Fitted(NamedTuple):
 def with_ancestors(setting: Setting) -> Setting:
     """Return `setting` with rows that know their ancestors, and with the metric ``ancestors_alive``.
 
-    The share of n that are different real rows from which the rows a fit saw descend: 1 at generation 1, above 1 where
-    new real rows keep coming. Two batches of real rows share a number in one of 2^32 cases. Parents are drawn row by
-    row, so no statistics are kept; the other metrics keep their laws.
+    It is the share of n that are different real rows from which the rows a fit saw descend: 1 at generation 1, above 1
+    where new real rows keep coming. Two batches of real rows share a number in one of 2^32 cases. Parents are drawn row
+    by row, so no statistics are kept; the other metrics keep their laws.
 
     Raises:
       UsageError: new rows of `setting` have no parents.
@@ -71,11 +71,11 @@ def with_ancestors(setting: Setting) -> Setting:
         return Descendant(setting.sample_real(key, world, num), root)
 
     def fit(key: Key, train: Batch, start: Tree) -> Fitted:
-        return Fitted(setting.fit(key, bare(train), start.params if isinstance(start, Fitted) else start), train)
+        return Fitted(setting.fit(key, strip_roots(train), start.params if isinstance(start, Fitted) else start), train)
 
     def sample(key: Key, fitted: Fitted, num: int) -> Descendant:
         key_row, key_change = jax.random.split(key)
-        parents = batch.choose(key_row, fitted.train, num)
+        parents = batch.draw_rows(key_row, fitted.train, num)
         return parents._replace(row=sample_children(key_change, fitted.params, parents.row))
 
     def observe(key: Key, world: World, fitted: Fitted, summary: Tree, generated: Descendant) -> dict[str, Array]:
@@ -99,7 +99,7 @@ def with_ancestors(setting: Setting) -> Setting:
 
 
 def _summarize_rows(summarize: SummarizeFn, world: World, train: Batch) -> Batch:
-    return summarize(world, bare(train))
+    return summarize(world, strip_roots(train))
 
 
 def _rewrite_rows(
@@ -114,13 +114,13 @@ def _score_rows(score: RowScoreFn, world: World, fitted: Fitted, items: Descenda
 
 def num_roots(train: Batch) -> Array:
     """Return how many different roots the rows of positive weight have."""
-    items, weight = batch.rows(train)
+    items, weight = batch.weighted_rows(train)
     last = jnp.uint32(2**32 - 1)  # no row's place: absent rows are sorted to the end
     origin, place = jax.lax.sort(tuple(jnp.where(weight > 0, items.root[:, i], last) for i in (0, 1)), num_keys=2)
     differs = (origin[1:] != origin[:-1]) | (place[1:] != place[:-1])
     return (place < last)[:1].sum() + (differs & (place[1:] < last)).sum()
 
 
-def bare(rows: Batch) -> Batch:
+def strip_roots(rows: Batch) -> Batch:
     """Return the rows without their roots, where they have some; rows of evaluations have none."""
     return rows._replace(items=rows.items.row) if isinstance(rows.items, Descendant) else rows

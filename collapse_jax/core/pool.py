@@ -15,15 +15,19 @@ class Memory(NamedTuple):
 
     Attributes:
       start: ``(first, template) -> pool``: a pool of the first batch alone; `template` has the shape of what will join.
-      add: ``(pool, joined, fade, generation) -> pool``.
+      add: ``(pool, joined, fade, generation) -> pool``: the pool after one more generation.
     """
 
     start: Callable[[Batch, Batch], Batch]
     add: Callable[[Batch, Batch, Array | float, Array], Batch]
 
 
-def memory_for(policy: Policy, compress: Callable[[Batch], Batch] | None, num_generations: int) -> Memory:
-    """Fold where everything is kept and statistics merge: O(1) in the horizon. A ring of generations elsewhere."""
+def choose_memory(policy: Policy, compress: Callable[[Batch], Batch] | None, num_generations: int) -> Memory:
+    """Return how the pool of a policy is kept.
+
+    Statistics are folded where everything is kept and they merge: O(1) in the horizon. Elsewhere it is a ring of
+    generations.
+    """
     if policy.keep is None and compress is not None:
         return fold_memory(compress)
     keep = num_generations if policy.keep is None else min(policy.keep, num_generations)
@@ -31,15 +35,20 @@ def memory_for(policy: Policy, compress: Callable[[Batch], Batch] | None, num_ge
 
 
 def fold_memory(compress: Callable[[Batch], Batch]) -> Memory:
-    """One row of statistics."""
+    """Return a memory of one row of statistics."""
     return Memory(
         start=lambda first, template: compress(first),
-        add=lambda pool, joined, fade, generation: compress(batch.beside(batch.scale(pool, fade), compress(joined))),
+        add=lambda pool, joined, fade, generation: compress(
+            batch.join_rows(batch.scale_weights(pool, fade), compress(joined))
+        ),
     )
 
 
 def block_memory(keep: int) -> Memory:
-    """A ring of `keep` generations, empty slots at weight 0; batch g lies in slot g mod `keep`, written in place."""
+    """Return a memory that is a ring of `keep` generations, empty slots at weight 0.
+
+    Batch g lies in slot g mod `keep`, written in place.
+    """
 
     def start(first: Batch, template: Batch) -> Batch:
         first = _pad(first, template)
@@ -58,13 +67,13 @@ def block_memory(keep: int) -> Memory:
         def write(old: Array, new: Array) -> Array:
             return jax.lax.dynamic_update_slice_in_dim(old, new, slot, 0)
 
-        return jax.tree.map(write, batch.scale(pool, fade), joined)
+        return jax.tree.map(write, batch.scale_weights(pool, fade), joined)
 
     return Memory(start, add)
 
 
 def _pad(first: Batch, template: Batch) -> Batch:
-    """`first` with rows of weight 0 added until it has the template's blocks, rows and weights."""
+    """Return `first` with rows of weight 0 added until it has the template's blocks, rows and weights."""
 
     def pad(x: Array, like: Array) -> Array:
         grow = [(0, like.shape[axis] - x.shape[axis]) for axis in (0, 1)] + [(0, 0)] * (x.ndim - 2)

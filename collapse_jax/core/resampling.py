@@ -2,13 +2,13 @@
 
 import jax.numpy as jnp
 
-from collapse_jax.core.batch import num_rows, rows, take, unit
+from collapse_jax.core.batch import make_batch, num_rows, take_rows, weighted_rows
 from collapse_jax.core.random import draw_integers
 from collapse_jax.types import Array, Batch, Key
 
 
-def redraw(key: Key, batch: Batch, num: int, replacement: bool) -> Batch:
-    """`num` rows drawn uniformly from those of positive weight, which keep their weights.
+def redraw_rows(key: Key, batch: Batch, num: int, replacement: bool) -> Batch:
+    """Draw `num` rows uniformly from those of positive weight, which keep their weights.
 
     Without replacement, a pool of no more than `num` rows is taken whole.
     """
@@ -22,7 +22,7 @@ def redraw(key: Key, batch: Batch, num: int, replacement: bool) -> Batch:
     else:
         # Whole blocks come in multiples of their rows: then counts between num and 2 num may be ruled out.
         counts = range(block_rows, (blocks + 1) * block_rows, block_rows) if width == 1 else range(2 * num)
-        number, present = distinct(key, num, count, blocks * block_rows, any(num < c < 2 * num for c in counts))
+        number, present = draw_distinct(key, num, count, blocks * block_rows, any(num < c < 2 * num for c in counts))
     if width > 1:
         index = jnp.searchsorted(jnp.cumsum(alive.reshape(-1)), number, side="right")
         weight = batch.weight.reshape(-1)[index]
@@ -30,17 +30,26 @@ def redraw(key: Key, batch: Batch, num: int, replacement: bool) -> Batch:
         block = jnp.flatnonzero(alive[:, 0], size=blocks)[number // block_rows]
         index = block * block_rows + number % block_rows
         weight = batch.weight[block, 0]
-    return unit(take(rows(batch)[0], index), weight * present.astype(weight.dtype))
+    return make_batch(take_rows(weighted_rows(batch)[0], index), weight * present.astype(weight.dtype))
 
 
-def distinct(key: Key, num: int, count: Array, capacity: int, crowded: bool = True) -> tuple[Array, Array]:
-    """`num` distinct numbers below `count` (traced, <= `capacity`), uniform over all such sets.
+def draw_distinct(key: Key, num: int, count: Array, capacity: int, crowded: bool = True) -> tuple[Array, Array]:
+    """Draw `num` distinct numbers below `count` (traced, <= `capacity`), uniform over all such sets.
 
-    Returns the numbers ``[num]`` and which of them are real: where `count` < `num`, only the first `count` are.
     The first distinct values of a sequence of independent draws are a uniform set. Where fewer than half of the
-    numbers stay out, those that stay out are drawn instead; with `crowded` false the caller promises that `count` never
-    lies between `num` and ``2 num``, and this is left out. The sequence has ``1.6 num + 64`` draws, which fall short of
-    `num` distinct values with probability below 1e-12; numbers then repeat.
+    numbers stay out, those that stay out are drawn instead. The sequence has ``1.6 num + 64`` draws, which fall short
+    of `num` distinct values with probability below 1e-12; numbers then repeat.
+
+    Args:
+      key: randomness of the draw.
+      num: how many numbers.
+      count: what they are below; may be traced.
+      capacity: static bound of `count`.
+      crowded: False promises that `count` never lies between `num` and ``2 num``, so that what is for that case is
+        left out.
+
+    Returns:
+      The numbers ``[num]`` and which of them are real: where `count` < `num`, only the first `count` are.
     """
     order = jnp.arange(num)
     if capacity <= num:

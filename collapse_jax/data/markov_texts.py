@@ -146,7 +146,7 @@ def count_grams(rows_mxl: Array, weight: Array, order: int, num_symbols: int) ->
 
 def draw_weighted(key: Key, weight: Array, num: int) -> Array:
     """Draw `num` numbers of ``0 .. len(weight) - 1`` in proportion to weight."""
-    return batch.choose(key, Batch(jnp.arange(weight.size)[None], weight[None]), num)
+    return batch.draw_rows(key, Batch(jnp.arange(weight.size)[None], weight[None]), num)
 
 
 def cumulate_rows(weight_cxv: Array) -> Array:

@@ -75,7 +75,7 @@ def build_gram_set(rows: Batch, n: int, bits: int) -> Batch:
 
     Rows that are sets themselves are merged.
     """
-    items, weight = batch.rows(rows)
+    items, weight = batch.weighted_rows(rows)
     present = (weight > 0)[:, None]
     if isinstance(items, GramSet):
         words = jax.lax.reduce(jnp.where(present, items.words, jnp.uint32(0)), jnp.uint32(0), jax.lax.bitwise_or, (0,))
@@ -88,7 +88,7 @@ def build_gram_set(rows: Batch, n: int, bits: int) -> Batch:
 
         set_bits = jax.lax.fori_loop(0, BITS_SET, add, jnp.zeros(bits, jnp.uint8)).reshape(-1, WORD_BITS)
         words = (set_bits.astype(jnp.uint32) << jnp.arange(WORD_BITS, dtype=jnp.uint32)[None]).sum(1, dtype=jnp.uint32)
-    return batch.unit(GramSet(words[None]), weight.sum())
+    return batch.make_batch(GramSet(words[None]), weight.sum())
 
 
 def is_in_set(grams: Grams, known: GramSet) -> Array:

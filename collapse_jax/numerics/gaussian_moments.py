@@ -111,7 +111,7 @@ def compress_rows(rows: Batch) -> Batch:
 
     The moments are of maximum likelihood: they are divided by the total weight.
     """
-    items, weight = batch.rows(rows)
+    items, weight = batch.weighted_rows(rows)
     if isinstance(items, Moments) and weight.shape[0] == 1:
         return Batch(jax.tree.map(lambda x: x[:, None], items), rows.weight)
     mass = weight.sum()
@@ -119,7 +119,7 @@ def compress_rows(rows: Batch) -> Batch:
     is_rows = not isinstance(items, Moments)
     mean, covariance, unit = _row_moments(items, share) if is_rows else _pool_moments(items, share)
     factor, log_scale = factorise_covariance(covariance, (weight > 0).sum() - 1 if is_rows else None)
-    return batch.unit(jax.tree.map(lambda x: x[None], Moments(mean, factor, log_scale + unit)), mass)
+    return batch.make_batch(jax.tree.map(lambda x: x[None], Moments(mean, factor, log_scale + unit)), mass)
 
 
 def _row_moments(x_mxd: Array, share: Array) -> tuple[Array, Array, Array]:
@@ -163,7 +163,7 @@ def moments_of_normal_rows(key: Key, dim: int, num: int, count: Array | int) -> 
     """Draw `num` standard normal rows and return the moments (maximum likelihood) of the first `count`."""
     z = draw_normals(key, (num, dim))
     weight = (jnp.arange(num) < count).astype(z.dtype)
-    return jax.tree.map(lambda x: x[0, 0], compress_rows(batch.unit(z, weight)).items)
+    return jax.tree.map(lambda x: x[0, 0], compress_rows(batch.make_batch(z, weight)).items)
 
 
 def draw_normal_moments(key: Key, dim: int, count: Array | int) -> Moments:

@@ -114,14 +114,14 @@ def _metrics(law: np.ndarray) -> tuple[Metric, ...]:
 
 def _compress(num: int, train: Batch) -> Batch:
     """Return one row of frequencies, of rows and of frequencies alike."""
-    items, weight = batch.rows(train)
+    items, weight = batch.weighted_rows(train)
     mass = weight.sum()
     if isinstance(items, Frequencies):
         part = (weight / mass)[:, None]
         share = jnp.where(part > 0, part * items.share, 0.0).sum(0)
     else:
         share = count_laws.count_symbols(items, weight, num) / mass
-    return batch.unit(Frequencies(share[None]), mass)
+    return batch.make_batch(Frequencies(share[None]), mass)
 
 
 def _heated(temperature: Array | float, params: Frequencies) -> Frequencies:

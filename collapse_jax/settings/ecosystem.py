@@ -212,7 +212,7 @@ def _observe(
     axes = (0, None if summary is None else 0, 1)
     seen = _over(coupled, one, key, params, summary, generated, axes=axes)
     rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), generated)
-    everything = batch.unit(rows)
+    everything = batch.make_batch(rows)
     start = None if generator.init is None else generator.init(key_all, world)
     whole = generator.fit(key_all, everything, start)
     evaluated, summarize = None, generator.extras.summarize

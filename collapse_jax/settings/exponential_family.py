@@ -129,9 +129,9 @@ def _setting(name: str, family: Family, truth: Array | float, ratio: Metric) -> 
 
 def _compress(train: Batch) -> Batch:
     """Return the weighted mean: a row is a statistic of itself."""
-    items, weight = batch.rows(train)
+    items, weight = batch.weighted_rows(train)
     mass = weight.sum()
-    return batch.unit((jnp.where(weight > 0, weight * items, 0.0).sum() / mass)[None], mass)
+    return batch.make_batch((jnp.where(weight > 0, weight * items, 0.0).sum() / mass)[None], mass)
 
 
 def _sample_statistics(family: Family, key: Key, mean: Array, num: int, count: Array | int, exact: bool) -> Array:

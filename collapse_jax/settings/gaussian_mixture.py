@@ -177,7 +177,7 @@ def _empty(components: int, dim: int, covariance: str) -> Mixture:
 def _fit(
     components: int, steps: int, covariance: str, floor: Array | float, key: Key, train: Batch, previous: Mixture | None
 ) -> Mixture:
-    x_mxd, weight = batch.rows(train)
+    x_mxd, weight = batch.weighted_rows(train)
     x_dxm = jnp.where(weight[None] > 0, x_mxd.T, 0.0)  # a row of weight 0 may hold anything, NaN too
     log_row = jnp.where(weight > 0, jnp.log(jnp.where(weight > 0, weight, 1.0)), -jnp.inf)
     centre, nearest = _far_apart(x_dxm, weight, components)
@@ -261,7 +261,7 @@ def _maximise(
 def _sample(key: Key, params: Mixture, num: int) -> Array:
     key_component, key_noise = jax.random.split(key)
     parts = Batch((params.mean, params.log_scale, params.factor), jnp.exp(params.log_weight))
-    mean, log_scale, factor = batch.choose(key_component, jax.tree.map(lambda x: x[None], parts), num)
+    mean, log_scale, factor = batch.draw_rows(key_component, jax.tree.map(lambda x: x[None], parts), num)
     noise = jnp.exp(log_scale) * draw_normals(key_noise, mean.shape)
     return mean + (noise if factor is None else (factor * noise[:, None]).sum(2))
 

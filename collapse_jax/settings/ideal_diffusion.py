@@ -105,7 +105,7 @@ def _metrics(degree: int) -> tuple[Metric, ...]:
 
 def _sample(key: Key, params: Ideal, num: int) -> Array:
     key_row, key_noise = jax.random.split(key)
-    return _sample_children(key_noise, params, batch.choose(key_row, params.train, num))
+    return _sample_children(key_noise, params, batch.draw_rows(key_row, params.train, num))
 
 
 def _sample_children(key: Key, params: Ideal, rows_nxd: Array) -> Array:
@@ -123,7 +123,7 @@ def _integrate(steps: int, key: Key, params: Ideal, num: int) -> Array:
     With y = exp(t) x and s = exp(t) times the noise's standard deviation it reads dy / d log s = y - E[row | y, s]. A
     step holds the expected row fixed (exact where there is one row), as seen from the middle of the step.
     """
-    x_mxd, weight = batch.rows(params.train)
+    x_mxd, weight = batch.weighted_rows(params.train)
     x_mxd = jnp.where(weight[:, None] > 0, x_mxd, 0.0)
     last, first = (jnp.log(_noise(t)) + t for t in (params.delta, FAR))
     log_s = first + (last - first) * jnp.linspace(0, 1, steps + 1)
@@ -148,7 +148,7 @@ def _expected_row(x_mxd: Array, weight: Array, y_nxd: Array, log_s: Array) -> Ar
 
 
 def _observe(degree: int, key: Key, world: World, params: Ideal, summary: None, generated: Tree) -> dict[str, Array]:
-    x_mxd, weight = batch.rows(params.train)
+    x_mxd, weight = batch.weighted_rows(params.train)
     share = (weight / weight.sum())[:, None]
 
     def mean_of(values: Array) -> Array:

@@ -158,7 +158,7 @@ def _at_birth(bandwidth: Array | float | str, nodes: np.ndarray | None) -> Calla
 def _fit(bandwidth: Array | float | str, key: Key, train: Batch, start: Tree) -> Estimate:
     if not isinstance(bandwidth, str):
         return Estimate(train, jnp.asarray(bandwidth, jnp.result_type(float)))
-    items, weight = batch.rows(train)
+    items, weight = batch.weighted_rows(train)
     num = weight.sum()
     h = jnp.asarray(_rule(bandwidth, num, items.shape[1]))
     if bandwidth.endswith("_scaled"):
@@ -169,7 +169,7 @@ def _fit(bandwidth: Array | float | str, key: Key, train: Batch, start: Tree) ->
 
 def _sample(key: Key, params: Estimate, num: int) -> Array:
     key_row, key_noise = jax.random.split(key)
-    return _sample_children(key_noise, params, batch.choose(key_row, params.train, num))
+    return _sample_children(key_noise, params, batch.draw_rows(key_row, params.train, num))
 
 
 def _sample_children(key: Key, params: Estimate, rows_nxd: Array) -> Array:
@@ -198,7 +198,7 @@ def _observe(
 
 def _summarize(evaluate: Callable[[Batch, Array], Array] | None, world: World, train: Batch) -> Batch:
     """Return one row of evaluations, of rows of data and of rows of evaluations alike."""
-    items, weight = batch.rows(train)
+    items, weight = batch.weighted_rows(train)
     mass = weight.sum()
     if not isinstance(items, Summary):
         log_kernel = None if evaluate is None else evaluate(train, world.test)
@@ -211,7 +211,7 @@ def _summarize(evaluate: Callable[[Batch, Array], Array] | None, world: World, t
         variance = between + jnp.where(share[:, None] > 0, share[:, None] * items.variance, 0.0).sum(0)
         log_kernel = None if items.log_kernel is None else _log_mix(share, items.log_kernel)
         summary = Summary(log_kernel, mean, variance)
-    return batch.unit(jax.tree.map(lambda x: x[None], summary), mass)
+    return batch.make_batch(jax.tree.map(lambda x: x[None], summary), mass)
 
 
 def _moments(x_mxd: Array, weight: Array) -> tuple[Array, Array]:
@@ -240,7 +240,7 @@ def log_mean_kernel(train: Batch, test: Array, bandwidth: Array) -> Array:
     This takes one pass over chunks of rows with a running nearest distance, so that densities far below the smallest
     float keep their logarithm and nothing of size rows x tests is stored.
     """
-    x_mxd, weight = batch.rows(train)
+    x_mxd, weight = batch.weighted_rows(train)
     m, dim = x_mxd.shape
     count = -(-m // _CHUNK)
     rows = -(-m // count)

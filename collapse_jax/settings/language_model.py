@@ -294,7 +294,7 @@ def _trained(task: LanguageTask, base: BaseModel) -> Tree:
     @jax.jit
     def train(key: Key, arrays: Tree) -> Tree:
         real = task.text.draw(stream(key, "real"), arrays, base.rows, task.network.length)
-        return base.fit(stream(key, "fit"), batch.unit(real), None)
+        return base.fit(stream(key, "fit"), batch.make_batch(real), None)
 
     return train(jax.random.key(0, impl="threefry2x32"), jax.tree.map(jnp.asarray, task.text.arrays))
 

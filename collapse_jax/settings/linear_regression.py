@@ -196,7 +196,7 @@ def _sample_statistics(
     """Draw the statistics of `count` rows with new inputs."""
     if exact:
         return statistics(key, params, count)
-    drawn = batch.unit(rows(key, params, num), jnp.arange(num) < count)
+    drawn = batch.make_batch(rows(key, params, num), jnp.arange(num) < count)
     return jax.tree.map(lambda x: x[0], _compress(drawn).items)
 
 
@@ -213,14 +213,14 @@ def _sample_real_statistics(
 
 def _compress(train: Batch) -> Batch:
     """Return one row of statistics of rows, or of statistics; of coefficients on the same inputs, their mean."""
-    items, weight = batch.rows(train)
+    items, weight = batch.weighted_rows(train)
     if weight.shape[0] == 1 and not isinstance(items, RegressionRows):
         return Batch(jax.tree.map(lambda x: x[:, None], items), train.weight)
     mass = weight.sum()
     share = weight / jnp.where(mass > 0, mass, 1.0)
     if not isinstance(items, RegressionRows | RegressionStatistics):
         mean = jnp.where(share[:, None] > 0, share[:, None] * items, 0.0).sum(0)
-        return batch.unit(mean[None], mass)
+        return batch.make_batch(mean[None], mass)
     if isinstance(items, RegressionRows):
         columns = [items.x, items.y[:, None]]
     else:
@@ -230,7 +230,7 @@ def _compress(train: Batch) -> Batch:
     lines = jnp.where(by_row > 0, jnp.sqrt(by_row) * lines, 0.0)  # a row of weight 0 may hold anything, NaN too
     dim = lines.shape[-1] - 1
     reduced = least_squares.reduce_to_triangle(lines.reshape(-1, dim + 1), dim)
-    return batch.unit(RegressionStatistics(reduced[None, :, :dim], reduced[None, :, dim]), mass)
+    return batch.make_batch(RegressionStatistics(reduced[None, :, :dim], reduced[None, :, dim]), mass)
 
 
 def _fit(ridge: Array | float | None, key: Key, train: Batch, start: Tree) -> Array:
@@ -253,7 +253,7 @@ def _solved(ridge: Array | float | None, root: Array, targets: Array) -> Array:
 def _prepare_inputs(ridge: Array | float | None, first: Batch) -> tuple[RegressionInputs, Batch]:
     """Return what a chain keeps of its first batch, and the coefficients that its labels give."""
     root, target = jax.tree.map(lambda x: x[0, 0], _compress(first).items)
-    count, eye = batch.total(first), jnp.eye(root.shape[0])
+    count, eye = batch.total_weight(first), jnp.eye(root.shape[0])
     gain = _solved(ridge, root, eye)  # coefficients = gain Q'y / sqrt(n)
     shrinkage = None if ridge is None else eye - jnp.matmul(gain, root, precision=_HIGHEST)
     coefficients = jnp.matmul(gain, target, precision=_HIGHEST)
@@ -261,7 +261,7 @@ def _prepare_inputs(ridge: Array | float | None, first: Batch) -> tuple[Regressi
         inverse = gain if ridge is None else least_squares.solve_triangle(root, eye)
         orthogonal = jnp.matmul(first.items.x[0], inverse, precision=_HIGHEST) / jnp.sqrt(count)
         gain = jnp.matmul(gain, orthogonal.T, precision=_HIGHEST)
-    return RegressionInputs(gain / jnp.sqrt(count), shrinkage), batch.unit(coefficients[None], count)
+    return RegressionInputs(gain / jnp.sqrt(count), shrinkage), batch.make_batch(coefficients[None], count)
 
 
 def _relabel_statistics(noise: Array, key: Key, params: Array, inputs: RegressionInputs) -> Array:

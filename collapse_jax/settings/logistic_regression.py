@@ -134,7 +134,7 @@ def _world(dim: int, logits: int, num_test: int, rows: Callable[[Key, Array, int
 @on_host
 def _world_of(source: Source, num_test: int, fit: Callable[..., Array]) -> World:
     train = jnp.asarray(source.arrays, float)
-    truth = jax.jit(fit)(None, batch.unit(_labelled(train)), None)
+    truth = jax.jit(fit)(None, batch.make_batch(_labelled(train)), None)
     return World(train, truth, _labelled(jnp.asarray(source.held_out(num_test), float)))
 
 
@@ -169,7 +169,7 @@ def _is_right(world: World, params: Array, rows: ClassifiedRows) -> Array:
 
 
 def _fit(classes: int, ridge: Array | float, steps: int, key: Key, train: Batch, start: Tree) -> Array:
-    items, weight = batch.rows(train)
+    items, weight = batch.weighted_rows(train)
     return logistic_newton.fit_coefficients(items.x, items.label, weight, classes, ridge, steps)
 
 

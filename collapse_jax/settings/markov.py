@@ -175,7 +175,7 @@ def _world(language: Language, order: int, gram: int) -> World:
 
 
 def _compress(order: int, num_symbols: int, train: Batch) -> Batch:
-    items, weight = batch.rows(train)
+    items, weight = batch.weighted_rows(train)
     mass = weight.sum()
     if not isinstance(items, Counts):
         mean = markov_texts.count_grams(items, weight, order, num_symbols) / jnp.where(mass > 0, mass, 1.0)
@@ -184,7 +184,7 @@ def _compress(order: int, num_symbols: int, train: Batch) -> Batch:
     else:
         share = (weight / jnp.where(mass > 0, mass, 1.0))[:, None, None]
         mean = jnp.where(share > 0, share * items.mean, 0.0).sum(0)
-    return batch.unit(Counts(mean[None]), mass)
+    return batch.make_batch(Counts(mean[None]), mass)
 
 
 def _fit(compress: Tree, smoothing: Array | float, key: Key, train: Batch, start: Tree) -> MarkovModel:
@@ -231,7 +231,7 @@ def _sample_statistics(
     compress: Tree, sample: Tree, key: Key, params: MarkovModel, num: int, count: Array | int, exact: bool
 ) -> Counts:
     """Return the counts of rows, which are drawn either way: no law of counts is cheaper to draw."""
-    rows = batch.unit(sample(key, params, num), jnp.arange(num) < count)
+    rows = batch.make_batch(sample(key, params, num), jnp.arange(num) < count)
     return jax.tree.map(lambda x: x[0], compress(rows).items)
 
 

@@ -107,7 +107,7 @@ def fit_with_classes(
     net = fit_net(key, train, None if before is None else before.net)
     if not transform.classes:
         return GenerativeModel(net, None)
-    rows, weight = batch.rows(train)
+    rows, weight = batch.weighted_rows(train)
     is_class_NxK = jnp.round(rows[:, -1:]) == jnp.arange(transform.classes, dtype=rows.dtype)[None]
     return GenerativeModel(net, (jnp.where(is_class_NxK, weight[:, None], 0.0)).sum(0))
 
@@ -129,7 +129,7 @@ def draw_rows(
         label_N = None
         if classes is not None:
             weighted = Batch(jnp.arange(transform.classes)[None], classes[None])
-            label_N = batch.choose(stream(key, "labels"), weighted, rows)
+            label_N = batch.draw_rows(stream(key, "labels"), weighted, rows)
         rows_NxD = transform.center + transform.scale * draw_batch(stream(key, "rows"), label_N, rows)
         return rows_NxD if label_N is None else jnp.hstack([rows_NxD, label_N[:, None].astype(rows_NxD.dtype)])
 

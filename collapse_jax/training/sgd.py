@@ -62,8 +62,8 @@ def fit_sgd(
     require_choice("start", start, STARTS)
 
     def fit(key: Key, train: Batch, previous: Tree) -> Tree:
-        items, _ = batch.rows(train)
-        draw = batch.row_numbers(train)
+        items, _ = batch.weighted_rows(train)
+        draw = batch.row_sampler(train)
         key_rows, key_loss = stream(key, "minibatch"), stream(key, "loss")
         num_steps: Any = steps if epochs is None else _count_steps(epochs, train, batch_size)
         transformation = optimizer if isinstance(optimizer, optax.GradientTransformation) else optimizer(num_steps)
@@ -71,7 +71,7 @@ def fit_sgd(
         def step(carry: tuple[Tree, Tree], scanned: tuple[Key, Array]) -> tuple[tuple[Tree, Tree], None]:
             params, state = carry
             key_step, row_B = scanned
-            minibatch = shard_rows(batch.take(items, row_B))
+            minibatch = shard_rows(batch.take_rows(items, row_B))
             gradient = jax.grad(lambda p: loss(p, key_step, minibatch).astype(jnp.float32))(params)
             with jax.numpy_dtype_promotion("standard"):  # optax promotes its counts of steps
                 updates, state = transformation.update(gradient, state, params)

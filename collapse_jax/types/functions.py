@@ -44,7 +44,7 @@ class FitFn(Protocol):
     Example::
 
         def fit(key, train, start):
-            x, weight = batch.rows(train)
+            x, weight = batch.weighted_rows(train)
             return jnp.where(weight > 0, weight * x, 0.0).sum() / weight.sum()
     """
 
@@ -93,9 +93,9 @@ class CompressFn(Protocol):
     Example: the weighted mean, of which a row is its own statistic::
 
         def compress(train):
-            x, weight = batch.rows(train)
+            x, weight = batch.weighted_rows(train)
             mass = weight.sum()
-            return batch.unit((jnp.where(weight > 0, weight * x, 0.0).sum() / mass)[None], mass)
+            return batch.make_batch((jnp.where(weight > 0, weight * x, 0.0).sum() / mass)[None], mass)
     """
 
     def __call__(self, train: Batch, /) -> Batch: ...
@@ -208,9 +208,10 @@ class CountFn(Protocol):
 class JoinFn(Protocol):
     """Return what joins the pool, of a new batch and of the real rows that go with it (None where there are none).
 
-    It stacks blocks of n rows, or weighs each row (``core.batch`` has ``stack``, ``beside`` and ``scale``).
+    It stacks blocks of n rows, or weighs each row, by ``stack_blocks``, ``join_rows`` and ``scale_weights`` of
+    ``core.batch``.
 
-    Example: ``lambda new, real: batch.stack(batch.scale(new, 0.5), real)``
+    Example: ``lambda new, real: batch.stack_blocks(batch.scale_weights(new, 0.5), real)``
     """
 
     def __call__(self, new: Batch, real: Batch | None, /) -> Batch: ...

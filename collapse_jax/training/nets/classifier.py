@@ -59,7 +59,7 @@ def train_classifier(x_NxD: np.ndarray, label_N: np.ndarray, classes: int) -> Tr
         optimizer = partial(make_adamw, RATE, "cosine", 100, DECAY, 1.0)
         fit = fit_sgd(_classifier_loss, optimizer, init=init, steps=STEPS, batch_size=BATCH)
         rows = jnp.asarray(x_NxD, float), jnp.asarray(label_N, jnp.int32)
-        params = jax.jit(fit)(jax.random.key(0, impl="threefry2x32"), batch.unit(rows), None)
+        params = jax.jit(fit)(jax.random.key(0, impl="threefry2x32"), batch.make_batch(rows), None)
         variance = jax.jit(
             lambda p, x: batching.map_in_batches(lambda some: _apply_params(p, some)[0], 256, x).var(0).sum()
         )
