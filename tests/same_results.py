@@ -166,8 +166,9 @@ def compare(old_file: Path, new_file: Path) -> tuple[int, str]:
         if not file.exists():
             return 0, f"not run {where}"
     with np.load(old_file) as old, np.load(new_file) as new:
-        before = {METRICS.get(name, name): old[name] for name in old.files if ":" not in name}
         after = dict(new)
+        now = {name: METRICS.get(name) if METRICS.get(name) in after else name for name in old.files}
+        before = {now[name]: old[name] for name in old.files if ":" not in name}
     both = [name for name in before if name in after]
     found = [gap for gap in (difference(name, before[name], after) for name in both) if gap is not None]
     words = [f"{len(found)} differ, most by {max(found)[0]:.3g} in {max(found)[1]}"] if found else []
