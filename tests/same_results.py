@@ -60,8 +60,8 @@ def experiments() -> dict[str, dict[str, Any]]:
     images = make(s.vae, source=digits, latent=2, num_shown=2, **warm)
     encoder = make(s.self_supervised, generator=images, features=4, num_probe=20, k=3, **warm)
     text = make(texts.markov_chain, num_symbols=8)
-    once, twice = [p.replace()], [p.replace(), p.accumulate()]
-    others = [
+    once, grow, twice = [p.replace()], [p.accumulate()], [p.replace(), p.accumulate()]
+    nine = [
         make(p.accumulate_subsample, num=7, replacement=True), make(p.fixed_real, share=0.25),
         make(p.fresh_real, share=0.25), make(p.weighted_fresh, weight=0.3), make(p.window, k=2),
         make(p.decay, gamma=0.7), make(p.contaminated, share=0.5), make(p.mix, real=5, synthetic=3),
@@ -74,36 +74,36 @@ def experiments() -> dict[str, dict[str, Any]]:
     plain = {
         "gaussian": make(s.gaussian, dim=2, **few),
         "kde": make(s.kde, bandwidth=0.3, **few),
-        "kde, by rule": make(s.kde, bandwidth="scott", **few),
         "discrete": make(s.discrete, probabilities=[0.05, 0.1, 0.15, 0.3, 0.25, 0.15]),
         "poisson": make(s.poisson, rate=3.0),
-        "bernoulli": make(s.bernoulli, p=0.3),
         "linear regression": make(s.linear_regression, dim=2, ridge=0.1, **few),
         "logistic regression": make(s.logistic_regression, dim=2, ridge=0.1, **few),
         "gaussian mixture": make(s.gaussian_mixture, components=2, steps=4, floor=0.3, **few),
         "ideal diffusion": make(s.ideal_diffusion, solver_steps=4, **few),
         "markov": make(s.markov, smoothing=0.2, length=6),
-        "flow matching": make(s.flow_matching, sampler_steps=4, **brief),
-        "diffusion": make(s.diffusion, source=labelled, conditional=True, guidance=2.0, sampler_steps=4, **warm),
-        "vae of images": images,
         "language model": make(s.language_model, text=text, heads=1, length=6, ngram=2, gram_bits=2**11, **warm),
-        "lineage of kde": make(s.kde, bandwidth=0.3, lineage=True, **few),
     }
     gaussian, poisson, markov = plain["gaussian"], plain["poisson"], plain["markov"]
-    bandwidth, weight, strength = {"bandwidth": [0.1, 0.3, 1.0]}, {"weight": [0.1, 0.5]}, {"strength": [0.5, 2.0]}
+    bernoulli, flow = make(s.bernoulli, p=0.3), make(s.flow_matching, sampler_steps=4, **brief)
+    diffusion = make(s.diffusion, source=labelled, conditional=True, guidance=2.0, sampler_steps=4, **warm)
     return {name: {"setting": setting} for name, setting in plain.items()} | {
-        "self-supervised": {"setting": encoder, "policy": twice},
+        "bernoulli, nine policies": {"setting": bernoulli, "policy": nine},
+        "kde, bandwidth by rule": {"setting": make(s.kde, bandwidth="scott", **few), "policy": grow},
+        "kde, lineage": {"setting": make(s.kde, bandwidth=0.3, lineage=True, **few), "policy": twice},
+        "discrete, lineage": {"setting": make(s.discrete, lineage=True), "policy": twice},
+        "flow matching": {"setting": flow, "policy": grow},
+        "diffusion": {"setting": diffusion, "policy": twice},
+        "vae of images": {"setting": images, "policy": grow},
+        "self-supervised": {"setting": encoder, "policy": once},
         "ecosystem": {"setting": make(s.ecosystem, generator=poisson, mixing=0.6), "policy": twice},
-        "lineage of symbols": {"setting": make(s.discrete, lineage=True), "policy": twice},
-        "other policies": {"setting": poisson, "policy": others},
-        "curators": {"setting": gaussian, "policy": once, "curator": curators},
-        "edited text": {"setting": markov, "policy": once, "curator": make(c.edit, fraction=0.3)},
-        "float64": {"setting": gaussian, "policy": twice, "precision": "float64"},
-        "sweep of a float": {"setting": s.kde, "axes": named(s.kde, bandwidth)},
-        "sweep of a policy": {"setting": gaussian, "policy": [p.weighted_fresh],
-                              "axes": named(p.weighted_fresh, weight)},
-        "sweep of a curator": {"setting": gaussian, "policy": once, "curator": c.curate,
-                               "axes": named(c.curate, strength)},
+        "gaussian, curators": {"setting": gaussian, "policy": once, "curator": curators},
+        "markov, edited": {"setting": markov, "policy": once, "curator": make(c.edit, fraction=0.3)},
+        "gaussian, float64": {"setting": gaussian, "policy": once, "precision": "float64"},
+        "kde, sweep": {"setting": s.kde, "axes": named(s.kde, {"bandwidth": [0.1, 0.3, 1.0]})},
+        "gaussian, policy sweep": {"setting": gaussian, "policy": [p.weighted_fresh],
+                                   "axes": named(p.weighted_fresh, {"weight": [0.1, 0.5]})},
+        "gaussian, curator sweep": {"setting": gaussian, "policy": once, "curator": c.curate,
+                                    "axes": named(c.curate, {"strength": [0.5, 2.0]})},
     }  # fmt: skip
 
 
