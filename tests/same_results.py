@@ -237,7 +237,7 @@ def main() -> int:
         cases = sorted({file.name for run in ("old", "new") for file in (folder / run).iterdir()})
         found = {case: compare(folder / "old" / case, folder / "new" / case) for case in cases}
     for case, (count, words) in found.items():
-        print(f"{case.removesuffix('.npz'):28}{count:4} metrics  {words or 'same'}")
+        print(f"{case.removesuffix('.npz'):31}{count:3} metrics  {words or 'same'}")
     total, differ = sum(count for count, _ in found.values()), sum(bool(words) for _, words in found.values())
     seconds = time.perf_counter() - began
     print(f"{total} metrics of {len(cases)} cases; {differ} cases differ from {commit[:7]} ({seconds:.0f} s)")
