@@ -16,7 +16,7 @@ from collapse_jax import config
 from collapse_jax.analysis.predictions import Lines
 from collapse_jax.execution import resumable
 from collapse_jax.numerics.confidence_intervals import Interval
-from collapse_jax.reporting.plot_curves import COLOURS, summarize_curve, draw_resamples
+from collapse_jax.reporting.plot_curves import COLOURS, draw_resamples, summarize_curve
 from collapse_jax.reporting.plot_grid import THEORY
 
 ROOT = Path(__file__).parent.parent

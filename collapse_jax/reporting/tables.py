@@ -11,7 +11,7 @@ from collapse_jax.analysis.strategies import score_strategies
 from collapse_jax.analysis.theory_check import TheoryCheck, find_failures
 from collapse_jax.analysis.verdicts import DEFINITIONS, UNKNOWN, score
 from collapse_jax.numerics.confidence_intervals import Interval
-from collapse_jax.results.summary import Summary, curve_positions, select_position, summarize
+from collapse_jax.results.summary import MetricSummary, curve_positions, select_position, summarize
 from collapse_jax.results.variables import select_scalars
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _format_units(attrs: Mapping[str, Any]) -> str:
     return f"\n({units})" if units not in ("", "1") else ""
 
 
-def _format_summary(summary: Summary) -> str:
+def _format_summary(summary: MetricSummary) -> str:
     if np.isnan(summary.low) and np.isnan(summary.high):
         return f"{summary.centre:.3g}"
     return f"{summary.centre:.3g}\n({summary.low:.3g}, {summary.high:.3g})"

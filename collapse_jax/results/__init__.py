@@ -13,7 +13,22 @@ from collapse_jax.results.io import (
     store_path,
     to_parquet,
 )
-from collapse_jax.results.summary import Summary, curve_positions, select_position, summarize
+from collapse_jax.results.summary import MetricSummary, curve_positions, select_position, summarize
 
-__all__ = ["CONFIG", "PAGES", "PICTURE", "TABLES", "StoreError", "Summary", "check_free", "curve_positions",
-           "open", "provenance", "save", "select_position", "store_path", "summarize", "to_parquet"]  # fmt: skip
+__all__ = [
+    "CONFIG",
+    "PAGES",
+    "PICTURE",
+    "TABLES",
+    "MetricSummary",
+    "StoreError",
+    "check_free",
+    "curve_positions",
+    "open",
+    "provenance",
+    "save",
+    "select_position",
+    "store_path",
+    "summarize",
+    "to_parquet",
+]  # fmt: skip

@@ -10,7 +10,7 @@ from collapse_jax.numerics.confidence_intervals import SUMMARIES, choose_summary
 from collapse_jax.results.variables import grid_dims, select_scalars
 
 
-class Summary(NamedTuple):
+class MetricSummary(NamedTuple):
     """One metric of one curve, summarized over chains.
 
     Attributes:
@@ -44,7 +44,7 @@ def select_position(values: xr.DataArray, position: Mapping[str, int]) -> xr.Dat
     return values.isel({dim: i for dim, i in position.items() if dim in values.dims})
 
 
-def summarize(ds: xr.Dataset, generation: int = -1) -> list[Summary]:
+def summarize(ds: xr.Dataset, generation: int = -1) -> list[MetricSummary]:
     """Return the centre over chains, with a 95% interval, of every metric and curve.
 
     A metric has one kind of centre for all curves, chosen by the weight of its tails (see ``choose_summary``).
@@ -59,7 +59,7 @@ def summarize(ds: xr.Dataset, generation: int = -1) -> list[Summary]:
             label: select_position(last[name], position).to_numpy() for label, position in curve_positions(ds).items()
         }
         kind = choose_summary(samples.values())
-        summaries += [Summary(name, label, kind, *SUMMARIES[kind](values)) for label, values in samples.items()]
+        summaries += [MetricSummary(name, label, kind, *SUMMARIES[kind](values)) for label, values in samples.items()]
     return summaries
 
 

@@ -30,7 +30,7 @@ from collapse_jax.types import (
 )
 
 # The axis of a batch that models lie along; a place weighs the same for all.
-_ALONG: Any = Batch(2, None)  # type: ignore[arg-type]
+_ALONG: Any = Batch(2, None)  # type: ignore[arg-type]  # vmap takes axes in the place of arrays
 
 
 class Coupled(NamedTuple):

@@ -67,7 +67,7 @@ def _list_units(values: xr.DataArray) -> list[str]:
     return [] if units in ("", "1") else [units]
 
 
-def _format_summary(row: summary.Summary, missing: str) -> tuple[str, str]:
+def _format_summary(row: summary.MetricSummary, missing: str) -> tuple[str, str]:
     if np.isnan(row.centre):
         return missing, ""
     return f"{row.centre:.3g}", "" if np.isnan(row.low) else f"({row.low:.3g}, {row.high:.3g})"
