@@ -7,7 +7,8 @@ import xarray as xr
 
 from collapse_jax import results
 from collapse_jax.cli import main
-from collapse_jax.core import registry
+from collapse_jax.core import errors, registry
+from collapse_jax.results.locks import hold_lock
 
 CONFIG = """
 setting: {kind: gaussian, source: {kind: normal, dim: 2}}
@@ -199,6 +200,14 @@ def test_what_cannot_be_written_is_one_line(engine, capsys, monkeypatch):
     monkeypatch.setattr("pathlib.Path.write_text", refuse)
     assert main.main(["run", "small.yaml", "--seed", "3", "--out", "other"]) == 2
     assert capsys.readouterr().err.endswith("error: other/config.yaml: cannot be written: permission denied\n")
+
+
+def test_a_folder_that_cannot_be_locked_is_one_line(tmp_path):
+    with (
+        pytest.raises(errors.StoreError, match="absent: cannot be written: no such file"),
+        hold_lock(tmp_path / "absent", "shard"),
+    ):
+        pass
 
 
 def test_an_error_of_the_package_keeps_its_traceback(engine, capsys, monkeypatch):

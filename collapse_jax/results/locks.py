@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from collapse_jax.core.errors import StoreError
+from collapse_jax.core.errors import StoreError, explain_write_errors
 
 
 @contextlib.contextmanager
@@ -14,7 +14,7 @@ def hold_lock(folder: Path, name: str) -> Iterator[None]:
     """Hold the lock `name` of a folder; the system releases it however the process ends.
 
     Raises:
-      StoreError: another process holds it.
+      StoreError: another process holds it, or the folder cannot be written to.
     """
     try:
         import fcntl
@@ -22,7 +22,9 @@ def hold_lock(folder: Path, name: str) -> Iterator[None]:
         yield
         return
     path = Path(folder) / f".{name}.lock"
-    with open(path, "ab+", buffering=0) as file:
+    with explain_write_errors(folder):
+        opened = open(path, "ab+", buffering=0)  # noqa: SIM115  # is closed below
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

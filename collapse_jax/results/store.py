@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from collapse_jax.core.errors import StoreError
+from collapse_jax.core.errors import StoreError, explain_write_errors
 from collapse_jax.planning.plan import Plan
 from collapse_jax.planning.units import Cut, Unit
 from collapse_jax.results.dataset import make_dataset, metric_attributes, run_attributes
@@ -57,6 +57,9 @@ def create_store(plan: Plan, place: Any, attrs: Mapping[str, Any]) -> None:
       plan: the plan that will be run.
       place: a folder that does not exist yet, a URL, or an ``obstore`` store.
       attrs: further attributes.
+
+    Raises:
+      StoreError: the folder cannot be made or written to.
     """
     record = {
         **run_attributes(plan),
@@ -70,7 +73,8 @@ def create_store(plan: Plan, place: Any, attrs: Mapping[str, Any]) -> None:
             place.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"{place.parent}: the folder cannot be made ({error.strerror})") from error
-        partial = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
+        with explain_write_errors(place):
+            partial = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
         try:
             partial.chmod(0o755)
             _create_arrays(plan, open_zarr_store(partial), record)
