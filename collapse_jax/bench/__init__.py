@@ -1,1 +1,1 @@
-"""How fast chains run on this machine, beside what the machine could do: ``collapse-jax bench``."""
+"""Measure how fast chains run on this machine, and compare with what the machine could do: ``collapse-jax bench``."""

@@ -1,4 +1,4 @@
-"""What a run leaves behind: labelled datasets, their stores on disk or in a bucket, and their summaries."""
+"""Keep the results of runs: labelled datasets, their stores on disk or in a bucket, and their summaries."""
 
 from collapse_jax.core.errors import StoreError
 from collapse_jax.results.io import (
