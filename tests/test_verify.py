@@ -64,43 +64,45 @@ WRONG = [  # what differs from SMALL, formulas and what they are changed into
     ({}, [
         (gaussian, "c4", lambda right, n: 1.0),
         (gaussian, "log_variance_drift", lambda right, n, ddof, column: right(n, ddof + 1, column)),
-        (gaussian, "log_variance_spread", lambda right, n, column: right(n - 5, column)),
+        (gaussian, "variance_of_log_variance", lambda right, n, column: right(n - 5, column)),
         (gaussian, "accumulate_limit", lambda right, n, t: right(n // 2, t)),
         (gaussian, "accumulate_square", lambda right, n, t: right(n // 2, t)),
     ]),
     ({"policies": [{"kind": "weighted_fresh", "weight": 0.618}], "num_generations": 8}, [
-        (gaussian, "golden_ratio", lambda right, weight, *given: right(1 - weight, *given)),
+        (gaussian, "golden_ratio_error", lambda right, weight, *given: right(1 - weight, *given)),
     ]),
     ({"setting": {"kind": "kde", "bandwidth": 0.6, "num_test": 1}, "policies": ["accumulate"], "num_chains": 1_000}, [
-        (kde, "fits", lambda right, policy, n, t, spread: right(policy, n, t, spread._replace(noise=0.6))),
+        (kde, "fit_moments", lambda right, policy, n, t, spread: right(policy, n, t, spread._replace(noise=0.6))),
         (kde, "accumulate_growth", lambda right, n, t, bandwidth, truth: right(n, t, 0.0, truth)),
     ]),
     ({"setting": {"kind": "discrete", "lineage": True}, "policies": ["replace"]}, [
-        (discrete, "diversity", LATER), (discrete, "drift", LATER), (discrete, "ancestors", LATER),
+        (discrete, "diversity_ratio", LATER), (discrete, "drift_laws", LATER), (discrete, "ancestor_share", LATER),
     ]),
     ({"setting": {"kind": "discrete", "probabilities": [0.9, 0.1]}, "policies": ["replace"]}, [
-        (discrete, "fixed", LATER), (discrete, "fixation_time", lambda right, *given: right(*given) - 1),
+        (discrete, "fixation_probability", LATER), (discrete, "fixation_time", lambda right, *given: right(*given) - 1),
     ]),
     ({"setting": {"kind": "discrete", "probabilities": [0.6, 0.4], "temperature": 0.8}, "policies": ["replace"]}, [
-        (discrete, "sharpened", lambda right, share, temperature: share), (discrete, "differ", LATER),
+        (discrete, "sharpen_share", lambda right, share, temperature: share),
+        (discrete, "expected_gini_simpson", LATER),
     ]),
     ({"setting": {"kind": "ecosystem", "models": 3}, "policies": ["replace"]}, [
-        (ecosystem, "fits", lambda right, policy, n, t, matrix, *given: right(policy, n, t, np.eye(3), *given)),
+        (ecosystem, "ecosystem_moments",
+         lambda right, policy, n, t, matrix, *given: right(policy, n, t, np.eye(3), *given)),
     ]),
     ({"policies": [{"kind": "mix", "real": 14, "synthetic": 30}]}, [
-        (gaussian, "fits", lambda right, policy, *given: right({**policy, "nested": False}, *given)),
+        (gaussian, "fit_moments", lambda right, policy, *given: right({**policy, "nested": False}, *given)),
     ]),
     ({"policies": ["replace"], "num_samples": 50, "curator": {"kind": "best_of", "by": "value"}}, [
-        (selection, "best_variance", lambda right, k: right(k + 1)),
+        (selection, "best_of_variance", lambda right, k: right(k + 1)),
     ]),
     ({"policies": ["replace"], "num_generations": 2, "curator": {"kind": "best_of", "by": "value"}}, [
-        (selection, "best_mean", lambda right, k: 0.9 * right(k)),
+        (selection, "best_of_mean", lambda right, k: 0.9 * right(k)),
     ]),
     ({"policies": ["replace"], "num_generations": 2, "curator": {"kind": "verifier", "bias": 1.0, "by": "value"}}, [
         (selection, "judged_variance", lambda right, n, judge, noise: right(n, 1.0, noise)),
     ]),
     ({"policies": [{"kind": "growing", "sizes": [30, 60, 90]}]}, [
-        (gaussian, "fits", lambda right, policy, *given: right({**policy, "sizes": [30]}, *given)),
+        (gaussian, "fit_moments", lambda right, policy, *given: right({**policy, "sizes": [30]}, *given)),
         (gaussian, "growing_square", lambda right, n, sizes, t: 1.5 * right(n, sizes, t)),
     ]),
     ({"policies": ["replace"], "num_samples": 50, "curator": {"kind": "top_fraction", "by": "value"}}, [
@@ -108,19 +110,21 @@ WRONG = [  # what differs from SMALL, formulas and what they are changed into
     ]),
     ({"setting": {"kind": "bernoulli", "p": 0.3}, "policies": ["replace"], "num_generations": 3,
       "curator": {"kind": "curate", "k": 3}}, [
-        (selection, "chosen", lambda right, p, k, strength: right(p, 2, strength)),
+        (selection, "chosen_probability", lambda right, p, k, strength: right(p, 2, strength)),
         (selection, "chosen_mean", lambda right, p, n, *given: right(p, n // 2, *given)),
     ]),
     ({"setting": {"kind": "bernoulli", "p": 0.3}, "policies": ["replace"], "num_generations": 2, "num_samples": 60,
       "curator": {"kind": "verify", "keep_right": 0.8, "keep_wrong": 0.3, "by": "value"}}, [
-        (selection, "verified", lambda right, p, *given: right(p, *given[::-1])),
-        (selection, "majority", lambda right, p, n, *given: right(p, 2 * n, *given)),
+        (selection, "verified_share", lambda right, p, *given: right(p, *given[::-1])),
+        (selection, "majority_probability", lambda right, p, n, *given: right(p, 2 * n, *given)),
     ]),
     ({"setting": {"kind": "bernoulli", "p": 0.1}, "policies": ["replace"]}, [
-        (discrete, "diversity", lambda right, _, n, t: right({"kind": "accumulate"}, n, t)), (discrete, "fixed", LATER),
+        (discrete, "diversity_ratio", lambda right, _, n, t: right({"kind": "accumulate"}, n, t)),
+        (discrete, "fixation_probability", LATER),
     ]),
     ({"setting": {"kind": "poisson", "rate": 0.4}, "policies": ["replace"]}, [
-        (discrete, "zero_rate", LATER), (discrete, "rate_variance", lambda right, *given: 1.5 * right(*given)),
+        (discrete, "zero_rate_probability", LATER),
+        (discrete, "rate_variance", lambda right, *given: 1.5 * right(*given)),
     ]),
     ({"setting": {"kind": "linear_regression"}, "policies": ["decay"]}, [
         (regression, "first_risk", lambda right, n, dim, noise: noise * dim / n),
@@ -133,22 +137,23 @@ WRONG = [  # what differs from SMALL, formulas and what they are changed into
     ]),
     ({"setting": {"kind": "ideal_diffusion", "num_test": 1, "lineage": True}, "policies": ["replace"]}, [
         (diffusion, "hermite_factor", lambda right, degree, delta, *given: right(degree, 2 * delta, *given)),
-        (diffusion, "coefficient", lambda right, source, degree: right(source, degree) + 0.05),
-        (diffusion, "kept", lambda right, _, *given: right({"kind": "accumulate"}, *given)),
-        (discrete, "ancestors", LATER),
+        (diffusion, "hermite_coefficient", lambda right, source, degree: right(source, degree) + 0.05),
+        (diffusion, "kept_expectation", lambda right, _, *given: right({"kind": "accumulate"}, *given)),
+        (discrete, "ancestor_share", LATER),
     ]),
     ({"setting": {"kind": "gaussian_mixture", "components": 2, "steps": 2, "floor": 0.1, "num_test": 1,
                   "source": {"kind": "normal", "dim": 1}}, "policies": ["replace"], "num_chains": 2_000}, [
-        (mixture, "fits", lambda right, policy, n, t, spread: right(policy, n, t, spread._replace(noise=0.0))),
-        (mixture, "fits", lambda right, _, *given: right({"kind": "accumulate"}, *given)),
+        (mixture, "fit_moments", lambda right, policy, n, t, spread: right(policy, n, t, spread._replace(noise=0.0))),
+        (mixture, "fit_moments", lambda right, _, *given: right({"kind": "accumulate"}, *given)),
     ]),
     ({"setting": {"kind": "markov", "order": 1, "smoothing": 0.0, "length": 2}, "policies": ["replace"]}, [
-        (markov, "diversity", lambda right, _, n, t: right({"kind": "accumulate"}, n, t)), (markov, "alive", LATER),
+        (markov, "diversity_ratio", lambda right, _, n, t: right({"kind": "accumulate"}, n, t)),
+        (markov, "expected_symbols_alive", LATER),
     ]),
     ({"setting": {"kind": "markov", "order": 0, "smoothing": 0.0, "length": 4}, "policies": ["accumulate"],
       "num_samples": 5}, [
-        (markov, "diversity_ratio", lambda right, policy, draws, t: right(policy, 5, t)),
-        (markov, "diversity_ratio", lambda right, _, *given: right({"kind": "replace"}, *given)),
+        (markov, "diversity_over_first", lambda right, policy, draws, t: right(policy, 5, t)),
+        (markov, "diversity_over_first", lambda right, _, *given: right({"kind": "replace"}, *given)),
     ]),
 ]  # fmt: skip
 
