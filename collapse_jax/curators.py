@@ -225,10 +225,10 @@ def detect(accuracy: Array | float = 0.8, power: Array | float = 1.0) -> Curator
     require_number("power", power, 0)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
-        found = draw_uniforms(key, (1, num)) < accuracy
+        flags = draw_uniforms(key, (1, num)) < accuracy
         passed, flagged = jnp.asarray(accuracy, float) ** power, jnp.asarray(1 - accuracy, float) ** power
         of_real = accuracy * passed + (1 - accuracy) * flagged
-        return candidates._replace(weight=batch.full_weight(candidates) * jnp.where(found, flagged, passed) / of_real)
+        return candidates._replace(weight=batch.full_weight(candidates) * jnp.where(flags, flagged, passed) / of_real)
 
     return Curator("detect", 1, apply)
 

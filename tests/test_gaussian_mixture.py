@@ -133,7 +133,7 @@ def test_a_mode_is_alive_where_enough_mass_lies_near_it():
     source = data.blobs(num_centers=3)._replace(modes=modes, covariance=np.cov(modes.T, ddof=0) + 4.0 * np.eye(2))
     setting = gaussian_mixture(3, source=source)
     world = setting.world()
-    assert float(world.truth.modes.spread) == pytest.approx(2.0, rel=1e-5)
+    assert float(world.truth.modes.deviation) == pytest.approx(2.0, rel=1e-5)
 
     look = jax.jit(lambda mixture: setting.observe(None, world, mixture, None, None)["modes_alive"])
 

@@ -191,15 +191,15 @@ def diffusion(
         require_number(name, size, 0)
     if not conditional and (is_traced(guidance) or guidance != 1):
         raise UsageError("guidance needs conditional=True: there is nothing to guide by")
-    seen = row_transform.make_row_transform(source, conditional, frame)
-    how = diffusion_objectives.make_objective(objective, levels_by, seen.deviation)
+    row_frame = row_transform.make_row_transform(source, conditional, frame)
+    learned = diffusion_objectives.make_objective(objective, levels_by, row_frame.deviation)
     sizes = {"width": width, "depth": depth, "heads": heads, "patch": patch}
-    init, apply = make_denoiser(net, seen.dim, source.shape, sizes, seen.classes, DTYPES[dtype])
-    levels = jnp.asarray(how.grid(sampler_steps), float)
-    draw = partial(sample_rows, path=how.path, sigma_S=levels, sampler=sampler, stop=stop, temperature=temperature)
+    init, apply = make_denoiser(net, row_frame.dim, source.shape, sizes, row_frame.classes, DTYPES[dtype])
+    levels = jnp.asarray(learned.grid(sampler_steps), float)
+    draw = partial(sample_rows, path=learned.path, sigma_S=levels, sampler=sampler, stop=stop, temperature=temperature)
     judge = images.image_judge(source, num_test, num_shown=num_shown, features=features, labelled=conditional,
                                 rows_at_once=rows_at_once)  # fmt: skip
-    task = DiffusionTask(seen, how, apply, hidden, guidance, draw, rows_at_once, judge)
+    task = DiffusionTask(row_frame, learned, apply, hidden, guidance, draw, rows_at_once, judge)
 
     def init_both(key: Key) -> AveragedParams:
         return AveragedParams(init(key), init(key))
@@ -211,12 +211,14 @@ def diffusion(
     return Setting(
         name="diffusion",
         world=partial(_world, task, num_test, judge.truth),
-        sample_real=partial(row_transform.draw_real_rows, seen),
-        fit=partial(row_transform.fit_with_classes, seen, fit),
+        sample_real=partial(row_transform.draw_real_rows, row_frame),
+        fit=partial(row_transform.fit_with_classes, row_frame, fit),
         sample=partial(_sample, task),
         observe=partial(_observe, task),
         metrics=_metrics(task),
-        init=lambda key, world: GenerativeModel(init_both(key), jnp.ones(seen.classes) if seen.classes else None),
+        init=lambda key, world: GenerativeModel(
+            init_both(key), jnp.ones(row_frame.classes) if row_frame.classes else None
+        ),
         extras=Extras(row_scores=row_scores.ROW_SCORES),
         info=Info(
             source=source,
@@ -318,8 +320,8 @@ def _observe(
     task: DiffusionTask, key: Key, world: World, params: GenerativeModel, summary: None, generated_NxC: Array
 ) -> dict[str, Array]:
     label_N = generated_NxC[:, -1] if task.frame.classes else None
-    seen = task.judge.observe(world.truth.judged, generated_NxC[:, : task.frame.dim], label_N)
-    return {"test_loss": _test_loss(task, params.net.average, world)} | seen
+    judged = task.judge.observe(world.truth.judged, generated_NxC[:, : task.frame.dim], label_N)
+    return {"test_loss": _test_loss(task, params.net.average, world)} | judged
 
 
 def _test_loss(task: DiffusionTask, net: Tree, world: World) -> Array:

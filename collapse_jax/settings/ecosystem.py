@@ -159,18 +159,18 @@ def _sources(coupled: Coupled, key: Key, num: int) -> Array:
 
 
 def _sample(coupled: Coupled, key: Key, params: Tree, num: int) -> Tree:
-    made = _over(coupled, lambda k, p: coupled.generator.sample(k, p, num), key, params, axes=(0,))
+    generated = _over(coupled, lambda k, p: coupled.generator.sample(k, p, num), key, params, axes=(0,))
     source, place = _sources(coupled, key, num), jnp.arange(num)[:, None]
-    return jax.tree.map(lambda x: x[source, place], made)
+    return jax.tree.map(lambda x: x[source, place], generated)
 
 
 def _relabel(coupled: Coupled, label_only: LabelOnly, key: Key, params: Tree, items: Tree) -> Tree:
     """Label everyone's inputs by every model, and take one label each."""
     by_all = jax.vmap(label_only.relabel, (None, 0, None))
-    made = _over(coupled, lambda k, x: by_all(k, params, x), key, items, axes=(1,))
+    labelled = _over(coupled, lambda k, x: by_all(k, params, x), key, items, axes=(1,))
     num = jax.tree.leaves(items)[0].shape[0]
     reader, place = jnp.arange(coupled.models), jnp.arange(num)[:, None]
-    return jax.tree.map(lambda x: x[reader, _sources(coupled, key, num), place], made)
+    return jax.tree.map(lambda x: x[reader, _sources(coupled, key, num), place], labelled)
 
 
 def _rewrite(
@@ -210,7 +210,7 @@ def _observe(
         return generator.observe(key, world, params, summary, generated)
 
     axes = (0, None if summary is None else 0, 1)
-    seen = _over(coupled, one, key, params, summary, generated, axes=axes)
+    by_model = _over(coupled, one, key, params, summary, generated, axes=axes)
     rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), generated)
     everything = batch.make_batch(rows)
     start = None if generator.init is None else generator.init(key_all, world)
@@ -222,7 +222,7 @@ def _observe(
     arrays = {m.name for m in generator.metrics if m.dims}
     numbers = [m.name for m in generator.metrics if not m.dims]
     return (
-        {name: value[0] if name in arrays else value.mean(0) for name, value in seen.items()}
-        | {f"{name}_by_model": seen[name] for name in numbers}
+        {name: value[0] if name in arrays else value.mean(0) for name, value in by_model.items()}
+        | {f"{name}_by_model": by_model[name] for name in numbers}
         | {f"{name}_together": together[name] for name in numbers}
     )

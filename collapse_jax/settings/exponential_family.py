@@ -158,8 +158,10 @@ def _observe(
     family: Family, truth: Array | float, name: str, key: Key, world: World, mean: Array, summary: None, generated: Tree
 ) -> dict[str, Array]:
     dead = family.dead(mean).astype(float)
-    seen = {name: jnp.log(mean / truth), "dead": dead, "divergence": family.divergence(mean, truth)}
-    return seen if family.values is None else {**seen, "symbols_alive": family.values - (family.values - 1) * dead}
+    metrics = {name: jnp.log(mean / truth), "dead": dead, "divergence": family.divergence(mean, truth)}
+    return (
+        metrics if family.values is None else {**metrics, "symbols_alive": family.values - (family.values - 1) * dead}
+    )
 
 
 def _relative(a: Array, b: Array | float) -> Array:

@@ -158,12 +158,12 @@ def _observe(
     truth, mean_D = world.truth, generated_NxD.mean(0)
     test_RxD = jnp.tile(world.test, (PROBES_PER_ROW, 1))
     # Over n - 1 and by pairs of different rows: both judge the model, not the number of rows it was asked for.
-    spread = jnp.sum((generated_NxD - mean_D[None]) ** 2) / max(generated_NxD.shape[0] - 1, 1)
+    variance = jnp.sum((generated_NxD - mean_D[None]) ** 2) / max(generated_NxD.shape[0] - 1, 1)
     return {
         "test_loss": matching_loss(velocity, params, test_RxD, truth.noise, truth.time),
         "energy_distance": energy_distance(generated_NxD, world.test),
-        "trace_ratio": spread / jnp.trace(truth.covariance),
-        "log_trace_ratio": jnp.log(spread) - jnp.log(jnp.trace(truth.covariance)),
+        "trace_ratio": variance / jnp.trace(truth.covariance),
+        "log_trace_ratio": jnp.log(variance) - jnp.log(jnp.trace(truth.covariance)),
         "squared_error_of_mean": jnp.sum((mean_D - truth.mean) ** 2),
     }
 

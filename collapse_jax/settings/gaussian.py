@@ -143,7 +143,7 @@ def gaussian(
 def _standard(world: World, rows_nxd: Array) -> Array:
     """Return rows in coordinates where the real law has mean 0 and covariance I; 0 in directions without spread."""
     law = world.truth.law
-    inverse = ldl.solve_unit_lower(law.factor, jnp.eye(law.mean.size))  # of all lanes: then one product does
+    inverse = ldl.solve_unit_lower(law.factor, jnp.eye(law.mean.size))  # of all chains: then one product does
     from_mean = rows_nxd - law.mean[None]
     if law.mean.size <= _COLUMNS:
         z_nxd = sum(from_mean[:, j, None] * inverse[None, :, j] for j in range(law.mean.size))

@@ -61,7 +61,7 @@ class MixtureModes(NamedTuple):
     """The real law's modes: centres ``[modes, d]``, and the standard deviation of a column within one."""
 
     centre: Array
-    spread: Array
+    deviation: Array
 
 
 class MixtureTruth(NamedTuple):
@@ -151,7 +151,7 @@ def _modes(source: Source) -> MixtureModes:
 def _squares(world: World, rows_nxd: Array) -> Array:
     """Squared standard deviations between each row and each real mode, ``[n, modes]``."""
     modes = world.truth.modes
-    return (((rows_nxd[:, None] - modes.centre) / modes.spread) ** 2).sum(2)
+    return (((rows_nxd[:, None] - modes.centre) / modes.deviation) ** 2).sum(2)
 
 
 def _likelihood(world: World, params: Mixture, rows_nxd: Array) -> Array:
@@ -270,7 +270,7 @@ def _observe(key: Key, world: World, params: Mixture, summary: None, generated: 
     log_belongs, log_density = _expect(params, world.test.T)
     mean, trace = _moments(params)
     log_trace_ratio = jnp.log(trace) - jnp.log(world.truth.trace)
-    seen = {
+    metrics = {
         "test_nll": -log_density.mean(),
         "squared_error_of_mean": ((mean - world.truth.mean) ** 2).sum(),
         "trace_ratio": jnp.exp(log_trace_ratio),
@@ -280,7 +280,7 @@ def _observe(key: Key, world: World, params: Mixture, summary: None, generated: 
         "log_smallest_weight": params.log_weight.min(),
     }
     modes = world.truth.modes
-    return seen if modes is None else {"modes_alive": _modes_alive(modes, params), **seen}
+    return metrics if modes is None else {"modes_alive": _modes_alive(modes, params), **metrics}
 
 
 def _moments(params: Mixture) -> tuple[Array, Array]:
@@ -299,7 +299,7 @@ def _traces(params: Mixture) -> Array:
 def _modes_alive(modes: MixtureModes, params: Mixture) -> Array:
     distance = jnp.sqrt(((params.mean[:, None] - modes.centre[None]) ** 2).sum(2))
     number = jnp.arange(modes.centre.shape[0])
-    own = (distance.argmin(1)[:, None] == number[None]) & (distance <= NEAR * modes.spread)
+    own = (distance.argmin(1)[:, None] == number[None]) & (distance <= NEAR * modes.deviation)
     mass = jnp.where(own, jnp.exp(params.log_weight)[:, None], 0.0).sum(0)
     return (mass >= ENOUGH / number.size).sum().astype(mass.dtype)
 

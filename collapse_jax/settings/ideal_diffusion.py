@@ -171,8 +171,8 @@ def hermite(x: Array, degree: int) -> list[Array]:
     By the recursion h_{k+1} = (x h_k - sqrt(k) h_{k-1}) / sqrt(k + 1).
     """
     before, now = jnp.ones_like(x), x
-    found = [now]
+    polynomials = [now]
     for k in range(1, degree):
         before, now = now, (x * now - k**0.5 * before) / (k + 1) ** 0.5
-        found.append(now)
-    return found
+        polynomials.append(now)
+    return polynomials

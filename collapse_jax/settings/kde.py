@@ -28,7 +28,7 @@ METRICS = (
            role="log_variance"),
 )  # fmt: skip
 _ERROR = Metric("certified_error", "bound on test_nll less what all kernels give, rounding apart", "nats a row",
-                "derived here (collapse_jax/bandwidths.py)", "log")  # fmt: skip
+                "derived here (collapse_jax/numerics/kernel_interpolation.py)", "log")  # fmt: skip
 
 _CHUNK = 40  # rows evaluated at once, at most: enough to fill the loops, few enough to stay in cache (measured)
 _FAR = 1e30  # squared distance of what is not there
@@ -134,8 +134,8 @@ def _nodes(bandwidth: Array | float | str, pool_rows: Sequence[int], dim: int) -
         raise UsageError(f"pool_rows must be two numbers, the least and the largest, not {pool_rows!r}")
     require_integer("pool_rows[0]", pool_rows[0], 1)
     require_integer("pool_rows[1]", pool_rows[1], pool_rows[0])
-    least, most = (float(_rule(bandwidth, rows, dim)) ** -2 / 2 for rows in pool_rows)
-    return interpolation_nodes(least, most)
+    smallest, largest = (float(_rule(bandwidth, rows, dim)) ** -2 / 2 for rows in pool_rows)
+    return interpolation_nodes(smallest, largest)
 
 
 def _rule(bandwidth: str, num: Array | int, dim: int) -> Array | float:

@@ -115,8 +115,8 @@ def _size(source: Source | None, dim: int | None, classes: int | None) -> tuple[
         raise UsageError(f"source {source.name} has no labels: give labels: true, its last column being the class")
     columns, known = source.dim - 1, source.classes
     if dim not in (None, columns) or classes not in (None, known):
-        found = f"{columns} features and {known} classes"
-        raise UsageError(f"source {source.name} has {found}, not dim {dim} and classes {classes}; leave both out")
+        has = f"{columns} features and {known} classes"
+        raise UsageError(f"source {source.name} has {has}, not dim {dim} and classes {classes}; leave both out")
     return columns, known
 
 

@@ -251,7 +251,7 @@ def _observe(
         return jnp.where(truth.grams == 0, 0.0, truth.grams * value).sum()
 
     context, symbol = (params.counts.sum(i) / params.counts.sum() for i in (1, 0))
-    seen = {
+    metrics = {
         "cross_entropy": -mean_of(log_next),
         "entropy_rate": (context * jax.scipy.special.entr(jnp.exp(log_next)).sum(1)).sum(),
         "gini_simpson": (symbol * (1 - symbol)).sum(),
@@ -260,8 +260,8 @@ def _observe(
         "forced_share": jnp.where(alive.sum(1) == 1, context, 0.0).sum(),
     }
     if truth.log_next is not None:
-        seen["kl_rate"] = mean_of(truth.log_next - log_next)
+        metrics["kl_rate"] = mean_of(truth.log_next - log_next)
     if truth.copies is not None:  # of rows of its own: where counts are kept, nobody sees the new ones
         grams = text.hash_grams(sample(key, params, _NEW), gram)
-        seen["copied_run"] = text.copied_run_length(text.is_among(grams, truth.copies), gram)
-    return seen
+        metrics["copied_run"] = text.copied_run_length(text.is_among(grams, truth.copies), gram)
+    return metrics

@@ -250,8 +250,8 @@ def _metrics(task: SelfSupervisedTask, features: int) -> tuple[Metric, ...]:
     shapes = {"spectrum": (("direction", features),), "class_accuracy": (("class", task.classes),)}
     own = tuple(metric._replace(dims=shapes.get(metric.name, ())) for metric in representations.METRICS)
     controls = tuple(
-        metric._replace(name=f"{prefix}_{metric.name}", long_name=f"{words}: {metric.long_name}")
-        for prefix, words in (("pixels", "raw pixels"), ("random", "untrained encoders"))
+        metric._replace(name=f"{prefix}_{metric.name}", long_name=f"{kind}: {metric.long_name}")
+        for prefix, kind in (("pixels", "raw pixels"), ("random", "untrained encoders"))
         for metric in representations.ACCURACIES
     )
     return (*own, *controls, *task.generator.metrics)
@@ -280,7 +280,7 @@ def _of_generator(world: World) -> World:
 def _world(task: SelfSupervisedTask, computed: bool) -> World:
     """Return the world; with controls that are not `computed`, only their shapes."""
     shapes = task.generator.info.world_shapes
-    theirs = task.generator.world() if computed or shapes is None else shapes()
+    world = task.generator.world() if computed or shapes is None else shapes()
     train, test = (np.asarray(rows) for rows in (task.source.arrays, task.source.held_out(task.num_test)))
 
     def pixels(rows: np.ndarray) -> Array:
@@ -293,7 +293,7 @@ def _world(task: SelfSupervisedTask, computed: bool) -> World:
     images = ProbeImages(pixels(train), label(train), pixels(test), label(test))
     compute = jax.jit(partial(_controls, task))
     views, controls = compute(images) if computed else jax.eval_shape(compute, images)
-    return theirs._replace(truth=SelfSupervisedTruth(theirs.truth, images, views, {task.recipe: controls}))
+    return world._replace(truth=SelfSupervisedTruth(world.truth, images, views, {task.recipe: controls}))
 
 
 def _controls(task: SelfSupervisedTask, images: ProbeImages) -> tuple[Array, dict[str, Array]]:
@@ -303,17 +303,17 @@ def _controls(task: SelfSupervisedTask, images: ProbeImages) -> tuple[Array, dic
     views = jax.vmap(draw_view, (0, None))(jax.random.split(stream(key, "views"), 2), images.test)
 
     def accuracies(encode: Callable[[Array], Array]) -> dict[str, Array]:
-        return representations.measure_accuracies(_seen(task, encode, images, views), task.classes, task.k)[0]
+        return representations.measure_accuracies(_encode_probes(task, encode, images, views), task.classes, task.k)[0]
 
     def untrained_accuracies(key: Key) -> dict[str, Array]:
         return accuracies(partial(task.nets.encode, task.nets.init(key)["encoder"]))
 
     untrained = jax.lax.map(untrained_accuracies, jax.random.split(stream(key, "random"), _RANDOM))
-    found = {"pixels": accuracies(lambda x: x), "random": jax.tree.map(lambda x: x.mean(0), untrained)}
-    return views, {f"{prefix}_{name}": value for prefix, told in found.items() for name, value in told.items()}
+    by_kind = {"pixels": accuracies(lambda x: x), "random": jax.tree.map(lambda x: x.mean(0), untrained)}
+    return views, {f"{prefix}_{name}": value for prefix, metrics in by_kind.items() for name, value in metrics.items()}
 
 
-def _seen(
+def _encode_probes(
     task: SelfSupervisedTask, encode: Callable[[Array], Array], images: ProbeImages, views: Array
 ) -> representations.ProbeFeatures:
     """Features of images, a few at a time."""
@@ -339,19 +339,19 @@ def _loss(task: SelfSupervisedTask, learner: Tree, key: Key, rows_BxC: Array) ->
 def _init(task: SelfSupervisedTask, key: Key, world: World) -> SelfSupervisedModel:
     assert task.generator.init is not None
     learner = _fresh(task, stream(key, "encoder"))
-    theirs = task.generator.init(key, _of_generator(world))
-    return SelfSupervisedModel(theirs, learner, _now(learner)["encoder"], jnp.int32(0))
+    of_generator = task.generator.init(key, _of_generator(world))
+    return SelfSupervisedModel(of_generator, learner, _now(learner)["encoder"], jnp.int32(0))
 
 
 def _fit(
     task: SelfSupervisedTask, fit: Callable[..., Tree], key: Key, train: Batch, before: SelfSupervisedModel
 ) -> SelfSupervisedModel:
     """Fit both; the generator's key is the one it has alone."""
-    theirs = task.generator.fit(key, train, before.generator)
+    of_generator = task.generator.fit(key, train, before.generator)
     learner = fit(stream(key, "encoder"), train, before.learner)
     is_first = before.age == 0
     first = jax.tree.map(lambda new, old: jnp.where(is_first, new, old), _now(learner)["encoder"], before.first)
-    return SelfSupervisedModel(theirs, learner, first, before.age + 1)
+    return SelfSupervisedModel(of_generator, learner, first, before.age + 1)
 
 
 def _observe(
@@ -359,21 +359,21 @@ def _observe(
 ) -> dict[str, Array]:
     truth, encoder = world.truth, _now(params.learner)["encoder"]
     images, (controls,) = truth.images, truth.controls.values()
-    seen = _seen(task, partial(task.nets.encode, encoder), images, truth.views)
+    features = _encode_probes(task, partial(task.nets.encode, encoder), images, truth.views)
     first = batching.map_in_batches(partial(task.nets.encode, params.first), task.rows_at_once, images.test)
-    told, by_class = representations.measure_accuracies(seen, task.classes, task.k)
-    theirs = task.generator.observe(key, _of_generator(world), params.generator, summary, generated_NxC)
+    accuracies, by_class = representations.measure_accuracies(features, task.classes, task.k)
+    of_generator = task.generator.observe(key, _of_generator(world), params.generator, summary, generated_NxC)
     return {
         "pretext_loss": _pretext_loss(task, params.learner, images.test),
-        **told,
+        **accuracies,
         "class_accuracy": by_class,
-        "rankme": representations.effective_rank(seen.test),
-        "spectrum": representations.covariance_spectrum(seen.test),
-        "alignment": representations.view_alignment(seen.view, seen.other_view),
-        "uniformity": representations.feature_uniformity(seen.test),
-        "cka_to_first": representations.linear_cka(seen.test, first),
+        "rankme": representations.effective_rank(features.test),
+        "spectrum": representations.covariance_spectrum(features.test),
+        "alignment": representations.view_alignment(features.view, features.other_view),
+        "uniformity": representations.feature_uniformity(features.test),
+        "cka_to_first": representations.linear_cka(features.test, first),
         **controls,
-        **theirs,
+        **of_generator,
     }
 
 

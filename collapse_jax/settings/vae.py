@@ -157,7 +157,7 @@ def vae(
       ['test_loss', 'rate', 'rate_of_latent', 'active_units']
     """
     source = data.moons() if source is None else source
-    seen = row_transform.make_row_transform(source, conditional, frame)
+    row_frame = row_transform.make_row_transform(source, conditional, frame)
     require_choice("schedule", schedule, SCHEDULES)
     for name, number in (("num_test", num_test), ("rows_at_once", rows_at_once)):
         require_integer(name, number, 1)
@@ -166,10 +166,10 @@ def vae(
         require_positive(name, size)
     for name, size in (("beta", beta), ("temperature", temperature), ("noise", noise)):
         require_number(name, size, 0)
-    init, apply = make_autoencoder(seen.dim, latent, width, depth, seen.classes)
+    init, apply = make_autoencoder(row_frame.dim, latent, width, depth, row_frame.classes)
     judge = images.image_judge(source, num_test, num_shown=num_shown, features=features, labelled=conditional,
                                 rows_at_once=rows_at_once)  # fmt: skip
-    task = VaeTask(seen, latent, apply, beta, deviation, temperature, noise, rows_at_once, judge)
+    task = VaeTask(row_frame, latent, apply, beta, deviation, temperature, noise, rows_at_once, judge)
     optimizer = partial(make_adamw, learning_rate, schedule, warmup, 0.0, _CLIP)
 
     def init_params(key: Key) -> VaeParams:
@@ -179,12 +179,14 @@ def vae(
     return Setting(
         name="vae",
         world=partial(_world, task, num_test, judge.truth),
-        sample_real=partial(row_transform.draw_real_rows, seen),
-        fit=partial(row_transform.fit_with_classes, seen, fit),
+        sample_real=partial(row_transform.draw_real_rows, row_frame),
+        fit=partial(row_transform.fit_with_classes, row_frame, fit),
         sample=partial(_sample, task),
         observe=partial(_observe, task),
         metrics=_metrics(task),
-        init=lambda key, world: GenerativeModel(init_params(key), jnp.ones(seen.classes) if seen.classes else None),
+        init=lambda key, world: GenerativeModel(
+            init_params(key), jnp.ones(row_frame.classes) if row_frame.classes else None
+        ),
         extras=Extras(row_scores=row_scores.ROW_SCORES),
         info=Info(
             source=source,
@@ -254,8 +256,8 @@ def _observe(
     task: VaeTask, key: Key, world: World, params: GenerativeModel, summary: None, generated_NxC: Array
 ) -> dict[str, Array]:
     label_N = generated_NxC[:, -1] if task.frame.classes else None
-    seen = task.judge.observe(world.truth.judged, generated_NxC[:, : task.frame.dim], label_N)
-    return _of_held_out(task, params.net, world) | seen
+    judged = task.judge.observe(world.truth.judged, generated_NxC[:, : task.frame.dim], label_N)
+    return _of_held_out(task, params.net, world) | judged
 
 
 def _of_held_out(task: VaeTask, net: VaeParams, world: World) -> dict[str, Array]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from collapse_jax.types.data import Array, Key, Metric, Source, Symbols, Tree, World
+from collapse_jax.types.data import Array, Key, Metric, Tree, World
 from collapse_jax.types.functions import (
     CompressFn,
     CountFn,
@@ -26,6 +26,7 @@ from collapse_jax.types.functions import (
     SummarizeFn,
     WorldFn,
 )
+from collapse_jax.types.sources import Source, Symbols
 
 
 class SufficientStatistics(NamedTuple):
@@ -75,7 +76,7 @@ class Extras(NamedTuple):
       summarize: see ``SummarizeFn``; not beside ``Setting.statistics``.
       sample_children: see ``SampleChildrenFn``; None where new rows do not each come from one training row.
       rewrite: see ``RewriteFn``; None where rows are no sequences.
-      row_scores: by name, see ``RowScoreFn``; the first is what curators take unless told another.
+      row_scores: by name, see ``RowScoreFn``; the first is what curators take by default.
     """
 
     summarize: SummarizeFn | None = None
