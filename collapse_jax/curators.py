@@ -78,12 +78,8 @@ def best_of(k: int = 2, by: str | None = None) -> Curator:
       UsageError: k below 1.
 
     Example:
-      >>> from collapse_jax import policies, run, settings
-      >>> chosen = best_of(2, by="value")
-      >>> runs = run(settings.gaussian(), policies.replace(), curator=chosen, num_samples=50, num_generations=3,
-      ...            num_chains=2)
-      >>> bool((runs.trace_ratio > 0).all())
-      True
+      >>> best_of(2, by="value").oversample
+      2
     """
     require_integer("k", k, 1)
 
@@ -392,15 +388,6 @@ def _with_real(setting: Setting, key: Key, world: World, candidates: Batch, wher
 
 
 __all__ = [
-    "best_of",
-    "curate",
-    "detect",
-    "diverse",
-    "edit",
-    "score_of",
-    "self_correct",
-    "then",
-    "top_fraction",
-    "verifier",
+    "best_of", "curate", "detect", "diverse", "edit", "score_of", "self_correct", "then", "top_fraction", "verifier",
     "verify",
-]
+]  # fmt: skip
