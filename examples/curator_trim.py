@@ -15,17 +15,21 @@ from collapse_jax.types import Array, Batch, Curator, Key, Setting, Tree, World
 
 @register_curator
 def trim(limit: Array | float = 3.0) -> Curator:
-    """Rows farther than `limit` deviations from the mean of their batch are dropped.
+    """Drop rows that are far from the mean of their batch.
 
     The distance is the root of the mean over columns of (x - mean)^2 / variance. Its square is 1 in the mean, so that
     something always stays. Backfires: of normal rows in one column a share c = 1 - 2 limit phi(limit) / (2 Phi(limit) -
     1) of the variance is left (0.973 at 3 deviations), generation after generation.
 
     Args:
-      limit: deviations, at least 1; may be a tracer.
+      limit: Largest distance that is kept, in deviations, at least 1; may be a tracer.
 
     Raises:
-      ValueError: a limit below 1.
+      UsageError: a limit below 1.
+
+    Example:
+      >>> trim(2.0).oversample
+      1
     """
     if not is_traced(limit):
         require_number("limit", limit, 1)
@@ -43,7 +47,7 @@ def trim(limit: Array | float = 3.0) -> Curator:
 
 
 def main() -> None:
-    """Variance with and without it: what looks like care is a collapse of its own."""
+    """Compare variances with and without it: what looks like care is a collapse of its own."""
     runs = cj.sweep(
         settings.gaussian(1),
         policies.replace(),

@@ -15,7 +15,7 @@ METRIC = Metric("divergence", "Kullback-Leibler, KL(truth, fit)", "nats", "defin
 
 
 def with_divergence(setting: Setting) -> Setting:
-    """`setting`, a ``gaussian``, with the metric ``divergence``: infinite where the fit is singular."""
+    """Return `setting`, a ``gaussian``, with the metric ``divergence``: infinite where the fit is singular."""
 
     def observe(key: Key, world: World, fitted: Tree, summary: Tree, generated: Tree) -> dict[str, Array]:
         """`world` holds the truth, `fitted` is the fit; `generated` its rows, None where only statistics are drawn."""
@@ -26,7 +26,10 @@ def with_divergence(setting: Setting) -> Setting:
 
 
 def divergence(truth: gaussian_moments.Moments, fitted: gaussian_moments.Moments) -> Array:
-    """KL of two normal laws: (tr(F^-1 S) + e^T F^-1 e - d + log det F - log det S) / 2, by triangular factors."""
+    """Return KL of two normal laws, by triangular factors.
+
+    It is (tr(F^-1 S) + e^T F^-1 e - d + log det F - log det S) / 2.
+    """
     error = (truth.mean - fitted.mean)[:, None]
     columns = jnp.concatenate([gaussian_moments.cholesky_factor(truth), error], axis=1)
     solved = ldl.solve_unit_lower(fitted.factor, columns)
@@ -36,7 +39,7 @@ def divergence(truth: gaussian_moments.Moments, fitted: gaussian_moments.Moments
 
 
 def main() -> None:
-    """Asked for by name; what is not asked for costs nothing."""
+    """Ask for the metric by name; what is not asked for costs nothing."""
     runs = cj.run(
         with_divergence(settings.gaussian(1)),
         policies.accumulate(),

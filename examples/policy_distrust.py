@@ -13,20 +13,25 @@ from collapse_jax.types import Array, Join, Policy
 
 @register_policy
 def distrust(trust: Array | float = 0.5) -> Policy:
-    """Accumulate, with `trust` as the weight of each synthetic row: 1 is ``accumulate``, 0 the real rows for ever.
+    """Accumulate, but believe each synthetic row less than a real one.
 
     Args:
-      trust: how many times a synthetic row is there, from 0 to 1; may be a tracer, and so an axis of one program.
+      trust: How many times a synthetic row is there, from 0 to 1: 1 is ``accumulate``, 0 the real rows for ever. It may
+        be a tracer, and so an axis of one program.
 
     Raises:
-      ValueError: a trust outside [0, 1].
+      UsageError: a trust outside [0, 1].
+
+    Example:
+      >>> distrust(0.5).name
+      'distrust'
     """
     require_share("trust", trust)
     return Policy("distrust", batches=Join(lambda new, real: batch.scale_weights(new, trust)))
 
 
 def main() -> None:
-    """A sweep over the trust, which is one compiled program."""
+    """Sweep over the trust, which is one compiled program."""
     runs = cj.sweep(
         settings.gaussian(1),
         distrust,

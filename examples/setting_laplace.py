@@ -19,16 +19,20 @@ from collapse_jax.types import Array, Batch, Extras, Key, Metric, Setting, Suffi
 
 @register_setting
 def laplace(scale: Array | float = 1.0) -> Setting:
-    """Laplace law around 0, scale fitted by the mean absolute row.
+    """Fit a Laplace law around 0, its scale by the mean absolute row.
 
     n absolute rows sum to scale * Gamma(n, 1), exactly. Under ``replace`` the log of the scale is therefore a random
     walk with steps log Gamma(n, 1) - log n.
 
     Args:
-      scale: of the real law; may be a tracer.
+      scale: Scale of the real law; may be a tracer.
 
     Raises:
-      ValueError: a scale that is not above 0.
+      UsageError: a scale that is not above 0.
+
+    Example:
+      >>> [metric.name for metric in laplace().metrics]
+      ['log_variance_ratio', 'divergence']
     """
     require_positive("scale", scale)
 
@@ -54,7 +58,10 @@ def laplace(scale: Array | float = 1.0) -> Setting:
 
 
 def compress(pool: Batch) -> Batch:
-    """The weighted mean absolute row. It is its own absolute value, so rows of statistics merge by the same line."""
+    """Return the weighted mean absolute row.
+
+    It is its own absolute value, so rows of statistics merge by the same line.
+    """
     x, weight = batch.weighted_rows(pool)
     mass = weight.sum()
     mean = jnp.where(weight > 0, weight * jnp.abs(x), 0.0).sum() / mass  # rows of weight 0 may hold anything, NaN too
@@ -62,7 +69,7 @@ def compress(pool: Batch) -> Batch:
 
 
 def sample_statistics(key: Key, fitted: Array, num: int, count: Array | int, exact: bool) -> Array:
-    """The mean absolute of `count` new rows: from its law, or of rows that are drawn."""
+    """Draw the mean absolute of `count` new rows: from its law, or of rows that are drawn."""
     if exact:
         return fitted * jax.random.gamma(key, jnp.asarray(count, float))[None] / count
     rows = jnp.where(jnp.arange(num) < count, jax.random.laplace(key, (num,)), 0.0)
@@ -70,7 +77,7 @@ def sample_statistics(key: Key, fitted: Array, num: int, count: Array | int, exa
 
 
 def main() -> None:
-    """Two policies, and what the eight definitions say of them."""
+    """Run two policies, and print what the eight definitions say of them."""
     runs = cj.sweep(
         laplace(), [policies.replace(), policies.accumulate()], num_samples=100, num_generations=50, num_chains=200
     )

@@ -20,15 +20,21 @@ from collapse_jax.types import Array, Key, Source, Tree
 
 @register_source
 def outliers(dim: int = 1, share: float = 0.05, scale: float = 5.0) -> Source:
-    """Rows N(0, I), a share of which are N(0, scale^2 I): mean 0, variance 1 - share + share scale^2 in each column.
+    """Draw rows N(0, I), of which a share are N(0, scale^2 I).
+
+    The mean is 0, the variance 1 - share + share scale^2 in each column.
 
     Args:
-      dim: number of columns.
-      share: of the rows that are outliers.
-      scale: their standard deviation.
+      dim: Number of columns.
+      share: Share of the rows that are outliers.
+      scale: Standard deviation of outliers.
 
     Raises:
-      ValueError: a number out of range.
+      UsageError: a number out of range.
+
+    Example:
+      >>> outliers(dim=2).covariance.diagonal()
+      array([2.2, 2.2])
     """
     dim = require_integer("outliers: dim", dim, 1)
     share = require_number("outliers: share", share, above=0, below=1)
@@ -57,7 +63,7 @@ def outliers(dim: int = 1, share: float = 0.05, scale: float = 5.0) -> Source:
 
 
 def main() -> None:
-    """A kernel density estimate of heavy tails, fitted to its own rows again and again: does it keep the likelihood?"""
+    """Fit a kernel density estimate to its own rows again and again: does it keep the likelihood of heavy tails?"""
     setting = settings.kde(source=outliers())
     runs = cj.run(
         setting, policies.accumulate(), metrics=["test_nll"], num_samples=100, num_generations=10, num_chains=50

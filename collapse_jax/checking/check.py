@@ -23,7 +23,7 @@ def check(part: Any, *, setting: Setting | None = None, seed: int = 0) -> tuple[
       ()
       >>> for problem in cj.check(Policy("doubled", fade=-1.0)):
       ...     print(problem)
-      weights are multiplicities: at generation 3 a weight is -1
+      weights are multiplicities: at generation 2 a weight is -1
 
     Args:
       part: a ``Setting``, ``Policy``, ``Curator`` or ``Source``, or a factory of one that needs no argument.

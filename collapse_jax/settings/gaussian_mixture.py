@@ -149,13 +149,13 @@ def _modes(source: Source) -> MixtureModes:
 
 
 def _squares(world: World, rows_nxd: Array) -> Array:
-    """Squared standard deviations between each row and each real mode, ``[n, modes]``."""
+    """Return squared standard deviations between each row and each real mode, ``[n, modes]``."""
     modes = world.truth.modes
     return (((rows_nxd[:, None] - modes.centre) / modes.deviation) ** 2).sum(2)
 
 
 def _likelihood(world: World, params: Mixture, rows_nxd: Array) -> Array:
-    """Of the real law, up to a constant: its modes are equally likely and alike."""
+    """Return log densities of the real law, up to a constant: its modes are equally likely and alike."""
     return jax.nn.logsumexp(-0.5 * _squares(world, rows_nxd), axis=1)
 
 
@@ -168,7 +168,7 @@ ROW_SCORES = {"likelihood": _likelihood, "right": _is_near, **row_scores.ROW_SCO
 
 
 def _empty(components: int, dim: int, covariance: str) -> Mixture:
-    """What stands for no fit at all: the first one of a chain starts from its rows."""
+    """Return what stands for no fit at all: the first one of a chain starts from its rows."""
     nothing = jnp.zeros((components, dim))
     factor = jnp.zeros((components, dim, dim)) if covariance == "full" else None
     return Mixture(jnp.full(components, -jnp.inf), nothing, nothing, factor)
@@ -197,7 +197,7 @@ def _fit(
 
 
 def _far_apart(x_dxm: Array, weight: Array, num: int) -> tuple[Array, Array]:
-    """`num` rows far apart ``[num, d]``, and the number of the nearest for each row ``[m]``."""
+    """Return `num` rows far apart ``[num, d]``, and the number of the nearest for each row ``[m]``."""
 
     def squared(centre: Array) -> Array:
         return jnp.where(weight > 0, ((x_dxm - centre[:, None]) ** 2).sum(0), -1.0)
@@ -214,7 +214,7 @@ def _far_apart(x_dxm: Array, weight: Array, num: int) -> tuple[Array, Array]:
 
 
 def _expect(mixture: Mixture, x_dxm: Array) -> tuple[Array, Array]:
-    """Log responsibilities ``[K, m]`` and log densities ``[m]`` of rows."""
+    """Return log responsibilities ``[K, m]`` and log densities ``[m]`` of rows."""
     centred = x_dxm[None] - mixture.mean[:, :, None]
     if mixture.factor is not None:
         inverse = jax.vmap(ldl.solve_unit_lower, (0, None))(mixture.factor, jnp.eye(x_dxm.shape[0]))
@@ -229,7 +229,7 @@ def _expect(mixture: Mixture, x_dxm: Array) -> tuple[Array, Array]:
 def _maximise(
     covariance: str, floor: Array | float, x_dxm: Array, log_row: Array, before: Mixture, log_belongs: Array
 ) -> Mixture:
-    """The mixture of greatest likelihood given log responsibilities ``[K, m]``; an empty component stays as `before`.
+    """Return the mixture of greatest likelihood given log responsibilities; an empty component stays as `before`.
 
     In logarithms: a component that lost its last row by underflow could never win one back.
     """
@@ -284,14 +284,14 @@ def _observe(key: Key, world: World, params: Mixture, summary: None, generated: 
 
 
 def _moments(params: Mixture) -> tuple[Array, Array]:
-    """The mixture's mean ``[d]``, and the trace of its covariance."""
+    """Return the mixture's mean ``[d]``, and the trace of its covariance."""
     share = jnp.exp(params.log_weight)
     mean = jnp.matmul(share, params.mean, precision=_HIGHEST)
     return mean, share @ (_traces(params) + ((params.mean - mean[None]) ** 2).sum(1))
 
 
 def _traces(params: Mixture) -> Array:
-    """Of the components' covariances, ``[K]``."""
+    """Return the traces of the components' covariances, ``[K]``."""
     factor = jnp.eye(params.mean.shape[1])[None] if params.factor is None else params.factor
     return ((factor * jnp.exp(params.log_scale)[:, None]) ** 2).sum((1, 2))
 
@@ -305,7 +305,7 @@ def _modes_alive(modes: MixtureModes, params: Mixture) -> Array:
 
 
 def _separation(params: Mixture) -> Array:
-    """Over components that are not empty; inf where one alone is left."""
+    """Return the least distance of two components that are not empty; inf where one alone is left."""
     alive = jnp.isfinite(params.log_weight)
     variance = _traces(params) / params.mean.shape[1]
     squared = ((params.mean[:, None] - params.mean[None]) ** 2).sum(2) / (0.5 * (variance[:, None] + variance[None]))

@@ -86,7 +86,7 @@ def logistic_regression(
     fit, logits = partial(_fit, classes, ridge, steps), 1 if classes == 2 else classes
 
     def rows(key: Key, params: Array, num: int) -> ClassifiedRows:
-        """New inputs, with labels of a fit."""
+        """Draw new inputs, with labels of a fit."""
         key_x = stream(key, "inputs")
         x = draw_normals(key_x, (num, dim)) if source is None else source.draw(key_x, source.arrays, num)[:, :dim]
         return _relabel(key, params, ClassifiedRows(x, jnp.zeros(num, jnp.int32)))
@@ -108,7 +108,7 @@ def logistic_regression(
 
 
 def _size(source: Source | None, dim: int | None, classes: int | None) -> tuple[int, int]:
-    """Numbers of inputs and of classes: what is given, and what a source has."""
+    """Return the numbers of inputs and of classes: what the caller says, and what a source has."""
     if source is None:
         return 2 if dim is None else dim, 2 if classes is None else classes
     if source.classes is None:

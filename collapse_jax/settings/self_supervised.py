@@ -316,7 +316,7 @@ def _controls(task: SelfSupervisedTask, images: ProbeImages) -> tuple[Array, dic
 def _encode_probes(
     task: SelfSupervisedTask, encode: Callable[[Array], Array], images: ProbeImages, views: Array
 ) -> representations.ProbeFeatures:
-    """Features of images, a few at a time."""
+    """Return features of images, encoded a few at a time."""
     encode_all = partial(batching.map_in_batches, encode, task.rows_at_once)
     train, test, view, other = (encode_all(x_NxD) for x_NxD in (images.train, images.test, views[0], views[1]))
     return representations.ProbeFeatures(train, images.train_label, test, images.test_label, view, other)
