@@ -119,7 +119,7 @@ def test_membership_in_a_long_text_is_exact(plays):
     np.testing.assert_array_equal(
         jax.jit(text_metrics.is_among)(text_metrics.hash_grams(jnp.asarray(new), 8), ordered), told
     )
-    pairs = lambda *x: text_metrics.Grams(*jnp.asarray(x, jnp.uint32).text_metrics)  # noqa: E731
+    pairs = lambda *x: text_metrics.Grams(*jnp.asarray(x, jnp.uint32).T)  # noqa: E731
     some = pairs((1, 5), (7, 2), (7, 3), (7, 9), (2**32 - 1, 0))
     asked = pairs((0, 0), (1, 5), (7, 3), (7, 4), (7, 9), (8, 9), (2**32 - 1, 0), (2**32 - 1, 1))
     assert text_metrics.is_among(asked, some).tolist() == [False, True, True, False, True, False, True, False]

@@ -93,7 +93,7 @@ def test_entropy_rates():
     assert abs(early - late) < 4 * np.hypot(e, f)
     with pytest.raises(ValueError, match="probabilities are not known"):
         known_texts.entropy_rate(texts.text_from_string("t", "abc" * 20))
-    with pytest.raises(ValueError, match="burn must be a whole number from 0 to 255, not 256"):
+    with pytest.raises(ValueError, match="burn must be a whole number from 1 to 255, not 256"):
         known_texts.entropy_rate(LAW, length=256)
 
 
