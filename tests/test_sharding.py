@@ -225,8 +225,8 @@ def test_what_cannot_be_spread_is_refused():
 @pytest.mark.parametrize(
     ("mesh", "message"),
     [
-        ({"data": 3}, "mesh: a chain takes 3 devices, and 4 are no multiple of that"),
-        ({"data": 2, "model": 4}, "mesh: a chain takes 8 devices, and 4 are"),
+        ({"data": 3}, "mesh: a chain takes 3 devices, and 4 is no multiple of that"),
+        ({"data": 2, "model": 4}, "mesh: a chain takes 8 devices, and 4 is"),
         ({"data": 0}, "mesh: data must be a whole number of at least 1, not 0"),
         ({"rows": 2}, "mesh: has no axis 'rows'"),
         ({"data": 4}, "mesh: 6 rows do not divide evenly over 4 devices of the axis 'data'"),
@@ -252,7 +252,7 @@ def test_a_config_names_the_mesh(tmp_path, monkeypatch, capsys):
                                      "num_generations: 2, num_chains: 1}")  # fmt: skip
     monkeypatch.chdir(tmp_path)
     assert main.main(["run", "a.yaml", "--mesh.data", "3"]) == 2
-    assert capsys.readouterr().err == "error: mesh: a chain takes 3 devices, and 1 are no multiple of that\n"
+    assert capsys.readouterr().err == "error: mesh: a chain takes 3 devices, and 1 is no multiple of that\n"
     assert not (tmp_path / "results").exists()
     for words, message in (
         (["--mesh.rows", "2"], "mesh.rows: unknown key"),
