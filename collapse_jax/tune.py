@@ -1,6 +1,6 @@
 """The best weights of a policy, or sizes of its batches, by gradients of the final risk through all generations.
 
-At a fixed key a chain of a reparameterised setting is one smooth function of its policy's floats, so the mean risk of
+At a fixed key a chain of a differentiable setting is one smooth function of its policy's floats, so the mean risk of
 fit T over chains has an exact gradient, by reverse differentiation through the scan. Where rows or symbols are chosen
 among others (KDE, counts, classes, text) a chain is piecewise constant in its fits, and its gradient would miss what
 matters: these settings are refused.
@@ -62,7 +62,7 @@ def final_risk(
       ``[T]``.
 
     Raises:
-      UsageError: a setting that is not reparameterised, a policy whose float counts rows, another metric, or a number
+      UsageError: a setting that is not differentiable, a policy whose float counts rows, another metric, or a number
         out of range; of rows: a setting whose statistics have no law for any number of them.
     """
     require_integer("num_generations", num_generations, 2)

@@ -135,7 +135,6 @@ def test_configs_nest_generators_and_objectives(tmp_path):
     assert setting.info.source.name == "digits"
     assert task_of(setting).pretext.name == "simclr"
     assert config.from_dict(config.to_dict(experiment)) == experiment
-    assert "self_supervised" not in [spec.kind for spec in schema.spec_types("generator")]
     assert [spec.kind for spec in schema.spec_types("objective")] == list(registry.factories("objective"))
     axes = "{product: {setting.objective: [vicreg, masked], setting.generator.steps: [60, 70]}}"
     swept = load(tmp_path, "--sweep", axes)
