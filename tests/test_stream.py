@@ -195,7 +195,7 @@ def test_a_unit_that_raises_does_not_stop_the_others(folder, monkeypatch, capsys
     assert main.main(["run", "grid.yaml", "--out", "out"]) == 1
     err = capsys.readouterr().err
     assert err.count("failed: RuntimeError: no luck") == 6
-    assert "6 units failed; the others are done: run again to retry" in err
+    assert "6 units failed and the others are done; run the same command again to retry" in err
     monkeypatch.setattr(resumable.Runner, "run_unit", runs)
     assert main.main(["run", "grid.yaml", "--out", "out"]) == 0
     assert results.open("out").attrs["done"] == 1
