@@ -12,7 +12,6 @@ CODE = """
 import sys
 import jax, numpy as np
 from collapse_jax import policies, settings, sweep
-from collapse_jax.chain import plan
 count, num_policies = int(sys.argv[2]), int(sys.argv[3])
 devices = jax.devices()[:count]
 replace, subsample, window = policies.replace(), policies.accumulate_subsample(), policies.window(2)

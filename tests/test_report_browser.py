@@ -83,7 +83,7 @@ def test_sliders_move_by_keys_and_by_buttons(visit):
         "return JSON.parse(document.getElementById('data').textContent).images.strips[0][4]"
     )
     rows = page.find_element("css selector", ".rows").get_attribute("textContent")
-    assert rows == "".join(html.shown.texts(ds)[0]["rows"][0][8])
+    assert rows == "".join(html.samples.collect_texts(ds)[0]["rows"][0][8])
 
 
 def test_a_point_of_a_sweep_is_chosen(visit):
