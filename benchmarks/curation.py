@@ -22,7 +22,7 @@ from collapse_jax.planning.block_size import choose_generations_per_call
 from collapse_jax.planning.grid import grid_of
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
-from collapse_jax.tune import final_risk
+from collapse_jax.tuning import final_risk
 from collapse_jax.types import Curator, Setting
 
 

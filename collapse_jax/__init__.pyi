@@ -25,6 +25,7 @@ from .execution.sweep import run as run
 from .execution.sweep import sweep as sweep
 from .results.io import open as open
 from .results.variables import texts_of as texts_of
+from .tuning import tune as tune
 from .types import Batch as Batch
 from .types import Chain as Chain
 from .types import Curator as Curator

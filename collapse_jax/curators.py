@@ -15,12 +15,16 @@ import jax.numpy as jnp
 
 from collapse_jax.core import batch
 from collapse_jax.core.errors import UsageError
+from collapse_jax.core.gradients import refuse_gradient
 from collapse_jax.core.lineage import strip_roots
 from collapse_jax.core.random import draw_uniforms, stream
 from collapse_jax.core.registry import register_curator
 from collapse_jax.core.validation import is_traced, require_integer, require_number, require_share
 from collapse_jax.numerics import order_selection
 from collapse_jax.types import Array, Batch, Curator, Key, Setting, Tree, World
+
+_CHOSEN = "a curator chooses rows"
+_COUNTED = "a share of rows is counted"
 
 
 @register_curator
@@ -51,8 +55,10 @@ def verify(keep_right: Array | float = 0.9, keep_wrong: Array | float = 0.1, k: 
     require_integer("k", k, 1)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
+        candidates = refuse_gradient(candidates, _CHOSEN)
         right = score_of(setting, by, world, params, candidates) > 0.5
-        passes = draw_uniforms(key, right.shape) < jnp.where(right, keep_right, keep_wrong)
+        share = refuse_gradient(jnp.where(right, keep_right, keep_wrong), _COUNTED)
+        passes = draw_uniforms(key, right.shape) < share
         passes = passes & (_weight(candidates) > 0)
         chosen = _pick(candidates, num, passes.astype(float))
         there = passes.reshape(num, k).any(1)[None]
@@ -185,9 +191,11 @@ def top_fraction(fraction: Array | float = 0.5, by: str | None = None) -> Curato
     require_share("fraction", fraction)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
+        candidates = refuse_gradient(candidates, _CHOSEN)
         value = _of_present(candidates, score_of(setting, by, world, params, candidates))
         present = (_weight(candidates) > 0).sum(dtype=float)
-        kept = jnp.maximum(jnp.ceil(fraction * present - 1e-4), 1)  # slack: no float is 0.7 exactly
+        share = refuse_gradient(fraction * present, _COUNTED)
+        kept = jnp.maximum(jnp.ceil(share - 1e-4), 1)  # slack: no float is 0.7 exactly
         is_kept = order_selection.select_largest(value, kept)
         return batch.scale_weights(candidates._replace(weight=batch.full_weight(candidates)), is_kept)
 
@@ -221,7 +229,7 @@ def detect(accuracy: Array | float = 0.8, power: Array | float = 1.0) -> Curator
     require_number("power", power, 0)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
-        flags = draw_uniforms(key, (1, num)) < accuracy
+        flags = draw_uniforms(key, (1, num)) < refuse_gradient(accuracy, _COUNTED)
         passed, flagged = jnp.asarray(accuracy, float) ** power, jnp.asarray(1 - accuracy, float) ** power
         of_real = accuracy * passed + (1 - accuracy) * flagged
         return candidates._replace(weight=batch.full_weight(candidates) * jnp.where(flags, flagged, passed) / of_real)
@@ -249,7 +257,8 @@ def self_correct(strength: Array | float = 1.0) -> Curator:
     require_number("strength", strength, 0)
 
     def apply(setting: Setting, key: Key, world: World, params: Tree, candidates: Batch, num: int) -> Batch:
-        corrected = draw_uniforms(stream(key, "choice"), (num,)) * (1 + strength) < strength
+        share = refuse_gradient(strength, _COUNTED)
+        corrected = draw_uniforms(stream(key, "choice"), (num,)) * (1 + share) < share
         return _with_real(setting, key, world, candidates, corrected)
 
     return Curator("self_correct", 1, apply, strength / (1 + strength))
@@ -281,7 +290,7 @@ def edit(fraction: Array | float = 0.5) -> Curator:
         if setting.extras.rewrite is None:
             raise UsageError(f"curator edit: rows of setting {setting.name} are no sequences that a fit can rewrite")
         real = setting.sample_real(stream(key, "real"), world, num)
-        rows = setting.extras.rewrite(stream(key, "rewrite"), params, real, fraction)
+        rows = setting.extras.rewrite(stream(key, "rewrite"), params, real, refuse_gradient(fraction, _COUNTED))
         return candidates._replace(items=rows.astype(candidates.items.dtype)[None])
 
     return Curator("edit", 1, apply, 1.0)
@@ -371,6 +380,7 @@ def _pick(candidates: Batch, num: int, value: Array) -> Batch:
     k = value.shape[0] // num
     if k == 1:
         return candidates
+    candidates, value = refuse_gradient((candidates, value), _CHOSEN)
     best = _of_present(candidates, value).reshape(num, k).argmax(1) + k * jnp.arange(num)
     items = batch.take_rows(batch.weighted_rows(candidates)[0], best)
     weight = candidates.weight if candidates.weight.shape[1] == 1 else candidates.weight[:, best]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from collapse_jax.core import batch
 from collapse_jax.core.errors import UsageError
+from collapse_jax.core.gradients import refuse_gradient
 from collapse_jax.core.registry import register_policy
 from collapse_jax.core.validation import is_traced, require_integer, require_share
 from collapse_jax.types import Array, Batch, Join, JoinCounts, PartlyReal, Policy, Resample
@@ -271,6 +272,7 @@ def _count(share: Array | float) -> Callable[[int], Array | int]:
         # The slack lets a share such as 0.585 of 100, which no float is exactly, round up traced or not.
         nearest = share * n + 0.5 + 1e-5
         if is_traced(share) or is_traced(n):
+            nearest = refuse_gradient(nearest, "a share counts rows; weighted_fresh(weight) weighs them")
             return jnp.clip(jnp.floor(nearest), share > 0, jnp.maximum(n - (share < 1), share > 0)).astype(int)
         return max(min(math.floor(nearest), n - (share < 1)), int(share > 0))
 

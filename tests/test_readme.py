@@ -17,14 +17,18 @@ FOLDERS = (".", "diffusion", "language_model", "self_supervised", "strategies")
 
 def smaller(code):
     """The same with fewer chains of fewer generations."""
-    code = code.replace("num_chains=1000", "num_chains=20").replace("num_generations=50", "num_generations=4")
-    return code.replace("generation=50", "generation=4")
+    code = (
+        code.replace("num_chains=1000", "num_chains=20")
+        .replace('"num_chains": 1000', '"num_chains": 20')
+        .replace("num_generations=50", "num_generations=4")
+    )
+    return code.replace("generation=50", "generation=4").replace('"steps": 50', '"steps": 2')
 
 
 @pytest.mark.fast
 def test_the_code_blocks_run_in_order(own_parts):
     names: dict = {}
-    assert len(pages.blocks(README)) == 4
+    assert len(pages.blocks(README)) == 5
     pages.run(README, names, smaller)
     assert names["grid"].sizes == {"policy": 1, "weight": 9, "chain": 20, "generation": 4}
     runs = cj.run(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from collapse_jax.core.gradients import refuse_gradient
 from collapse_jax.core.random import draw_integers, draw_uniforms
 from collapse_jax.types import Array, Batch, Key, Tree
 
@@ -119,9 +120,10 @@ def _inverse_cdf(weight_m: Array) -> Callable[[Array], Array]:
     # Sums round, so a row of weight 0 may seem to have some: its draws go to the last row before it that has.
     present = jax.lax.cummax(jnp.where(weight_m > 0, jnp.arange(weight_m.shape[0]), -1))
     first = jnp.argmax(weight_m > 0)
+    total = refuse_gradient(cdf[-1], "rows are chosen by their weights")
 
     def at(u: Array) -> Array:
-        index = jnp.searchsorted(cdf, u * cdf[-1], side="right")
+        index = jnp.searchsorted(cdf, u * total, side="right")
         return jnp.maximum(present[jnp.minimum(index, weight_m.shape[0] - 1)], first)
 
     return at

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from collapse_jax.core import random
 from collapse_jax.core.errors import UsageError
+from collapse_jax.core.gradients import refuse_gradient
 from collapse_jax.core.validation import is_traced
 from collapse_jax.types import Array, Key
 
@@ -18,6 +19,7 @@ from collapse_jax.types import Array, Key
 _MAX_SEARCHED, _MAX_SCATTERED = 64, 16
 _FEW_DRAWS = 128  # up to so many draws, drawing symbols is faster than drawing binomial counts
 _SCALE = 2.0**30
+_CHOSEN = "symbols are chosen by their probabilities"
 
 
 def draw_categorical(key: Key, p_K: Array, num: int) -> Array:
@@ -39,6 +41,7 @@ def draw_categorical(key: Key, p_K: Array, num: int) -> Array:
 
 def _cumulate_probabilities(p_K: Array) -> Array:
     """Return the cumulative sums of the probabilities in units of 2^-30, int32."""
+    p_K = refuse_gradient(p_K, _CHOSEN)
     return jnp.cumsum(jnp.round(p_K * _SCALE).astype(jnp.int32), dtype=jnp.int32)
 
 
@@ -114,6 +117,7 @@ def draw_binomial(key: Key, size: Array | float, p: Array | float) -> Array:
     ``jax.random.binomial`` takes longer, and rounds where `size` is large.
     """
     size, p = jnp.broadcast_arrays(jnp.asarray(size, float), jnp.asarray(p, float))
+    p = refuse_gradient(p, _CHOSEN)
     rare = jnp.minimum(p, 1 - p)
     few = size * rare < 10
     n, q = jnp.where(few, 100.0, size), jnp.where(few, 0.5, rare)  # any numbers for which rejection ends soon
@@ -139,6 +143,7 @@ def draw_poisson(key: Key, mean: Array) -> Array:
 
     ``jax.random.poisson`` works with one random-number implementation only, and rounds where means are large.
     """
+    mean = refuse_gradient(mean, "counts are whole numbers")
     few = mean < 10
     many = _draw_large_poisson(key, jnp.where(few, 10.0, mean), ~few)
     return jnp.where(few, _draw_by_inversion(key, jnp.exp(-mean), lambda k: mean / k, few), many)
@@ -146,6 +151,7 @@ def draw_poisson(key: Key, mean: Array) -> Array:
 
 def draw_poisson_rows(key: Key, mean: Array, num: int) -> Array:
     """Draw `num` Poisson counts of one mean; below 16 by a table of 64 values, to 2^-30 as in ``draw_categorical``."""
+    mean = refuse_gradient(mean, "counts are whole numbers")
     few = mean < 16  # one count in 10^17 reaches the end of the table
     ratio_K = jnp.where(few, mean, 0.0) / jnp.arange(1, 64, dtype=mean.dtype)
     p_K = jnp.exp(-mean) * jnp.concatenate([jnp.ones(1, mean.dtype), jnp.cumprod(ratio_K)])
@@ -229,4 +235,5 @@ def _stirling_term(k: Array) -> Array:
 
 def draw_bernoulli(key: Key, p: Array, num: int) -> Array:
     """Draw `num` independent trials that are 1 with probability `p` and 0 otherwise."""
+    p = refuse_gradient(p, _CHOSEN)
     return (random.draw_uniforms(key, (num,), p.dtype) < p).astype(p.dtype)

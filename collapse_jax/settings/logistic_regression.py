@@ -10,6 +10,7 @@ import numpy as np
 
 from collapse_jax.core import batch
 from collapse_jax.core.errors import UsageError
+from collapse_jax.core.gradients import refuse_gradient
 from collapse_jax.core.random import draw_normals, draw_uniforms, stream
 from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_integer, require_positive
@@ -149,6 +150,7 @@ def _relabel(key: Key, params: Array, items: ClassifiedRows) -> ClassifiedRows:
         if len(z) == 1
         else jnp.cumsum(logistic_newton.class_probabilities(z), axis=0)[:-1]
     )
+    below = refuse_gradient(below, "labels are chosen by their probabilities")
     u = draw_uniforms(key, items.label.shape, z.dtype)
     return ClassifiedRows(items.x, (u[None] > below).sum(0).astype(jnp.int32))
 

@@ -261,6 +261,9 @@ class Curator(NamedTuple):
 class Chain(NamedTuple):
     """One chain as pure functions, for ``jax.vmap``, ``jax.lax.scan`` and ``jax.grad`` of your own.
 
+    A gradient is exact where ``Info.differentiable`` is true, the policy weighs rows and no curator chooses them.
+    Counts of rows and choices of rows, symbols and labels have none: to differentiate them is a ``UsageError``.
+
     Attributes:
       init: ``(key, world) -> state``.
       emit: ``(world, state, generation) -> (state, new, observations)``: fit, sample, curate, observe.

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from collapse_jax.core.gradients import refuse_gradient
 from collapse_jax.core.random import draw_uniforms
 from collapse_jax.core.sharding import shard_rows
 from collapse_jax.core.validation import is_traced, require_integer, require_number, require_positive, require_share
@@ -71,7 +72,8 @@ def symbol_weights(logits_BxV: Array, decoding: Decoding) -> Array:
 def pick_symbols(weight_BxV: Array, uniform_B: Array) -> Array:
     """Pick a symbol for each row in proportion to weight, by the inverse CDF of one uniform number."""
     cdf_BxV = jnp.cumsum(weight_BxV, -1)
-    is_past_BxV = (cdf_BxV > uniform_B[:, None] * cdf_BxV[:, -1:]) & (weight_BxV > 0)
+    total_Bx1 = refuse_gradient(cdf_BxV[:, -1:], "symbols are chosen by their probabilities")
+    is_past_BxV = (cdf_BxV > uniform_B[:, None] * total_Bx1) & (weight_BxV > 0)
     return jnp.where(is_past_BxV.any(-1), is_past_BxV.argmax(-1), weight_BxV.argmax(-1))  # sums may round
 
 
