@@ -175,7 +175,7 @@ def chains(rounds: int, many: int = 16, steps: int = 20) -> dict[str, Any]:
 
 
 def plan_of(setting: Setting, num_chains: int) -> Runner:
-    options = Options(num_generations=1, num_chains=num_chains, metrics=("test_loss",))
+    options = Options(num_generations=1, num_chains=num_chains, metrics=("test_nll_per_symbol",))
     return Runner(make_plan(grid_of(setting, policies.replace(), 256, {}), options), lambda _: None)
 
 

@@ -11,16 +11,18 @@ from collapse_jax.numerics import gaussian_moments, ldl
 from collapse_jax.types import Array, Key, Metric, Setting, Tree, World
 
 # A metric says what it may serve as (here: a risk that is 0 at the truth), by which verdicts find it.
-METRIC = Metric("divergence", "Kullback-Leibler, KL(truth, fit)", "nats", "definition", "log", "excess_risk")
+METRIC = Metric(
+    "forward_kl", "Kullback-Leibler divergence KL(truth | fit)", "nats a row", "definition", "log", "excess_risk"
+)
 
 
 def with_divergence(setting: Setting) -> Setting:
-    """Return `setting`, a ``gaussian``, with the metric ``divergence``: infinite where the fit is singular."""
+    """Return `setting`, a ``gaussian``, with the metric ``forward_kl``: infinite where the fit is singular."""
 
     def observe(key: Key, world: World, fitted: Tree, summary: Tree, generated: Tree) -> dict[str, Array]:
         """`world` holds the truth, `fitted` is the fit; `generated` its rows, None where only statistics are drawn."""
         seen = setting.observe(key, world, fitted, summary, generated)
-        return seen | {"divergence": divergence(world.truth.law, fitted)}
+        return seen | {"forward_kl": divergence(world.truth.law, fitted)}
 
     return setting._replace(observe=observe, metrics=(*setting.metrics, METRIC))
 
@@ -43,13 +45,13 @@ def main() -> None:
     runs = cj.run(
         with_divergence(settings.gaussian(1)),
         policies.accumulate(),
-        metrics=["divergence"],
+        metrics=["forward_kl"],
         num_samples=100,
         num_generations=20,
         num_chains=200,
     )
     for generation in (1, 5, 20):
-        print(f"generation {generation}: {float(runs.divergence.median('chain').sel(generation=generation)):.3f} nats")
+        print(f"generation {generation}: {float(runs.forward_kl.median('chain').sel(generation=generation)):.3f} nats")
 
 
 if __name__ == "__main__":

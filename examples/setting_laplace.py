@@ -38,7 +38,7 @@ def laplace(scale: Array | float = 1.0) -> Setting:
 
     def observe(key: Key, world: World, fitted: Array, summary: Tree, generated: Tree) -> dict[str, Array]:
         log_ratio = jnp.log(fitted / scale)
-        return {"log_variance_ratio": 2 * log_ratio, "divergence": jnp.expm1(log_ratio) - log_ratio}
+        return {"log_trace_ratio": 2 * log_ratio, "reverse_kl": jnp.expm1(log_ratio) - log_ratio}
 
     return Setting(
         name="laplace",
@@ -48,9 +48,9 @@ def laplace(scale: Array | float = 1.0) -> Setting:
         sample=lambda key, fitted, num: fitted * jax.random.laplace(key, (num,)),
         observe=observe,
         metrics=(
-            Metric("log_variance_ratio", "logarithm of the fitted variance over the truth's", "nats", "definition",
+            Metric("log_trace_ratio", "logarithm of the variance over the truth's", "nats", "definition",
                    role="log_variance"),
-            Metric("divergence", "Kullback-Leibler, KL(fit, truth)", "nats", "definition", "log", "excess_risk"),
+            Metric("reverse_kl", "Kullback-Leibler divergence KL(fit | truth)", "nats a row", "definition", "log", "excess_risk"),
         ),
         statistics=SufficientStatistics(compress, sample_statistics),
         extras=Extras(row_scores={"likelihood": lambda world, fitted, x: -jnp.abs(x) / scale}),
@@ -83,7 +83,7 @@ def main() -> None:
     )
     verdicts = runs.collapse.score().verdict.sel(definition="collapsing_variance")
     for policy in runs.policy.to_numpy():
-        ratio = float(runs.log_variance_ratio.sel(policy=policy, generation=50).median())
+        ratio = float(runs.log_trace_ratio.sel(policy=policy, generation=50).median())
         print(f"{policy}: log variance ratio {ratio:.2f}, collapsing: {verdicts.sel(policy=policy).item()}")
 
 

@@ -13,7 +13,7 @@ N, DIM, NOISE = 100, 10, 1.0
 def claims(ds: xr.Dataset) -> list[Claim]:
     first, last = first_risk(N, DIM, NOISE), ds.sizes["generation"]
     total = float((1 / np.arange(1, last + 1) ** 2).sum())
-    risk = lambda policy, generation: values(ds, "excess_risk", generation, policy=policy)  # noqa: E731
+    risk = lambda policy, generation: values(ds, "excess_mse", generation, policy=policy)  # noqa: E731
     return [
         Claim("excess risk of the first fit: sigma^2 d / (n - d - 1)", number(first), mean(risk("replace", 0))),
         Claim(f"replace: {last} times that at fit {last}", number(first * last), mean(risk("replace", -1))),
@@ -25,7 +25,7 @@ def claims(ds: xr.Dataset) -> list[Claim]:
 def draw(ds: xr.Dataset) -> Figure:
     figure, axes = panels(1, size=(5.2, 3.4))
     ax = axes[0, 0]
-    lines(ax, ds, "excess_risk", {policy: {"policy": policy} for policy in ("replace", "accumulate")})
+    lines(ax, ds, "excess_mse", {policy: {"policy": policy} for policy in ("replace", "accumulate")})
     ax.axhline(np.pi**2 / 6 * first_risk(N, DIM, NOISE), color="0.6", linestyle=":", label="pi²/6 times the first")
     ax.set(yscale="log", ylabel="mean excess risk")
     legend(ax)

@@ -27,15 +27,15 @@ SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 RISKS = {  # metrics that go as the square of an estimate's error
     "gaussian, d = 2": (settings.gaussian(2), "squared_error_of_mean"),
     "discrete, K = 10": (settings.discrete(data.symbols.uniform(10)), "total_variation"),
-    "poisson": (settings.poisson(3.0), "divergence"),
-    "linear regression, d = 5": (settings.linear_regression(5), "excess_risk"),
-    "logistic regression": (settings.logistic_regression(steps=6), "excess_risk"),
-    "markov chain": (settings.markov(), "kl_rate"),
+    "poisson": (settings.poisson(3.0), "reverse_kl"),
+    "linear regression, d = 5": (settings.linear_regression(5), "excess_mse"),
+    "logistic regression": (settings.logistic_regression(steps=6), "forward_kl"),
+    "markov chain": (settings.markov(), "forward_kl_per_symbol"),
 }
 VARIANCES = {
     "gaussian, d = 2": (settings.gaussian(2), "log_trace_ratio"),
     "mixture of 3": (settings.gaussian_mixture(3, steps=10), "log_trace_ratio"),
-    "kde, h = 0.3": (settings.kde(0.3), "log_trace_ratio"),
+    "kde, h = 0.3": (settings.kde(0.3), "log_training_variance_ratio"),
     "poisson": (settings.poisson(3.0), "log_rate_ratio"),
 }
 

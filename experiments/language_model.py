@@ -9,7 +9,10 @@ POLICIES = ("replace", "accumulate")
 
 
 def claims(ds: xr.Dataset) -> list[Claim]:
-    rise = {p: values(ds, "test_loss", policy=p) - values(ds, "test_loss", 0, policy=p) for p in POLICIES}
+    rise = {
+        p: values(ds, "test_nll_per_symbol", policy=p) - values(ds, "test_nll_per_symbol", 0, policy=p)
+        for p in POLICIES
+    }
     return [
         Claim("replace: the test loss rises (last fit less the first, nats a character)", at_least(0),
               mean(rise["replace"])),
@@ -22,7 +25,7 @@ def claims(ds: xr.Dataset) -> list[Claim]:
 
 def draw(ds: xr.Dataset) -> Figure:
     figure, axes = panels(1, size=(5.2, 3.4))
-    lines(axes[0, 0], ds, "test_loss", {policy: {"policy": policy} for policy in POLICIES})
+    lines(axes[0, 0], ds, "test_nll_per_symbol", {policy: {"policy": policy} for policy in POLICIES})
     axes[0, 0].set_ylabel("test loss, nats a character")
     axes[0, 0].locator_params(axis="x", integer=True)
     legend(axes[0, 0])
@@ -42,7 +45,7 @@ PUBLISHED = Published(
             "--setting.steps=150",
             "--num_samples=1000",
             "--num_generations=4",
-            "--metrics=[test_loss]",
+            "--metrics=[test_nll_per_symbol]",
         ),
     ),
     absent=(

@@ -11,7 +11,7 @@ POINT = {"dim": 10, "noise_variance": 1.0}
 
 def claims(ds: xr.Dataset) -> list[Claim]:
     def risk(policy: str, generation: int = -1) -> np.ndarray:
-        return values(ds, "log_excess_risk", generation, policy=policy, num_samples=100, **POINT)
+        return values(ds, "log_excess_mse", generation, policy=policy, num_samples=100, **POINT)
 
     last = ds.sizes["generation"]
     return [
@@ -30,7 +30,7 @@ def draw(ds: xr.Dataset) -> Figure:
     policies = ds["policy"].to_numpy().tolist()
     figure, axes = panels(len(policies), sharey=True)
     for ax, policy in zip(axes[0], policies, strict=True):
-        lines(ax, ds, "log_excess_risk", over(ds, "num_samples", "n = {}", policy=policy, **POINT))
+        lines(ax, ds, "log_excess_mse", over(ds, "num_samples", "n = {}", policy=policy, **POINT))
         ax.set_title(policy)
     axes[0, 0].set_ylabel("mean log excess risk")
     legend(axes[0, 1])

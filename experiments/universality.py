@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from experiments.published import COLOURS, Claim, Published, absent, legend, number, panels, ratio
 
-METRICS = ("squared_error_of_mean", "divergence", "excess_risk")
+METRICS = ("squared_error_of_mean", "reverse_kl", "forward_kl")
 NAMES = ("Gaussian mean", "Poisson", "logistic regression")
 
 

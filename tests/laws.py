@@ -114,13 +114,13 @@ MORE_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
 COUNTS = ("modes", "classes", "symbols", "transitions", "latents", "yes (1) or no (0)")
 # Shares of a few rows: so do they.
 FEW_VALUES = (
-    "missing_mass", "ancestors_alive", "precision", "recall", "density", "coverage", "tail_mass", "hallucinated",
-    "class_share", "class_entropy", "class_bias", "smallest_class_ratio", "label_agreement", "copied",
+    "missing_mass", "ancestors_alive", "precision", "recall", "density", "coverage", "low_density_mass",
+    "class_share", "class_entropy", "class_total_variation", "smallest_class_ratio", "label_agreement", "copied",
     "minority_share", "minority_ratio", "class_accuracy",
     *(f"{who}{m.name}" for who in ("", "pixels_", "random_") for m in ACCURACIES),
 )  # fmt: skip
 # Metrics of the part of a setting that its own floats do not reach.
-OF_PARTS = {"self_supervised": [metric.name for metric in PAINTER.metrics]}
+OF_PARTS = {"self_supervised": [metric.name for metric in PAINTER.metrics], "diffusion-ddpm": ["hallucinated_mass"]}
 TINY_POLICIES: dict[str, dict[str, Any]] = {"window": {"k": 2}, "growing": {"sizes": (7, 9)}}
 MORE_POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "accumulate_subsample-replacement": ("accumulate_subsample", {"replacement": True}),

@@ -62,9 +62,9 @@ def test_the_setting_obeys_the_laws_of_settings(example):
 @pytest.mark.parametrize("backend", ["law", pytest.param("rows", marks=pytest.mark.nightly)])
 def test_the_setting_is_the_random_walk_that_it_says(example, backend):
     laplace, n, horizon = example("setting_laplace")["laplace"], 10, 8
-    runs = cj.run(laplace(3.0), policies.replace(), backend=backend, metrics=["log_variance_ratio"], num_samples=n,
+    runs = cj.run(laplace(3.0), policies.replace(), backend=backend, metrics=["log_trace_ratio"], num_samples=n,
                   num_generations=horizon, num_chains=4000)  # fmt: skip
-    times, logs = np.arange(1, horizon + 1), runs.log_variance_ratio.to_numpy()
+    times, logs = np.arange(1, horizon + 1), runs.log_trace_ratio.to_numpy()
     drift = 2 * (scipy.special.digamma(n) - np.log(n))
     assert_law("mean", logs, drift * times, 0 * times)
     variance = 4 * scipy.special.polygamma(1, n) * times
@@ -140,13 +140,13 @@ def test_configs_name_what_examples_register(example):
 
 def test_the_metric_is_the_divergence(main, example):
     out, (runs,) = main(
-        "metric_divergence", num_chains=8, metrics=["divergence", "squared_error_of_mean", "log_trace_ratio"]
+        "metric_divergence", num_chains=8, metrics=["forward_kl", "squared_error_of_mean", "log_trace_ratio"]
     )
     assert out.count(" nats\n") == 3
     log_variance, error = (np.asarray(runs[name], np.float64) for name in ("log_trace_ratio", "squared_error_of_mean"))
     expected = 0.5 * (np.exp(-log_variance) * (1 + error) - 1 + log_variance)
-    np.testing.assert_allclose(runs.divergence, expected, rtol=1e-3, atol=1e-6)
-    assert runs.divergence.attrs["role"] == "excess_risk"
+    np.testing.assert_allclose(runs.forward_kl, expected, rtol=1e-3, atol=1e-6)
+    assert runs.forward_kl.attrs["role"] == "excess_risk"
     # Of several columns, by NumPy.
     divergence, moments = (example("metric_divergence")[name] for name in ("divergence", "gaussian_moments"))
     of_laws = jax.jit(

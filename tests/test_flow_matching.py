@@ -195,7 +195,9 @@ def test_a_flow_learns_a_normal(trained):
         np.testing.assert_allclose(np.cov(rows[c].T), np.cov(real[c].T), atol=0.08)
     ratio = np.array([np.trace(np.cov(r.T)) for r in rows]) / np.trace(COVARIANCE)
     np.testing.assert_allclose(observed["trace_ratio"], ratio, rtol=1e-4)
-    np.testing.assert_allclose(observed["squared_error_of_mean"], ((rows.mean(1) - MEAN) ** 2).sum(1), atol=1e-5)
+    np.testing.assert_allclose(
+        observed["squared_error_of_generated_mean"], ((rows.mean(1) - MEAN) ** 2).sum(1), atol=1e-5
+    )
 
 
 def test_training_lowers_the_test_loss(trained):

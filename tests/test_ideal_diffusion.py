@@ -131,7 +131,7 @@ def test_metrics_are_those_of_the_exact_law():
         assert float(seen[f"hermite_{k}"]) == pytest.approx(share @ by_quadrature, rel=1e-4, abs=1e-5)
     mean = share @ (shrink * ROWS)
     variance = share @ (shrink * ROWS) ** 2 - mean**2 + spread**2
-    assert float(seen["variance"]) == pytest.approx(variance, rel=1e-5)
+    assert float(seen["fitted_variance"]) == pytest.approx(variance, rel=1e-5)
     density = (share * scipy.stats.norm.pdf(np.asarray(world.test, float), shrink * ROWS, spread)).sum(1)
     assert float(seen["test_nll"]) == pytest.approx(-np.log(density).mean(), rel=1e-5)
 

@@ -205,13 +205,13 @@ def test_points_of_known_density():
     judge = images.image_judge(source)
     roles = {metric.role for metric in judge.metrics}
     assert {"excess_risk", "log_variance", "tail", "hallucination"} <= roles
-    assert next(metric for metric in judge.metrics if metric.role == "excess_risk").name == "kl"
+    assert next(metric for metric in judge.metrics if metric.role == "excess_risk").name == "reverse_kl"
     scales = (1.0, 0.5, 1e-3)
     *found, _ = judged(judge, *(rows(1000, 2, scale) for scale in scales))
     for scale, seen in zip(scales, found, strict=True):
         kl = scale**2 - 1 - 2 * np.log(scale)
-        assert abs(seen["kl"] - kl) < 0.12, (scale, seen["kl"], kl)
-        for name, share in (("tail_mass", 0.01), ("hallucinated", 0.001)):
+        assert abs(seen["reverse_kl"] - kl) < 0.12, (scale, seen["reverse_kl"], kl)
+        for name, share in (("low_density_mass", 0.01), ("hallucinated_mass", 0.001)):
             mass = share ** (1 / scale**2)  # |x|^2 / 2 is exponential
             assert abs(seen[name] - mass) <= 4 * np.sqrt(mass * (1 - mass) / 1000) + 0.1 * mass, (name, seen[name])
         np.testing.assert_allclose(seen["log_trace_ratio"], 2 * np.log(scale), atol=0.1)
@@ -227,11 +227,11 @@ def test_modes_are_classes():
     nearest = distances(draws, np.asarray(source.modes)).argmin(1)
     samples = draws[:500], draws[nearest != 2][:500], np.full((500, 2), 1e3)
     seen, lost, away, _ = judged(judge, *samples)
-    assert (seen["classes_alive"], seen["class_bias"] < 0.08) == (4, True)
+    assert (seen["classes_alive"], seen["class_total_variation"] < 0.08) == (4, True)
     assert (lost["classes_alive"], lost["smallest_class_ratio"]) == (3, 0)
-    assert abs(lost["class_bias"] - 0.25) < 0.05
+    assert abs(lost["class_total_variation"] - 0.25) < 0.05
     assert abs(lost["class_entropy"] - np.log(3)) < 0.02
-    assert (away["classes_alive"], away["class_bias"], away["class_entropy"]) == (0, 1, 0)
+    assert (away["classes_alive"], away["class_total_variation"], away["class_entropy"]) == (0, 1, 0)
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +258,11 @@ def test_real_digits_are_like_real_digits(digits):
     assert set(seen) == {metric.name for metric in judge.metrics}
     assert seen["frechet_distance"] < 0.15
     assert min(seen["precision"], seen["recall"], seen["coverage"]) > 0.95
-    assert (seen["classes_alive"], seen["class_bias"] < 0.12, seen["label_agreement"] > 0.94) == (10, True, True)
+    assert (seen["classes_alive"], seen["class_total_variation"] < 0.12, seen["label_agreement"] > 0.94) == (
+        10,
+        True,
+        True,
+    )
     share = np.bincount(source.arrays[:, 64].astype(int)) / len(source.arrays)
     rare = share[share < 0.05].sum()
     np.testing.assert_allclose(seen["minority_share"] / seen["minority_ratio"], rare, rtol=1e-5)

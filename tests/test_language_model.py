@@ -61,11 +61,11 @@ def test_excess_loss_goes_to_zero_with_data(learned):
     world, (new, much), (_, little) = learned
     table = LAW.arrays[1]
     entropy = -(LAW.arrays[0][:, None] * table * np.log(np.where(table > 0, table, 1))).sum()
-    assert -0.005 < float(much["excess_loss"]) < 0.05
-    assert float(little["excess_loss"]) > 0.1
-    assert float(much["excess_loss"]) > -4 * float(much["excess_loss_error"])
-    assert float(much["excess_loss_error"]) < 0.01
-    loss = float(much["test_loss"]) - float(much["excess_loss"])
+    assert -0.005 < float(much["forward_kl_per_symbol"]) < 0.05
+    assert float(little["forward_kl_per_symbol"]) > 0.1
+    assert float(much["forward_kl_per_symbol"]) > -4 * float(much["forward_kl_per_symbol_error"])
+    assert float(much["forward_kl_per_symbol_error"]) < 0.01
+    loss = float(much["test_nll_per_symbol"]) - float(much["forward_kl_per_symbol"])
     assert loss == pytest.approx(-LAW.log_prob(np.asarray(world.test)).mean() / 16, rel=1e-5)
     assert loss == pytest.approx(entropy, abs=0.15)  # a row's first symbol costs more than the rate
     np.testing.assert_array_equal(much["sample_text"], np.asarray(new)[:4])
@@ -147,9 +147,9 @@ def test_a_base_is_shared_where_all_that_made_it_agrees(change, shared):
 @pytest.mark.nightly
 def test_points_of_a_sweep_over_base_models_equal_their_own_runs():
     make = partial(settings.language_model, **TINY | {"start": "base", "steps": 3, "gram_bits": 0})
-    options = {"num_samples": 8, "num_generations": 1, "num_chains": 1, "metrics": ["test_loss"]}
-    found = sweep(make, policies.replace(), axes={"base_steps": [3, 40]}, **options).test_loss[0]
-    own = [run(make(base_steps=steps), policies.replace(), **options).test_loss for steps in (3, 40)]
+    options = {"num_samples": 8, "num_generations": 1, "num_chains": 1, "metrics": ["test_nll_per_symbol"]}
+    found = sweep(make, policies.replace(), axes={"base_steps": [3, 40]}, **options).test_nll_per_symbol[0]
+    own = [run(make(base_steps=steps), policies.replace(), **options).test_nll_per_symbol for steps in (3, 40)]
     np.testing.assert_array_equal(found, own)
     assert own[1].item() < own[0].item() - 0.01
 
@@ -177,14 +177,18 @@ def test_metrics_against_numpy():
         return -np.take_along_axis(log, rows[..., None], -1)[..., 0]
 
     test = np.asarray(world.test).astype(int)
-    assert float(seen["test_loss"]) == pytest.approx(losses(model.net, test).mean(), rel=1e-4)
-    assert float(seen["first_loss"]) == pytest.approx(losses(model.first, new[:6])[:, 3:].mean(), rel=1e-4)
+    assert float(seen["test_nll_per_symbol"]) == pytest.approx(losses(model.net, test).mean(), rel=1e-4)
+    assert float(seen["first_model_nll_per_symbol"]) == pytest.approx(
+        losses(model.first, new[:6])[:, 3:].mean(), rel=1e-4
+    )
     held_out = words[-(len(words) // 10) :]
     per_byte = losses(model.net, test).mean() / np.log(2) * len(held_out) / len(held_out.encode())
     assert float(seen["bits_per_byte"]) == pytest.approx(per_byte, rel=1e-4)
     after = new[:, 3:]
     share = np.bincount(after.reshape(-1), minlength=bits) / after.size
-    assert float(seen["entropy"]) == pytest.approx(-(share[share > 0] * np.log(share[share > 0])).sum(), rel=1e-4)
+    assert float(seen["unigram_entropy"]) == pytest.approx(
+        -(share[share > 0] * np.log(share[share > 0])).sum(), rel=1e-4
+    )
     pairs = [tuple(pair) for row in after for pair in itertools.pairwise(row)]
     trained = {tuple(pair) for row in new[:5, 2:] for pair in itertools.pairwise(row)}
     assert float(seen["distinct"]) == pytest.approx(len(set(pairs)) / len(pairs))
@@ -323,7 +327,7 @@ def test_a_generation_costs_the_same_at_any_age():
     def work(policy):
         chain = make_chain(setting, policy, num_samples=64, num_generations=20)
         state = jax.eval_shape(lambda: chain.init(KEY, world))
-        jaxpr = jax.make_jaxpr(lambda s: chain.emit(world, s, jnp.int32(1))[2]["test_loss"])(state)
+        jaxpr = jax.make_jaxpr(lambda s: chain.emit(world, s, jnp.int32(1))[2]["test_nll_per_symbol"])(state)
         return count_operations(jaxpr.jaxpr)
 
     assert work(policies.accumulate()) < 1.1 * work(policies.replace())

@@ -46,8 +46,8 @@ def test_a_fit_is_scikit_learns(ridge, weigh):
 def risks(policy, n=20, d=5, T=6, num=4000, noise_variance=0.5, **options):
     setting = linear_regression(d, noise_variance, num_test=50)
     seen = chains(setting, policy, n=n, horizon=T, num=num, **options)
-    np.testing.assert_allclose(np.log(seen["excess_risk"]), seen["log_excess_risk"], atol=1e-4)
-    return seen["excess_risk"] / (noise_variance * d / (n - d - 1))
+    np.testing.assert_allclose(np.log(seen["excess_mse"]), seen["log_excess_mse"], atol=1e-4)
+    return seen["excess_mse"] / (noise_variance * d / (n - d - 1))
 
 
 @POWER
@@ -71,9 +71,9 @@ def test_excess_risk_where_inputs_are_new(backend):
     setting = linear_regression(d, reuse_inputs=False, num_test=50)
     go = partial(chains, setting, n=n, horizon=4, num=20_000, backend=backend)
     first = d / (n - d - 1)
-    assert_law("replace", go(policies.replace())["excess_risk"], first * k, first * np.cumsum(1 / k**2))
+    assert_law("replace", go(policies.replace())["excess_mse"], first * k, first * np.cumsum(1 / k**2))
     bounded = new_inputs_risk(n, d, 1.0, len(k))
-    assert_law("accumulate", go(policies.accumulate())["excess_risk"], bounded, first * np.cumsum(1 / k**2), first * k)
+    assert_law("accumulate", go(policies.accumulate())["excess_mse"], bounded, first * np.cumsum(1 / k**2), first * k)
 
 
 @pytest.mark.nightly
@@ -96,7 +96,7 @@ def test_excess_risk_under_subsampling_is_that_of_a_mean():
 def test_least_norm_where_rows_are_fewer_than_inputs(options):
     """Generation 1 finds the projection of w on n directions: a risk of d - n from bias and sigma^2 n / (d - n - 1)."""
     n, d = 6, 15
-    seen = chains(linear_regression(d, 2.0), policies.replace(), n=n, horizon=3, num=4000, **options)["excess_risk"]
+    seen = chains(linear_regression(d, 2.0), policies.replace(), n=n, horizon=3, num=4000, **options)["excess_mse"]
     noise = 2.0 * n / (d - n - 1)
     expected = d - n + noise * np.arange(1, 4)
     assert_law("n < d", seen, expected, expected - noise)
@@ -133,7 +133,7 @@ def test_drawing_statistics_is_drawing_rows_in_law(n, policy, reuse):
             chains(setting, made, n=n, horizon=3, num=2, backend="law")
         return
     go = partial(chains, setting, made, n=n, horizon=3, num=1500)
-    law, rows = go(backend="law")["log_excess_risk"], go(**BLOCKS, seed=1)["log_excess_risk"]
+    law, rows = go(backend="law")["log_excess_mse"], go(**BLOCKS, seed=1)["log_excess_mse"]
     for g in range(3):
         assert scipy.stats.ks_2samp(law[:, g], rows[:, g]).pvalue > 1e-4
 
@@ -189,11 +189,11 @@ def test_candidates_for_a_slot_lie_side_by_side():
 
 def test_a_grid_of_noise_and_n_is_one_program_of_statistics():
     axes = {"noise_variance": [0.1, 10.0], "num_samples": [4, 30]}
-    options = {"num_generations": 3, "num_chains": 8, "metrics": ["excess_risk"]}
+    options = {"num_generations": 3, "num_chains": 8, "metrics": ["excess_mse"]}
     swept = collapse_jax.sweep(partial(linear_regression, 3), policies.replace(), axes=axes, **options)
     assert swept.attrs["backend"] == "law"
     # n >= d: there is no bias, and on common random numbers the noise only scales.
-    ratio = swept.excess_risk.sel(noise_variance=10.0) / swept.excess_risk.sel(noise_variance=0.1)
+    ratio = swept.excess_mse.sel(noise_variance=10.0) / swept.excess_mse.sel(noise_variance=0.1)
     np.testing.assert_allclose(ratio, 100.0, rtol=1e-2)
 
 

@@ -56,16 +56,18 @@ def test_metrics_are_scikit_learns():
     model = reference(np.asarray(items.x, float), np.asarray(items.label), np.ones(150), 1e-2)
     test = np.column_stack([world.test.x, np.ones(200)])
     p = model.predict_proba(test)
-    assert float(seen["cross_entropy"]) == pytest.approx(log_loss(world.test.label, p), rel=1e-3)
+    assert float(seen["test_nll"]) == pytest.approx(log_loss(world.test.label, p), rel=1e-3)
     assert float(seen["accuracy"]) == pytest.approx(model.score(test, world.test.label), abs=0.006)
     # The truth is the probe of the whole train split.
     train = np.asarray(world.real, float)
     whole = reference(train[:, :-1], train[:, -1], np.ones(len(train)), 1e-2)
     np.testing.assert_allclose(world.truth, whole.coef_.T, rtol=5e-3, atol=5e-3)
     truth = whole.predict_proba(test)
-    assert float(seen["excess_risk"]) == pytest.approx((truth * np.log(truth / p)).sum(1).mean(), rel=1e-2)
+    assert float(seen["forward_kl"]) == pytest.approx((truth * np.log(truth / p)).sum(1).mean(), rel=1e-2)
     assert float(seen["label_entropy"]) == pytest.approx(-(p * np.log(p)).sum(1).mean(), rel=1e-3)
-    assert float(seen["parameter_error"]) == pytest.approx(((model.coef_ - whole.coef_) ** 2).sum(), rel=1e-2)
+    assert float(seen["squared_error_of_coefficients"]) == pytest.approx(
+        ((model.coef_ - whole.coef_) ** 2).sum(), rel=1e-2
+    )
 
 
 def test_labels_are_drawn_by_the_fits_odds():
@@ -84,7 +86,7 @@ def test_risk_ratios_are_universal(policy):
     """Of any regular estimator: t under replace, sum 1 / k^2 under accumulate (arXiv 2410.22812), for large n."""
     T, n, num = 4, 1000, 400
     setting = logistic_regression(2, ridge=1e-6, steps=5, num_test=2000)
-    risk = chains(setting, POLICIES[policy](), n=n, horizon=T, num=num)["excess_risk"].astype(float)
+    risk = chains(setting, POLICIES[policy](), n=n, horizon=T, num=num)["forward_kl"].astype(float)
     t = np.arange(1, T + 1)
     ratios = {"replace": t.astype(float), "accumulate": np.cumsum(1 / t**2)}
     other = ratios["accumulate" if policy == "replace" else "replace"]
@@ -107,7 +109,7 @@ def test_a_probe_of_frozen_features_runs_on_a_users_file(tmp_path):
     assert set(source.arrays[:, -1]) <= {0, 1, 2, 3}
     setting = logistic_regression(source=source, num_test=40, ridge=1e-2)
     seen = chains(setting, policies.replace(), n=60, horizon=3, num=3)
-    assert np.isfinite(seen["cross_entropy"]).all()
+    assert np.isfinite(seen["test_nll"]).all()
     assert (seen["accuracy"][:, 0] > 0.6).all()
 
 

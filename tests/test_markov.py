@@ -69,18 +69,18 @@ def test_metrics_of_a_table(order):
     np.testing.assert_allclose(world.truth.grams, grams, atol=1e-6)
     cross, own = entropies(model, grams)
     true_rate = -(pairs[TABLE > 0] * np.log(TABLE[TABLE > 0])).sum()
-    assert float(seen["cross_entropy"]) == pytest.approx(cross, rel=1e-5)
-    assert float(seen["kl_rate"]) == pytest.approx(cross - true_rate, rel=1e-4, abs=1e-6)
+    assert float(seen["test_nll_per_symbol"]) == pytest.approx(cross, rel=1e-5)
+    assert float(seen["forward_kl_per_symbol"]) == pytest.approx(cross - true_rate, rel=1e-4, abs=1e-6)
     assert float(seen["entropy_rate"]) == pytest.approx(own, rel=1e-5)
     count = np.asarray(model.counts)
     assert float(seen["transitions_alive"]) == (count > 0).sum()
-    assert float(seen["symbols_alive"]) == (count.sum(0) > 0).sum()
+    assert float(seen["training_symbols_alive"]) == (count.sum(0) > 0).sum()
     forced = count[(count > 0).sum(1) == 1].sum() / count.sum()
     assert float(seen["forced_share"]) == pytest.approx(forced, abs=1e-6)
     perfect = MarkovModel(world.truth.grams * 1e4, jnp.float32(0))
     at_truth = observe(setting, world, perfect)
-    assert float(at_truth["kl_rate"]) == pytest.approx(0, abs=1e-6)
-    assert float(at_truth["cross_entropy"]) == pytest.approx(true_rate, rel=1e-5)
+    assert float(at_truth["forward_kl_per_symbol"]) == pytest.approx(0, abs=1e-6)
+    assert float(at_truth["test_nll_per_symbol"]) == pytest.approx(true_rate, rel=1e-5)
 
 
 def test_what_is_lost_costs_infinitely_much_without_smoothing_alone():
@@ -88,9 +88,9 @@ def test_what_is_lost_costs_infinitely_much_without_smoothing_alone():
     for smoothing, infinite in ((0.0, True), (0.1, False)):
         setting = markov(1, smoothing, 5, markov_texts.language_from_table(TABLE))
         seen = observe(setting, setting.world(), setting.fit(None, rows, None))
-        assert np.isinf(seen["cross_entropy"]) == np.isinf(seen["kl_rate"]) == infinite
+        assert np.isinf(seen["test_nll_per_symbol"]) == np.isinf(seen["forward_kl_per_symbol"]) == infinite
         assert not any(np.isnan(value) for value in seen.values())
-        assert float(seen["symbols_alive"]) == 2
+        assert float(seen["training_symbols_alive"]) == 2
 
 
 def test_cross_entropy_of_the_text():
@@ -106,7 +106,7 @@ def test_cross_entropy_of_the_text():
     assert "".join(markov_texts.LETTERS[i] for i in np.asarray(world.real[:60])) == text[:60]
     pairs = markov_texts.count_grams(world.real[None], jnp.ones(1), 1, 27)
     seen = observe(setting, world, MarkovModel(pairs, jnp.float32(0.5)))
-    assert float(seen["cross_entropy"]) == pytest.approx(-np.mean(log_next), rel=1e-4)
+    assert float(seen["test_nll_per_symbol"]) == pytest.approx(-np.mean(log_next), rel=1e-4)
     rows = np.asarray(setting.sample_real(jax.random.key(0), world, 20))
     assert rows.shape == (20, 10)
     assert all("".join(markov_texts.LETTERS[i] for i in row) in text[:split] for row in rows)
@@ -149,8 +149,8 @@ def test_a_context_that_only_ends_rows_is_followed_by_any_symbol():
 
 
 def test_what_died_out_stays_dead():
-    options = {"num_samples": 2, "num_generations": 20, "num_chains": 300, "metrics": ["symbols_alive"]}
-    alive = collapse_jax.run(markov(1, 0.0, 8), policies.replace(), **options).symbols_alive.values
+    options = {"num_samples": 2, "num_generations": 20, "num_chains": 300, "metrics": ["training_symbols_alive"]}
+    alive = collapse_jax.run(markov(1, 0.0, 8), policies.replace(), **options).training_symbols_alive.values
     assert (np.diff(alive) <= 0).all()
     assert alive[:, -1].mean() < alive[:, 0].mean() - 2
 
@@ -170,10 +170,10 @@ def test_copied_runs_are_those_of_a_plain_search():
         longest = max(map(len, known.split("0")))
         return longest + n - 1 if longest else 0
 
-    assert float(seen["copied_run"]) == pytest.approx(np.mean([run(row) for row in new]))
+    assert float(seen["copied_from_real"]) == pytest.approx(np.mean([run(row) for row in new]))
     assert run(text[100:140]) == 40 > np.mean([run(row) for row in new]) > 0
-    assert "copied_run" not in [metric.name for metric in markov().metrics]
-    (words,) = [metric.long_name for metric in setting.metrics if metric.name == "copied_run"]
+    assert "copied_from_real" not in [metric.name for metric in markov().metrics]
+    (words,) = [metric.long_name for metric in setting.metrics if metric.name == "copied_from_real"]
     assert all(part in words for part in ("first nine tenths", "order + 2 if larger", "at most the row's length"))
 
 

@@ -192,7 +192,7 @@ def test_divergence_is_a_sum_over_values(made, law):
     for fit in (0.9, 0.2, 0.0):
         seen = setting.observe(None, setting.world(), jnp.float32(fit), None, None)
         p, q = law(fit).pmf(value), law(0.4).pmf(value)
-        assert float(seen["divergence"]) == pytest.approx(scipy.stats.entropy(p[q > 0], q[q > 0]), rel=1e-4, abs=1e-6)
+        assert float(seen["reverse_kl"]) == pytest.approx(scipy.stats.entropy(p[q > 0], q[q > 0]), rel=1e-4, abs=1e-6)
         assert float(seen["dead"]) == (fit == 0)
         assert float(next(iter(seen.values()))) == pytest.approx(np.log(fit / 0.4) if fit else -np.inf, rel=1e-5)
 

@@ -159,7 +159,7 @@ def test_a_mesh_of_four_devices_gives_what_one_gives(tmp_path, kind):
     assert done.returncode == 0, done.stderr[-2000:]
     made = dict(np.load(tmp_path / "made.npz"))
     names = [name.removeprefix("one ") for name in made if name.startswith("one ")]
-    assert "test_loss" in names
+    assert "test_nll_per_symbol" in names
     for name in names:
         assert np.isfinite(made[f"one {name}"]).all()
         np.testing.assert_allclose(made[f"four {name}"], made[f"one {name}"], rtol=2e-3, atol=1e-4, err_msg=name)
@@ -184,7 +184,7 @@ from collapse_jax.planning.plan import make_plan
 setting = settings.language_model(model="decoder_124m", length=16, steps=1, batch_size=4, num_test=2, rows_at_once=4,
                                   warmup=0)
 grid = grid_of(setting, policies.replace(), 4, {})
-options = Options(1, 1, metrics=["test_loss", "sample_text"], mesh={"data": 2, "model": 2})
+options = Options(1, 1, metrics=["test_nll_per_symbol", "sample_text"], mesh={"data": 2, "model": 2})
 plan = make_plan(grid, options)
 runner = Runner(plan, lambda step: None)
 seen = runner.run_unit(plan.units[0])
@@ -192,7 +192,7 @@ programs = runner._programs(0)
 shapes = jax.tree.leaves(programs.start[0].out_info.params.net)
 whole = sum(x.size for x in shapes)
 held = sum(jax.numpy.prod(jax.numpy.array(x.sharding.shard_shape(x.shape))).item() for x in shapes)
-print(whole, held, float(seen["test_loss"].squeeze()), seen["sample_text"].shape)
+print(whole, held, float(seen["test_nll_per_symbol"].squeeze()), seen["sample_text"].shape)
 """
 
 

@@ -84,7 +84,7 @@ def test_assumptions_of_other_settings_are_checked():
         raw = {**base, **sizes, "setting": {"kind": kind, **given}, "policies": [policy]}
         return [(p.quantity, p.statistic) for p in theory.find_predictions(case_of(config.from_dict(raw)))]
 
-    risk, logs = ("excess_risk", "mean"), [("log_excess_risk", "mean"), ("log_excess_risk", "variance")]
+    risk, logs = ("excess_mse", "mean"), [("log_excess_mse", "mean"), ("log_excess_mse", "variance")]
     assert found("linear_regression") == [risk, *logs]
     assert found("linear_regression", ridge=0.1) == []
     assert found("linear_regression", dim=5) == [risk, *logs]

@@ -28,7 +28,7 @@ SMALL = {"num_samples": 10, "num_generations": 4, "num_chains": 5}
     [
         (gaussian(2, num_test=4), "test_nll"),
         pytest.param(
-            linear_regression(2, reuse_inputs=False, num_test=4), "excess_risk", marks=pytest.mark.nightly
+            linear_regression(2, reuse_inputs=False, num_test=4), "excess_mse", marks=pytest.mark.nightly
         ),  # a minute to compile
     ],
     ids=lambda x: x if isinstance(x, str) else x.name,
@@ -99,7 +99,7 @@ def test_a_number_without_a_gradient_is_refused(setting, policy, more, message):
         ("gaussian", "accumulate_subsample", {}, "policy accumulate_subsample counts rows one by one"),
         ("gaussian", policies.weighted_fresh(0.5, real=5), {}, "policy weighted_fresh counts rows one by one"),
         ("gaussian", policies.growing([12]), {}, "policy growing counts rows one by one"),
-        ("linear_regression", "decay", {"metric": "excess_risk"}, "setting linear_regression draws rows, of which"),
+        ("linear_regression", "decay", {"metric": "excess_mse"}, "setting linear_regression draws rows, of which"),
         ("gaussian", "decay", {"budget": -1.0}, "budget must be a number above 0, not -1.0"),
         ("gaussian", "decay", {"schedule": True}, "schedule: a budget is divided over all generations anyway"),
         ("gaussian", "decay", {"start": 0.5}, "start must be 4 numbers, not of shape"),

@@ -73,7 +73,7 @@ def test_the_bound_is_what_it_is_by_hand(deviation):
     rate = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).mean(0)
     np.testing.assert_allclose(seen["rate_of_latent"], rate, rtol=1e-4)
     np.testing.assert_allclose(seen["rate"], rate.sum(), rtol=1e-4)
-    np.testing.assert_allclose(seen["test_loss"], rate.sum() - log_given.mean(), rtol=1e-4)
+    np.testing.assert_allclose(seen["test_negative_elbo"], rate.sum() - log_given.mean(), rtol=1e-4)
     assert seen["active_units"] == (mean.var(0) > 0.01).sum()
     assert judge(net._replace(layers=jax.tree.map(jnp.zeros_like, net.layers)))["active_units"] == 0
 

@@ -61,12 +61,12 @@ def discrete(num: int, n: int, rows: bool, chains: int = 1024) -> Job:
 
 def poisson(rate: float, n: int, rows: bool, chains: int = 1024) -> Job:
     peer = partial(loops.poisson, rate=rate)
-    return counts(settings.poisson(rate), f"{rate:g}", peer, ("log_rate_ratio", "divergence"), n, rows, chains)
+    return counts(settings.poisson(rate), f"{rate:g}", peer, ("log_rate_ratio", "reverse_kl"), n, rows, chains)
 
 
 def bernoulli(p: float, n: int, rows: bool, chains: int = 1024) -> Job:
     peer = partial(loops.bernoulli, p=p)
-    return counts(settings.bernoulli(p), f"{p:g}", peer, ("divergence", "dead"), n, rows, chains)
+    return counts(settings.bernoulli(p), f"{p:g}", peer, ("reverse_kl", "dead"), n, rows, chains)
 
 
 def logistic(dim: int = 5, n: int = 200, generations: int = 20) -> Job:

@@ -67,7 +67,7 @@ def _discrete(policy: Policy) -> BenchCase:
 
 
 def _regression(policy: Policy) -> BenchCase:
-    return BenchCase("linear_regression", settings.linear_regression, policy, 10, 1000, metrics=("excess_risk",))
+    return BenchCase("linear_regression", settings.linear_regression, policy, 10, 1000, metrics=("excess_mse",))
 
 
 def list_closed_forms() -> tuple[BenchCase, ...]:
@@ -86,9 +86,9 @@ def list_closed_forms() -> tuple[BenchCase, ...]:
         *(_kde(policy) for policy in _PAPER_POLICIES[1:]),
         *map(_discrete, _PAPER_POLICIES),
         *map(_regression, _PAPER_POLICIES),
-        BenchCase("poisson", lambda _: settings.poisson(10.0), replace, 0, 1000, metrics=("divergence",), letter=""),
-        BenchCase("bernoulli", lambda _: settings.bernoulli(0.5), replace, 0, 1000, metrics=("divergence",), letter=""),
-        BenchCase("logistic_regression", settings.logistic_regression, replace, 5, 200, 20, ("excess_risk",)),
+        BenchCase("poisson", lambda _: settings.poisson(10.0), replace, 0, 1000, metrics=("reverse_kl",), letter=""),
+        BenchCase("bernoulli", lambda _: settings.bernoulli(0.5), replace, 0, 1000, metrics=("reverse_kl",), letter=""),
+        BenchCase("logistic_regression", settings.logistic_regression, replace, 5, 200, 20, ("forward_kl",)),
         BenchCase("gaussian_mixture", mixture, replace, 8, 500, 10, ("test_nll",), letter="k"),
         BenchCase("ideal_diffusion", lambda _: settings.ideal_diffusion(), replace, 0, 200, 20, letter=""),
         BenchCase("markov", lambda _: settings.markov(), replace, 0, 100, 20, ("entropy_rate",), letter=""),
@@ -112,7 +112,7 @@ def list_networks() -> tuple[BenchCase, ...]:
         BenchCase("flow_matching", flow, replace, 64, 500, 2, ("test_loss",), letter="w"),
         BenchCase("diffusion", points, replace, 64, 500, 2, ("test_loss",), letter="w"),
         BenchCase("flow_matching", flow, policies.accumulate(), 64, 500, 2, ("test_loss",), letter="w"),
-        BenchCase("language_model", text, replace, 64, 256, 2, ("test_loss",), letter="w"),
+        BenchCase("language_model", text, replace, 64, 256, 2, ("test_nll_per_symbol",), letter="w"),
     )
 
 

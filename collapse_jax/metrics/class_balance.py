@@ -18,7 +18,8 @@ CLASS_METRICS = (
     Metric("class_entropy", "entropy of the generated rows' classes", "nats", "definition"),
     Metric("classes_alive", f"classes with at least {ENOUGH:g} of their real share of the generated rows", "classes",
            "definition", role="modes"),
-    Metric("class_bias", "total variation of the generated rows' classes from the real ones", "1", "definition"),
+    Metric("class_total_variation", "total variation of the generated rows' classes from the real ones", "1",
+           "definition"),
     Metric("smallest_class_ratio", "least ratio of a class's generated to its real share", "1", "definition"),
 )  # fmt: skip
 MINORITY_METRICS = (
@@ -95,7 +96,7 @@ def measure_classes(classes: RealClasses, class_NxC: Array, has_minority: bool) 
         "class_share": share_C,
         "class_entropy": jax.scipy.special.entr(count_C / jnp.maximum(count_C.sum(), 1.0)).sum(),
         "classes_alive": ((real_C > 0) & (ratio_C >= ENOUGH)).sum().astype(share_C.dtype),
-        "class_bias": 0.5 * (jnp.abs(share_C - real_C).sum() + 1 - share_C.sum()),
+        "class_total_variation": 0.5 * (jnp.abs(share_C - real_C).sum() + 1 - share_C.sum()),
         "smallest_class_ratio": ratio_C.min(),
     }
     if has_minority:

@@ -56,12 +56,12 @@ _IMAGE_METRICS = (
     Metric("sample_image", "the first generated images", "1", "definition"),
 )  # fmt: skip
 _DENSITY_METRICS = (
-    Metric("kl", "divergence of the generated law from the real one, by nearest neighbours", "nats",
-           "arXiv cond-mat/0305641", role="excess_risk"),
-    Metric("tail_mass", f"share of generated rows outside the real law's {1 - TAIL:.0%} region of density", "1",
-           "definition", role="tail"),
-    Metric("hallucinated", f"share below the {HALLUCINATED:.1%} quantile of the real law's density", "1", "definition",
-           role="hallucination"),
+    Metric("reverse_kl", "Kullback-Leibler divergence KL(generated | truth), by nearest neighbours", "nats a row",
+           "arXiv cond-mat/0305641", "log", "excess_risk"),
+    Metric("low_density_mass", f"generated mass where the true density is below its {TAIL:.0%} quantile", "1",
+           "definition", "log", "tail"),
+    Metric("hallucinated_mass", f"generated mass where the true density is below its {HALLUCINATED:.1%} quantile", "1",
+           "definition", "log", "hallucination"),
 )  # fmt: skip
 
 
@@ -311,8 +311,12 @@ def _observe_rows(
         shown_KxD = jnp.full((task.num_shown, task.dim), jnp.nan).at[: len(rows_NxD)].set(rows_NxD[: task.num_shown])
         values["sample_image"] = shown_KxD.reshape(shape)
     if truth.law is not None:
-        values["tail_mass"], values["hallucinated"] = ((log_density_N < q).mean() for q in truth.law.log_quantile)
-        values["kl"] = -nearest_neighbors.differential_entropy(some_NxD, task.k) - log_density_N[: task.num_rows].mean()
+        values["low_density_mass"], values["hallucinated_mass"] = (
+            (log_density_N < q).mean() for q in truth.law.log_quantile
+        )
+        values["reverse_kl"] = (
+            -nearest_neighbors.differential_entropy(some_NxD, task.k) - log_density_N[: task.num_rows].mean()
+        )
     return values
 
 

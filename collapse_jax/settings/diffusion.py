@@ -171,7 +171,7 @@ def diffusion(
 
     Example:
       >>> [metric.name for metric in diffusion(width=16, depth=1).metrics][:2]
-      ['test_loss', 'kl']
+      ['test_loss', 'reverse_kl']
     """
     source = data.moons() if source is None else source
     for name, value, choices in (

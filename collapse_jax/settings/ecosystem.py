@@ -196,7 +196,7 @@ def _metrics(coupled: Coupled) -> tuple[Metric, ...]:
     models = (("model", coupled.models),)
     return (
         *(m if m.dims else m._replace(long_name=f"{m.long_name}, mean over models") for m in metrics),
-        *(m._replace(name=f"{m.name}_by_model", dims=models) for m in numbers),
+        *(m._replace(name=f"{m.name}_by_model", long_name=f"{m.long_name}, by model", dims=models) for m in numbers),
         *(m._replace(name=f"{m.name}_together", long_name=f"{m.long_name}, of all models' rows") for m in numbers),
     )
 

@@ -72,7 +72,7 @@ def poisson(rate: Array | float = 1.0) -> Setting:
       >>> from collapse_jax import policies, run
       >>> runs = run(poisson(2.0), policies.replace(), num_samples=50, num_generations=3, num_chains=2)
       >>> sorted(runs.data_vars)
-      ['dead', 'divergence', 'log_rate_ratio']
+      ['dead', 'reverse_kl', 'log_rate_ratio']
     """
     require_positive("rate", rate)
     ratio = Metric("log_rate_ratio", "logarithm of the fitted rate (the variance, too) over the truth's; -inf: dead",
@@ -95,7 +95,7 @@ def bernoulli(p: Array | float = 0.5) -> Setting:
 
     Example:
       >>> [metric.name for metric in bernoulli(0.3).metrics]
-      ['log_probability_ratio', 'dead', 'divergence', 'symbols_alive']
+      ['log_probability_ratio', 'dead', 'reverse_kl', 'symbols_alive']
     """
     if not is_traced(p):
         require_number("bernoulli: p", p, above=0, below=1)
@@ -106,7 +106,7 @@ def bernoulli(p: Array | float = 0.5) -> Setting:
 
 def _setting(name: str, family: Family, truth: Array | float, ratio: Metric) -> Setting:
     """Return the setting of a family. `truth` may be traced, so no world holds it: a grid of it is one program."""
-    alive = Metric("symbols_alive", "values of positive probability", "symbols", "definition", "log", "modes tail")
+    alive = Metric("symbols_alive", "symbols of positive probability", "symbols", "definition", "log", "modes tail")
     return Setting(
         name=name,
         world=lambda: World((), (), None),
@@ -117,7 +117,14 @@ def _setting(name: str, family: Family, truth: Array | float, ratio: Metric) -> 
         metrics=(
             ratio,
             Metric("dead", "whether the fit has one value only", "yes (1) or no (0)", "definition"),
-            Metric("divergence", "Kullback-Leibler, KL(fit, truth)", "nats", "definition", role="excess_risk"),
+            Metric(
+                "reverse_kl",
+                "Kullback-Leibler divergence KL(fit | truth)",
+                "nats a row",
+                "definition",
+                "log",
+                "excess_risk",
+            ),
             *([] if family.values is None else [alive]),
         ),
         statistics=SufficientStatistics(
@@ -158,7 +165,7 @@ def _observe(
     family: Family, truth: Array | float, name: str, key: Key, world: World, mean: Array, summary: None, generated: Tree
 ) -> dict[str, Array]:
     dead = family.dead(mean).astype(float)
-    metrics = {name: jnp.log(mean / truth), "dead": dead, "divergence": family.divergence(mean, truth)}
+    metrics = {name: jnp.log(mean / truth), "dead": dead, "reverse_kl": family.divergence(mean, truth)}
     return (
         metrics if family.values is None else {**metrics, "symbols_alive": family.values - (family.values - 1) * dead}
     )

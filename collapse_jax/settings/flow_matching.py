@@ -28,9 +28,7 @@ from collapse_jax.types import Array, Extras, Info, Key, Metric, Setting, Source
 Velocity = Callable[[Tree, Array, Array], Array]  # (params, x [B, D], t [B]) -> [B, D]
 
 METRICS = (
-    Metric(
-        "test_loss", "flow-matching loss on held-out real rows", "squared data units", "arXiv 2210.02747", role="risk"
-    ),
+    Metric("test_loss", "flow-matching loss on held-out real rows", "data units^2", "arXiv 2210.02747", role="risk"),
     Metric(
         "energy_distance",
         "energy distance, generated to held-out rows",
@@ -43,9 +41,9 @@ METRICS = (
     ),
     Metric("log_trace_ratio", "logarithm of the trace ratio", "nats", "definition", role="log_variance"),
     Metric(
-        "squared_error_of_mean",
-        "squared error of the generated mean, summed",
-        "squared data units",
+        "squared_error_of_generated_mean",
+        "squared error of the generated rows' mean, summed over coordinates",
+        "data units^2",
         "|m - mu|^2",
         "log",
     ),
@@ -164,7 +162,7 @@ def _observe(
         "energy_distance": energy_distance(generated_NxD, world.test),
         "trace_ratio": variance / jnp.trace(truth.covariance),
         "log_trace_ratio": jnp.log(variance) - jnp.log(jnp.trace(truth.covariance)),
-        "squared_error_of_mean": jnp.sum((mean_D - truth.mean) ** 2),
+        "squared_error_of_generated_mean": jnp.sum((mean_D - truth.mean) ** 2),
     }
 
 

@@ -37,7 +37,7 @@ METRICS = (
            "Dowson and Landau 1982", "log", "excess_risk"),
     Metric("squared_error_of_mean", "squared error of the mean, summed over coordinates", "data units^2",
            "arXiv 2410.16713", "log", "excess_risk"),
-    Metric("trace_ratio", "trace of the covariance over the truth's", "1", "arXiv 2410.16713", "log"),
+    Metric("trace_ratio", "total variance of the fit over the truth's", "1", "arXiv 2410.16713", "log"),
     Metric("log_trace_ratio", "logarithm of the trace ratio", "nats", "arXiv 2410.16713", role="log_variance"),
     Metric("log_det_ratio", "logarithm of the determinant ratio", "nats", "arXiv 2410.16713"),
     Metric("effective_rank", "participation ratio (tr S)^2 / tr S^2", "1", "definition"),

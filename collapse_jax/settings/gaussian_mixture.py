@@ -25,10 +25,10 @@ _OF_MODES = (
            f"mode and lie within {NEAR:g} standard deviations", "modes", "definition", role="modes"),
 )  # fmt: skip
 METRICS = (
-    Metric("test_nll", "mean negative log likelihood of held-out rows", "nats a row", "definition", role="risk"),
-    Metric("squared_error_of_mean", "squared error of the mixture's mean, summed over columns", "data units^2",
+    Metric("test_nll", "mean negative log likelihood of held-out rows", "nats a row", "definition", "log", "risk"),
+    Metric("squared_error_of_mean", "squared error of the mean, summed over coordinates", "data units^2",
            "definition", "log", "excess_risk"),
-    Metric("trace_ratio", "trace of the mixture's covariance over the truth's", "1", "definition", "log"),
+    Metric("trace_ratio", "total variance of the fit over the truth's", "1", "definition", "log"),
     Metric("log_trace_ratio", "logarithm of the trace ratio", "nats", "definition", role="log_variance"),
     Metric("responsibility_entropy", "entropy of a held-out row's responsibilities, mean over rows", "nats a row",
            "definition"),

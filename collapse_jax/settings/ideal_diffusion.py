@@ -97,9 +97,9 @@ def _metrics(degree: int) -> tuple[Metric, ...]:
     return (
         *(Metric(f"hermite_{k}", f"Hermite coefficient {k} of the fitted law", "1", "arXiv 2606.13796")
           for k in range(1, degree + 1)),
-        Metric("variance", "variance of the fitted law, mean over columns", "data units^2", "definition", "log",
+        Metric("fitted_variance", "variance of the fit, mean over coordinates", "data units^2", "definition", "log",
                "diversity"),
-        Metric("test_nll", "mean negative log likelihood of held-out rows", "nats a row", "definition", role="risk"),
+        Metric("test_nll", "mean negative log likelihood of held-out rows", "nats a row", "definition", "log", "risk"),
     )  # fmt: skip
 
 
@@ -160,7 +160,7 @@ def _observe(degree: int, key: Key, world: World, params: Ideal, summary: None, 
     shrunk = params.train._replace(items=shrink * params.train.items)
     log_norm = dim * (jnp.log(noise) + 0.5 * jnp.log(2 * jnp.pi))
     return {f"hermite_{k}": c for k, c in enumerate(coefficients, 1)} | {
-        "variance": shrink**2 * variance + noise**2,
+        "fitted_variance": shrink**2 * variance + noise**2,
         "test_nll": log_norm - log_mean_kernel(shrunk, world.test, noise).mean(),
     }
 

@@ -21,11 +21,12 @@ from collapse_jax.numerics.kernel_interpolation import interpolate_log_kernel, i
 from collapse_jax.types import Array, Batch, Extras, Info, Key, Metric, Setting, Source, Tree, World
 
 METRICS = (
-    Metric("test_nll", "mean negative log likelihood of held-out rows", "nats a row", "arXiv 2410.16713", role="risk"),
+    Metric("test_nll", "mean negative log likelihood of held-out rows", "nats a row", "arXiv 2410.16713", "log",
+           "risk"),
     Metric("training_variance", "variance of the training rows, mean over coordinates", "data units^2",
            "arXiv 2410.16713 (protocol)", "log"),
-    Metric("log_trace_ratio", "logarithm of the training rows' total variance over the truth's", "nats", "definition",
-           role="log_variance"),
+    Metric("log_training_variance_ratio", "logarithm of the training rows' total variance over the truth's", "nats",
+           "definition", role="log_variance"),
 )  # fmt: skip
 _ERROR = Metric("certified_error", "bound on test_nll less what all kernels give, rounding apart", "nats a row",
                 "derived here (collapse_jax/numerics/kernel_interpolation.py)", "log")  # fmt: skip
@@ -191,7 +192,7 @@ def _observe(
     return {
         "test_nll": log_norm - log_kernel.mean(),
         "training_variance": variance,
-        "log_trace_ratio": jnp.log(variance) - jnp.log(world.truth),
+        "log_training_variance_ratio": jnp.log(variance) - jnp.log(world.truth),
         **certified,
     }
 

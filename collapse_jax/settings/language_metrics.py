@@ -12,17 +12,19 @@ from collapse_jax.types import Array, Metric, Text
 MAX_PAIRED_SYMBOLS = 1024  # symbols above which pairs of them are not counted
 
 METRICS = (
-    Metric("test_loss", "cross-entropy of the fit on held-out real rows", "nats a symbol", "definition", role="risk"),
+    Metric("test_nll_per_symbol", "mean negative log likelihood of held-out real rows", "nats a symbol", "definition",
+           role="risk"),
     Metric("calibration_error", "expected calibration error on held-out real rows, 10 bins", "1", "arXiv 1706.04599"),
-    Metric("first_loss", "cross-entropy of generation 1's model on the generated rows", "nats a symbol",
+    Metric("first_model_nll_per_symbol",
+           "mean negative log likelihood of the generated rows under generation 1's model", "nats a symbol",
            "arXiv 2305.17493"),
     Metric("unigram_kl", "divergence of the generated rows' symbols from the real text's", "nats", "definition", "log"),
     Metric("bigram_kl", "divergence of the generated rows' pairs of symbols from the real text's", "nats", "definition",
            "log"),
-    Metric("entropy", "entropy of the generated rows' symbols", "nats", "definition"),
+    Metric("unigram_entropy", "entropy of the generated rows' symbols", "nats", "definition"),
     Metric("distinct", "different n-grams of the generated rows, over all", "1", "arXiv 1510.03055"),
     Metric("repetition", "n-grams that came earlier in their own generated row, over all", "1", "arXiv 1908.04319"),
-    Metric("vocabulary_alive", "symbols that some generated row holds", "symbols", "definition", role="tail"),
+    Metric("generated_symbols_alive", "symbols that some generated row holds", "symbols", "definition", role="tail"),
     Metric("zipf_exponent", "minus the slope of log frequency on log rank, generated symbols", "1", "definition"),
     Metric("novel_to_training", "share of generated n-grams absent from the training rows", "1", "definition"),
     Metric("chance_hit", "probability that an n-gram absent from the training rows seems to be there", "1",
@@ -35,11 +37,12 @@ METRICS = (
 )  # fmt: skip
 _OF_SETS = ("novel_to_training", "chance_hit", "copied_from_training")
 _OF_KNOWN = (
-    Metric("excess_loss", "test loss above that of the true law on the same rows", "nats a symbol", "definition",
-           role="excess_risk"),
-    Metric("excess_loss_error", "standard error of the excess loss over test rows", "nats a symbol", "definition"),
+    Metric("forward_kl_per_symbol", "Kullback-Leibler divergence KL(truth | fit), its mean over held-out real rows",
+           "nats a symbol", "definition", "log", "excess_risk"),
+    Metric("forward_kl_per_symbol_error", "standard error of forward_kl_per_symbol over held-out rows", "nats a symbol",
+           "definition"),
 )  # fmt: skip
-_OF_TEXT = Metric("bits_per_byte", "test loss in bits a byte of UTF-8", "bits a byte", "definition")
+_OF_TEXT = Metric("bits_per_byte", "test_nll_per_symbol in bits a byte of UTF-8", "bits a byte", "definition")
 
 
 class LanguageTruth(NamedTuple):
@@ -92,10 +95,10 @@ def observe_rows(
     in_real = text_metrics.is_among(grams, truth.grams)
     metrics = {
         "unigram_kl": text_metrics.kl_divergence(count, truth.log_symbols),
-        "entropy": jax.scipy.special.entr(count / count.sum()).sum(),
+        "unigram_entropy": jax.scipy.special.entr(count / count.sum()).sum(),
         "distinct": text_metrics.distinct_share(grams),
         "repetition": text_metrics.repeated_share(grams),
-        "vocabulary_alive": (count > 0).sum().astype(float),
+        "generated_symbols_alive": (count > 0).sum().astype(float),
         "zipf_exponent": text_metrics.zipf_exponent(count),
         "novel_to_real": text_metrics.novel_share(in_real),
         "copied_from_real": text_metrics.copied_run_length(in_real, ngram),

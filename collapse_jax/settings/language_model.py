@@ -180,7 +180,7 @@ def language_model(
       prompt: Number of symbols of real text that each generated row begins with, drawn for a chain 1,024 times and for
         a row once. They are part of the row, so that under any policy this share of the data stays real; metrics of
         what is generated look at what follows them.
-      num_test: Number of held-out rows; so many generated rows are looked at by ``first_loss``.
+      num_test: Number of held-out rows; so many generated rows are looked at by ``first_model_nll_per_symbol``.
       ngram: Length of the n-grams of ``distinct``, ``repetition``, novelty and copied runs.
       gram_bits: Bits of the set of n-grams, a power of two; 0 keeps no set, and no metric that needs one.
       num_shown: Number of generated rows that ``sample_text`` keeps, prompts included; NaN where there are fewer.
@@ -201,7 +201,7 @@ def language_model(
 
     Example:
       >>> [metric.name for metric in language_model(length=16).metrics][:3]
-      ['test_loss', 'bits_per_byte', 'calibration_error']
+      ['test_nll_per_symbol', 'bits_per_byte', 'calibration_error']
     """
     text = texts.shakespeare() if text is None else text
     if not isinstance(text, Text):
@@ -352,16 +352,16 @@ def _observe(
     loss_NxL, confidence, is_right = judge_symbols(task.network, params.net, world.test)
     first_NxL, _, _ = judge_symbols(task.network, params.first, generated_NxL[: task.num_test])
     metrics = {
-        "test_loss": loss_NxL.mean(),
+        "test_nll_per_symbol": loss_NxL.mean(),
         "calibration_error": text_metrics.calibration_error(confidence, is_right),
-        "first_loss": first_NxL[:, task.prompt :].mean(),
+        "first_model_nll_per_symbol": first_NxL[:, task.prompt :].mean(),
         "sample_text": text_metrics.first_rows(generated_NxL, task.num_shown),
         **observe_rows(text, truth, known, generated_NxL[:, task.prompt :], task.ngram),
     }
     if truth.loss is not None:
         excess_N = loss_NxL.mean(1) - truth.loss
-        metrics["excess_loss"] = excess_N.mean()
-        metrics["excess_loss_error"] = excess_N.std() / max(excess_N.size - 1, 1) ** 0.5
+        metrics["forward_kl_per_symbol"] = excess_N.mean()
+        metrics["forward_kl_per_symbol_error"] = excess_N.std() / max(excess_N.size - 1, 1) ** 0.5
     if text.bytes_per_symbol is not None:
-        metrics["bits_per_byte"] = metrics["test_loss"] / (np.log(2) * text.bytes_per_symbol)
+        metrics["bits_per_byte"] = metrics["test_nll_per_symbol"] / (np.log(2) * text.bytes_per_symbol)
     return metrics

@@ -31,10 +31,10 @@ from collapse_jax.types import (
 )
 
 METRICS = (
-    Metric("excess_risk", "mean squared error of noise-free labels, over the law of the inputs", "label units^2",
+    Metric("excess_mse", "mean squared error of noise-free labels, over the law of the inputs", "label units^2",
            "arXiv 2404.01413", "log", "excess_risk"),
-    Metric("log_excess_risk", "logarithm of the excess risk", "nats", "arXiv 2404.01413"),
-    Metric("test_error", "mean squared error of the noise-free labels of held-out inputs", "label units^2",
+    Metric("log_excess_mse", "logarithm of the excess mean squared error", "nats", "arXiv 2404.01413"),
+    Metric("test_mse", "mean squared error of the noise-free labels of held-out inputs", "label units^2",
            "arXiv 2410.16713", "log", "excess_risk"),
 )  # fmt: skip
 TOLERANCE = 2.0  # standard deviations of real noise within which a label is right
@@ -98,7 +98,7 @@ def linear_regression(
       reuse_inputs: Whether a chain's inputs are drawn once and used in each batch (arXiv 2404.01413, 2410.16713);
         otherwise new ones come with each synthetic batch.
       ridge: Weight lambda of the penalty lambda |w|^2 beside the mean squared error of the rows.
-      num_test: Number of held-out inputs that ``test_error`` averages over.
+      num_test: Number of held-out inputs that ``test_mse`` averages over.
 
     Raises:
       UsageError: a number out of range.
@@ -107,7 +107,7 @@ def linear_regression(
       >>> from collapse_jax import policies, run
       >>> runs = run(linear_regression(dim=2), policies.replace(), num_samples=50, num_generations=3, num_chains=2)
       >>> sorted(runs.data_vars)
-      ['excess_risk', 'log_excess_risk', 'test_error']
+      ['excess_mse', 'log_excess_mse', 'test_mse']
     """
     require_integer("dim", dim, 1)
     require_integer("num_test", num_test, 1)
@@ -276,7 +276,7 @@ def _observe(key: Key, world: World, params: Array, summary: Tree, generated: Tr
     error = params - world.truth
     risk = (error**2).sum()
     return {
-        "excess_risk": risk,
-        "log_excess_risk": jnp.log(risk),
-        "test_error": (jnp.matmul(world.test, error, precision=_HIGHEST) ** 2).sum(),
+        "excess_mse": risk,
+        "log_excess_mse": jnp.log(risk),
+        "test_mse": (jnp.matmul(world.test, error, precision=_HIGHEST) ** 2).sum(),
     }

@@ -20,14 +20,14 @@ from collapse_jax.numerics import logistic_newton
 from collapse_jax.types import Array, Batch, Extras, Key, LabelOnly, Metric, Setting, Source, Tree, World
 
 METRICS = (
-    Metric("cross_entropy", "mean negative log likelihood of held-out labels", "nats a label", "arXiv 2410.22812",
-           role="risk"),
+    Metric("test_nll", "mean negative log likelihood of held-out labels", "nats a row", "arXiv 2410.22812", "log",
+           "risk"),
     Metric("accuracy", "share of held-out labels that the likeliest class hits", "1", "arXiv 2410.22812"),
-    Metric("excess_risk", "mean divergence of the fit's labels from the truth's at held-out inputs, KL(truth | fit)",
-           "nats a label", "arXiv 2410.22812", "log", "excess_risk"),
+    Metric("forward_kl", "Kullback-Leibler divergence KL(truth | fit) of labels, mean over held-out inputs",
+           "nats a row", "arXiv 2410.22812", "log", "excess_risk"),
     Metric("label_entropy", "entropy of a label of the fit, mean over held-out inputs", "nats a label", "definition",
            "log", "diversity"),
-    Metric("parameter_error", "squared error of the coefficients, summed", "1", "|w - w*|^2", "log"),
+    Metric("squared_error_of_coefficients", "squared error of the coefficients, summed", "1", "|w - w*|^2", "log"),
 )  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def logistic_regression(
 
     Example:
       >>> [metric.name for metric in logistic_regression(dim=2, classes=3).metrics]
-      ['cross_entropy', 'accuracy', 'excess_risk', 'label_entropy', 'parameter_error']
+      ['test_nll', 'accuracy', 'forward_kl', 'label_entropy', 'squared_error_of_coefficients']
     """
     dim, classes = _size(source, dim, classes)
     require_integer("dim", dim, 1)
@@ -191,9 +191,9 @@ def _observe(key: Key, world: World, params: Array, summary: Tree, generated: Tr
     )
     divergence = (jnp.exp(log_p) * (log_p - log_q)).sum(0).mean()
     return {
-        "cross_entropy": -jnp.take_along_axis(log_q, label[None], 0).mean(),
+        "test_nll": -jnp.take_along_axis(log_q, label[None], 0).mean(),
         "accuracy": (log_q.argmax(0) == label).mean(),
-        "excess_risk": jnp.maximum(divergence, 0.0),
+        "forward_kl": jnp.maximum(divergence, 0.0),
         "label_entropy": jax.scipy.special.entr(jnp.exp(log_q)).sum(0).mean(),
-        "parameter_error": ((params - world.truth) ** 2).sum(),
+        "squared_error_of_coefficients": ((params - world.truth) ** 2).sum(),
     }

@@ -31,11 +31,12 @@ from collapse_jax.types import (
 )
 
 METRICS = (
-    Metric("cross_entropy", "cross-entropy of the fit on real sequences: the table's law, or held-out text",
-           "nats a symbol", "definition", role="risk"),
+    Metric("test_nll_per_symbol",
+           "mean negative log likelihood of real sequences: of the table's law, or of held-out text", "nats a symbol",
+           "definition", role="risk"),
     Metric("entropy_rate", "entropy of the fit's next symbol, averaged over the contexts of the training rows",
            "nats a symbol", "definition", "log", "diversity"),
-    Metric("symbols_alive", "symbols that some training row holds after a context", "symbols", "definition",
+    Metric("training_symbols_alive", "symbols that some training row holds after a context", "symbols", "definition",
            "log", "tail"),
     Metric("gini_simpson", "probability that two symbols of the training rows, each after a context, differ", "1",
            "1 - sum p^2", "log"),
@@ -45,11 +46,17 @@ METRICS = (
            "unsmoothed fit repeats word for word", "1", "definition"),
 )  # fmt: skip
 _OF_TABLES = Metric(
-    "kl_rate", "divergence of the fit from the truth", "nats a symbol", "definition", "log", "excess_risk"
+    "forward_kl_per_symbol",
+    "Kullback-Leibler divergence KL(truth | fit)",
+    "nats a symbol",
+    "definition",
+    "log",
+    "excess_risk",
 )
 _OF_TEXTS = Metric(
-    "copied_run", "longest stretch of a new row all of whose n-grams are in the text that real rows are drawn from (of "
-    "the plays the first nine tenths), mean over 8 rows; n is 8, or order + 2 if larger, and at most the row's length",
+    "copied_from_real", "longest run of a generated row all of whose n-grams are in the text that real rows are drawn "
+    "from (of the plays the first nine tenths), mean over 8 rows; n is 8, or order + 2 if larger, and at most the "
+    "row's length",
     "symbols", "definition",
 )  # fmt: skip
 
@@ -102,13 +109,13 @@ def markov(
     Args:
       order: Number of symbols of context; 0 forgets all.
       smoothing: Number added to every count. 0 is maximum likelihood, under which what once died out stays dead, and
-        ``cross_entropy`` and ``kl_rate`` are infinite as soon as a real transition is lost. A smoothing above 0 adds as
-        much again in every generation, and so drifts to uniform symbols.
+        ``test_nll_per_symbol`` and ``forward_kl_per_symbol`` are infinite as soon as a real transition is lost. A
+        smoothing above 0 adds as much again in every generation, and so drifts to uniform symbols.
       length: Number of symbols of a row.
       language: The real law: ``shakespeare``, ``sparse`` (a random table of 8 symbols with 3 successors each), or in
-        Python one of ``data.markov_texts``. ``kl_rate`` exists for tables, and is exact for orders of 1 and more;
-        ``copied_run`` for texts (an upper bound of what is copied word for word: n-grams may come from different
-        places).
+        Python one of ``data.markov_texts``. ``forward_kl_per_symbol`` exists for tables, and is exact for orders of 1
+        and more; ``copied_from_real`` for texts (an upper bound of what is copied word for word: n-grams may come from
+        different places).
 
     Raises:
       UsageError: a number out of range, another language, or a table of counts above 2^24 entries.
@@ -116,7 +123,7 @@ def markov(
     Example:
       >>> from collapse_jax import policies, run
       >>> runs = run(markov(length=8), policies.replace(), num_samples=20, num_generations=3, num_chains=2)
-      >>> bool((runs.symbols_alive <= 8).all())
+      >>> bool((runs.training_symbols_alive <= 8).all())
       True
     """
     require_integer("order", order, 0)
@@ -252,16 +259,16 @@ def _observe(
 
     context, symbol = (params.counts.sum(i) / params.counts.sum() for i in (1, 0))
     metrics = {
-        "cross_entropy": -mean_of(log_next),
+        "test_nll_per_symbol": -mean_of(log_next),
         "entropy_rate": (context * jax.scipy.special.entr(jnp.exp(log_next)).sum(1)).sum(),
         "gini_simpson": (symbol * (1 - symbol)).sum(),
-        "symbols_alive": alive.any(0).sum().astype(context.dtype),
+        "training_symbols_alive": alive.any(0).sum().astype(context.dtype),
         "transitions_alive": alive.sum().astype(context.dtype),
         "forced_share": jnp.where(alive.sum(1) == 1, context, 0.0).sum(),
     }
     if truth.log_next is not None:
-        metrics["kl_rate"] = mean_of(truth.log_next - log_next)
+        metrics["forward_kl_per_symbol"] = mean_of(truth.log_next - log_next)
     if truth.copies is not None:  # of rows of its own: where counts are kept, nobody sees the new ones
         grams = text.hash_grams(sample(key, params, _NEW), gram)
-        metrics["copied_run"] = text.copied_run_length(text.is_among(grams, truth.copies), gram)
+        metrics["copied_from_real"] = text.copied_run_length(text.is_among(grams, truth.copies), gram)
     return metrics

@@ -25,8 +25,8 @@ from collapse_jax.types import Array, Extras, Info, Key, Metric, Setting, Source
 _CLIP = 1.0  # largest norm of a gradient of the loss a column
 _ACTIVE = 0.01  # variance above which a latent's posterior mean counts as used, as in arXiv 1509.00519
 
-_LOSS = Metric("test_loss", "negative evidence lower bound of held-out real rows at fixed noises, beta 1", "nats a row",
-               "arXiv 1312.6114", role="risk")  # fmt: skip
+_LOSS = Metric("test_negative_elbo", "negative evidence lower bound of held-out real rows at fixed noises, beta 1",
+               "nats a row", "arXiv 1312.6114", role="risk")  # fmt: skip
 _OF_LATENTS = (
     Metric("rate", "divergence of the latents' posterior from the prior, at held-out rows", "nats a row",
            "arXiv 1312.6114"),
@@ -154,7 +154,7 @@ def vae(
 
     Example:
       >>> [metric.name for metric in vae(latent=2, width=16).metrics][:4]
-      ['test_loss', 'rate', 'rate_of_latent', 'active_units']
+      ['test_negative_elbo', 'rate', 'rate_of_latent', 'active_units']
     """
     source = data.moons() if source is None else source
     row_frame = row_transform.make_row_transform(source, conditional, frame)
@@ -272,7 +272,7 @@ def _of_held_out(task: VaeTask, net: VaeParams, world: World) -> dict[str, Array
     rate_L = terms.rate.mean(0)
     outside = task.frame.dim * np.log(task.frame.scale)  # nats that the frame's scale takes
     return {
-        "test_loss": terms.distortion.mean() + rate_L.sum() + outside,
+        "test_negative_elbo": terms.distortion.mean() + rate_L.sum() + outside,
         "rate": rate_L.sum(),
         "rate_of_latent": rate_L,
         "active_units": (mean_RxL.var(0) > _ACTIVE).sum().astype(rate_L.dtype),

@@ -56,7 +56,7 @@ TABLE = (
         fair=lambda case: diversity_ratio(case.policy, case.num_samples, case.num_generations) >= 0.05,
     ),
     Prediction(
-        "symbols_alive", "markov", ("replace",), ("symbols_alive",), _symbols_alive, _SAME,
+        "training_symbols_alive", "markov", ("replace",), ("training_symbols_alive",), _symbols_alive, _SAME,
         assumptions=(UNSMOOTHED, ONE_GRAM, FEW), fair=lambda case: _symbols_alive(case) >= 1.05,
     ),
     Prediction(

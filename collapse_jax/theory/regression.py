@@ -96,46 +96,46 @@ FIRST_ORDER = Condition("T (d + 1) / n <= 0.04: errors small enough for the firs
 
 TABLE = (
     Prediction(
-        "excess_risk", "linear_regression", WHOLE_BATCH_POLICIES, ("excess_risk",),
+        "excess_mse", "linear_regression", WHOLE_BATCH_POLICIES, ("excess_mse",),
         lambda case: first_risk(*_case_size(case)) * _case_risk_ratio(case),
         "arXiv 2404.01413; window and decay derived here",
         assumptions=(PLAIN, SAME_INPUTS, LIGHT),
     ),
     Prediction(
-        "excess_risk", "linear_regression", ("replace",), ("excess_risk",),
+        "excess_mse", "linear_regression", ("replace",), ("excess_mse",),
         lambda case: first_risk(*_case_size(case)) * case.generations,
         "derived here: errors of independent batches add up",
         assumptions=(PLAIN, NEW_INPUTS, LIGHT),
     ),
     Prediction(
-        "excess_risk", "linear_regression", ("accumulate",), ("excess_risk",),
+        "excess_mse", "linear_regression", ("accumulate",), ("excess_mse",),
         lambda case: new_inputs_risk(*_case_size(case), case.num_generations), "derived here (new_inputs_risk)",
         assumptions=(PLAIN, NEW_INPUTS, LIGHT),
     ),
     Prediction(
-        "log_excess_risk", "linear_regression", WHOLE_BATCH_POLICIES, ("log_excess_risk",),
+        "log_excess_mse", "linear_regression", WHOLE_BATCH_POLICIES, ("log_excess_mse",),
         lambda case: log_first_risk(*_case_size(case)) + np.log(_case_risk_ratio(case)),
         "derived here (log_first_risk)",
         assumptions=(PLAIN, SAME_INPUTS, REGULAR),
     ),
     Prediction(
-        "log_excess_risk", "linear_regression", WHOLE_BATCH_POLICIES, ("log_excess_risk",),
+        "log_excess_mse", "linear_regression", WHOLE_BATCH_POLICIES, ("log_excess_mse",),
         lambda case: log_risk_variance(*_case_size(case)[:2]) + 0 * case.generations, "derived here (log_first_risk)",
         statistic="variance", assumptions=(PLAIN, SAME_INPUTS, REGULAR),
     ),
     Prediction(
-        "excess_risk", "linear_regression", ("accumulate",), ("excess_risk",),
+        "excess_mse", "linear_regression", ("accumulate",), ("excess_mse",),
         lambda case: first_risk(*_case_size(case)) * np.array([[1.0], [np.pi**2 / 6]]) + 0 * case.generations,
         "arXiv 2404.01413, theorem 1: bounded by pi^2 / 6 times the first", assumptions=(PLAIN, SAME_INPUTS, LIGHT),
         exact=False,
     ),
     Prediction(
-        "excess_risk", "linear_regression", ("accumulate_subsample",), ("excess_risk",), _predict_plateau,
+        "excess_mse", "linear_regression", ("accumulate_subsample",), ("excess_mse",), _predict_plateau,
         "derived here: n / (noise d) times it -> pi^2/2 - 2, within -6% to 10% from n = 100 d and T = 60",
         assumptions=(PLAIN, MANY), exact=False, fair=lambda case: case.generations >= 60,
     ),
     Prediction(
-        "excess_risk over its mean at fit 1", "logistic_regression", WHOLE_BATCH_POLICIES, ("excess_risk",),
+        "forward_kl over its mean at fit 1", "logistic_regression", WHOLE_BATCH_POLICIES, ("forward_kl",),
         lambda case: _case_risk_ratio(case) * np.array([[0.9], [1.15]]),
         "arXiv 2410.22812: of any regular estimator, as n grows; within -10% to 15% from n = 100 (d + 1) and up to "
         "T (d + 1) / n = 0.04 (risk_ratio)",
