@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 import collapse_jax as cj
@@ -28,6 +30,7 @@ grid = cj.sweep(
 )
 chain = cj.make_chain(settings.kde(), policies.window(k=2), num_samples=20, num_generations=3)
 verdict = cj.score(runs).verdict
+best = cj.tune("gaussian", policies.decay, metric="squared_error_of_mean", num_samples=20, num_generations=3)
 prediction = cj.predict("gaussian", "accumulate", num_samples=20, num_generations=3)
 source: cj.Source = data.digits(pca=4)
 reveal_type(runs)
@@ -87,3 +90,19 @@ def test_names_that_are_exported_exist():
     assert set(cj.__all__) <= set(dir(cj))
     with pytest.raises(AttributeError, match="rnu"):
         cj.rnu  # noqa: B018
+
+
+@pytest.mark.fast
+def test_a_chain_is_not_run_beyond_its_horizon():
+    """Its memory is of a fixed length: from then on a pool that keeps everything would lose batches."""
+    setting, key = settings.gaussian(num_test=4), jax.random.key(0)
+    world = setting.world()
+    chain = cj.make_chain(setting, policies.accumulate(), num_samples=5, num_generations=3, fold="blocks")
+    assert chain.num_generations == 3
+    whole = cj.simulate(chain, key, world)
+    for num in (3, np.int64(2)):
+        for name, values in cj.simulate(chain, key, world, num).items():
+            np.testing.assert_array_equal(values, whole[name][:num])
+    for num, message in ((4, "num_generations is 4, but the chain was made for 3"), (0, "of at least 1, not 0")):
+        with pytest.raises(cj.UsageError, match=message):
+            cj.simulate(chain, key, world, num)

@@ -84,17 +84,43 @@ def make_chain(
     policy = policy._replace(batches=rows.batches)
     plan = plan_data(setting, policy, curator, backend, fold)
     builder = _ChainBuilder(setting, policy, curator, plan, num_generations, rows)
-    return Chain(builder.init, builder.emit, builder.absorb)
+    return Chain(builder.init, builder.emit, builder.absorb, num_generations)
 
 
-def simulate(chain: Chain, key: Key, world: World, num_generations: int) -> dict[str, Array]:
-    """Run one chain by ``lax.scan`` and return ``{metric: [num_generations]}``."""
+def simulate(chain: Chain, key: Key, world: World, num_generations: int | None = None) -> dict[str, Array]:
+    """Run one chain by ``lax.scan`` and return its metrics.
+
+    Args:
+      chain: what ``make_chain`` returned.
+      key: the key of the chain; ``chain_keys`` gives those of runs.
+      world: what ``setting.world()`` returned.
+      num_generations: how many generations to run; default those that the chain was made for. Fewer are the first of
+        these.
+
+    Returns:
+      ``{metric: [num_generations, ...]}``, generation 1 first.
+
+    Raises:
+      UsageError: more generations than the chain was made for, whose memory bounds them.
+
+    Example:
+      >>> import jax
+      >>> from collapse_jax import policies, settings
+      >>> setting = settings.gaussian(dim=1)
+      >>> chain = make_chain(setting, policies.accumulate(), num_samples=20, num_generations=5)
+      >>> simulate(chain, jax.random.key(0), setting.world())["trace_ratio"].shape
+      (5,)
+    """
+    horizon = chain.num_generations
+    if num_generations is not None and require_integer("num_generations", num_generations, 1) > horizon:
+        raise UsageError(f"num_generations is {num_generations}, but the chain was made for {horizon}")
+    last = horizon if num_generations is None else num_generations
 
     def step(state: Tree, generation: Array) -> tuple[Tree, dict[str, Array]]:
         state, new, observations = chain.emit(world, state, generation)
         return chain.absorb(world, state, new, generation), observations
 
-    return jax.lax.scan(step, chain.init(key, world), jnp.arange(1, num_generations + 1))[1]
+    return jax.lax.scan(step, chain.init(key, world), jnp.arange(1, last + 1))[1]
 
 
 class _ChainBuilder(NamedTuple):

@@ -269,8 +269,10 @@ class Chain(NamedTuple):
       emit: ``(world, state, generation) -> (state, new, observations)``: fit, sample, curate, observe.
       absorb: ``(world, state, new, generation) -> state``: the pool after this generation. `generation` counts from 1
         and must not be batched by a vmap: the pool is written in place.
+      num_generations: the horizon T that the chain was made for; from generation T + 1 on its memory is too short.
     """
 
     init: Callable[[Key, World], Tree]
     emit: Callable[[World, Tree, Array], tuple[Tree, Tree, dict[str, Array]]]
     absorb: Callable[[World, Tree, Tree, Array], Tree]
+    num_generations: int
