@@ -1,5 +1,6 @@
 """The pages under docs/: the tutorial's code prints what the page shows, and the reference leaves nothing out."""
 
+import importlib
 import inspect
 import re
 import subprocess
@@ -68,6 +69,36 @@ def test_the_reference_names_every_public_module():
     public = {name: getattr(cj, name) for name in cj.__all__}
     homes = {part.__name__ if inspect.ismodule(part) else part.__module__ for part in public.values()}
     assert {home.removeprefix("collapse_jax.") for home in homes} <= named
+
+
+# Not of this package: a group of entry points, an archive, a file of a bucket.
+NO_MODULES = {"collapse_jax.parts", "collapse_jax.tar.gz", "collapse_jax/run.log"}
+# Every file that users read, and the sources, whose docstrings become pages.
+TEXTS = ("*.md", "mkdocs.yml", "docs/**/*.md", "benchmarks/*.*", "configs/**/*.yaml", "examples/*.py",
+         "experiments/*.py", "collapse_jax/**/*.py")  # fmt: skip
+
+
+def is_importable(name):
+    """Whether a dotted name is a module, or an attribute of one."""
+    found, so_far = cj, "collapse_jax"
+    for part in name.split(".")[1:]:
+        so_far = f"{so_far}.{part}"
+        try:
+            found = getattr(found, part, None) or importlib.import_module(so_far)
+        except ImportError:
+            return False
+    return True
+
+
+@pytest.mark.fast
+def test_modules_and_files_that_texts_name_exist():
+    for path in sorted({path for pattern in TEXTS for path in ROOT.glob(pattern)}):
+        text = path.read_text()
+        files = set(re.findall(r"(?<![\w./])collapse_jax/[\w/]+(?:\.\w+)*", text)) - NO_MODULES
+        assert not [file for file in files if not (ROOT / file).exists()], path
+        names = set(re.findall(r"(?<![\w./])collapse_jax(?:\.[a-z_]\w*)+", text)) - NO_MODULES
+        names |= {f"collapse_jax.{name}" for name in re.findall(r"(?<![\w.])cj\.([a-z_]\w*)", text)}
+        assert not [name for name in names if not is_importable(name)], path
 
 
 @pytest.mark.nightly
