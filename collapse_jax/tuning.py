@@ -1,6 +1,6 @@
 """The best weight of real rows, a schedule of weights, or the division of a budget, by gradients of the final risk.
 
-At a fixed key a chain of a reparameterised setting is a smooth function of the numbers by which its policy weighs rows,
+At a fixed key a chain of a differentiable setting is a smooth function of the numbers by which its policy weighs rows,
 so the mean risk of fit T over chains has an exact gradient, by reverse differentiation through all generations. Where
 rows or symbols are chosen among others, or rows are counted, the risk is a step function of them, and its derivative is
 0 or misses what matters: these pairs of setting and policy are refused.
@@ -69,7 +69,7 @@ def tune(
       real ones, n_g of these; numbers of rows need not be whole, as their statistics are drawn from their law.
 
     Args:
-      setting: a setting, the name of one, or its factory, called with its defaults. It must be reparameterised:
+      setting: a setting, the name of one, or its factory, called with its defaults. It must be differentiable:
         ``gaussian``, ``linear_regression``, or an ``ecosystem`` of one of these.
       policy: the factory of a policy, or its name; its first argument is tuned, and must weigh rows and not count them
         (``weighted_fresh`` or ``decay``). Any function from a number to a policy will do. With `budget`: a policy, or
@@ -205,7 +205,7 @@ def final_risk(
       ``[T]``. A derivative that would be 0 everywhere raises a ``UsageError`` when it is traced.
 
     Raises:
-      UsageError: a setting that is not reparameterised, a policy whose number counts rows, another metric, or a number
+      UsageError: a setting that is not differentiable, a policy whose number counts rows, another metric, or a number
         out of range; of rows: a setting whose statistics have no law for any number of them.
 
     Example:
@@ -277,8 +277,8 @@ def _require_weights(policy: Policy, num_samples: Any, any_number: bool) -> None
             )
         return
     counts: list[Callable[[int], Any]] = [resample.num] if resample is not None else []
-    counts += [batches.count] if isinstance(batches, PartlyReal) else []
-    counts += [batches.num_real, batches.num_synthetic] if isinstance(batches, JoinCounts) else []
+    counts += [batches.num_real] if isinstance(batches, PartlyReal | JoinCounts) else []
+    counts += [batches.num_synthetic] if isinstance(batches, JoinCounts) else []
     if any(is_traced(count(num_samples)) for count in counts):
         raise UsageError(
             f"policy {policy.name} counts rows by this number, so the risk has steps and no gradient; {_WEIGHS}"

@@ -50,7 +50,8 @@ def laplace(scale: Array | float = 1.0) -> Setting:
         metrics=(
             Metric("log_trace_ratio", "logarithm of the variance over the truth's", "nats", "definition",
                    role="log_variance"),
-            Metric("reverse_kl", "Kullback-Leibler divergence KL(fit | truth)", "nats a row", "definition", "log", "excess_risk"),
+            Metric("reverse_kl", "Kullback-Leibler divergence KL(fit | truth)", "nats a row", "definition", "log",
+                   "excess_risk"),
         ),
         statistics=SufficientStatistics(compress, sample_statistics),
         extras=Extras(row_scores={"likelihood": lambda world, fitted, x: -jnp.abs(x) / scale}),

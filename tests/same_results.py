@@ -13,14 +13,39 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-# Metrics that have another name in the working tree than at the commit: {old name: new name}.
-METRICS: dict[str, str] = {}
+# Metrics that have another name in the working tree than at the commit, in some settings: {old name: new names}. Of
+# these names the one is meant that the same experiment has in the working tree.
+METRICS: dict[str, tuple[str, ...]] = {
+    "class_bias": ("class_total_variation",),
+    "copied_run": ("copied_from_real",),
+    "cross_entropy": ("test_nll", "test_nll_per_symbol"),
+    "divergence": ("reverse_kl",),
+    "entropy": ("unigram_entropy",),
+    "excess_loss": ("forward_kl_per_symbol",),
+    "excess_loss_error": ("forward_kl_per_symbol_error",),
+    "excess_risk": ("excess_mse", "forward_kl"),
+    "first_loss": ("first_model_nll_per_symbol",),
+    "hallucinated": ("hallucinated_mass",),
+    "kl": ("reverse_kl",),
+    "kl_rate": ("forward_kl_per_symbol",),
+    "log_excess_risk": ("log_excess_mse",),
+    "log_trace_ratio": ("log_training_variance_ratio",),
+    "parameter_error": ("squared_error_of_coefficients",),
+    "squared_error_of_mean": ("squared_error_of_generated_mean",),
+    "symbols_alive": ("training_symbols_alive",),
+    "tail_mass": ("low_density_mass",),
+    "test_error": ("test_mse",),
+    "test_loss": ("test_nll_per_symbol", "test_negative_elbo"),
+    "variance": ("fitted_variance",),
+    "vocabulary_alive": ("generated_symbols_alive",),
+}
+SUFFIXES = ("_by_model", "_together", "")  # what an ecosystem adds to a name
 # Arguments that have another name: {(factory, new name): old name}. The experiments below use the new names.
 ARGUMENTS: dict[tuple[str, str], str] = {}
 
@@ -160,6 +185,13 @@ def difference(metric: str, old: np.ndarray, case: dict[str, np.ndarray]) -> tup
     return float(gap[at]), f"{metric} at {', '.join(where)}: {old[at]} became {new[at]}"
 
 
+def name_now(name: str, after: Container[str]) -> str:
+    """Name the metric of the working tree, among those in `after`, that was called `name`."""
+    suffix = next(suffix for suffix in SUFFIXES if name.endswith(suffix))
+    names = [new + suffix for new in METRICS.get(name.removesuffix(suffix), ())]
+    return next((new for new in names if new in after), name)
+
+
 def compare(old_file: Path, new_file: Path) -> tuple[int, str]:
     """Count the metrics of a case that both trees have, and say what differs: nothing where all is the same."""
     for file, where in ((old_file, "at the commit"), (new_file, "in the working tree")):
@@ -167,8 +199,7 @@ def compare(old_file: Path, new_file: Path) -> tuple[int, str]:
             return 0, f"not run {where}"
     with np.load(old_file) as old, np.load(new_file) as new:
         after = dict(new)
-        now = {name: METRICS.get(name) if METRICS.get(name) in after else name for name in old.files}
-        before = {now[name]: old[name] for name in old.files if ":" not in name}
+        before = {name_now(name, after): old[name] for name in old.files if ":" not in name}
     both = [name for name in before if name in after]
     found = [gap for gap in (difference(name, before[name], after) for name in both) if gap is not None]
     words = [f"{len(found)} differ, most by {max(found)[0]:.3g} in {max(found)[1]}"] if found else []

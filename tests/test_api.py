@@ -64,7 +64,7 @@ def test_a_type_checker_knows_the_api(tmp_path):
     lines = check_types(tmp_path, GOOD)
     revealed = [line.partition("note: Revealed type is ")[2].strip('"') for line in lines]
     assert revealed[:3] == ["xarray.core.dataset.Dataset"] * 3
-    assert revealed[3].endswith("types.Chain]")
+    assert revealed[3].endswith(".Chain]")
     assert len(revealed) == 4
 
 

@@ -101,7 +101,7 @@ def test_assumptions_of_other_settings_are_checked():
     assert len(found("ideal_diffusion", degree=2)) == 2
     assert found("ideal_diffusion", solver_steps=8) == found("ideal_diffusion", source="moons") == []
     one_gram = found("markov", smoothing=0.0, length=2)
-    assert [quantity for quantity, _ in one_gram] == ["gini_simpson", "symbols_alive", "transitions_alive"]
+    assert [quantity for quantity, _ in one_gram] == ["gini_simpson", "training_symbols_alive", "transitions_alive"]
     assert found("markov", length=2) == found("markov", smoothing=0.0) == []
     assert found("markov", smoothing=0.0, length=2, language="shakespeare") == []
     assert len(found("markov", order=0, smoothing=0.0, length=1)) == 4

@@ -75,7 +75,7 @@ BY_WEIGHT = re.escape("weighted_fresh(weight) and decay(gamma) weigh rows")
         ("gaussian", lambda x: policies.accumulate(), {}, "squared_error_of_mean at fit 4 does not change with"),
         ("gaussian", "decay", {"metric": "loss"}, "metric: setting gaussian has no number 'loss'; one of wasserstein2"),
         ("gaussian", "decay", {"num_generations": 1}, "num_generations must be a whole number of at least 2, not 1"),
-        ("gauss", "decay", {}, "setting must be one of gaussian, .*, not 'gauss'"),
+        ("gauss", "decay", {}, "setting must be one of .*, gaussian, .*, not 'gauss'"),
         ("gaussian", "forget", {}, "policy must be one of replace, .*, not 'forget'"),
         ("gaussian", "decay", {"budget": 40}, "give either num_samples, .* or budget"),
         ("gaussian", "decay", {"num_samples": None}, "give either num_samples, .* or budget"),
@@ -141,7 +141,7 @@ def test_a_derivative_through_a_count_is_refused(name):
     ],
 )  # fmt: skip
 def test_a_derivative_through_a_choice_is_refused(setting, policy):
-    """Of all settings that are not reparameterised: those that are trained draw the rows of minibatches by weight."""
+    """Of all settings that are not differentiable: those that are trained draw the rows of minibatches by weight."""
     made = SETTINGS[setting]()
     assert not made.info.differentiable
     metric = next(m.name for m in made.metrics if not m.dims)

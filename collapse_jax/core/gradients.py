@@ -30,7 +30,7 @@ def refuse_gradient(x: Any, reason: str) -> Any:
       2.0
       >>> jax.grad(lambda x: refuse_gradient(x, "rows are counted"))(2.0)
       Traceback (most recent call last):
-      collapse_jax.core.errors.UsageError: there is no gradient: rows are counted
+      collapse_jax.core.errors.UsageError: there is no gradient: rows are counted...
     """
     if not any(is_traced(leaf) for leaf in jax.tree.leaves(x)):
         return x
