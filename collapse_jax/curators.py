@@ -1,10 +1,8 @@
 """What is done to a synthetic batch before it joins the data: rows are chosen, dropped, weighed or changed.
 
-Real rows are never curated, so generation 1 is the same under every curator. Rows are judged by what the setting can
-score (``Extras.row_scores``); `by` names the score, by default the setting's first. Every curator costs information or
-diversity: look at a metric of it (``role`` ``log_variance``, ``diversity``, ``modes`` or ``tail``) beside the
-risk, as ``compare`` does; each curator says which. Linear regression has none.
-Floats may be tracers; whole numbers are shapes.
+Real rows are never curated, so generation 1 is the same under every curator. `by` names the score of the setting
+(``Extras.row_scores``) that rows are judged by. Every curator costs information or diversity: look at a metric of it
+(``role`` ``log_variance``, ``diversity``, ``modes`` or ``tail``) beside the risk, as ``compare`` does.
 """
 
 import math
@@ -397,7 +395,5 @@ def _with_real(setting: Setting, key: Key, world: World, candidates: Batch, wher
     return Batch(jax.tree.map(put, candidates.items, real), jnp.where(where, 1.0, batch.full_weight(candidates)))
 
 
-__all__ = [
-    "best_of", "curate", "detect", "diverse", "edit", "score_of", "self_correct", "then", "top_fraction", "verifier",
-    "verify",
-]  # fmt: skip
+__all__ = ["best_of", "curate", "detect", "diverse", "edit", "score_of", "self_correct", "then", "top_fraction",
+           "verifier", "verify"]  # fmt: skip

@@ -11,7 +11,7 @@ from laws import EVERY_SETTING, POLICIES, SETTINGS
 import collapse_jax as cj
 from collapse_jax import data
 from collapse_jax.core import batch
-from collapse_jax.types import Batch, Curator, Join, Metric, Policy, Setting, SufficientStatistics, World
+from collapse_jax.types import Batch, Curator, Info, Join, Metric, Policy, Setting, SufficientStatistics, World
 
 
 def mean_of(train):
@@ -94,6 +94,10 @@ MISTAKES = {
     "metric 'squared_error' is nan at generation 1": location(
         observe=lambda key, world, mean, summary, new: {"squared_error": jnp.log(-jnp.abs(mean) - 1)}
     ),
+    "sample returns the same rows for two keys": location(sample=lambda key, mean, num: mean + jnp.arange(num) * 1.0),
+    "world returns something else when it is called again": location(
+        world=lambda: World(real=(), truth=jnp.asarray(numbers.normal()), test=None)
+    ),
     "init returns float32[2], and fit float32[]": location(init=lambda key, world: jnp.zeros(2)),
 }  # fmt: skip
 
@@ -107,6 +111,9 @@ def test_a_mistake_in_a_setting_is_named(message):
 
 def test_a_right_setting_has_no_problem():
     assert messages(location()) == []
+    coarse = location(observe=lambda key, world, mean, summary, new: {"squared_error": (mean > world.truth - 9) * 1.0})
+    assert messages(coarse) == []  # a metric that tells nothing of weights
+    assert messages(location(info=Info(min_samples=20))) == []
     statistics = SufficientStatistics(
         compress, lambda key, mean, num, count, exact: (mean + jax.random.normal(key) / jnp.sqrt(count))[None]
     )
@@ -181,6 +188,8 @@ def test_a_mistake_in_a_source_is_named():
 def test_only_parts_can_be_checked():
     with pytest.raises(cj.UsageError, match="give a Setting, Policy, Curator or Source, not str"):
         cj.check("gaussian")
+    with pytest.raises(cj.UsageError, match="table is called without arguments: missing a required argument"):
+        cj.check(data.table)
 
 
 @pytest.mark.parametrize("name", EVERY_SETTING)

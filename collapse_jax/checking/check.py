@@ -1,5 +1,6 @@
 """One call that tries a part against all the laws of its kind."""
 
+import inspect
 from typing import Any
 
 from collapse_jax.checking.curators import laws_of_curators
@@ -36,6 +37,11 @@ def check(part: Any, *, setting: Setting | None = None, seed: int = 0) -> tuple[
     Raises:
       UsageError: `part` is none of these.
     """
+    if callable(part):
+        try:
+            inspect.signature(part).bind()
+        except TypeError as error:
+            raise UsageError(f"check: {getattr(part, '__name__', part)} is called without arguments: {error}") from None
     made = part() if callable(part) else part
     if isinstance(made, Setting):
         shapes = try_laws(shapes_of_settings(made, seed))

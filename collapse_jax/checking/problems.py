@@ -32,16 +32,15 @@ Law = tuple[str, Callable[[], Iterable[str]]]
 
 
 def try_laws(laws: Iterable[Law]) -> tuple[Problem, ...]:
-    """Return what is wrong, law by law; a law that raises is broken, and the error is its message."""
-    return tuple(Problem(law, message) for law, find in laws for message in _messages(find))
-
-
-def _messages(find: Callable[[], Iterable[str]]) -> Iterator[str]:
-    try:
-        yield from find()
-    except Exception as error:  # whatever a user's function raises is what is wrong with it
-        first_line = str(error).strip().partition("\n")[0]
-        yield f"it raises {type(error).__name__}: {first_line}"
+    """Return what is wrong, law by law; a law that raises is broken, and those after it are not tried."""
+    problems: list[Problem] = []
+    for law, find in laws:
+        try:
+            problems += [Problem(law, message) for message in find()]
+        except Exception as error:  # whatever a user's function raises is what is wrong with it
+            first_line = str(error).strip().partition("\n")[0]
+            return (*problems, Problem(law, f"it raises {type(error).__name__}: {first_line}"))
+    return tuple(problems)
 
 
 def find_impurities(name: str, function: Callable[..., Any], *arguments: Any) -> Iterator[str]:
