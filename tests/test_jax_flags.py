@@ -11,6 +11,7 @@ from collapse_jax import curators, policies, settings
 from collapse_jax.core import registry
 from collapse_jax.core.chain import make_chain, simulate
 from collapse_jax.core.random import chain_keys
+from collapse_jax.training.nets import classifier
 
 # Settings whose formulas cover every package below them; the others wait for the night.
 COVERING = ("gaussian", "kde-scott-pool_rows", "discrete-100", "linear_regression", "logistic_regression-3", "markov",
@@ -71,7 +72,9 @@ def test_a_run_promotes_nothing_implicitly(strict):
     "name",
     [n if n == "bernoulli" else pytest.param(n, marks=pytest.mark.nightly) for n in registry.factories("setting")],
 )
-def test_a_run_needs_no_compilation(name):
+def test_a_run_needs_no_compilation(name, monkeypatch):
+    monkeypatch.setattr(classifier, "STEPS", 2)
+    monkeypatch.setattr(classifier, "_cache", {})
     setting = SETTINGS[name](**BRIEF.get(name, {}))
     with jax.disable_jit():
         data = cj.run(setting, policies.replace(), num_samples=6, num_generations=2, num_chains=2)
