@@ -72,7 +72,7 @@ def poisson(rate: Array | float = 1.0) -> Setting:
       >>> from collapse_jax import policies, run
       >>> runs = run(poisson(2.0), policies.replace(), num_samples=50, num_generations=3, num_chains=2)
       >>> sorted(runs.data_vars)
-      ['dead', 'reverse_kl', 'log_rate_ratio']
+      ['dead', 'log_rate_ratio', 'reverse_kl']
     """
     require_positive("rate", rate)
     ratio = Metric("log_rate_ratio", "logarithm of the fitted rate (the variance, too) over the truth's; -inf: dead",

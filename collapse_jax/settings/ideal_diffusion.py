@@ -67,7 +67,7 @@ def ideal_diffusion(
 
     Example:
       >>> [metric.name for metric in ideal_diffusion(degree=2).metrics]
-      ['hermite_1', 'hermite_2', 'variance', 'test_nll']
+      ['hermite_1', 'hermite_2', 'fitted_variance', 'test_nll']
     """
     require_positive("delta", delta)
     require_integer("degree", degree, 1)

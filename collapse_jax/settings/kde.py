@@ -93,7 +93,7 @@ def kde(
 
     Example:
       >>> [metric.name for metric in kde("scott").metrics]
-      ['test_nll', 'training_variance', 'log_trace_ratio']
+      ['test_nll', 'training_variance', 'log_training_variance_ratio']
     """
     if isinstance(bandwidth, str):
         require_choice("bandwidth", bandwidth, RULES)
