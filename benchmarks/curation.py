@@ -19,7 +19,7 @@ from collapse_jax.core.random import chain_keys
 from collapse_jax.execution.blocks import run_blocks
 from collapse_jax.execution.programs import compile_block, trace_block
 from collapse_jax.planning.block_size import choose_generations_per_call
-from collapse_jax.planning.grid import grid_of
+from collapse_jax.planning.grid import make_grid
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
 from collapse_jax.tuning import final_risk
@@ -47,8 +47,9 @@ JOBS = {
 def loop(job: Job, curator: Curator | None) -> Callable[[], float]:
     """Runs all generations of all chains, once to compile: seconds."""
     setting, generations = job.setting, job.num_generations
-    options = Options(generations, job.num_chains, metrics=(job.metric,), backend="rows")
-    plan = make_plan(grid_of(setting, policies.replace(), job.num_samples, {}, curator), options)
+    options = Options(job.num_chains, metrics=(job.metric,), backend="rows")
+    sizes = {"num_samples": job.num_samples, "num_generations": generations}
+    plan = make_plan(make_grid(setting, policies.replace(), **sizes, curator=curator), options)
     chain = make_chain(setting, policies.replace(), num_samples=job.num_samples, num_generations=generations,
                        curator=curator, backend="rows", fold="blocks")  # fmt: skip
     world, keys = setting.world(), chain_keys(0, job.num_chains)

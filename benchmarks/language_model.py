@@ -22,7 +22,7 @@ from collapse_jax import policies, settings
 from collapse_jax.core import batch
 from collapse_jax.core.chain import make_chain
 from collapse_jax.execution.runner import Runner
-from collapse_jax.planning.grid import grid_of
+from collapse_jax.planning.grid import make_grid
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
 from collapse_jax.training.nets.sampling import Decoding
@@ -175,8 +175,10 @@ def chains(rounds: int, many: int = 16, steps: int = 20) -> dict[str, Any]:
 
 
 def plan_of(setting: Setting, num_chains: int) -> Runner:
-    options = Options(num_generations=1, num_chains=num_chains, metrics=("test_nll_per_symbol",))
-    return Runner(make_plan(grid_of(setting, policies.replace(), 256, {}), options), lambda _: None)
+    options = Options(num_chains=num_chains, metrics=("test_nll_per_symbol",))
+    return Runner(
+        make_plan(make_grid(setting, policies.replace(), num_samples=256, num_generations=1), options), lambda _: None
+    )
 
 
 def run_plan(runner: Runner) -> None:

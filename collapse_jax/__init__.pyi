@@ -9,6 +9,7 @@ from . import types as types
 from .analysis.predictions import predict as predict
 from .analysis.verdicts import score as score
 from .checking.check import check as check
+from .config.rerun import arguments_of as arguments_of
 from .core.chain import make_chain as make_chain
 from .core.chain import simulate as simulate
 from .core.errors import UsageError as UsageError

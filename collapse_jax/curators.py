@@ -16,7 +16,7 @@ from collapse_jax.core.errors import UsageError
 from collapse_jax.core.gradients import refuse_gradient
 from collapse_jax.core.lineage import strip_roots
 from collapse_jax.core.random import draw_uniforms, stream
-from collapse_jax.core.registry import register_curator
+from collapse_jax.core.registry import Call, register_curator
 from collapse_jax.core.validation import is_traced, require_integer, require_number, require_share
 from collapse_jax.numerics import order_selection
 from collapse_jax.types import Array, Batch, Curator, Key, Setting, Tree, World
@@ -347,7 +347,13 @@ def then(*curators: Curator) -> Curator:
 
     kept = [math.prod(c.oversample for c in curators[i + 1 :]) for i in range(len(curators))]
     real = sum(c.real_rows * left for c, left in zip(curators, kept, strict=True))
-    return Curator(" then ".join(c.name for c in curators), kept[0] * curators[0].oversample, apply, real)
+    made = Curator(" then ".join(c.name for c in curators), kept[0] * curators[0].oversample, apply, real)
+    return made._replace(call=Call("curator", "then", {"curators": curators}, then_list, made))
+
+
+def then_list(curators: Sequence[Curator]) -> Curator:
+    """Return ``then(*curators)``: a call that can be recorded by its arguments' names."""
+    return then(*curators)
 
 
 def score_of(setting: Setting, by: str | None, world: World, params: Tree, candidates: Batch) -> Array:

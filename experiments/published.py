@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 
 import collapse_jax as cj
 from collapse_jax import config
-from collapse_jax.analysis.predictions import Lines
 from collapse_jax.execution import resumable
 from collapse_jax.numerics.confidence_intervals import Interval
 from collapse_jax.reporting.plot_curves import COLOURS, draw_resamples, summarize_curve
 from collapse_jax.reporting.plot_grid import THEORY
+from collapse_jax.results.theory_variables import exact_line
 
 ROOT = Path(__file__).parent.parent
 AGREES, DIFFERS, NOT_RUN, UNKNOWN = "agrees", "differs", "not run", "cannot be told"
@@ -106,7 +106,7 @@ def run(name: str, published: Published, fraction: float, data: Path) -> list[xr
     for path, _, experiment in planned(published, fraction):
         text = config.dumps(experiment)
         out = data / name / f"{Path(path).stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-        outcome = resumable.fill_store(experiment.grid(), experiment.options(), out, config=text)
+        outcome = resumable.fill_store(experiment.grid(), experiment.options(), out)
         for unit, error in outcome.failures:
             raise RuntimeError(f"{path}: unit {unit} failed: {error}") from error
         found.append(cj.open(out).load())
@@ -184,14 +184,14 @@ def lines(ax: Axes, ds: xr.Dataset, name: str, curves: Mapping[str, Mapping[str,
       curves: of each label the point of the grid, as labels of its dimensions: ``{"n = 10": {"num_samples": 10}}``.
       centre: ``"mean"`` or ``"median"`` over chains; with medians only exact means of logarithms are drawn.
     """
-    theory, draws = Lines(ds), draw_resamples(ds.sizes["chain"])
+    draws = draw_resamples(ds.sizes["chain"])
     for colour, (label, point) in zip(COLOURS, curves.items(), strict=False):
         position = {dim: place(ds, dim, value) for dim, value in point.items()}
         found = summarize_curve(ds[name].assign_attrs(summary=centre), position, draws)
         generations = ds["generation"].to_numpy()
         ax.plot(generations, found.centre, color=colour, linewidth=1.6, label=label)
         ax.fill_between(generations, found.low, found.high, color=colour, alpha=0.22, linewidth=0)
-        exact = theory.at(name, {"policy": 0, **position}, in_logs=centre == "median")
+        exact = exact_line(ds, name, {"policy": 0, **position}, follows_median=centre == "median")
         if exact is not None:
             ax.plot(generations, exact, **THEORY)
     ax.set_xlabel("generation")

@@ -2,6 +2,10 @@
 
 import numpy as np
 import xarray as xr
+import yaml
+
+from collapse_jax import config
+from collapse_jax.results.theory_variables import theory_variables
 
 CONFIG = """setting: {kind: gaussian, num_test: 4, source: {kind: normal, dim: 2}}
 policies: [replace, accumulate]
@@ -27,9 +31,17 @@ def run(policies=("replace", "accumulate"), chains=100, generations=9, **axes):
     logs = 0.1 * rng.normal(size=shape) - loss * t
     values = {"trace_ratio": np.exp(logs), "log_trace_ratio": logs, "test_nll": 1 + loss * t + 0.1 * rng.random(shape)}
     coords = {"policy": list(policies), **axes, "chain": np.arange(chains), "generation": t}
-    config = {} if axes else {"config": CONFIG}
-    return xr.Dataset({name: (dims, values[name], ABOUT[name]) for name in ABOUT}, coords,
-                      {"setting": "gaussian", "num_samples": 10, "version_jax": "0.0", **config})  # fmt: skip
+    variables = {name: (dims, values[name], ABOUT[name]) for name in ABOUT}
+    attrs = {"setting": "gaussian", "num_samples": 10, "version_jax": "0.0"}
+    attrs |= {} if axes else {"config": CONFIG}
+    if axes or not set(policies) <= {"replace", "accumulate"}:
+        return xr.Dataset(variables, coords, attrs)
+    experiment = config.from_dict(
+        {**yaml.safe_load(CONFIG), "policies": list(policies), "num_generations": generations}
+    )
+    metrics = {metric.name: metric for metric in experiment.build()[0].metrics if metric.name in ABOUT}
+    theory = theory_variables(experiment.grid(), metrics)
+    return xr.Dataset(variables, {**coords, **theory}, attrs)
 
 
 def with_samples(ds, side=4):

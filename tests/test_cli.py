@@ -30,7 +30,7 @@ class FakeRunner:
         return units
 
     def run_unit(self, unit, saver=None):
-        shape = (*unit.shape, self.plan.options.num_generations)
+        shape = (*unit.shape, self.plan.grid.num_generations)
         self.progress_callback(int(np.prod(shape)))
         return {name: self.rng.lognormal(size=shape) for name in self.plan.programs[unit.program].metrics}
 

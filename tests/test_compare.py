@@ -94,5 +94,5 @@ def test_the_picture_has_a_point_a_strategy():
 @pytest.mark.fast
 def test_batches_that_grow_use_as_many_real_rows():
     grown = {"kind": "growing", "sizes": [20, 30], "policy": {"kind": "fresh_real", "share": 0.2}}
-    point = config.from_dict({**RAW, "policies": [grown], "sweep": {}, "curator": "self_correct"}).grid().make(0, {})
+    point = config.from_dict({**RAW, "policies": [grown], "sweep": {}, "curator": "self_correct"}).grid().point(0, ())
     assert strategies._count_real_rows(point, 5) == 10 + 4 + 6 + 6 + 6 + 0.5 * (20 + 30 + 30 + 30)

@@ -5,6 +5,7 @@ import pytest
 from collapse_jax import config, policies
 from collapse_jax.config import schema
 from collapse_jax.core import registry
+from collapse_jax.core.errors import UsageError
 
 BASE = """
 setting: {kind: gaussian, source: {kind: normal, dim: 2}}
@@ -27,7 +28,7 @@ def test_load(tmp_path):
     assert experiment.setting.kind == "gaussian"
     assert experiment.setting.source.dim == 2
     assert experiment.policies[1].share == 0.2
-    assert experiment.policy_labels == ("replace", "fixed_real")
+    assert experiment.grid().policies == ("replace", "fixed_real")
     setting, made = experiment.build()
     assert setting.name == "gaussian"
     assert [policy.name for policy in made] == ["replace", "fixed_real"]
@@ -58,8 +59,8 @@ def test_what_is_registered_can_be_configured_the_same_day(tmp_path, own_parts):
 
 def test_policies_of_one_kind_are_told_apart(tmp_path):
     experiment = load_text(tmp_path, BASE, "--policies", "[fixed_real, {kind: fixed_real, share: 0.2}, replace]")
-    assert experiment.policy_labels == ("fixed_real(share=0.5)", "fixed_real(share=0.2)", "replace")
-    assert [policy.name for policy in experiment.build()[1]] == list(experiment.policy_labels)
+    assert experiment.grid().policies == ("fixed_real(share=0.5)", "fixed_real(share=0.2)", "replace")
+    assert [policy.name for policy in experiment.build()[1]] == list(experiment.grid().policies)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_overrides(tmp_path, overrides, read):
     ],
 )
 def test_a_mistake_is_told_in_one_line(tmp_path, overrides, fragments):
-    with pytest.raises(config.ConfigError) as caught:
+    with pytest.raises(UsageError) as caught:
         load_text(tmp_path, BASE, *overrides.split()).build()
     assert "\n" not in str(caught.value)
     for fragment in fragments:
@@ -174,5 +175,5 @@ def test_a_file_that_cannot_be_read(tmp_path):
 @pytest.mark.parametrize("name", ["quickstart", "kde_digits"])
 def test_the_configs_of_the_repository_load(name, request):
     experiment = config.load(request.config.rootpath / "configs" / f"{name}.yaml")
-    assert experiment.policy_labels == ("replace", "accumulate", "accumulate_subsample")
+    assert experiment.grid().policies == ("replace", "accumulate", "accumulate_subsample")
     experiment.build()

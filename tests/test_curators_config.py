@@ -4,22 +4,26 @@ import pytest
 from laws import SETTINGS
 
 from collapse_jax import config, policies
+from collapse_jax.core.errors import UsageError
 from collapse_jax.curators import best_of, curate
-from collapse_jax.planning.grid import coordinates, grid_of
+from collapse_jax.planning.grid import coordinates, make_grid
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
 
 
 @pytest.mark.fast
 def test_a_grid_of_strengths_is_one_program():
-    setting, options = SETTINGS["poisson"](), Options(3, 2)
-    strengths = grid_of(setting, policies.replace(), 5, {"strength": [0.0, 0.5, 2.0]}, curate)
+    setting, options = SETTINGS["poisson"](), Options(2)
+    sizes = {"num_samples": 5, "num_generations": 3}
+    strengths = make_grid(setting, policies.replace(), **sizes, axes={"strength": [0.0, 0.5, 2.0]}, curator=curate)
     assert len(make_plan(strengths, options).programs) == 1
-    several = grid_of(setting, policies.replace(), 5, {}, [None, best_of(), best_of(3)])
-    rewards = grid_of(setting, policies.replace(), 5, {"by": ["value", ["value", "likelihood"]]}, curate)
+    several = make_grid(setting, policies.replace(), **sizes, curator=[None, best_of(), best_of(3)])
+    rewards = make_grid(
+        setting, policies.replace(), **sizes, axes={"by": ["value", ["value", "likelihood"]]}, curator=curate
+    )
     assert coordinates(rewards.axes[0]) == ["value", "value and likelihood"]
     assert several.dims == ("policy", "curator", "chain", "generation")
-    assert coordinates(several.axes[0]) == ["none", "best_of_1", "best_of_2"]
+    assert coordinates(several.axes[0]) == ["none", "best_of(k=2)", "best_of(k=3)"]
     programs = make_plan(several, options).programs
     assert [program.law for program in programs] == [False] * 3  # all draw rows, to be compared
 
@@ -32,14 +36,14 @@ CONFIG = {"setting": {"kind": "gaussian", "dim": 1}, "policies": ["replace"], "n
 def test_configs_name_curators():
     experiment = config.from_dict({**CONFIG, "curator": {"kind": "curate", "k": 3, "by": ["likelihood", "value"]}})
     assert config.from_dict(config.to_dict(experiment)) == experiment
-    assert experiment.grid().make(0, {}).curator.oversample == 3
+    assert experiment.grid().point(0, ()).curator.oversample == 3
     several = config.from_dict({**CONFIG, "curator": [{"kind": "verify"}, {"kind": "best_of", "k": 4}]})
-    assert several.grid().make(0, {}).curator.oversample == 4
+    assert several.grid().point(0, ()).curator.oversample == 4
     assert config.from_dict(config.to_dict(several)) == several
     product = {"curator.0.keep_wrong": [0.1, 0.5], "curator.1.k": [2, 3]}
     swept = config.from_dict({**CONFIG, "curator": ["verify", "best_of"], "sweep": {"product": product}})
     assert [axis.traced for axis in swept.grid().axes] == [True, False]
-    assert swept.grid().make(0, {"curator.1.k": 3}).curator.oversample == 3
+    assert swept.grid().point(0, (0, 1)).curator.oversample == 3
     kinds = config.from_dict({**CONFIG, "sweep": {"product": {"curator": [None, "best_of", "detect"]}}})
     grid = kinds.grid()
     assert grid.dims == ("policy", "curator", "chain", "generation")
@@ -63,6 +67,6 @@ def test_configs_name_curators():
     ],
 )
 def test_a_mistake_in_a_config_is_told_in_one_line(curator, message):
-    with pytest.raises(config.ConfigError, match=message) as error:
+    with pytest.raises(UsageError, match=message) as error:
         config.from_dict({**CONFIG, "curator": curator}).grid()
     assert "\n" not in str(error.value)

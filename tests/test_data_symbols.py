@@ -84,5 +84,5 @@ def test_a_config_names_a_law_of_symbols():
         "setting": {"kind": "discrete", "probabilities": {"kind": "uniform"}},
         "sweep": {"product": {"setting.probabilities.num": [2, 3]}},
     }).grid()  # fmt: skip
-    worlds = [grid.make(0, grid.values((i,)))[0].world() for i in range(2)]
+    worlds = [grid.point(0, (i,)).setting.world() for i in range(2)]
     assert [w.truth.shape for w in worlds] == [(2,), (3,)]

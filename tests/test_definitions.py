@@ -323,7 +323,7 @@ def test_gaussian_chains(gaussian):
 def test_roles_and_baselines_travel_with_a_run(gaussian, tmp_path):
     from collapse_jax import results
 
-    back = results.open(results.save(gaussian, tmp_path / "out", ""))
+    back = results.open(results.save(gaussian, tmp_path / "out"))
     xr.testing.assert_identical(score(back), score(gaussian))
     assert back.test_nll.attrs["role"] == "risk"
     assert back.wasserstein2_squared.attrs["baseline"] == 1.0
@@ -331,8 +331,9 @@ def test_roles_and_baselines_travel_with_a_run(gaussian, tmp_path):
 
 
 def test_a_swept_dimension_has_a_baseline_a_point():
-    grid = axes.grid_of(settings.gaussian, policies.replace(), 8, {"ddof": [0, 1], "dim": [1, 3]})
-    attrs = metric_attributes(plan.make_plan(grid, options.Options(2, 2)))["squared_error_of_mean"]
+    moved = {"ddof": [0, 1], "dim": [1, 3]}
+    grid = axes.make_grid(settings.gaussian, policies.replace(), num_samples=8, num_generations=2, axes=moved)
+    attrs = metric_attributes(plan.make_plan(grid, options.Options(2)))["squared_error_of_mean"]
     assert (attrs["baseline"], attrs["baseline_dims"]) == ([1.0, 3.0], ["dim"])
 
 

@@ -14,7 +14,7 @@ from test_ideal_diffusion import polynomial
 from collapse_jax import data, policies, settings
 from collapse_jax.core import batch
 from collapse_jax.core.worlds import same_world
-from collapse_jax.planning.grid import grid_of
+from collapse_jax.planning.grid import make_grid
 from collapse_jax.planning.memory_estimate import check_memory
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
@@ -201,7 +201,7 @@ def test_plans_train_no_classifier(monkeypatch):
     assert all(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(outline.truth.judged.net))
     for other in ({"objective": "edm"}, {"objective": "ddpm"}, {"num_test": 9}, {"conditional": True}):
         assert not same_world(outline, made(**other).info.world_shapes())
-    plan = make_plan(grid_of(made, policies.replace(), 8, {}), Options(num_generations=2, num_chains=1))
+    plan = make_plan(make_grid(made, policies.replace(), num_samples=8, num_generations=2), Options(num_chains=1))
     check_memory(plan)
     assert made(features=lambda x: x).info.world_shapes is None
 

@@ -7,7 +7,7 @@ from laws import SETTINGS, chains, record
 from oracle_helpers import assert_law, policy_moments
 
 from collapse_jax import config, curators, policies, theory
-from collapse_jax.analysis.predictions import case_of
+from collapse_jax.analysis.predictions import case_at
 from collapse_jax.core import registry
 from collapse_jax.core.chain import make_chain
 from collapse_jax.core.data_plan import plan_data
@@ -152,11 +152,11 @@ def test_configs_name_what_grows():
     assert config.from_dict(config.to_dict(experiment)) == experiment
     (made, plain) = experiment.build()[1]
     assert (made.sizes, made.fade, plain.sizes) == ((7, 9), 0.3, ())
-    assert theory.find_predictions(case_of(experiment))
+    assert theory.find_predictions(case_at(experiment.grid()))
     window = config.from_dict({**raw, "policies": [{**grown, "policy": "window"}]})
-    assert not theory.find_predictions(case_of(window))
+    assert not theory.find_predictions(case_at(window.grid()))
     with pytest.raises(config.ConfigError, match="unknown 'growing'"):
         config.from_dict({**raw, "policies": [{"kind": "growing", "policy": "growing"}]})
     swept = config.from_dict({**raw, "policies": [grown], "sweep": {"product": {"policies.policy.gamma": [0.1, 0.2]}}})
-    assert swept.grid().make(0, {"policies.policy.gamma": 0.2}).policy.fade == 0.2
+    assert swept.grid().point(0, (1,)).policy.fade == 0.2
     assert set(GROWING) <= set(POLICIES)

@@ -19,7 +19,7 @@ from collapse_jax.data import texts
 from collapse_jax.execution.runner import Runner
 from collapse_jax.execution.sweep import run, sweep
 from collapse_jax.planning.cost import count_operations
-from collapse_jax.planning.grid import grid_of
+from collapse_jax.planning.grid import make_grid
 from collapse_jax.planning.memory_estimate import check_memory
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
@@ -111,8 +111,9 @@ def test_a_base_is_trained_once_and_when_it_is_needed(monkeypatch):
     trained = []
     monkeypatch.setattr(lm, "_trained", lambda *args, train=lm._trained: (trained.append(1), train(*args))[1])
     make = partial(settings.language_model, **TINY | {"start": "base", "base_steps": 3})
-    policy, options = policies.replace(), Options(num_generations=2, num_chains=2)
-    plan = make_plan(grid_of(make, policy, 16, {"temperature": [0.5, 1.0], "steps": [10, 20]}), options)
+    policy, options = policies.replace(), Options(num_chains=2)
+    sizes, axes = {"num_samples": 16, "num_generations": 2}, {"temperature": [0.5, 1.0], "steps": [10, 20]}
+    plan = make_plan(make_grid(make, policy, **sizes, axes=axes), options)
     outlined = len(trained)  # by shape
     assert all(isinstance(x, jax.ShapeDtypeStruct) for p in plan.programs for x in jax.tree.leaves(p.world.real.base))
     assert len(plan.programs) == 2
@@ -124,7 +125,7 @@ def test_a_base_is_trained_once_and_when_it_is_needed(monkeypatch):
     whole = make().world()
     jax.tree.map(np.testing.assert_array_equal, worlds[0], whole)
     with pytest.raises(ValueError, match="axes: values that change the real law"):
-        make_plan(grid_of(make, policy, 16, {"learning_rate": [1e-3, 1e-2]}), options)
+        make_plan(make_grid(make, policy, **sizes, axes={"learning_rate": [1e-3, 1e-2]}), options)
 
 
 @pytest.mark.parametrize(

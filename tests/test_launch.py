@@ -93,7 +93,7 @@ def test_a_unit_computed_elsewhere_is_the_same(folder):
         for unit in units:
             yield unit, launch.compute_unit(config.dumps(experiment), (), plan.cuts, plan.units.index(unit))
 
-    resumable.fill_store(experiment.grid(), experiment.options(), "out", config=config.dumps(experiment), engine=engine)
+    resumable.fill_store(experiment.grid(), experiment.options(), "out", engine=engine)
     same("out")
 
 

@@ -57,7 +57,7 @@ def shared(share: float = 0.5):
         (gaussian, policies.decay, {"axes": {"gamma": [0.5, 1.5]}}, "gamma must be a number from 0 to 1, not 1.5"),
         (gaussian, policies.decay, {"axes": {"gamma": [0.5, float("nan")]}}, "gamma must be a number from 0 to 1"),
         (gaussian, policies.window, {"axes": {"k": [1, 0]}}, "k must be a whole number of at least 1, not 0"),
-        (shared, policies.fixed_real, {"axes": {"share": [0.1]}}, "'setting.share' or 'policy.share'"),
+        (shared, policies.fixed_real, {"axes": {"share": [0.1]}}, "'setting.share' or 'policies.share'"),
         (gaussian, policies.replace, {"axes": {"num_samples": [2]}}, "both as an argument and as an axis"),
         (gaussian, policies.replace, {"num_samples": None}, "num_samples is needed"),
         (partial(gaussian, dim=0), policies.replace, {}, "dim must be a whole number of at least 1"),

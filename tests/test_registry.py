@@ -9,12 +9,14 @@ import collapse_jax as cj
 from collapse_jax import config, policies
 from collapse_jax.cli import main
 from collapse_jax.core import registry
+from collapse_jax.planning.recipes import recipe_of, write_recipe
 from collapse_jax.types import Policy
 
 pytestmark = pytest.mark.fast
 
 PARTS = """
 import collapse_jax as cj
+from collapse_jax.planning.recipes import recipe_of, write_recipe
 from collapse_jax.types import Policy
 
 @cj.register_policy
@@ -45,7 +47,8 @@ def test_a_factory_is_known_by_its_name_and_its_calls_are_recorded(own_parts):
     assert registry.factories("policy")["fading"] is fading
     call = registry.call_of(fading(0.25))
     assert (call.group, call.kind, call.arguments) == ("policy", "fading", {"factor": 0.25, "keep": 3})
-    assert registry.written(fading()) == {"kind": "fading", "factor": 0.5, "keep": 3}
+    recipe = recipe_of("policy", fading(), "policy")
+    assert write_recipe(recipe, "policy") == {"kind": "fading", "factor": 0.5, "keep": 3}
 
 
 def test_built_in_parts_are_there_in_the_order_of_their_definition():

@@ -15,10 +15,10 @@ from report_runs import ABOUT, CONFIG, half_done, run, with_samples
 
 import collapse_jax as cj
 from collapse_jax import results
-from collapse_jax.analysis.predictions import Lines
 from collapse_jax.cli import main
 from collapse_jax.reporting import html, plot_curves, plot_images
 from collapse_jax.results import summary
+from collapse_jax.results.theory_variables import exact_line
 
 pytest.importorskip("jinja2")
 
@@ -91,14 +91,14 @@ def test_the_charts_have_the_numbers_of_the_picture_and_of_theory():
     ds = run()
     charts = page_of(ds).data["charts"]
     assert charts["generations"] == list(range(1, 10))
-    draws, lines = plot_curves.draw_resamples(100), Lines(ds)
+    draws = plot_curves.draw_resamples(100)
     told = []
     for metric in charts["metrics"]:
         for i, found in enumerate(metric["curves"]):
             curve = plot_curves.summarize_curve(ds[metric["name"]], {"policy": i}, draws)
             for key in ("centre", "low", "high"):
                 np.testing.assert_allclose(np.array(found[key], float), getattr(curve, key), rtol=1e-4)
-            expected = lines.at(metric["name"], {"policy": i})
+            expected = exact_line(ds, metric["name"], {"policy": i})
             assert (expected is None) == (found["theory"] is None)
             if expected is not None:
                 told.append(metric["name"])
@@ -261,7 +261,7 @@ def test_runs_of_one_chain_or_one_generation_or_nothing_but_samples():
 
 
 def test_the_command(tmp_path, capsys):
-    place = results.save(run(), tmp_path / "out", CONFIG)
+    place = results.save(run(), tmp_path / "out")
     assert main.main(["report", str(place)]) == 0
     assert capsys.readouterr().out == f"report: {place / 'report.html'}\n"
     text = (place / "report.html").read_text()
@@ -294,7 +294,7 @@ def test_a_missing_extra_is_named(tmp_path, capsys, monkeypatch, missing):
     pytest.importorskip("plotly")
     html._load_plotly.cache_clear()
     monkeypatch.setitem(sys.modules, missing, None)
-    place = results.save(run(), tmp_path / "out", CONFIG)
+    place = results.save(run(), tmp_path / "out")
     assert main.main(["report", str(place)]) == 2
     assert "pip install 'collapse-jax[report]'" in capsys.readouterr().err
 

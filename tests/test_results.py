@@ -20,13 +20,13 @@ def dataset(chains=20, generations=6, policies=("replace", "accumulate"), seed=0
             "alpha": (dims, -values, {"long_name": "alpha", "units": "1", "source": "here", "scale": "linear"}),
         },
         {"policy": list(policies), "chain": np.arange(chains), "generation": np.arange(1, generations + 1)},
-        {"setting": "gaussian", "num_samples": 10, "seconds_run": 1.5},
+        {"setting": "gaussian", "num_samples": 10, "seconds_run": 1.5, "config": "seed: 1\n"},
     )
 
 
 def test_save_and_open(tmp_path):
     ds = dataset()
-    folder = results.save(ds, tmp_path / "deep" / "out", "seed: 1\n")
+    folder = results.save(ds, tmp_path / "deep" / "out")
     back = results.open(folder)
     xr.testing.assert_equal(back, ds)
     assert list(back.data_vars) == ["zeta", "alpha"]
@@ -34,7 +34,6 @@ def test_save_and_open(tmp_path):
     assert back.sel(policy="replace").sizes == {"chain": 20, "generation": 6}
     assert back.attrs["config"] == "seed: 1\n" == (folder / "config.yaml").read_text()
     assert back.attrs["seconds_run"] == 1.5
-    assert {"version_jax", "version_collapse_jax", "version_python", "platform", "device", "time"} <= set(back.attrs)
     xr.testing.assert_identical(results.open(folder / "results.zarr"), back)
     assert json.loads((folder / "results.zarr" / "zarr.json").read_text())["zarr_format"] == 3
 
@@ -43,14 +42,14 @@ def test_no_number_is_changed_on_disk(tmp_path):
     ds = dataset()
     ds["zeta"].values[0, 0, :3] = [np.inf, -np.inf, np.nan]
     ds["alpha"].values[:] = 0.0
-    back = results.open(results.save(ds, tmp_path / "out", ""))
+    back = results.open(results.save(ds, tmp_path / "out"))
     np.testing.assert_array_equal(back["zeta"], ds["zeta"])
     np.testing.assert_array_equal(back["alpha"], ds["alpha"])
 
 
 def test_a_run_is_never_overwritten(tmp_path):
-    folder = results.save(dataset(), tmp_path / "out", "")
-    for write in (results.check_free, lambda path: results.save(dataset(), path, "")):
+    folder = results.save(dataset(), tmp_path / "out")
+    for write in (results.check_free, lambda path: results.save(dataset(), path)):
         with pytest.raises(results.StoreError, match=r"already holds another run.*--out"):
             write(folder)
     (tmp_path / "other").mkdir()
@@ -63,7 +62,7 @@ def test_a_run_is_never_overwritten(tmp_path):
 
 def test_an_empty_folder_is_filled(tmp_path):
     (tmp_path / "out").mkdir()
-    assert results.open(results.save(dataset(), tmp_path / "out", "")).sizes["chain"] == 20
+    assert results.open(results.save(dataset(), tmp_path / "out")).sizes["chain"] == 20
 
 
 class Killed(BaseException):
@@ -80,7 +79,7 @@ def test_a_death_while_writing_leaves_nothing_that_looks_complete(tmp_path, monk
         patch.setattr(io, "_write", write_half)
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a killed process cleans nothing up
         with pytest.raises(Killed):
-            results.save(dataset(), tmp_path / "out", "")
+            results.save(dataset(), tmp_path / "out")
     with pytest.raises(results.StoreError, match="not a results folder"):
         results.open(tmp_path / "out")
     results.check_free(tmp_path / "out")
@@ -94,14 +93,14 @@ def test_results_survive_a_folder_that_was_filled_meanwhile(tmp_path, monkeypatc
 
     monkeypatch.setattr(io, "_write", write)
     with pytest.raises(results.StoreError, match="the results are in") as caught:
-        results.save(dataset(), tmp_path / "out", "")
+        results.save(dataset(), tmp_path / "out")
     assert results.open(str(caught.value).rpartition(" ")[2]).sizes["chain"] == 20
 
 
 def test_unreadable_results_are_told_in_one_line(tmp_path):
     with pytest.raises(results.StoreError, match="not a results folder"):
         results.open(tmp_path / "absent")
-    folder = results.save(dataset(), tmp_path / "out", "")
+    folder = results.save(dataset(), tmp_path / "out")
     (folder / "results.zarr" / "zarr.json").write_text("{")
     with pytest.raises(results.StoreError, match="unreadable") as caught:
         results.open(folder)

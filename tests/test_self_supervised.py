@@ -13,7 +13,7 @@ from collapse_jax.config import schema
 from collapse_jax.core import batch, registry
 from collapse_jax.core.worlds import same_world
 from collapse_jax.metrics import representations
-from collapse_jax.planning.grid import grid_of
+from collapse_jax.planning.grid import make_grid
 from collapse_jax.planning.memory_estimate import check_memory
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
@@ -107,7 +107,9 @@ def test_worlds_are_told_apart_and_planned_without_training(monkeypatch):
     for other in ({"width": 9}, {"k": 2}, {"num_probe": 20}):
         assert not same_world(outline, self_supervised(**TINY | other).info.world_shapes()), other
     made = lambda **options: self_supervised(**TINY | options)  # noqa: E731
-    check_memory(make_plan(grid_of(made, policies.replace(), 8, {}), Options(num_generations=2, num_chains=1)))
+    check_memory(
+        make_plan(make_grid(made, policies.replace(), num_samples=8, num_generations=2), Options(num_chains=1))
+    )
 
 
 CONFIG = """

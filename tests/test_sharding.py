@@ -91,7 +91,7 @@ from collapse_jax.data import texts
 from collapse_jax.execution import checkpoint, resumable
 from collapse_jax.execution.programs import compile_block
 from collapse_jax.execution.runner import Runner
-from collapse_jax.planning.grid import grid_of
+from collapse_jax.planning.grid import make_grid
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
 
@@ -101,25 +101,25 @@ if kind == "flow_matching":
 else:
     setting = settings.language_model(texts.markov_chain(), width=16, depth=1, heads=2, length=8, steps=20,
                                       warmup=2, batch_size=8, num_test=8, ngram=2, gram_bits=2**12, rows_at_once=8)
-options, made = {"num_generations": 3, "num_chains": 3, "chains_per_block": 2}, {}
+options, made = {"num_chains": 3, "chains_per_block": 2}, {}
 
 def keep(name, ds):
     made.update({f"{name} {metric}": values.to_numpy() for metric, values in ds.data_vars.items()})
 
 def go(**more):
-    return run(setting, policies.accumulate(), num_samples=16, **options, **more)
+    return run(setting, policies.accumulate(), num_samples=16, num_generations=3, **options, **more)
 
 keep("one", go(devices=jax.devices()[:1]))
 keep("four", go(mesh={"data": 2, "model": 2}))
 
 def compiled(mesh):
-    grid = grid_of(setting, policies.accumulate(), 16, {})
+    grid = make_grid(setting, policies.accumulate(), num_samples=16, num_generations=3)
     return Runner(make_plan(grid, Options(**options, mesh=mesh)), lambda step: None)._programs(0)
 
 if kind == "flow_matching":
     keep("two groups", go(mesh={"data": 2}))
     keep("a group", go(mesh={"data": 2}, devices=jax.devices()[2:]))
-    grid = grid_of(setting, policies.accumulate(), 16, {})
+    grid = make_grid(setting, policies.accumulate(), num_samples=16, num_generations=3)
     long = {"mesh": {"data": 2, "model": 2}, "checkpoint_every": 1}
     saver_of, count = checkpoint.make_saver, [0]
     def dying(path):
@@ -177,14 +177,14 @@ GPT2 = """
 import jax
 from collapse_jax import policies, settings
 from collapse_jax.execution.runner import Runner
-from collapse_jax.planning.grid import grid_of
+from collapse_jax.planning.grid import make_grid
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
 
 setting = settings.language_model(model="decoder_124m", length=16, steps=1, batch_size=4, num_test=2, rows_at_once=4,
                                   warmup=0)
-grid = grid_of(setting, policies.replace(), 4, {})
-options = Options(1, 1, metrics=["test_nll_per_symbol", "sample_text"], mesh={"data": 2, "model": 2})
+grid = make_grid(setting, policies.replace(), num_samples=4, num_generations=1)
+options = Options(1, metrics=["test_nll_per_symbol", "sample_text"], mesh={"data": 2, "model": 2})
 plan = make_plan(grid, options)
 runner = Runner(plan, lambda step: None)
 seen = runner.run_unit(plan.units[0])

@@ -81,9 +81,7 @@ def folder(tmp_path, monkeypatch):
 
 def fill(name, out, overrides=(), **options):
     experiment = config.load(name, overrides)
-    return resumable.fill_store(
-        experiment.grid(), experiment.options(), out, config=config.dumps(experiment), **options
-    )
+    return resumable.fill_store(experiment.grid(), experiment.options(), out, **options)
 
 
 def stop_at_save(monkeypatch, number):
@@ -342,9 +340,7 @@ def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_when_there_is_room(fol
         (small / "out").mkdir()
         filler = small / "filler"
         experiment = config.load("grid.yaml")
-        resumable.prepare_store(
-            experiment.grid(), experiment.options(), small / "out", config=config.dumps(experiment), attrs={}
-        )
+        resumable.prepare_store(experiment.grid(), experiment.options(), small / "out")
         with pytest.raises(OSError), filler.open("wb", buffering=0) as file:  # noqa: PT012
             while True:
                 file.write(b"x" * 4096)

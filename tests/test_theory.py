@@ -7,7 +7,7 @@ from scipy import stats
 
 from collapse_jax import config, data, theory
 from collapse_jax.analysis import theory_check_cases
-from collapse_jax.analysis.predictions import case_of
+from collapse_jax.analysis.predictions import case_at
 from collapse_jax.theory import VarianceMap, diffusion, discrete, fit_moments, gaussian, moment_recursions, regression
 
 CHAINS, T = 40_000, 8
@@ -16,7 +16,8 @@ CHAINS, T = 40_000, 8
 def cases():
     for raw in theory_check_cases.EXPERIMENTS:
         experiment = config.from_dict(raw)
-        yield from (case_of(experiment, i) for i in range(len(experiment.policies)))
+        grid = experiment.grid()
+        yield from (case_at(grid, i) for i in range(len(experiment.policies)))
 
 
 @pytest.mark.fast
@@ -55,7 +56,7 @@ def test_assumptions_are_checked():
     base |= {"num_generations": 3, "num_chains": 1}
 
     def quantities(**setting):
-        case = case_of(config.from_dict({**base, "setting": {**base["setting"], **setting}}))
+        case = case_at(config.from_dict({**base, "setting": {**base["setting"], **setting}}).grid())
         return {p.quantity for p in theory.find_predictions(case)}
 
     everything = quantities()
@@ -70,7 +71,7 @@ def test_assumptions_are_checked():
 @pytest.mark.fast
 def test_the_rank_of_one_row_is_none():
     raw = {"setting": {"kind": "gaussian", "dim": 2}, "policies": ["replace"], "num_generations": 3, "num_chains": 1}
-    case = case_of(config.from_dict({**raw, "num_samples": 1}))
+    case = case_at(config.from_dict({**raw, "num_samples": 1}).grid())
     (rank,) = (p for p in theory.find_predictions(case) if p.quantity == "effective_rank")
     np.testing.assert_array_equal(rank.interval(case), 0)
 
@@ -82,7 +83,7 @@ def test_assumptions_of_other_settings_are_checked():
     def found(kind, n=9, policy="replace", t=3, **given):
         sizes = {"num_samples": n, "num_generations": t}
         raw = {**base, **sizes, "setting": {"kind": kind, **given}, "policies": [policy]}
-        return [(p.quantity, p.statistic) for p in theory.find_predictions(case_of(config.from_dict(raw)))]
+        return [(p.quantity, p.statistic) for p in theory.find_predictions(case_at(config.from_dict(raw).grid()))]
 
     risk, logs = ("excess_mse", "mean"), [("log_excess_mse", "mean"), ("log_excess_mse", "variance")]
     assert found("linear_regression") == [risk, *logs]

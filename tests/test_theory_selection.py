@@ -5,7 +5,7 @@ import pytest
 from oracle_helpers import assert_law
 
 from collapse_jax import theory
-from collapse_jax.analysis.predictions import case_of
+from collapse_jax.analysis.predictions import case_at
 from collapse_jax.config import experiment
 from collapse_jax.theory import selection
 
@@ -34,7 +34,7 @@ def test_the_second_fit_to_what_a_judge_chose():
     best = row.max(2).mean(1)
     raw = {"setting": {"kind": "gaussian", "dim": 1}, "policies": ["replace"], "num_samples": n, "num_generations": 2,
            "num_chains": 1, "curator": {"kind": "best_of", "by": "value"}}  # fmt: skip
-    assert_law("squared mean", best**2, selection._predict_move(case_of(experiment.from_dict(raw))), 1 / np.pi)
+    assert_law("squared mean", best**2, selection._predict_move(case_at(experiment.from_dict(raw).grid())), 1 / np.pi)
     assert selection.judged_variance(n, 1.0, 0.0) == pytest.approx((1 - 1 / n) ** 2 * selection.best_of_variance(2))
 
 
@@ -106,6 +106,6 @@ def test_accuracy_jumps_at_the_threshold():
 def test_theory_of_chains_without_curators_is_not_said_of_others():
     raw = {"setting": {"kind": "gaussian", "dim": 1}, "policies": ["replace"], "num_samples": 5, "num_generations": 3,
            "num_chains": 4}  # fmt: skip
-    assert theory.find_predictions(case_of(experiment.from_dict(raw)))
+    assert theory.find_predictions(case_at(experiment.from_dict(raw).grid()))
     for curator in ("diverse", ["best_of", "detect"]):
-        assert not theory.find_predictions(case_of(experiment.from_dict({**raw, "curator": curator})))
+        assert not theory.find_predictions(case_at(experiment.from_dict({**raw, "curator": curator}).grid()))

@@ -20,7 +20,7 @@ from collapse_jax.execution.estimate import estimate_sweep
 from collapse_jax.execution.programs import compile_block, trace_block
 from collapse_jax.execution.sweep import run, sweep
 from collapse_jax.planning import block_size, cost
-from collapse_jax.planning.grid import grid_of
+from collapse_jax.planning.grid import make_grid
 from collapse_jax.planning.memory_estimate import estimate_block_bytes
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
@@ -68,7 +68,7 @@ def test_a_traced_n_has_the_law_of_a_static_one(policy):
     assert len(plan.programs) == 1
 
     bucket = obstore.store.MemoryStore()
-    resumable.fill_store(experiment.grid(), experiment.options(), bucket, config=config.dumps(experiment))
+    resumable.fill_store(experiment.grid(), experiment.options(), bucket)
     traced = results.open(bucket).log_trace_ratio
     for n in (5, 40):
         static = run(settings.gaussian(2, num_test=8), policy(), num_samples=n, num_generations=4, num_chains=1500,
@@ -86,14 +86,15 @@ def test_n_stays_static_where_real_rows_are_drawn():
 
 
 def test_checkpoints_beyond_the_horizon_cost_nothing():
-    plan = make_plan(grid_of(settings.gaussian(), policies.replace(), 5, {}), Options(7, 2, checkpoint_every=1000))
-    assert plan.generations_per_call == 7
+    grid = make_grid(settings.gaussian(), policies.replace(), num_samples=5, num_generations=7)
+    plan = make_plan(grid, Options(2, checkpoint_every=1000))
+    assert plan.generations_per_call(plan.programs[0]) == 7
 
 
 def test_metrics_that_nobody_asked_for_are_no_work():
-    grid = grid_of(settings.gaussian(20), policies.replace(), 50, {})
+    grid = make_grid(settings.gaussian(20), policies.replace(), num_samples=50, num_generations=7)
     few, whole = (
-        make_plan(grid, Options(7, 2, metrics=asked)).programs[0].operations for asked in (["trace_ratio"], None)
+        make_plan(grid, Options(2, metrics=asked)).programs[0].operations for asked in (["trace_ratio"], None)
     )
     assert few < whole / 2  # Wasserstein distances need singular values
 
@@ -103,8 +104,9 @@ def test_a_block_is_as_wide_whatever_is_asked_for():
     setting = settings.gaussian(1)
     pictures = Metric("pictures", "pictures", "1", "here", dims=(("pixel", 100_000),))
     observe = lambda *given: {**setting.observe(*given), "pictures": jnp.zeros(100_000)}  # noqa: E731
-    grid = grid_of(setting._replace(metrics=(*setting.metrics, pictures), observe=observe), policies.replace(), 5, {})
-    programs = [make_plan(grid, Options(64, 2, metrics=asked)).programs[0] for asked in (["trace_ratio"], None)]
+    drawing = setting._replace(metrics=(*setting.metrics, pictures), observe=observe)
+    grid = make_grid(drawing, policies.replace(), num_samples=5, num_generations=64)
+    programs = [make_plan(grid, Options(2, metrics=asked)).programs[0] for asked in (["trace_ratio"], None)]
     assert programs[0].chains_per_block == programs[1].chains_per_block < 1024
     assert programs[0].bytes_per_chain < programs[1].bytes_per_chain
 
@@ -114,7 +116,8 @@ def test_chains_that_train_are_as_many_as_memory_allows(monkeypatch):
 
     def chains_per_block(memory):
         monkeypatch.setattr(block_size, "device_memory", lambda: memory)
-        return make_plan(grid_of(setting, policies.replace(), 8, {}), Options(2, 2)).programs[0].chains_per_block
+        grid = make_grid(setting, policies.replace(), num_samples=8, num_generations=2)
+        return make_plan(grid, Options(2)).programs[0].chains_per_block
 
     activations = 4 * 1000 * 8
     assert chains_per_block(2**40) == setting.info.largest_block
@@ -135,11 +138,11 @@ def test_each_policy_may_take_its_own_backend():
 @pytest.mark.parametrize("width", [1, 2, 64])
 def test_units_tile_the_results_and_are_whole_chunks(monkeypatch, operations, width):
     monkeypatch.setattr("collapse_jax.planning.units._UNIT_OPERATIONS", operations)
-    grid = grid_of(
-        lambda dim: settings.gaussian(dim, num_test=8), policies.decay, None,
-        {"gamma": [0.1, 0.2, 0.3, 0.4, 0.5], "dim": [1, 8], "num_samples": [4, 5]},
+    grid = make_grid(
+        lambda dim: settings.gaussian(dim, num_test=8), policies.decay, num_generations=3,
+        axes={"gamma": [0.1, 0.2, 0.3, 0.4, 0.5], "dim": [1, 8], "num_samples": [4, 5]},
     )  # fmt: skip
-    plan = make_plan(grid, Options(3, 7, chains_per_block=width))
+    plan = make_plan(grid, Options(7, chains_per_block=width))
     seen = np.zeros(plan.shape[:-1], int)
     for unit in plan.units:
         seen[unit.where] += 1
@@ -176,13 +179,13 @@ MEMORY = [
     [case if i in (0, 4, 6) else pytest.param(*case, marks=pytest.mark.nightly) for i, case in enumerate(MEMORY)],
 )
 def test_bytes_are_predicted_within_a_fifth(optimised, name, options, policy, n, backend):
-    grid = grid_of(registry.factories("setting")[name](**options), policy, n, {})
-    plan = make_plan(grid, Options(20, 64, backend=backend))
+    grid = make_grid(registry.factories("setting")[name](**options), policy, num_samples=n, num_generations=20)
+    plan = make_plan(grid, Options(64, backend=backend))
     program = plan.programs[0]
     programs = compile_block(trace_block(
         lambda values: plan.build_chain(program, values), program.world, plan.unit_chains(plan.units[0])[0],
         chain_keys(0, 1), metrics=program.metrics, chains_per_block=program.chains_per_block,
-        generations_per_call=plan.generations_per_call,
+        generations_per_call=plan.generations_per_call(program),
     ))  # fmt: skip
     m = programs.advance[0].memory_analysis()
     true = m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes + m.temp_size_in_bytes
@@ -201,13 +204,13 @@ def test_a_forecast_says_what_will_be_done():
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"product": {"num_sample": [1]}}, "num_sample cannot be an axis"),
+        ({"product": {"num_sample": [1]}}, "perhaps you meant 'num_samples'"),
         ({"product": {"num_samples": []}}, "sweep.product.num_samples: expected a list of one or more"),
-        ({"product": {"num_samples": 3}}, "sweep.product.num_samples: expected a list"),
+        ({"product": {"num_samples": "3"}}, "sweep.product.num_samples: expected a list"),
         ({"product": {"num_samples": [3, "x"]}}, "num_samples: expected a whole number, got 'x'"),
         ({"product": {"num_samples": [3, 0]}}, "num_samples: must be at least 1"),
         ({"zip": {"num_samples": [3, 4], "setting.ddof": [0]}}, "sweep.zip: its lists must be equally long"),
-        ({"zip": {"num_samples": [3]}, "product": {"num_samples": [3]}}, "both in product and in zip"),
+        ({"zip": {"num_samples": [3]}, "product": {"num_samples": [3]}}, "num_samples is there twice"),
         ({"trace": ["setting.ddof"], "product": {"setting.ddof": [0]}}, "cannot be traced"),
         ({"grid": {}}, "sweep.grid: unknown key"),
         ({"product": {"policies.gamma": [0.1], "policies.1.gamma": [0.2]}}, "move the same thing"),
@@ -230,5 +233,5 @@ def test_a_sweep_section_survives_its_yaml():
     grid = experiment.grid()
     assert [(a.dim, a.traced) for a in grid.axes] == [("gamma", True), ("num_samples_ddof", False)]
     for i, j in itertools.product(range(2), range(2)):
-        setting, policy, _, num = grid.make(1, grid.values((i, j)))
+        setting, policy, _, num, *_ = grid.point(1, (i, j))
         assert (policy.fade, num, setting.info.min_samples) == ([0.1, 0.9][i], [4, 5][j], [1, 2][j])

@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 
 from collapse_jax import data, policies
 from collapse_jax.core import batch
-from collapse_jax.planning.grid import grid_of
+from collapse_jax.planning.grid import make_grid
 from collapse_jax.planning.memory_estimate import check_memory
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
@@ -178,9 +178,8 @@ def test_rows_are_of_the_class_that_they_are_drawn_as():
 
 def test_plans_train_no_classifier(monkeypatch):
     monkeypatch.setattr(classifier, "train_classifier", None)
-    plan = make_plan(
-        grid_of(lambda: vae(PICTURES, **TINY), policies.replace(), 8, {}), Options(num_generations=2, num_chains=1)
-    )
+    grid = make_grid(lambda: vae(PICTURES, **TINY), policies.replace(), num_samples=8, num_generations=2)
+    plan = make_plan(grid, Options(num_chains=1))
     check_memory(plan)
     assert vae(PICTURES, features=lambda x: x, **TINY).info.world_shapes is None
 

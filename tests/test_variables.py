@@ -13,7 +13,7 @@ from collapse_jax.core import batch
 from collapse_jax.data import texts
 from collapse_jax.execution import resumable
 from collapse_jax.execution.estimate import estimate_sweep
-from collapse_jax.planning.grid import grid_of
+from collapse_jax.planning.grid import make_grid
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
 from collapse_jax.reporting import plot_curves, sample_pages, tables
@@ -23,7 +23,8 @@ from collapse_jax.types import Metric, Setting, World
 
 pytestmark = pytest.mark.xdist_group("variables")  # one worker, for the run is made once
 POLICIES = [policies.replace(), policies.accumulate()]
-OPTIONS = {"num_generations": 4, "num_chains": 5, "chains_per_block": 2}
+OPTIONS = {"num_chains": 5, "chains_per_block": 2}
+SIZES = {"num_samples": 6, "num_generations": 4}
 LETTERS = ["a", "\xc3", "\xa9", "\n"]  # two of them are the two bytes of one character
 
 
@@ -64,12 +65,12 @@ def small_units(monkeypatch):
 
 @pytest.fixture(scope="module")
 def grid():
-    return grid_of(drawing, POLICIES, 6, {"size": [3, 2], "shift": [0.0, 0.5]})
+    return make_grid(drawing, POLICIES, **SIZES, axes={"size": [3, 2], "shift": [0.0, 0.5]})
 
 
 @pytest.fixture(scope="module")
 def swept():
-    return sweep(drawing, POLICIES, axes={"size": [3, 2], "shift": [0.0, 0.5]}, num_samples=6, **OPTIONS)
+    return sweep(drawing, POLICIES, axes={"size": [3, 2], "shift": [0.0, 0.5]}, **SIZES, **OPTIONS)
 
 
 def test_arrays_have_their_dimensions(swept):
@@ -166,7 +167,7 @@ def test_a_long_chain_goes_on_within_a_unit(tmp_path, monkeypatch):
         return made._replace(save=save)
 
     options = Options(**{**OPTIONS, "num_chains": 2}, checkpoint_every=1)
-    one = grid_of(drawing(), POLICIES[0], 6, {})
+    one = make_grid(drawing(), POLICIES[0], **SIZES)
     with monkeypatch.context() as patch:
         patch.setattr(resumable.checkpoint, "make_saver", killing)
         with pytest.raises(KeyboardInterrupt):
@@ -178,7 +179,7 @@ def test_a_long_chain_goes_on_within_a_unit(tmp_path, monkeypatch):
 
 def test_tables_curves_and_verdicts_are_of_numbers(swept, tmp_path, capsys):
     pd = pytest.importorskip("pandas")
-    folder = results.save(swept.isel(size=0), tmp_path / "out", "")
+    folder = results.save(swept.isel(size=0), tmp_path / "out")
     assert main.main(["show", str(folder)]) == 0
     assert "picture" not in capsys.readouterr().out.split("Generation 4")[1]
     assert {row.metric for row in summary.summarize(swept)} == {"mean"}
@@ -215,7 +216,7 @@ def test_samples_stand_on_a_page(swept, tmp_path):
 
 
 def test_arrays_count_where_bytes_do():
-    plan = make_plan(grid_of(drawing, POLICIES, 6, {"size": [3]}), Options(4, 10**6))
+    plan = make_plan(make_grid(drawing, POLICIES, **SIZES, axes={"size": [3]}), Options(10**6))
     megabytes = 2 * 4 * 10**6 * (1 + 12 + 4) * 4 / 2**20
     assert f"{megabytes:,.1f} MB of results" in estimate_sweep(plan.grid, plan.options)[1]
 
@@ -232,7 +233,7 @@ def test_shapes_that_are_not_as_declared_are_one_line(change, message):
     made = drawing()
     wrong = made._replace(metrics=tuple(m._replace(**change) if m.name == "picture" else m for m in made.metrics))
     with pytest.raises(ValueError, match=message) as error:
-        make_plan(grid_of(wrong, POLICIES, 6, {}), Options(**OPTIONS))
+        make_plan(make_grid(wrong, POLICIES, **SIZES), Options(**OPTIONS))
     assert "\n" not in str(error.value)
 
 
@@ -247,7 +248,7 @@ def test_arrays_of_other_dimensions_in_one_sweep_are_one_line():
         metrics = [m._replace(dims=(*m.dims, ("channel", 1))) if m.name == "picture" else m for m in made.metrics]
         return made._replace(observe=observe, metrics=tuple(metrics)) if channels else made
 
-    grid = grid_of(make, POLICIES[0], 6, {"channels": [0, 1]})
+    grid = make_grid(make, POLICIES[0], **SIZES, axes={"channels": [0, 1]})
     with pytest.raises(ValueError, match=r"metric 'picture' has the dimensions .*'channel'.*: give each") as error:
         assert make_plan(grid, Options(**OPTIONS)).metrics
     assert "\n" not in str(error.value)

@@ -1,6 +1,5 @@
 """``collapse-jax verify`` and the dashed lines of pictures: right formulas pass, wrong ones are found."""
 
-import json
 from functools import partial
 
 import numpy as np
@@ -10,12 +9,9 @@ import xarray as xr
 import collapse_jax as cj
 from collapse_jax import config, curators, data, policies, settings, theory
 from collapse_jax.analysis import theory_check
-from collapse_jax.analysis.predictions import Lines
 from collapse_jax.cli import main
-from collapse_jax.core import registry
-from collapse_jax.planning.describe_calls import changed, describe
-from collapse_jax.planning.grid import grid_of
 from collapse_jax.reporting import plot_curves
+from collapse_jax.results.theory_variables import exact_line, theory_variables
 from collapse_jax.theory import (
     FitMoments,
     VarianceMap,
@@ -227,8 +223,9 @@ def dataset(raw, *metrics):
     coords = {"policy": list(grid.policies), "generation": np.arange(1, t + 1)}
     coords |= {axis.dim: [v[0] for v in axis.values] for axis in grid.axes}
     shape = [len(coords.get(dim, range(2))) for dim in grid.dims]
+    described = {metric.name: metric for metric in experiment.build()[0].metrics if metric.name in metrics}
     variables = {name: (grid.dims, np.ones(shape)) for name in metrics}
-    return xr.Dataset(variables, coords, {"config": config.dumps(experiment)})
+    return xr.Dataset(variables, coords | theory_variables(grid, described))
 
 
 def drawn(ds):
@@ -243,8 +240,11 @@ def test_pictures_show_what_is_exact():
     np.testing.assert_allclose(accumulate.get_ydata(), gaussian.accumulate_variance(20, 30))
     part = ds.sel(policy=["accumulate"], generation=[2, 5])
     np.testing.assert_allclose(drawn(part)[0].get_ydata(), gaussian.accumulate_variance(20, 30)[[1, 4]])
-    assert not drawn(ds.drop_attrs())
-    assert not drawn(ds.assign_attrs(config="setting: {kind: gone}"))
+    assert not drawn(ds.drop_vars([name for name in ds.coords if "theory_of" in ds[name].attrs]))
+    ds = dataset({**SMALL, "setting": {"kind": "gaussian", "dim": 6}, "num_samples": 4}, "effective_rank")
+    low, high = (ds[f"effective_rank_theory_{end}"].sel(policy="replace") for end in ("low", "high"))
+    assert (low < high).any()  # a bound stands beside its metric, too, and is no line
+    assert not drawn(ds)
 
 
 def test_grids_show_what_medians_follow():
@@ -256,7 +256,7 @@ def test_grids_show_what_medians_follow():
     exact = gaussian.log_variance_drift(n, 0, columns).sum() * np.arange(1, 5)
     np.testing.assert_allclose(lines[5 + 3].get_ydata(), exact)
     at = {"policy": 1, "dim": 2, "num_samples": 0}
-    np.testing.assert_allclose(Lines(ds).at("trace_ratio", at), gaussian.accumulate_variance(5, 4))
+    np.testing.assert_allclose(exact_line(ds, "trace_ratio", at), gaussian.accumulate_variance(5, 4))
 
 
 def test_pictures_of_sweeps_in_memory():
@@ -271,41 +271,43 @@ def test_pictures_of_sweeps_in_memory():
     ]
     np.testing.assert_allclose([line.get_ydata() for line in found], exact)
     assert len(drawn(runs)) == 8
-    by_hand = settings.kde(0.5, num_test=1)._replace(sample=lambda *given: given)
-    assert registry.written(policies.window(3)._replace(name="three")) == {"kind": "window", "k": 3}
-    table = data.array(np.random.default_rng(0).normal(size=(20, 2)))
-    for part in (by_hand, table, settings.kde(source=table, num_test=1)):
-        with pytest.raises(ValueError, match=r"was not made by a registered factory|fields of kde were replaced"):
-            registry.written(part)
 
 
-def test_axes_say_what_they_change():
-    """Of the setting, of the policy and of n; axes that act on each other are not described."""
-    grid = grid_of(settings.gaussian, policies.window, None, {("dim", "num_samples"): [(1, 5), (2, 9)], "k": [2, 4]})
-    known = json.loads(describe(grid))
-    assert known["base"]["setting"]["dim"] == 1
-    parts = changed(known["base"], [known["axes"]["dim_num_samples"][1], known["axes"]["k"][1]])
-    assert (parts["setting"]["dim"], parts["policies"][0]["k"], parts["num_samples"]) == (2, 4, 9)
-    assert known["labels"]["k"] == [2, 4]
-    tied = lambda dim, ddof: settings.gaussian(dim, ddof=dim * ddof)  # noqa: E731
-    assert describe(grid_of(tied, policies.replace(), 9, {"dim": [1, 2], "ddof": [1, 2]})) is None
-    by_hand = policies.replace()._replace(fade=0.5)
-    assert describe(grid_of(settings.gaussian, by_hand, 9, {})) is None
+def test_of_what_is_not_registered_theory_alone_is_missing():
+    """Of a part that was changed by hand nothing is said; the other parts of the sweep keep their theory."""
+    options = {"num_samples": 20, "num_generations": 3, "num_chains": 2, "metrics": ["trace_ratio"]}
+    by_hand = policies.replace()._replace(fade=0.5, name="by hand")
+    runs = cj.sweep(settings.gaussian(), [by_hand, policies.accumulate()], **options)
+    known = runs.trace_ratio_theory_low.notnull().all("generation")
+    assert known.values.tolist() == [False, True]
+    table = settings.gaussian(num_test=5, source=data.array(np.random.default_rng(0).normal(size=(50, 1))))
+    assert runs.attrs["config_missing"] == "policies.0: by hand was not made by a registered factory"
+    found = cj.sweep(table, policies.replace(), **options)  # a law that is given as rows has a covariance all the same
+    assert found.trace_ratio_theory_low.notnull().all()
+    assert found.attrs["config_missing"] == "setting.source: array was not made by a registered factory"
 
 
-def test_curators_say_how_they_were_called():
-    """What theory knows of a curator is said of it, of others nothing; two arguments of one move together."""
-    grid = grid_of(settings.gaussian, policies.replace, 50, {"strength": [1.0, 2.0], "k": [2, 3]}, curators.curate)
-    known = json.loads(describe(grid))
-    both = changed(known["base"], [moves[1] for moves in known["axes"].values()])
-    assert both["curator"] == {"kind": "curate", "strength": 2.0, "k": 3, "by": None}
-    grid = grid_of(
-        settings.gaussian, policies.replace, 50, {}, [None, curators.best_of(by="value"), curators.diverse()]
+def test_theory_follows_every_axis():
+    axes = {("dim", "num_samples"): [(1, 5), (2, 9)], "k": [2, 4]}
+    runs = cj.sweep(
+        settings.gaussian, policies.window, axes=axes, num_generations=4, num_chains=2, metrics="trace_ratio"
     )
-    coords = {"policy": ["replace"], "curator": ["none", "best_of", "diverse"], "generation": [1, 2, 3, 4]}
-    lines = Lines(xr.Dataset(coords=coords, attrs={"calls": describe(grid), "num_generations": 4}))
-    none, best, other = (lines.at("trace_ratio", {"policy": 0, "curator": i}) for i in range(3))
+    for i, n in enumerate((5, 9)):
+        for j, k in enumerate((2, 4)):
+            exact = theory.fit_moments({"kind": "window", "k": k}, n, 4).variance
+            np.testing.assert_allclose(runs.trace_ratio_theory_low[0, i, j], exact)
+    tied = lambda dim, ddof: settings.gaussian(dim, ddof=dim * ddof)  # noqa: E731
+    runs = cj.sweep(tied, policies.replace(), axes={"dim": [1, 2], "ddof": [0, 1]}, num_samples=9, num_generations=2,
+                    num_chains=2, metrics="trace_ratio")  # fmt: skip
+    np.testing.assert_allclose(runs.trace_ratio_theory_low[0, 1, 1], [8 / 7, 64 / 49])
+
+
+def test_theory_knows_some_curators():
+    options = {"num_samples": 50, "num_generations": 4, "num_chains": 2, "metrics": "trace_ratio"}
+    several = [None, curators.best_of(by="value"), curators.diverse()]
+    runs = cj.sweep(settings.gaussian, policies.replace, curator=several, **options)
+    assert runs.curator.values.tolist() == ["none", "best_of", "diverse"]
+    none, best, other = runs.trace_ratio_theory_low[0]
     np.testing.assert_allclose(none, 0.98 ** np.arange(1, 5))
     np.testing.assert_allclose(best, 0.98 ** np.arange(1, 5) * (1 - 1 / np.pi) ** np.arange(4))
-    assert other is None
-    assert describe(grid_of(settings.gaussian, policies.replace, 50, {}, curators.then(curators.best_of()))) is None
+    assert other.isnull().all()

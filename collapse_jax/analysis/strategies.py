@@ -54,7 +54,7 @@ def score_strategies(ds: xr.Dataset) -> list[Strategy]:
     experiment = config.from_dict(yaml.safe_load(ds.attrs["config"]))
     grid, verdicts, strategies = experiment.grid(), score(ds)["verdict"], []
     for label, position in curve_positions(ds).items():
-        point = grid.make(position["policy"], grid.values([position[axis.dim] for axis in grid.axes]))
+        point = grid.point(position["policy"], [position[axis.dim] for axis in grid.axes])
         verdict = verdicts.isel(position).to_numpy()
         risk, is_ratio = _measure_risk(ds, position)
         strategies.append(
@@ -118,7 +118,7 @@ def _measure_diversity(ds: xr.Dataset, position: dict[str, int]) -> Interval:
 
 
 def _count_real_rows(point: Point, generations: int) -> float:
-    _, policy, curator, n = point
+    _, policy, curator, n, *_ = point
     sizes = [*policy.sizes, *generations * [policy.sizes[-1] if policy.sizes else n]][: generations - 1]
     total = float(n)
     counts = batch_rows(point.setting, policy, n)

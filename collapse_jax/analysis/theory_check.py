@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from collapse_jax import config
-from collapse_jax.analysis.predictions import case_of
+from collapse_jax.analysis.predictions import case_at
 from collapse_jax.analysis.theory_check_cases import EXPERIMENTS
+from collapse_jax.config.rerun import experiment_arguments
 from collapse_jax.core.errors import UsageError
 from collapse_jax.execution.sweep import sweep
 from collapse_jax.theory import Case, Prediction, find_predictions
@@ -79,14 +80,11 @@ def check_theory(
 
 def check_experiment(experiment: config.Experiment) -> list[TheoryCheck]:
     """Return one check for each prediction about a policy of `experiment`."""
-    cases = [case_of(experiment, i) for i in range(len(experiment.policies))]
+    grid = experiment.grid()
+    cases = [case_at(grid, i) for i in range(len(experiment.policies))]
     predictions = [find_predictions(case) for case in cases]
     names = sorted({name for of_case in predictions for prediction in of_case for name in prediction.metrics})
-    setting, policies = experiment.build()
-    options = experiment.options()._replace(metrics=names)._asdict()
-    options.pop("checkpoint_every")  # is for runs on disk
-    curator = experiment.grid().make(0, {}).curator
-    result = sweep(setting, policies, num_samples=experiment.num_samples, curator=curator, **options)
+    result = sweep(**{**experiment_arguments(experiment), "metrics": names})
     checks = []
     for i, (case, of_case) in enumerate(zip(cases, predictions, strict=True)):
         policy = ", ".join(f"{raw['kind']}{_format_numbers(raw)}" for raw in (case.policy, case.curator) if raw)

@@ -13,7 +13,7 @@ from collapse_jax.core.random import chain_keys
 from collapse_jax.core.worlds import Worlds
 from collapse_jax.execution.blocks import run_blocks
 from collapse_jax.execution.programs import CompiledBlock, compile_block, trace_block
-from collapse_jax.planning.grid import grid_of
+from collapse_jax.planning.grid import make_grid
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
 from collapse_jax.planning.roofline import Work, count_work
@@ -94,8 +94,9 @@ def _ignore_progress(generations: int) -> None:
 
 def prepare_case(case: BenchCase, seconds: float) -> PreparedCase:
     """Trace and compile a case, and find how many chains take about `seconds`."""
-    options = Options(case.num_generations, 1, metrics=case.metrics or None, backend=case.backend)
-    plan = make_plan(grid_of(case.make(case.size), case.policy, case.num_samples, {}), options)
+    options = Options(1, metrics=case.metrics or None, backend=case.backend)
+    sizes = {"num_samples": case.num_samples, "num_generations": case.num_generations}
+    plan = make_plan(make_grid(case.make(case.size), case.policy, **sizes), options)
     (program,) = plan.programs
     world = Worlds().world_of(program.setting, program.world)
     keys = chain_keys(0, _MAX_BLOCKS * program.chains_per_block)
@@ -106,10 +107,11 @@ def prepare_case(case: BenchCase, seconds: float) -> PreparedCase:
         keys,
         metrics=program.metrics,
         chains_per_block=program.chains_per_block,
-        generations_per_call=plan.generations_per_call,
+        generations_per_call=plan.generations_per_call(program),
     )
     compiled = compile_block(traced)
-    work = count_work(traced.traced[1].jaxpr.jaxpr).times(1 / program.chains_per_block / plan.generations_per_call)
+    num_generations = program.chains_per_block * plan.generations_per_call(program)
+    work = count_work(traced.traced[1].jaxpr.jaxpr).times(1 / num_generations)
     backend = "law" if program.law else "rows"
     prepared = PreparedCase(case, backend, compiled, world, keys, work, _peak_bytes(compiled))
     concurrent = max(compiled.max_concurrent, 1) * len(compiled.placements)

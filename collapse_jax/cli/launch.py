@@ -18,6 +18,7 @@ from collapse_jax.planning.block_functions import MAX_CONCURRENT_BLOCKS
 from collapse_jax.planning.plan import Plan, make_plan
 from collapse_jax.planning.units import Cut, Unit
 from collapse_jax.results import store
+from collapse_jax.results.provenance import missing_plugins
 
 ENGINES = ("local", "ray", "slurm")
 # (index, count) of a worker, by who starts it; an index without a count does not say enough.
@@ -92,19 +93,26 @@ def launch(
         _check_free(out)
     grid, sweep_options = experiment.grid(), experiment.options()
     if options.engine == "slurm":
-        resumable.prepare_store(grid, sweep_options, out, config=text, attrs=results.provenance())
+        resumable.prepare_store(grid, sweep_options, out)
         _run_slurm_jobs(command, options, Path(out))
         shard = (0, 1)  # what a job that died has left over is done here
     engine = functools.partial(_run_on_ray, text, options.plugins) if options.engine == "ray" else None
     outcome = resumable.fill_store(
-        grid, sweep_options, out, config=text, shard=shard, repair=options.repair, engine=engine,
-        attrs=results.provenance(), progress_callback=progress_callback,
+        grid, sweep_options, out, shard=shard, repair=options.repair, engine=engine,
+        progress_callback=progress_callback,
     )  # fmt: skip
     if is_local:
         path = Path(out) / results.CONFIG
         with explain_write_errors(path):
             path.write_text(text, encoding="utf-8")
     return outcome
+
+
+def refuse_missing_plugins(out: Any) -> None:
+    """Raise ``LaunchError`` where the run at `out` needs plugins that are not loaded."""
+    missing = missing_plugins(store.read_attributes(store.join_path(out, store.STORE)))
+    if missing is not None:
+        raise LaunchError(f"{out}: {missing}")
 
 
 def _check_free(out: Any) -> None:

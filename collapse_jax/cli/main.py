@@ -79,20 +79,20 @@ def _load_plugins(plugins: Sequence[str]) -> None:
 def _run_config(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from collapse_jax import config
 
+    out = arguments.out or _default_folder(arguments.config)
+    if (Path(str(out)) / "results.zarr").is_dir():
+        from collapse_jax.cli.launch import refuse_missing_plugins
+
+        refuse_missing_plugins(out)  # before its config is found to name unknown parts
     experiment = config.load(arguments.config, overrides)
     if arguments.options:
-        _print_flags(experiment, arguments.config)
-        return
+        return _print_flags(experiment, arguments.config)
     from collapse_jax.cli.launch import LaunchOptions
 
+    plugins = tuple(arguments.plugin)
     options = LaunchOptions(
-        arguments.engine,
-        arguments.shard,
-        arguments.repair,
-        arguments.jobs,
-        tuple(arguments.slurm),
-        tuple(arguments.plugin),
-    )
+        arguments.engine, arguments.shard, arguments.repair, arguments.jobs, tuple(arguments.slurm), plugins
+    )  # fmt: skip
     _run_experiment(experiment, arguments.config, arguments.out, options, overrides)
 
 

@@ -16,13 +16,18 @@ import yaml
 
 from collapse_jax.config.parse import parse_fields
 from collapse_jax.config.schema import Mesh, Spec, either, union_of
-from collapse_jax.config.sweep_section import ConfigAxis, build_curator, grid_of, read_section, targets
+from collapse_jax.config.sweep_section import read_section
 from collapse_jax.config.yaml_io import ConfigError, apply_overrides, put, read_yaml
+from collapse_jax.core import registry
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.suggestions import describe_choices
+from collapse_jax.planning.paths import SIZES, DesignAxis, expand_name, refuse_overlaps, targets
 
 if TYPE_CHECKING:  # at run time these cost the import of JAX, and `--help` must not
+    from collapse_jax.planning.design import Design
     from collapse_jax.planning.grid import Grid
     from collapse_jax.planning.options import Options
+    from collapse_jax.planning.recipes import Recipe
     from collapse_jax.types import Policy, Setting
 
 
@@ -44,7 +49,7 @@ class Experiment:
       chains_per_block: chains that run side by side on a device; null lets memory decide.
       checkpoint_every: generations between two checkpoints of a block of chains; null saves whole units only.
       mesh: devices a chain; null: one.
-      sweep: axes of a grid (see ``config_sweep``).
+      sweep: axes of a grid.
       trace: the paths of whole numbers that share a program.
       curator: what is done to each batch at its birth; of several, one after the other; null: nothing.
     """
@@ -62,7 +67,7 @@ class Experiment:
     chains_per_block: int | None = None
     checkpoint_every: int | None = None
     mesh: Mesh | None = None
-    sweep: tuple[ConfigAxis, ...] = ()
+    sweep: tuple[DesignAxis, ...] = ()
     trace: tuple[str, ...] = ()
     curator: Spec | tuple[Spec, ...] | None = None
 
@@ -83,37 +88,49 @@ class Experiment:
                 if value in values[:i]:
                     raise ConfigError(f"{name}.{i}: the same as {name}.{values.index(value)}")
 
-    @property
-    def policy_labels(self) -> tuple[str, ...]:
-        """One unique name a policy: its kind, with the arguments that tell it from others of that kind."""
-        return tuple(policy_label(spec, self.policies) for spec in self.policies)
+    def design(self) -> "Design":
+        """Return what a sweep of this experiment runs, as ``cj.sweep`` would make it of its arguments."""
+        make_design = importlib.import_module("collapse_jax.planning.design").make_design
+        moved = {path for axis in self.sweep for path in axis.paths}
+        return make_design(
+            self.setting.recipe(),
+            [spec.recipe() for spec in self.policies],
+            **{name: None if name in moved else getattr(self, name) for name in SIZES},
+            axes={
+                axis.paths if len(axis.paths) > 1 else axis.paths[0]: _axis_values(axis.values, len(axis.paths))
+                for axis in self.sweep
+            },
+            curator=_recipe(self.curator),
+            trace=self.trace,
+        )
 
-    def build(self) -> "tuple[Setting, list[Policy]]":
-        """Makes the parts; raises `ConfigError` where one of them refuses its arguments."""
-        setting = self.setting.build("setting")
-        names = [metric.name for metric in setting.metrics]
+    def grid(self) -> "Grid":
+        """Return the points of this experiment; every part of the first one is built to see that it can be.
+
+        Raises:
+          UsageError: a part refuses its arguments, or there is no such metric.
+        """
+        grid = importlib.import_module("collapse_jax.planning.grid").Grid(self.design())
+        point = grid.point(0, [0] * len(grid.axes))
+        names = [metric.name for metric in point.setting.metrics]
         for i, name in enumerate(self.metrics or ()):
             if name not in names:
                 raise ConfigError(
-                    f"metrics.{i}: {setting.name} has no metric {name!r}; {describe_choices(name, names)}"
+                    f"metrics.{i}: {point.setting.name} has no metric {name!r}; {describe_choices(name, names)}"
                 )
-        policies = [
-            spec.build(f"policies.{i}")._replace(name=label)
-            for i, (spec, label) in enumerate(zip(self.policies, self.policy_labels, strict=True))
-        ]
-        return setting, policies
+        return grid
 
-    def grid(self) -> "Grid":
-        """The policies and axes of this experiment, with every part of it built once to see that it can be."""
-        setting, _ = self.build()
-        build_curator(self.curator)
-        return grid_of(self, tuple(name for m in setting.metrics for name in (m.name, *dict(m.dims))))
+    def build(self) -> "tuple[Setting, list[Policy]]":
+        """Return the setting and the policies at the first point of the grid."""
+        grid = self.grid()
+        points = [grid.point(i, [0] * len(grid.axes)) for i in range(len(self.policies))]
+        return points[0].setting, [point.policy for point in points]
 
     def options(self) -> "Options":
-        """What a sweep is told besides its grid."""
-        made = importlib.import_module("collapse_jax.planning.plan").Options
-        same = {name: getattr(self, name) for name in made._fields if name != "mesh"}
-        return made(**same, mesh=None if self.mesh is None else dataclasses.asdict(self.mesh))
+        """Return the options of a sweep besides its design."""
+        options = importlib.import_module("collapse_jax.planning.options").Options
+        same = {name: getattr(self, name) for name in options._fields if name != "mesh"}
+        return options(**same, mesh=None if self.mesh is None else dataclasses.asdict(self.mesh))
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
@@ -125,28 +142,70 @@ def from_dict(raw: Any) -> Experiment:
     """The experiment that a mapping describes; raises `ConfigError` at the first thing that is not as it should be."""
     if not isinstance(raw, Mapping) or "sweep" not in raw:
         return _plain_experiment(raw)
-    section = read_section(raw["sweep"] or {}, ConfigError)
-    raw = {key: value for key, value in raw.items() if key != "sweep"}
-    lists = section.product | section.together
-    count = len(raw["policies"]) if isinstance(raw.get("policies"), list) else 0
+    base: Any = {key: value for key, value in raw.items() if key != "sweep"}
+    count = len(base["policies"]) if isinstance(base.get("policies"), list) else 0
+    section = read_section(raw["sweep"] or {}, lambda name: _expand(name, base), ConfigError)
+    try:
+        refuse_overlaps(list(section.lists))
+    except UsageError as error:
+        raise ConfigError(f"sweep: {error}") from None
 
-    def at(path: str, value: Any) -> Any:
+    def put_at(path: str, value: Any) -> Any:
         changed = base
         for target in targets(path, count):
             changed = put(copy.deepcopy(changed), target.split("."), value, path)
         return changed
 
-    base = raw
-    for path, values in lists.items():
-        base = at(path, values[0])
+    for path, values in section.lists.items():
+        base = put_at(path, values[0])
     experiment = _plain_experiment(base)
-    parsed = {path: [_get(_plain_experiment(at(path, v)), targets(path, count)[0]) for v in values]
-              for path, values in lists.items()}  # fmt: skip
-    axes = [ConfigAxis((path,), tuple((value,) for value in parsed[path])) for path in section.product]
-    if section.together:
-        points = zip(*(parsed[path] for path in section.together), strict=True)
-        axes.append(ConfigAxis(tuple(section.together), tuple(points)))
+    parsed = {path: [_get(_plain_experiment(put_at(path, v)), targets(path, count)[0]) for v in values]
+              for path, values in section.lists.items()}  # fmt: skip
+    axes = [DesignAxis(tuple(axis), tuple(zip(*(parsed[path] for path in axis), strict=True))) for axis in section.axes]
     return dataclasses.replace(experiment, sweep=tuple(axes), trace=section.trace)
+
+
+def _expand(name: str, raw: Mapping[str, Any]) -> str:
+    """Return the whole path of a name in a ``sweep:`` section, where the parts' kinds are known."""
+    is_whole = name in (*SIZES, "curator") or name.partition(".")[0] in ("setting", "policies", "curator")
+    if not is_whole and name in [field.name for field in dataclasses.fields(Experiment)]:
+        raise ConfigError(f"sweep: {name} cannot be an axis; {', '.join(SIZES)} and what lies in the parts can")
+    if name in ("setting", "policies"):
+        raise ConfigError(f"sweep: {name} cannot be an axis; what lies in it can")
+    if is_whole:
+        return expand_name(name, {})
+    design = importlib.import_module("collapse_jax.planning.design")
+    policies: Any = raw.get("policies")
+    words = design.short_forms(
+        _raw_recipe("setting", raw.get("setting")),
+        [known for one in policies if (known := _raw_recipe("policy", one))] if isinstance(policies, list) else [],
+        _raw_recipe("curator", raw.get("curator")),
+    )
+    try:
+        return expand_name(name, words)
+    except UsageError as error:
+        raise ConfigError(f"sweep: {error}") from None
+
+
+def _raw_recipe(group: str, raw: Any) -> "Recipe | None":
+    """Return the factory that a config names, if it names one: parsing will say what is wrong with it."""
+    kind = raw.get("kind") if isinstance(raw, Mapping) else raw
+    factory = registry.factories(group).get(kind) if isinstance(kind, str) else None
+    recipe = importlib.import_module("collapse_jax.planning.recipes").Recipe
+    return None if factory is None else recipe(group, kind, factory, {})
+
+
+def _recipe(value: Any) -> Any:
+    """Return a spec as a recipe, several curators as one recipe of one after the other, anything else as it is."""
+    if isinstance(value, tuple) and value and all(isinstance(item, Spec) for item in value):
+        then_recipe = importlib.import_module("collapse_jax.planning.recipes").then_recipe
+        return then_recipe([item.recipe() for item in value])
+    return value.recipe() if isinstance(value, Spec) else value
+
+
+def _axis_values(values: Sequence[Sequence[Any]], count: int) -> list[Any]:
+    points = [tuple(map(_recipe, point)) for point in values]
+    return points if count > 1 else [point[0] for point in points]
 
 
 def _plain_experiment(raw: Any) -> Experiment:
@@ -167,40 +226,17 @@ def _get(node: Any, path: str) -> Any:
 
 
 def to_dict(value: Any) -> Any:
-    """The reverse of `from_dict`, with every default written out."""
+    """Return an experiment or a part of it as plain values, defaults too; `from_dict` reads an experiment back."""
+    if isinstance(value, Experiment):
+        config_text = importlib.import_module("collapse_jax.results.config_text")
+        return config_text.describe_experiment(value.design(), value.options())
     if isinstance(value, tuple | list):
         return [to_dict(item) for item in value]
-    if not dataclasses.is_dataclass(value):
-        return value
-    names = [field.name for field in dataclasses.fields(value) if field.name not in ("sweep", "trace")]
-    fields = {name: to_dict(getattr(value, name)) for name in names}
     if isinstance(value, Spec):
-        return {"kind": value.kind, **fields}
-    if isinstance(value, Experiment) and value.sweep:
-        column = lambda axis, i: [to_dict(point[i]) for point in axis.values]  # noqa: E731
-        product = {axis.paths[0]: column(axis, 0) for axis in value.sweep if len(axis.paths) == 1}
-        together = {
-            path: column(axis, i) for axis in value.sweep if len(axis.paths) > 1 for i, path in enumerate(axis.paths)
-        }
-        parts = {"product": product, "zip": together, "trace": list(value.trace)}
-        fields["sweep"] = {key: part for key, part in parts.items() if part}
-    return fields
+        return importlib.import_module("collapse_jax.planning.recipes").write_recipe(value.recipe(), value.kind)
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
 def dumps(experiment: Experiment) -> str:
-    """The experiment as YAML that `load` reads back."""
+    """Return the experiment as YAML that `load` reads back."""
     return yaml.safe_dump(to_dict(experiment), sort_keys=False)
-
-
-def policy_label(spec: Spec, specs: Sequence[Spec]) -> str:
-    """Return the kind of `spec`, with the arguments that tell it from others of its kind among `specs`."""
-    kin = [other for other in specs if other.kind == spec.kind]
-    differing = [
-        (field.name, getattr(spec, field.name))
-        for field in dataclasses.fields(spec)
-        if any(getattr(other, field.name) != getattr(spec, field.name) for other in kin)
-    ]
-    return spec.kind + (f"({', '.join(f'{name}={value}' for name, value in differing)})" if differing else "")
-
-
-# --- the strict loader ------------------------------------------------------------------------------------------------

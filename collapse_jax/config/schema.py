@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union
 
-from collapse_jax.config.yaml_io import ConfigError
 from collapse_jax.core import registry
-from collapse_jax.core.errors import UsageError
 
 if TYPE_CHECKING:  # at run time these cost the import of JAX, and `--help` must not
+    from collapse_jax.planning.recipes import Recipe
     from collapse_jax.types import Metric
 
 WORDS = {float: "a number", int: "a whole number", str: "text", bool: "true or false", type(None): "null"}
@@ -37,31 +36,33 @@ class Spec:
     kind: ClassVar[str]
     factory: ClassVar[Callable[..., Any]]
 
-    def build(self, path: str = "") -> Any:
-        """Calls the factory; what it refuses is told with `path` before it."""
+    group: ClassVar[str]
+
+    def recipe(self) -> "Recipe":
+        """Return the factory with its arguments, ready to be built."""
+        recipes = importlib.import_module("collapse_jax.planning.recipes")
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        arguments = {
-            name: value.build(f"{path}.{name}") if isinstance(value, Spec) else value for name, value in values.items()
-        }
-        try:
-            return self.factory(**arguments)
-        except (UsageError, OSError) as error:
-            raise ConfigError(f"{path or self.kind}: {error}") from error
+        arguments = {name: value.recipe() if isinstance(value, Spec) else value for name, value in values.items()}
+        return recipes.Recipe(self.group, self.kind, type(self).factory, arguments)
+
+    def build(self, path: str = "") -> Any:
+        """Return what the factory makes; what it refuses is told with `path` before it."""
+        return self.recipe().build(path or self.kind)
 
 
 def spec_types(group: str) -> tuple[type[Spec], ...]:
     """Return one spec class for each factory of a group (a key of ``registry.GROUPS``) that a config can call."""
-    return _specs_of(registry.factories(group))
+    return _specs_of(group, registry.factories(group))
 
 
 def _inner_specs(group: str, parameter: str) -> "tuple[type[Spec], ...]":
     """Return the specs of a group whose factories take no `parameter`: those that others of the group are made of."""
     known = registry.factories(group)
-    return _specs_of({k: f for k, f in known.items() if parameter not in inspect.signature(f).parameters})
+    return _specs_of(group, {k: f for k, f in known.items() if parameter not in inspect.signature(f).parameters})
 
 
-def _specs_of(factories: Mapping[str, Callable[..., Any]]) -> "tuple[type[Spec], ...]":
-    specs = (_spec_type(kind, factory, registry.revision()) for kind, factory in factories.items())
+def _specs_of(group: str, factories: Mapping[str, Callable[..., Any]]) -> "tuple[type[Spec], ...]":
+    specs = (_spec_type(group, kind, factory, registry.revision()) for kind, factory in factories.items())
     return tuple(spec for spec in specs if spec is not None)
 
 
@@ -78,7 +79,7 @@ def metrics_of(spec: type[Spec]) -> "tuple[Metric, ...]":
 
 
 @functools.cache  # one class a factory, so that equal configs are equal; its fields name what is registered so far
-def _spec_type(kind: str, factory: Callable[..., Any], revision: int) -> type[Spec] | None:
+def _spec_type(group: str, kind: str, factory: Callable[..., Any], revision: int) -> type[Spec] | None:
     """Return the factory's signature as a dataclass; None where it needs an argument that YAML cannot write."""
     hints = typing.get_type_hints(factory)
     fields: list[Any] = []
@@ -89,7 +90,7 @@ def _spec_type(kind: str, factory: Callable[..., Any], revision: int) -> type[Sp
             return None
         if annotation is not None:
             fields.append((name, annotation) if required else (name, annotation, _frozen(parameter.default)))
-    namespace = {"kind": kind, "factory": staticmethod(factory), "__doc__": factory.__doc__}
+    namespace = {"group": group, "kind": kind, "factory": staticmethod(factory), "__doc__": factory.__doc__}
     return dataclasses.make_dataclass(kind, fields, bases=(Spec,), namespace=namespace, frozen=True, kw_only=True)
 
 

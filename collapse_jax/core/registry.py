@@ -29,7 +29,6 @@ GROUPS = {
     "objective": "collapse_jax.training.ssl_objectives",
 }
 ENTRY_POINTS = "collapse_jax.parts"
-_MAX_ITEMS = 1000  # of a list that is still worth writing down
 
 
 class Call(NamedTuple):
@@ -39,16 +38,19 @@ class Call(NamedTuple):
       group: a key of ``GROUPS``.
       kind: the factory's name.
       arguments: all of them, defaults too, by name.
+      factory: what was called.
       product: what the factory returned. A part that differs from it in a field was changed by hand.
     """
 
     group: str
     kind: str
     arguments: dict[str, Any]
+    factory: Callable[..., Any]
     product: Any
 
 
 _factories: dict[str, dict[str, Callable[..., Any]]] = {group: {} for group in GROUPS}
+_kinds: dict[Callable[..., Any], str] = {}  # of all factories that were ever registered, replaced ones too
 _entry_points_loaded = False
 _revision = 0
 
@@ -99,6 +101,11 @@ def factories(group: str) -> Mapping[str, Callable[..., Any]]:
     return MappingProxyType(_factories[group])
 
 
+def kind_of(factory: Callable[..., Any]) -> str | None:
+    """Return the name under which `factory` is registered; None where it is not."""
+    return _kinds.get(factory)
+
+
 def revision() -> int:
     """Return how often factories from outside this package were registered: what was derived from fewer is stale."""
     return _revision
@@ -128,6 +135,12 @@ def load_plugin(plugin: str | os.PathLike) -> None:
             raise  # the plugin is there; a module that it imports is not
         raise UsageError(f"plugin {name}: no module of this name can be imported, and it is no .py file") from None
     return None
+
+
+def is_loaded(plugin: str) -> bool:
+    """Return whether a plugin, a module's name or a file's path, has been imported here."""
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    return plugin in sys.modules or (plugin.endswith(".py") and str(Path(plugin).resolve()) in files)
 
 
 def plugin_of(factory: Callable[..., Any]) -> str | None:
@@ -162,24 +175,6 @@ def require_unchanged(part: Any) -> Call:
     return call
 
 
-def written(value: Any) -> Any:
-    """Return `value` as a config would say it; a product of a registered factory as its call.
-
-    Raises:
-      UsageError: what no config can say, or what is too long for one.
-    """
-    if hasattr(value, "_fields"):
-        call = require_unchanged(value)
-        return {"kind": call.kind, **{name: written(argument) for name, argument in call.arguments.items()}}
-    if hasattr(value, "tolist") and hasattr(value, "dtype"):  # an array or a scalar of NumPy
-        value = value.tolist()
-    if isinstance(value, list | tuple) and len(value) <= _MAX_ITEMS:
-        return [written(item) for item in value]
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    raise UsageError(f"{type(value).__name__} cannot be written")
-
-
 def _register(group: str, factory: Callable[P, T]) -> Callable[P, T]:
     if not callable(factory) or not getattr(factory, "__name__", "").isidentifier():
         raise UsageError(f"register_{group}: decorate a function with a name of its own, not {factory!r}")
@@ -198,9 +193,10 @@ def _register(group: str, factory: Callable[P, T]) -> Callable[P, T]:
             raise UsageError(f"{kind} is registered as a {group} and returned a {type(product).__name__}")
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        return _with_call(product, Call(group, kind, dict(bound.arguments), product))
+        return _with_call(product, Call(group, kind, dict(bound.arguments), call, product))
 
     _factories[group][kind] = call
+    _kinds[call] = kind
     if not _is_builtin(factory):
         global _revision
         _revision += 1
@@ -234,7 +230,7 @@ _FILE_PREFIX = "collapse_jax_plugin_"  # of the names of modules that are loaded
 
 def _load_file(path: Path) -> None:
     path = path.expanduser().resolve()
-    if any(getattr(module, "__file__", None) == str(path) for module in list(sys.modules.values())):
+    if is_loaded(str(path)):
         return
     name = f"{_FILE_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)

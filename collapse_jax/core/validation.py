@@ -37,7 +37,7 @@ def require_integer(name: str, value: Any, low: int | None = None, high: int | N
         expected = f"a whole number from {low} to {high}" if low is not None else f"a whole number of at most {high}"
     else:
         expected = "a whole number" if low is None else f"a whole number of at least {low}"
-    value = _scalar(value)
+    value = plain_scalar(value)
     if isinstance(value, bool) or not isinstance(value, Integral):
         reject(name, value, expected)
     number = int(value)
@@ -74,7 +74,7 @@ def require_number(
         "" if below is None else f"below {below:g}",
     ]
     expected = f"a number {' and '.join(filter(None, bounds))}" if any(bounds) else "a finite number"
-    value = _scalar(value)
+    value = plain_scalar(value)
     if isinstance(value, bool) or not isinstance(value, Real):
         reject(name, value, expected)
     try:
@@ -111,13 +111,13 @@ def require_choice(name: str, value: Any, choices: Collection[str]) -> str:
 
 def require_flag(name: str, value: Any) -> bool:
     """Return `value` as a bool."""
-    value = _scalar(value)
+    value = plain_scalar(value)
     if not isinstance(value, bool):
         reject(name, value, "True or False")
     return value
 
 
-def _scalar(value: Any) -> Any:
+def plain_scalar(value: Any) -> Any:
     """Return a scalar of NumPy or JAX as a plain Python one, anything else as it is."""
     if isinstance(value, np.generic | np.ndarray | jax.Array) and not is_traced(value) and np.ndim(value) == 0:
         return np.asarray(value).item()

@@ -10,6 +10,7 @@ from collapse_jax.planning.grid import Grid
 from collapse_jax.planning.memory_estimate import estimate_block_bytes
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import Plan, make_plan
+from collapse_jax.planning.recipes import label_value
 
 # Operations a second of one device with all its cores: measured on two CPU cores, a guess elsewhere.
 _OPERATIONS_PER_SECOND = {"cpu": 4e9, "gpu": 1e12, "tpu": 1e12}
@@ -44,11 +45,12 @@ def estimate_sweep(grid: Grid, options: Options) -> tuple[list[ProgramEstimate],
     with jax.enable_x64(options.precision == "float64"):
         plan = make_plan(grid, options)
         rows = [_estimate_program(plan, number) for number in range(len(plan.programs))]
+    generations = sum(map(plan.count_generations, plan.units))
     numbers = math.prod(plan.shape) * sum(math.prod(metric.shape) for metric in plan.metrics.values())
     megabytes = numbers * (8 if options.precision == "float64" else 4) / 2**20
     seconds = sum(row.seconds for row in rows) + _COMPILE_SECONDS * len(rows)
     total = (
-        f"{len(plan.units):,} units, {len(rows)} compiles, {math.prod(plan.shape):,} chain-generations, "
+        f"{len(plan.units):,} units, {len(rows)} compiles, {generations:,} chain-generations, "
         f"{megabytes:,.1f} MB of results, about {seconds:,.0f} s on {len(jax.devices())} "
         f"{jax.default_backend()} device(s)"
     )
@@ -59,7 +61,7 @@ def _estimate_program(plan: Plan, number: int) -> ProgramEstimate:
     program = plan.programs[number]
     units = [unit for unit in plan.units if unit.program == number]
     static = [
-        f"{name}={axis.values[i][j]}"
+        f"{name}={label_value(axis.values[i][j])}"
         for axis, i, traced in zip(plan.grid.axes, program.point, program.traced, strict=True)
         if not traced
         for j, name in enumerate(axis.names)

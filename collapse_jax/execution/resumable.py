@@ -21,6 +21,7 @@ from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import Plan, cut_plan, make_plan
 from collapse_jax.planning.units import Unit
 from collapse_jax.results import locks, store
+from collapse_jax.results.config_text import config_attributes
 from collapse_jax.results.dataset import coordinate_labels, run_attributes
 from collapse_jax.results.store import STORE, Writer, is_bucket, join_path
 
@@ -71,11 +72,9 @@ def fill_store(
     options: Options,
     out: Any,
     *,
-    config: str = "",
     shard: tuple[int, int] = (0, 1),
     repair: bool = False,
     engine: Callable[[Plan, list[Unit]], Iterable] | None = None,
-    attrs: Mapping[str, Any] | None = None,
     progress_callback: Callable[[RunProgress], None] = ignore_progress,
 ) -> Outcome:
     """Run the units that a store still lacks, and store their results.
@@ -83,12 +82,10 @@ def fill_store(
     Args:
       grid: policies and axes.
       options: the rest of the sweep.
-      out: a folder, a bucket's URL, or an ``obstore`` store.
-      config: YAML of the experiment; a store of another experiment is refused.
+      out: a folder, a bucket's URL, or an ``obstore`` store; a store of another experiment is refused.
       shard: (i, n): this process does the i-th of n parts, which need not know of each other.
       repair: look for damaged results among those done, and do them again.
       engine: computes units elsewhere, ``(plan, units) -> (unit, values or exception), ...``; default in this process.
-      attrs: further attributes of a new store.
       progress_callback: is called as units and calls of their programs are done.
 
     Raises:
@@ -99,7 +96,7 @@ def fill_store(
     if engine is None:
         chain_placements(jax.local_devices(), options.mesh)
     with jax.enable_x64(options.precision == "float64"):
-        plan = plan_for_store(grid, options, place, config, attrs or {})
+        plan = plan_for_store(grid, options, place)
     with jax.enable_x64(options.precision == "float64"), _hold_shard_lock(out, shard):
         writer, repaired = Writer(plan, place), []
         if repair:
@@ -130,18 +127,19 @@ def is_finished(out: Any, config: str) -> bool:
     return store.is_complete(place)
 
 
-def prepare_store(grid: Grid, options: Options, out: Any, *, config: str, attrs: Mapping[str, Any]) -> None:
+def prepare_store(grid: Grid, options: Options, out: Any) -> None:
     """Create the store, so that many processes may begin at once; the arguments are those of ``fill_store``."""
     with jax.enable_x64(options.precision == "float64"):
-        plan_for_store(grid, options, join_path(out, STORE), config, attrs)
+        plan_for_store(grid, options, join_path(out, STORE))
 
 
-def plan_for_store(grid: Grid, options: Options, place: Any, config: str, attrs: Mapping[str, Any]) -> Plan:
+def plan_for_store(grid: Grid, options: Options, place: Any) -> Plan:
     """Return the plan of a store; the store is created where there is none.
 
     Raises:
       StoreError: the store is another experiment's; the first key that differs is named.
     """
+    config = config_attributes(grid.design, options).get("config", "")
     if store.store_exists(place):
         _refuse_other_config(place, config)
         _refuse_other_labels(place, grid, options)
@@ -150,7 +148,7 @@ def plan_for_store(grid: Grid, options: Options, place: Any, config: str, attrs:
     else:
         plan = make_plan(grid, options)
         check_memory(plan)
-        store.create_store(plan, place, {**attrs, "config": config})
+        store.create_store(plan, place)
         _refuse_other_config(place, config)  # another process may have been first
         _refuse_other_labels(place, grid, options)
         plan = cut_plan(plan, store.read_cuts(place))
@@ -166,7 +164,7 @@ def _refuse_other_config(place: Any, config: str) -> None:
 
 
 def _refuse_other_labels(place: Any, grid: Grid, options: Options) -> None:
-    """Refuse a store with other axes or other values along them, for callers who pass no config."""
+    """Refuse a store with other axes or other values along them, where no config can say what is run."""
 
     def grid_labels(labels: Mapping[str, Any]) -> dict[str, Any]:
         return {dim: values for dim, values in labels.items() if dim not in ("chain", "generation")}
@@ -180,7 +178,7 @@ def _refuse_other_attributes(place: Any, plan: Plan) -> None:
     """Refuse a store whose recorded options differ from the plan's."""
     stored = store.read_attributes(place)
     for name, value in {**run_attributes(plan), "variables": list(plan.metrics)}.items():
-        if name != "device" and stored.get(name, value) != value:
+        if stored.get(name, value) != value:
             raise StoreError(f"{place}: holds another run, of {name} {stored[name]!r}, not {value!r}")
 
 
@@ -210,7 +208,7 @@ def count_unit_operations(plan: Plan, unit: Unit) -> float:
     """Return the estimated operations of a unit, with those of padding."""
     program = plan.programs[unit.program]
     blocks = -(-int(np.prod(unit.shape)) // program.chains_per_block)
-    return program.operations * blocks * program.chains_per_block * plan.options.num_generations
+    return program.operations * blocks * program.chains_per_block * program.num_generations
 
 
 class _ProgressTally:
@@ -243,7 +241,7 @@ class _ProgressTally:
         self.add(0 if is_counted else self._chain_generations(unit))
 
     def _chain_generations(self, unit: Unit) -> int:
-        return int(np.prod(unit.shape)) * self.plan.options.num_generations
+        return self.plan.count_generations(unit)
 
     def _operations(self, unit: Unit) -> float:
         return max(self.plan.programs[unit.program].operations, 1.0)

@@ -1,6 +1,7 @@
 """Run the units of a plan one by one, while the next program compiles and worlds are shared."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +30,7 @@ class Runner:
         self, plan: Plan, progress_callback: Callable[[int], None], devices: Sequence[jax.Device] | None = None
     ):
         self.plan, self.progress_callback, self.devices = plan, progress_callback, devices
-        self.keys = chain_keys(plan.options.seed, plan.options.num_chains, plan.options.rng)
+        self.keys_of = functools.cache(lambda seed: chain_keys(seed, plan.options.num_chains, plan.options.rng))
         self.seconds = {"seconds_trace": 0.0, "seconds_compile": 0.0, "seconds_run": 0.0}
         self._compiler = ThreadPoolExecutor(1)
         self._compiled: dict[int, Future[CompiledBlock]] = {}
@@ -45,15 +46,15 @@ class Runner:
         """Return ``{metric: values}`` of a unit, in the shape of its place in the results."""
         results, plan = {}, self.plan
         for name, value in self._run_blocks(unit, self._compiled_program(unit.program), saver).items():
-            # The arrays of other programs may be longer.
             missing = [(0, n - length) for n, length in zip(plan.metrics[name].shape, value.shape[2:], strict=True)]
-            if any(map(sum, missing)):
-                value = np.pad(value, [(0, 0), (0, 0), *missing], constant_values=np.nan)
+            missing = [(0, 0), (0, plan.grid.num_generations - value.shape[1]), *missing]
+            if any(map(sum, missing)):  # the arrays of other programs are longer, or their chains
+                value = np.pad(value, missing, constant_values=np.nan)
             results[name] = value.reshape(*unit.shape, *value.shape[1:])
         return results
 
     def _run_blocks(self, unit: Unit, compiled: CompiledBlock, saver: StateSaver | None) -> dict[str, np.ndarray]:
-        program, (values, chains) = self.plan.programs[unit.program], self.plan.unit_chains(unit)
+        program, (values, _) = self.plan.programs[unit.program], self.plan.unit_chains(unit)
         upcoming, ready = self._upcoming(unit.program), 0.0
         self._make_worlds(upcoming)  # before the blocks: it may take compute and memory that they need
         if compiled.runs_alone:
@@ -75,8 +76,8 @@ class Runner:
             compiled,
             self._worlds.world_of(program.setting, program.world),
             values,
-            self.keys[chains],
-            num_generations=self.plan.options.num_generations,
+            self.plan.unit_keys(unit, self.keys_of),
+            num_generations=program.num_generations,
             progress_callback=count_generations,
             saver=saver,
             meanwhile=compile_meanwhile,
@@ -121,10 +122,10 @@ class Runner:
             lambda values: plan.build_chain(program, values),
             self._worlds.world_of(program.setting, program.world),
             plan.unit_chains(unit)[0],
-            self.keys,
+            plan.unit_keys(unit, self.keys_of),
             metrics=program.metrics,
             chains_per_block=program.chains_per_block,
-            generations_per_call=plan.generations_per_call,
+            generations_per_call=plan.generations_per_call(program),
             devices=self.devices,
             mesh=plan.options.mesh,
         )

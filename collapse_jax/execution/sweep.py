@@ -11,12 +11,13 @@ from collapse_jax.core.errors import UsageError
 from collapse_jax.core.sharding import chain_placements
 from collapse_jax.execution.progress import show_sweep_progress
 from collapse_jax.execution.runner import Runner
-from collapse_jax.planning.describe_calls import describe
-from collapse_jax.planning.grid import grid_of
+from collapse_jax.planning.design import make_design
+from collapse_jax.planning.grid import Grid
 from collapse_jax.planning.memory_estimate import check_memory
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
 from collapse_jax.results.dataset import make_dataset
+from collapse_jax.results.live_arguments import remember_arguments
 from collapse_jax.types import Curator, Policy, Setting
 
 SettingLike = Setting | str | Callable[..., Setting]
@@ -34,10 +35,11 @@ def run(
     policy: PolicyLike,
     *,
     num_samples: int | None = None,
-    num_generations: int,
+    num_generations: int | None = None,
     num_chains: int,
     seed: int = 0,
     axes: Axes | None = None,
+    trace: str | Sequence[str] = (),
     curator: CuratorLike | None = None,
     metrics: str | Iterable[str] | None = None,
     precision: Precision = "float32",
@@ -64,6 +66,7 @@ def run(
       num_chains: the number of independent chains.
       seed: chain c's key depends on (`seed`, c) alone.
       axes: parameters to vary, as in ``sweep``.
+      trace: as in ``sweep``.
       curator: what is done to each synthetic batch at its birth.
       metrics: one name or several; default all metrics of the setting. What is not asked for is not computed.
       precision: the floating-point type of all arrays.
@@ -81,6 +84,7 @@ def run(
     Raises:
       UsageError: an argument is wrong; it says so in one line, before anything is computed.
     """
+    arguments = _repeatable(locals())
     if isinstance(policy, Sequence) and not isinstance(policy, str | Policy):
         raise UsageError(f"policy: run takes one policy, not a list of {len(policy)}; call sweep for several")
     if isinstance(curator, Sequence) and not isinstance(curator, str | Curator):
@@ -93,8 +97,9 @@ def run(
         num_chains=num_chains,
         seed=seed,
         axes=axes,
+        trace=trace,
         curator=curator,
-        metrics=metrics,
+        metrics=arguments["metrics"],
         precision=precision,
         rng=rng,
         backend=backend,
@@ -103,7 +108,8 @@ def run(
         devices=devices,
         progress=progress,
     )
-    return runs.isel(policy=0)
+    runs = runs.isel(policy=0)
+    return runs.assign_attrs(remember_arguments("run", arguments, runs.attrs["run_id"]))
 
 
 def sweep(
@@ -111,10 +117,11 @@ def sweep(
     policy: PolicyLike | Sequence[PolicyLike],
     *,
     num_samples: int | None = None,
-    num_generations: int,
+    num_generations: int | None = None,
     num_chains: int,
     seed: int = 0,
     axes: Axes | None = None,
+    trace: str | Sequence[str] = (),
     curator: CuratorLike | Sequence[CuratorLike | None] | None = None,
     metrics: str | Iterable[str] | None = None,
     precision: Precision = "float32",
@@ -151,9 +158,13 @@ def sweep(
       num_generations: T, the number of fits in a chain; the first one sees real data only.
       num_chains: the number of independent chains at each point of the grid.
       seed: the seed of the whole sweep.
-      axes: ``{name: values}``. A name is ``num_samples`` or a parameter of a part (``setting.dim``, ``policies.share``,
-        ``curator.k``; the last word alone where it is unambiguous), and a tuple of names moves them together. Whole
-        numbers and strings are static, floats are traced: all points of a float axis share one compiled program.
+      axes: ``{name: values}``. A name is ``num_samples``, ``num_generations``, ``seed``, or a parameter of a part
+        (``setting.dim``, ``policies.share`` of every policy, ``policies.0.share`` of the first one, ``curator.k``,
+        ``setting.source.dim``; the first word can be left out where that is unambiguous). A tuple of names moves them
+        together. The parts may be built already, if their factories are registered. Whole numbers and strings are
+        static, floats are traced: all points of a float axis share one compiled program. Where ``num_generations`` is
+        an axis, the results of shorter chains are NaN beyond their last generation.
+      trace: ``"num_samples"`` makes whole numbers of rows share a program too, where shapes do not depend on them.
       curator: what is done to each synthetic batch at its birth: one curator, or several (None among them: nothing),
         which are then an axis.
       metrics: one name or several; default all metrics of the setting. What is not asked for is not computed.
@@ -180,13 +191,17 @@ def sweep(
     Raises:
       UsageError: an argument is wrong; it says so in one line, before anything is computed.
     """
-    wanted = None if metrics is None else (metrics,) if isinstance(metrics, str) else tuple(metrics)
-    options = Options(num_generations, num_chains, seed, wanted, precision, rng, backend, chains_per_block, mesh=mesh)
+    arguments = _repeatable(locals())
+    wanted = arguments["metrics"]
+    sizes = {"num_samples": num_samples, "num_generations": num_generations, "seed": seed}
+    design = make_design(setting, policy, **sizes, axes=axes, curator=curator, trace=trace)
     chain_placements(jax.local_devices() if devices is None else devices, mesh)
     with jax.enable_x64(precision == "float64"), show_sweep_progress(progress) as progress_callback:
-        plan = make_plan(grid_of(setting, policy, num_samples, axes or {}, curator), options)
+        grid = Grid(design)
+        options = Options(num_chains, wanted, precision, rng, backend, chains_per_block, mesh=mesh)
+        plan = make_plan(grid, options)
         check_memory(plan)
-        total, done = len(plan.grid.policies) * int(np.prod(plan.shape[1:])), [0]
+        total, done = sum(map(plan.count_generations, plan.units)), [0]
 
         def count_generations(generations: int) -> None:
             done[0] += generations
@@ -197,5 +212,12 @@ def sweep(
         for unit in runner.announce(plan.units):
             for name, value in runner.run_unit(unit).items():
                 out[name][unit.where] = value
-    given = {"num_samples": num_samples, "calls": describe(plan.grid)}
-    return make_dataset(plan, out, runner.seconds | {name: value for name, value in given.items() if value is not None})
+        return make_dataset(plan, out, {**runner.seconds, **remember_arguments("sweep", arguments)})
+
+
+def _repeatable(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that decide results; iterables of metrics as tuples, which can be read twice."""
+    metrics = arguments["metrics"]
+    wanted = None if metrics is None else (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    kept = {name: value for name, value in arguments.items() if name not in ("devices", "progress")}
+    return {**kept, "metrics": wanted}

@@ -1,15 +1,14 @@
-"""The grid of a sweep: policies, static axes (a program a point) and traced ones (floats of one program)."""
+"""The grid of a sweep: policies by axes, and the parts of each point, which are built once."""
 
-import inspect
+import itertools
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from collapse_jax.core.errors import UsageError
-from collapse_jax.core.suggestions import describe_choices
+from collapse_jax.planning.design import Design, make_design
+from collapse_jax.planning.paths import SIZES, DesignAxis, short_names
+from collapse_jax.planning.recipes import Recipe, label_recipes, label_value, own_name
 from collapse_jax.types import Curator, Policy, Setting
 
 
@@ -17,206 +16,217 @@ class Axis(NamedTuple):
     """One dimension of a sweep.
 
     Attributes:
-      dim: its name.
-      names: the parameters that move along it, together.
-      values: ``[points][names]``.
+      dim: its name in the results.
+      names: the short names of what moves along it.
+      paths: what moves along it, together (see ``DesignAxis``).
+      values: ``[points][paths]``.
       traced: whether all of its points share one program.
     """
 
     dim: str
     names: tuple[str, ...]
+    paths: tuple[str, ...]
     values: tuple[tuple[Any, ...], ...]
     traced: bool
 
     def point(self, index: int) -> dict[str, Any]:
-        """The parameters at one point."""
-        return dict(zip(self.names, self.values[index], strict=True))
+        """Return the value of each path at one point."""
+        return dict(zip(self.paths, self.values[index], strict=True))
 
 
 class Point(NamedTuple):
-    """The parts that one chain is made of."""
+    """The parts and sizes that one chain is made of.
+
+    Attributes:
+      setting: what is fitted.
+      policy: which data are kept.
+      curator: what is done to each synthetic batch, or None.
+      num_samples: rows of a batch.
+      num_generations: fits in a chain.
+      seed: the chain's key depends on it and on the chain's number alone.
+    """
 
     setting: Setting
     policy: Policy
     curator: Curator | None
     num_samples: Any
+    num_generations: int
+    seed: int
 
 
-class Grid(NamedTuple):
-    """Policies by axes, and how the parts of a point are made.
+class Grid:
+    """The points of a sweep.
+
+    Args:
+      design: what the sweep runs.
 
     Attributes:
-      policies: their names, unique.
+      design: as given.
+      policies: the labels of the policies.
       axes: in the order of the dimensions.
-      make: ``(policy number, {parameter: value}) -> Point``; traced values may be tracers.
+
+    Raises:
+      UsageError: a part refuses its arguments, or two policies have one label.
     """
 
-    policies: tuple[str, ...]
-    axes: tuple[Axis, ...]
-    make: Callable[[int, dict[str, Any]], Point]
+    def __init__(self, design: Design):
+        self.design = design
+        self._built: dict[Any, Any] = {}
+        values = {path: value for axis in design.axes for path, value in zip(axis.paths, axis.values[0], strict=True)}
+        first = [design.moved(i, values) for i in range(len(design.policies))]
+        self.policies = _label_policies(design, [recipe for _, recipe, _ in first])
+        setting = first[0][0].build("setting")
+        metrics = [name for m in setting.metrics for name in (m.name, *dict(m.dims))]
+        paths = [path for axis in design.axes for path in axis.paths]
+        names = short_names(paths, ("policy", "chain", "generation", *metrics))
+        self.axes = tuple(_make_axis(design, axis, names) for axis in design.axes)
 
     @property
     def dims(self) -> tuple[str, ...]:
-        """Of the results."""
+        """Return the dimensions of the results."""
         return ("policy", *(axis.dim for axis in self.axes), "chain", "generation")
 
-    def values(self, point: Sequence[int]) -> dict[str, Any]:
-        """The parameters at one index an axis."""
-        return {k: v for axis, i in zip(self.axes, point, strict=True) for k, v in axis.point(i).items()}
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the lengths of the axes."""
+        return tuple(len(axis.values) for axis in self.axes)
 
+    @property
+    def num_generations(self) -> int:
+        """Return the most generations that a point has; results of shorter points end in NaN."""
+        return max(self._sizes("num_generations"))
 
-def grid_of(
-    setting: Any, policy: Any, num_samples: int | None, axes: Mapping[Any, Sequence], curator: Any = None
-) -> Grid:
-    """The grid of ``sweep``'s arguments.
+    def indices(self) -> Iterator[tuple[int, ...]]:
+        """Yield the index of every point, one number an axis."""
+        yield from itertools.product(*map(range, self.shape))
 
-    Raises:
-      UsageError: an axis that is empty, or no parameter of a factory.
-    """
-    policies = list(policy) if isinstance(policy, Sequence) and not isinstance(policy, Policy) else [policy]
-    if not policies:
-        raise UsageError("policy: an empty list; give at least one")
-    several = isinstance(curator, Sequence) and not isinstance(curator, Curator)
-    if several and not curator:
-        raise UsageError("curator: an empty list; give at least one, or None")
-    single = {"policy": policies[0] if len(policies) == 1 else None, "curator": None if several else curator}
-    factories = {"setting": setting, **single}
-    made: list[Axis] = []
-    homes: dict[str, tuple[str, str]] = {}
-    for key, values in axes.items():
-        names = key if isinstance(key, tuple) else (key,)
-        if isinstance(values, str) or len(values) == 0:
-            raise UsageError(f"axis {key!r} must be a list of one or more values")
-        points = tuple(tuple(map(_plain, v)) if isinstance(key, tuple) else (_plain(v),) for v in values)
-        if any(len(point) != len(names) for point in points):
-            raise UsageError(f"axis {key!r}: each of its values must be {len(names)} values")
-        for name in names:
-            home = _home(name, factories, num_samples)
-            if home in homes.values():
-                raise UsageError(f"axis {name!r} moves what another axis moves; keep one")
-            homes[name] = home
-        columns = zip(names, zip(*points, strict=True), strict=True)
-        traced = all(_is_float(factories.get(homes[n][0]), homes[n][1], v) for n, v in columns)
-        floats = tuple(tuple(float(x) for x in point) for point in points) if traced else points
-        made.append(Axis("_".join(names), names, floats, traced))
-    if several:
-        labels = _unique(["none" if c is None else c.name for c in curator])
-        values = [None if c is None else c._replace(name=n) for c, n in zip(curator, labels, strict=True)]
-        made.append(Axis("curator", ("curator",), tuple((c,) for c in values), False))
-        homes["curator"] = "curator", ""
-    if num_samples is None and ("num_samples", "") not in homes.values():
-        raise UsageError("num_samples is needed, as an argument or as an axis")
+    def values(self, index: Sequence[int]) -> dict[str, Any]:
+        """Return the value of each path at a point."""
+        return {k: v for axis, i in zip(self.axes, index, strict=True) for k, v in axis.point(i).items()}
 
-    settings = Once(lambda **values: _build("setting", setting, Setting, values))
+    def seed(self, index: Sequence[int]) -> int:
+        """Return the seed at a point."""
+        return int(self.values(index).get("seed", self.design.seed or 0))
 
-    def make(number: int, values: dict[str, Any]) -> Point:
-        given: dict[str, dict[str, Any]] = {"setting": {}, "policy": {}, "curator": {}, "num_samples": {}}
-        for name, value in values.items():
-            part, parameter = homes[name]
-            given[part][parameter] = value
-        curated = given["curator"].pop("", curator)
+    def point(self, policy: int, index: Sequence[int], traced: Mapping[str, Any] | None = None) -> Point:
+        """Return the parts of a point; each is built once.
+
+        Args:
+          policy: its number.
+          index: one number an axis.
+          traced: values that take the place of those at `index`, by path; they may be tracers.
+        """
+        values = self.values(index) | dict(traced or {})
+        setting, kept, curated = self.design.moved(policy, values)
+        moved = traced or {}
+        curator = None if curated is None else self._build("curator", "curator", curated, index, moved)
+        made = self._build(f"policies.{policy}", "policies", kept, index, moved)
         return Point(
-            settings(**given["setting"]),
-            _build("policy", policies[number], Policy, given["policy"]),
-            None if curated is None else _build("curator", curated, Curator, given["curator"]),
-            given["num_samples"].get("", num_samples or 0),
+            self._build("setting", "setting", setting, index, moved),
+            made._replace(name=self.policies[policy]),
+            curator,
+            *(values.get(name, getattr(self.design, name)) for name in SIZES),
         )
 
-    first = {k: v for axis in made for k, v in axis.point(0).items()}
-    return Grid(_unique([make(i, first).policy.name for i in range(len(policies))]), tuple(made), make)
+    def _build(self, name: str, head: str, recipe: Recipe, index: Sequence[int], traced: Mapping[str, Any]) -> Any:
+        if any(_is_at(path, head) for path in traced):
+            return recipe.build(name)
+        moved = tuple(i for axis, i in zip(self.axes, index, strict=True) if any(_is_at(p, head) for p in axis.paths))
+        key = (name, moved)
+        if key not in self._built:
+            self._built[key] = recipe.build(name)
+        return self._built[key]
+
+    def _sizes(self, name: str) -> list[Any]:
+        """Return all values that a size takes."""
+        given = getattr(self.design, name)
+        if given is not None:
+            return [given]
+        return [axis.point(i)[name] for axis in self.axes for i in range(len(axis.values)) if name in axis.paths]
 
 
-def _unique(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, numbered where they are alike."""
-    return tuple(n if names.count(n) == 1 else f"{n}_{names[: i + 1].count(n)}" for i, n in enumerate(names))
-
-
-class Once:
-    """A function of keywords that is called once for each set of them, unless some are tracers."""
-
-    def __init__(self, function: Callable[..., Any]):
-        self.function, self._made = function, {}  # type: ignore[var-annotated]
-
-    def __call__(self, **values: Any) -> Any:
-        """What the function gives."""
-        try:
-            key = tuple(sorted(values.items()))
-            if key not in self._made:
-                self._made[key] = self.function(**values)
-        except TypeError:  # tracers cannot be looked up
-            return self.function(**values)
-        return self._made[key]
-
-
-def label(value: Any) -> Any:
-    """What stands for a value on an axis."""
-    value = "none" if value is None else value.name if isinstance(value, Curator) else _plain(value)
-    if isinstance(value, list | tuple) and value and all(isinstance(word, str) for word in value):
-        return " and ".join(value)
-    return value if isinstance(value, bool | int | float | str) else str(value)
+def make_grid(setting: Any, policy: Any, **arguments: Any) -> Grid:
+    """Return the grid of the arguments of ``make_design``."""
+    return Grid(make_design(setting, policy, **arguments))
 
 
 def coordinates(axis: Axis) -> list[Any]:
-    """One label a point; where several parameters move together, their labels side by side."""
-    labels = [[label(v) for v in point] for point in axis.values]
-    if len(axis.names) > 1:
-        return [", ".join(f"{n}={v}" for n, v in zip(axis.names, point, strict=True)) for point in labels]
-    column = [point[0] for point in labels]
-    kinds = [str(v).partition("(")[0] for v in column]
-    if all(isinstance(v, str) for v in column) and len(set(kinds)) == len(kinds):
-        return kinds  # what is built from arguments goes by its kind where that is enough
-    return [str(v) for v in column] if any(isinstance(v, str) for v in column) else column
+    """Return one label a point; where several values move together, their labels side by side."""
+    columns = [_label_column([point[i] for point in axis.values]) for i in range(len(axis.paths))]
+    if len(columns) == 1:
+        return columns[0]
+    return [", ".join(f"{n}={v}" for n, v in zip(axis.names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def _home(name: str, factories: dict[str, Any], num_samples: int | None) -> tuple[str, str]:
-    """Which part an axis belongs to, and which of its parameters it is."""
-    if name == "num_samples":
-        if num_samples is not None:
-            raise UsageError("num_samples is given both as an argument and as an axis; keep one")
-        return "num_samples", ""
-    part, _, parameter = name.rpartition(".")
-    known = {p: _parameters(f) for p, f in factories.items()}
-    found = [p for p, names in known.items() if parameter in names and part in ("", p)]
-    if len(found) == 1:
-        return found[0], parameter
-    if found:
-        words = " or ".join(f"'{p}.{parameter}'" for p in found)
-        raise UsageError(f"axis {name!r} is a parameter of both; write {words}")
-    names = ["num_samples", *(n for names in known.values() for n in names)]
-    raise UsageError(f"axis {name!r} is no parameter of a factory here; {describe_choices(parameter, names)}")
+def _label_policies(design: Design, first: Sequence[Recipe]) -> tuple[str, ...]:
+    """Return a label for each policy: the name that a user gave it, or its kind with the arguments that tell it apart.
 
-
-def _parameters(factory: Any) -> list[str]:
-    is_factory = callable(factory) and not isinstance(factory, Setting | Policy | Curator)
-    return list(inspect.signature(factory).parameters) if is_factory else []
-
-
-def _build(part: str, made: Any, kind: type, arguments: dict[str, Any]) -> Any:
-    if isinstance(made, kind):
-        return made
-    built = made(**arguments) if callable(made) else made
-    if not isinstance(built, kind):
-        raise UsageError(f"{part} must be a {kind.__name__} or a factory of one, not {type(built).__name__}")
-    return built
-
-
-def _is_float(factory: Any, parameter: str, values: Sequence) -> bool:
-    """Whether an axis can be traced: floats, or numbers for a parameter that is annotated as a float."""
-    function = factory.func if isinstance(factory, partial) else factory
+    Args:
+      design: of the sweep.
+      first: the policies at the first point, at which those that are not registered are built to learn their names.
+    """
+    recipes, moved = [], []
+    for i, (given, built) in enumerate(zip(design.policies, first, strict=True)):
+        known = given.kind is not None or own_name(given) is not None
+        recipes.append(given if known else Recipe("policy", None, None, {}, built.build(f"policies.{i}")))
+        paths = [path for axis in design.axes for path in axis.paths]
+        below = [p.removeprefix(head) for head in ("policies.", f"policies.{i}.") for p in paths if p.startswith(head)]
+        moved.append({path.partition(".")[0] for path in below})
     try:
-        hint = typing.get_type_hints(function).get(parameter) if inspect.isfunction(function) else None
-    except NameError:  # annotations that exist for type checkers only
-        hint = None
-    return are_floats(values, hint)
+        return tuple(label_recipes(recipes, moved))
+    except UsageError as error:
+        raise UsageError(f"policy: {error}") from None
 
 
-def are_floats(values: Sequence, hint: Any) -> bool:
-    """Whether `values` for a parameter annotated with `hint` can be traced."""
+def _make_axis(design: Design, axis: DesignAxis, names: Mapping[str, str]) -> Axis:
+    traced = axis.paths == design.trace or all(
+        _can_be_traced(design, path, column)
+        for path, column in zip(axis.paths, zip(*axis.values, strict=True), strict=True)
+    )
+    whole = ("num_samples", "seed")  # numbers that stay whole where they are traced
+    values = axis.values
+    if traced:
+        values = tuple(
+            tuple(v if path in whole else float(v) for path, v in zip(axis.paths, point, strict=True))
+            for point in axis.values
+        )
+    short = tuple(names[path] for path in axis.paths)
+    return Axis("_".join(short), short, axis.paths, values, traced)
+
+
+def _can_be_traced(design: Design, path: str, values: Sequence[Any]) -> bool:
+    """Return whether one program can serve all values; those of a source change the real law, and cannot."""
+    head, _, rest = path.partition(".")
+    if path in SIZES:
+        return path == "seed"  # which chooses keys, and no program sees
+    if not rest or (head == "setting" and "." in rest):
+        return False
+    recipe, name = design.recipe_at(path)
+    return are_floats(values, recipe.hint(name))
+
+
+def are_floats(values: Sequence[Any], hint: Any) -> bool:
+    """Return whether `values` of a parameter can be traced: floats, or numbers where `hint` allows no whole number."""
     if any(isinstance(v, bool | str) for v in values) or not all(isinstance(v, int | float) for v in values):
         return False
     allowed = set(typing.get_args(hint) or [hint])
     return any(isinstance(v, float) for v in values) or (float in allowed and int not in allowed)
 
 
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+def _is_at(path: str, head: str) -> bool:
+    return path == head or path.startswith(f"{head}.")
+
+
+def _label_column(values: Sequence[Any]) -> list[Any]:
+    """Return the labels of what one path is along an axis: numbers as they are, unless texts are among them."""
+    recipes = [value for value in values if isinstance(value, Recipe)]
+    if recipes:
+        try:
+            texts = iter(label_recipes(recipes))
+        except UsageError as error:
+            raise UsageError(f"axes: {error}") from None
+        return [str(next(texts)) if isinstance(value, Recipe) else str(label_value(value)) for value in values]
+    labels = [label_value(value) for value in values]
+    words = [isinstance(v, list | tuple) and v and all(isinstance(w, str) for w in v) for v in values]
+    labels = [" and ".join(v) if w else label for v, w, label in zip(values, words, labels, strict=True)]
+    return [str(v) for v in labels] if any(isinstance(v, str) for v in labels) else labels

@@ -47,7 +47,7 @@ def estimate_block_bytes(plan: Plan, program: Program) -> int:
     up to two thirds too low for blocks of two or three megabytes whose rows are drawn and reduced at once.
     """
     start, advance = make_block_functions(
-        lambda values: plan.build_chain(program, values), program.metrics, plan.generations_per_call
+        lambda values: plan.build_chain(program, values), program.metrics, plan.generations_per_call(program)
     )
     unit = next(
         unit

@@ -1,4 +1,4 @@
-"""The options of a sweep besides its grid, and their checks."""
+"""Options of a sweep besides its design, and their checks."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -7,20 +7,14 @@ from collapse_jax.core.sharding import mesh_size
 from collapse_jax.core.validation import require_choice, require_integer
 
 PRECISIONS = ("float32", "float64")
-
-
 RNGS = ("threefry2x32", "rbg", "unsafe_rbg")
-
-
 BACKENDS = ("auto", "each", "rows", "law")
 
 
 class Options(NamedTuple):
-    """What a sweep is told besides its grid; see ``sweep``."""
+    """What a sweep is told besides its design (see ``design.Design``); the fields are arguments of ``cj.sweep``."""
 
-    num_generations: int
     num_chains: int
-    seed: int = 0
     metrics: Sequence[str] | None = None
     precision: str = "float32"
     rng: str = "threefry2x32"
@@ -30,12 +24,16 @@ class Options(NamedTuple):
     mesh: Mapping[str, int] | None = None
 
 
-def check_options(options: Options) -> None:
-    """Raise a one-line error where an option is wrong by itself."""
-    for name in ("num_generations", "num_chains", "chains_per_block", "checkpoint_every"):
+def check_options(options: Options) -> Options:
+    """Return the options with plain numbers.
+
+    Raises:
+      UsageError: an option is wrong by itself.
+    """
+    for name in ("num_chains", "chains_per_block", "checkpoint_every"):
         if getattr(options, name) is not None:
-            require_integer(name, getattr(options, name), 1)
-    require_integer("seed", options.seed, 0, 2**32 - 1)
+            options = options._replace(**{name: require_integer(name, getattr(options, name), 1)})
     mesh_size(options.mesh)
     for name, choices in (("precision", PRECISIONS), ("rng", RNGS), ("backend", BACKENDS)):
         require_choice(name, getattr(options, name), choices)
+    return options

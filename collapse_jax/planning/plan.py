@@ -2,10 +2,11 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.core.chain import make_chain
@@ -52,13 +53,16 @@ class Plan(NamedTuple):
     def shape(self) -> tuple[int, ...]:
         """Return the lengths of the results' dimensions."""
         lengths = (len(axis.values) for axis in self.grid.axes)
-        return (len(self.grid.policies), *lengths, self.options.num_chains, self.options.num_generations)
+        return (len(self.grid.policies), *lengths, self.options.num_chains, self.grid.num_generations)
 
-    @property
-    def generations_per_call(self) -> int:
+    def generations_per_call(self, program: Program) -> int:
         """Return how many generations one call of a program makes before the host sees results."""
-        horizon = self.options.num_generations
+        horizon = program.num_generations
         return min(self.options.checkpoint_every or choose_generations_per_call(horizon), horizon)
+
+    def count_generations(self, unit: Unit) -> int:
+        """Return how many chain-generations a unit makes."""
+        return math.prod(unit.shape) * self.programs[unit.program].num_generations
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -71,22 +75,32 @@ class Plan(NamedTuple):
 
     def build_chain(self, program: Program, values: dict[str, Any]) -> Chain:
         """Return the chain at traced `values`, those of the axes that are traced in the program."""
-        static = {k: v for k, v in self.grid.values(program.point).items() if k not in values}
-        return _build_chain(self.grid.make(program.policy, static | values), self.options, program.law)
+        return _build_chain(self.grid.point(program.policy, program.point, values), self.options, program.law)
 
     def unit_chains(self, unit: Unit) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Return the traced values, ``{parameter: [chains]}``, and the chain numbers of a unit, the chain fastest."""
+        """Return the traced values, ``{path: [chains]}``, and the chain numbers of a unit, the chain fastest."""
         program = self.programs[unit.program]
         *where, chains = unit.where[1:]
         axes = [(a, s) for a, s, t in zip(self.grid.axes, where, program.traced, strict=True) if t]
         indices = itertools.product(*(range(s.start, s.stop) for _, s in axes))
         points = [
-            {k: v for (a, _), i in zip(axes, index, strict=True) for k, v in a.point(i).items()} for index in indices
+            {k: v for (a, _), i in zip(axes, index, strict=True) for k, v in a.point(i).items() if k != "seed"}
+            for index in indices
         ]
         number = chains.stop - chains.start
         dtypes = {n: np.result_type(float) if isinstance(v, float) else np.int32 for n, v in points[0].items()}
         values = {n: np.repeat(np.asarray([p[n] for p in points], dtype), number) for n, dtype in dtypes.items()}
         return values, np.tile(np.arange(chains.start, chains.stop), len(points))
+
+    def unit_keys(self, unit: Unit, keys_of: Callable[[int], jax.Array]) -> jax.Array:
+        """Return the keys of a unit's chains, in the order of ``unit_chains``; `keys_of` returns those of a seed."""
+        _, chains = self.unit_chains(unit)
+        spans = [range(s.start, s.stop) for s in unit.where[1:-1]]
+        seeds = [self.grid.seed(index) for index in itertools.product(*spans)]
+        if len(set(seeds)) == 1:
+            return keys_of(seeds[0])[chains]
+        parts = np.split(chains, len(seeds))
+        return jnp.concatenate([keys_of(seed)[part] for seed, part in zip(seeds, parts, strict=True)])
 
 
 def make_plan(grid: Grid, options: Options, cuts: Sequence[Cut] | None = None) -> Plan:
@@ -100,15 +114,15 @@ def make_plan(grid: Grid, options: Options, cuts: Sequence[Cut] | None = None) -
     Raises:
       UsageError: bad input, in one line.
     """
-    check_options(options)
+    options = check_options(options)
     programs = _list_programs(grid, options)
     _check_metric_dims(programs)
     lengths = [len(axis.values) for axis in grid.axes]
-    total = len(grid.policies) * math.prod(lengths) * options.num_chains * options.num_generations
+    total = len(grid.policies) * math.prod(lengths) * options.num_chains * grid.num_generations
     total *= max(map(numbers_per_generation, programs))
     if total > 2**36:
         raise UsageError(f"the results would hold {total:.1e} numbers a metric: lower num_chains or num_generations")
-    key = chain_keys(options.seed, 1, options.rng)[0]
+    key = chain_keys(0, 1, options.rng)[0]
     plan = Plan(grid, options, tuple(programs))
     worlds = PlannedWorlds()
     sized = [_measure_program(plan, program, key, worlds) for program in programs]
@@ -134,15 +148,15 @@ def _list_programs(grid: Grid, options: Options) -> list[Program]:
     programs = []
     for number, law in enumerate(laws):
         traced = tuple(
-            a.traced and (a.names != ("num_samples",) or _can_trace_num_samples(grid, number, law)) for a in grid.axes
+            a.traced and (a.paths != ("num_samples",) or _can_trace_num_samples(grid, number, law)) for a in grid.axes
         )
         lengths = [1 if t else len(a.values) for a, t in zip(grid.axes, traced, strict=True)]
         for point in itertools.product(*map(range, lengths)):
             for full_point in _full_points(grid, traced, point):
-                parts = grid.make(number, grid.values(full_point))
+                parts = grid.point(number, full_point)
                 _build_chain(parts, options, law)
             metrics = _choose_metrics(parts.setting, options.metrics, grid.dims)
-            programs.append(Program(number, point, traced, parts.setting, metrics, law))
+            programs.append(Program(number, point, traced, parts.setting, metrics, law, parts.num_generations))
     return programs
 
 
@@ -160,7 +174,7 @@ def _build_chain(point: Point, options: Options, law: bool) -> Chain:
         setting,
         point.policy,
         num_samples=point.num_samples,
-        num_generations=options.num_generations,
+        num_generations=point.num_generations,
         curator=point.curator,
         backend="law" if law else "rows",
     )
@@ -168,14 +182,14 @@ def _build_chain(point: Point, options: Options, law: bool) -> Chain:
 
 def _uses_law(grid: Grid, number: int, backend: str) -> bool:
     """Return whether a policy's statistics are drawn from their law at every point of the grid."""
-    lengths = [len(axis.values) if "curator" in axis.names else 1 for axis in grid.axes]
-    points = [grid.make(number, grid.values(index)) for index in itertools.product(*map(range, lengths))]
+    lengths = [len(axis.values) if "curator" in axis.paths else 1 for axis in grid.axes]
+    points = [grid.point(number, index) for index in itertools.product(*map(range, lengths))]
     return all(plan_data(p.setting, p.policy, p.curator, backend).law for p in points)
 
 
 def _can_trace_num_samples(grid: Grid, number: int, law: bool) -> bool:
     """Return whether n itself can be traced, which needs shapes that do not depend on it."""
-    setting, policy, _, _ = grid.make(number, grid.values([0] * len(grid.axes)))
+    setting, policy, *_ = grid.point(number, [0] * len(grid.axes))
     counted = policy.real == "first" and isinstance(policy.batches, PartlyReal)
     counted = counted or isinstance(policy.batches, JoinCounts) or bool(policy.sizes)
     return law and _has_law_of_real(setting) and not counted
@@ -190,19 +204,18 @@ def _measure_program(plan: Plan, program: Program, key: jax.Array, worlds: Plann
     """Return the program with its world, sizes and operations, so that a bad sweep is refused before anything runs."""
     traced_axes = [a for a, t in zip(plan.grid.axes, program.traced, strict=True) if t]
     shapes: list[Any] = []
-    num_samples: Any = 0
     for full_point in _full_points(plan.grid, program.traced, program.point):
-        setting, _, _, num_samples = plan.grid.make(program.policy, plan.grid.values(full_point))
-        shapes.append(worlds.shapes_of(setting))
+        point = plan.grid.point(program.policy, full_point)
+        shapes.append(worlds.shapes_of(point.setting))
     world = shapes[0]
     if any(other is not world and not same_world(world, other) for other in shapes[1:]):
         raise UsageError(
             f"axes: values that change the real law of setting {program.setting.name} need runs of their own"
         )
-    values = {k: v for axis in traced_axes for k, v in axis.point(0).items()}
+    values = {k: v for axis in traced_axes for k, v in axis.point(0).items() if k != "seed"}
     chain, options = plan.build_chain(program, values), plan.options
     draws_no_rows = program.law and _has_law_of_real(program.setting)
-    rows = () if draws_no_rows else jax.eval_shape(lambda: program.setting.sample_real(key, world, num_samples))
+    rows = () if draws_no_rows else jax.eval_shape(lambda: program.setting.sample_real(key, world, point.num_samples))
     state = jax.eval_shape(chain.init, key, world)
     step = _trace_step(chain, world, state, program.metrics)
     _check_metric_shapes(program.setting, step.observations)
@@ -210,7 +223,7 @@ def _measure_program(plan: Plan, program: Program, key: jax.Array, worlds: Plann
     # Activations outweigh what a chain keeps.
     training_bytes = 0 if program.setting.init is None else count_peak_bytes(step.jaxpr)
     # All metrics count here: bits may depend on chains_per_block, which must not depend on what is asked for.
-    metrics, generations = program.setting.metrics, plan.generations_per_call
+    metrics, generations = program.setting.metrics, plan.generations_per_call(program)
     chains_per_block = choose_chains_per_block(
         state_bytes + generations * _count_array_metric_bytes(metrics), drawn_bytes, program.setting.info.largest_block,
         options.chains_per_block, training_bytes,
@@ -286,7 +299,7 @@ def _choose_metrics(setting: Setting, names: Sequence[str] | None, axis_names: S
         if name in known or name in metric_dims:
             raise UsageError(
                 f"axis {name!r} has the name of a metric or of its dimension; call it 'setting.{name}' or "
-                f"'policy.{name}'"
+                f"'policies.{name}'"
             )
     for name in names or ():
         if name not in known:

@@ -30,6 +30,7 @@ class Program(NamedTuple):
       setting: the setting at the first traced point.
       metrics: the metrics that are observed.
       law: whether statistics are drawn from their law.
+      num_generations: fits in a chain.
       world: what its chains share, or the shapes of it.
       chains_per_block: chains that run side by side on a device.
       operations: estimated operations of one generation of one chain.
@@ -43,6 +44,7 @@ class Program(NamedTuple):
     setting: Setting
     metrics: tuple[str, ...]
     law: bool
+    num_generations: int
     world: Any = None
     chains_per_block: int = 0
     operations: float = 0.0
@@ -93,10 +95,10 @@ def numbers_per_generation(program: Program) -> int:
 
 def choose_unit_shape(grid: Grid, program: Program, options: Options) -> tuple[int, ...]:
     """Return the lengths of a unit, filled from the last dimension; parts of a dimension are powers of two and nest."""
-    operations_per_chain = max(program.operations, 1.0) * options.num_generations
+    operations_per_chain = max(program.operations, 1.0) * program.num_generations
     max_chains = min(
         _UNIT_OPERATIONS / operations_per_chain,
-        _UNIT_BYTES / 4 / options.num_generations / numbers_per_generation(program),
+        _UNIT_BYTES / 4 / program.num_generations / numbers_per_generation(program),
     )
     num_placements = max(len(jax.local_devices()) // mesh_size(options.mesh), 1)
     blocks = max(max_chains // program.chains_per_block, max_concurrent_blocks(num_placements))

@@ -7,7 +7,6 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import xarray as xr
 
 if TYPE_CHECKING:
@@ -63,22 +62,12 @@ class Collapse:
 
         Returns:
           A dataset with the metrics' dims without ``chain``; NaN where no mean is known, or where a mean over chains
-          cannot be compared with it.
+          cannot be compared with it. The variables ``..._theory_low`` and ``..._theory_high`` of results hold bounds
+          and limits too.
         """
-        from collapse_jax.analysis.predictions import Lines
-        from collapse_jax.results.summary import curve_positions
-        from collapse_jax.results.variables import select_scalars
+        from collapse_jax.results.theory_variables import exact_means
 
-        lines, positions, known = Lines(self._ds), curve_positions(self._ds), {}
-        for name, values in select_scalars(self._ds).data_vars.items():
-            means = {label: lines.at(str(name), position) for label, position in positions.items()}
-            if all(line is None for line in means.values()):
-                continue
-            known[name] = xr.full_like(values.isel(chain=0, drop=True), np.nan, dtype=float)
-            for label, line in means.items():
-                if line is not None:
-                    known[name][positions[label]] = line
-        return xr.Dataset(known)
+        return exact_means(self._ds)
 
     def report(self, path: Path | str = "report.html") -> Path:
         """Write one HTML page of all results and return its path; see ``html.write_report``."""

@@ -10,13 +10,13 @@ import numpy as np
 import xarray as xr
 
 from collapse_jax import results
-from collapse_jax.analysis.predictions import Lines
 from collapse_jax.core.errors import UsageError
 from collapse_jax.numerics.confidence_intervals import median_interval
 from collapse_jax.reporting.figures import save_figure
 from collapse_jax.reporting.plot_grid import THEORY, draw_grid, draw_legend
 from collapse_jax.results import store
 from collapse_jax.results.summary import curve_positions, select_position
+from collapse_jax.results.theory_variables import exact_line
 from collapse_jax.results.variables import select_scalars
 
 if TYPE_CHECKING:
@@ -81,24 +81,24 @@ def draw_curves(ds: xr.Dataset) -> "Figure":
     """
     from matplotlib.figure import Figure  # no pyplot: no window, no global state
 
-    labels, ds = curve_positions(ds), select_scalars(ds)
+    labels, whole, ds = curve_positions(ds), ds, select_scalars(ds)
     names = [str(name) for name in ds.data_vars]
     if not names:
         raise UsageError("there is nothing to plot: no metric is one number a generation")
     if len(labels) > MAX_CURVES:
-        return draw_grid(ds)
+        return draw_grid(whole)
     columns = min(len(names), min((3, 4), key=lambda columns: -len(names) % columns))  # fewest empty panels
     rows = math.ceil(len(names) / columns)
     figure = Figure(figsize=(max(4.2 * columns, 5.5), 3.1 * rows + 1.2), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     draws = draw_resamples(ds.sizes["chain"])
-    styles, lines = choose_styles(labels), Lines(ds)
+    styles = choose_styles(labels)
     for ax, name in zip(axes, names, strict=False):
         curves = {label: summarize_curve(ds[name], position, draws) for label, position in labels.items()}
         _draw_panel(ax, ds["generation"].to_numpy(), curves, styles, ds[name].attrs, ds.sizes["chain"])
-        in_logs = ds[name].attrs.get("summary") == "median"
-        for expected in (lines.at(name, position, in_logs=in_logs) for position in labels.values()):
-            if expected is not None:
+        is_median = ds[name].attrs.get("summary") == "median"
+        for position in labels.values():
+            if (expected := exact_line(whole, name, position, follows_median=is_median)) is not None:
                 ax.plot(ds["generation"].to_numpy(), expected, **THEORY)
     for ax in axes[len(names) :]:
         ax.set_axis_off()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from collapse_jax.analysis.predictions import Lines
+from collapse_jax.results.theory_variables import exact_line
+from collapse_jax.results.variables import select_scalars
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +27,7 @@ def draw_grid(ds: xr.Dataset) -> "Figure":
     """
     from matplotlib.figure import Figure
 
+    whole, ds = ds, select_scalars(ds)
     dims = [str(d) for d in next(iter(ds.data_vars.values())).dims]
     axes = [d for d in dims if d not in ("policy", "chain", "generation")]
     points = itertools.product(*(range(ds.sizes[axis]) for axis in axes[:-2]))
@@ -34,14 +36,13 @@ def draw_grid(ds: xr.Dataset) -> "Figure":
     policies = [str(p) for p in ds["policy"].to_numpy()]
     figure = Figure(figsize=(3.6 * len(policies) + 1.2, 2.4 * len(rows) + 1.8), layout="constrained")
     panels = figure.subplots(len(rows), len(policies), squeeze=False, sharex=True, sharey="row")
-    lines = Lines(ds)
     for row, (name, point) in zip(panels, rows, strict=True):
         medians = ds[name].isel(point).median("chain").transpose("policy", *axes[-2:], "generation")
         for number, (ax, values) in enumerate(zip(row, medians.to_numpy(), strict=True)):
             _draw_panel(ax, ds["generation"].to_numpy(), values.reshape(-1, *values.shape[-2:]))
             for index in np.ndindex(values.shape[:-1]):
                 position = {"policy": number, **point, **dict(zip(axes[-2:], index, strict=True))}
-                if (expected := lines.at(name, position, in_logs=True)) is not None:
+                if (expected := exact_line(whole, name, position, follows_median=True)) is not None:
                     ax.plot(ds["generation"].to_numpy(), expected, **THEORY)
         _set_scale(row[0], medians.to_numpy(), ds[name].attrs)
         row[0].set_ylabel(_make_label(ds, name, point), fontsize=8)

@@ -1,30 +1,44 @@
-"""A labelled dataset made of the arrays of a sweep."""
+"""Make a labelled dataset of the arrays of a sweep."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import xarray as xr
 
+from collapse_jax.planning.design import find_plugins
 from collapse_jax.planning.grid import Axis, Grid, coordinates
 from collapse_jax.planning.options import Options
+from collapse_jax.planning.paths import SIZES
 from collapse_jax.planning.plan import Plan
+from collapse_jax.results.config_text import config_attributes
+from collapse_jax.results.provenance import provenance
+from collapse_jax.results.theory_variables import theory_variables
 
 
 def run_attributes(plan: Plan) -> dict[str, Any]:
-    """What a dataset says of its run."""
-    options, device = plan.options, jax.devices()[0]
+    """Return what decides the numbers of a run, in short; sizes that are axes are left out."""
+    design, options = plan.grid.design, plan.options
+    sizes = {name: getattr(design, name) for name in SIZES}
     return {
         "setting": plan.programs[0].setting.name,
-        "num_generations": options.num_generations,
+        **{name: size for name, size in sizes.items() if size is not None},
         "num_chains": options.num_chains,
-        "seed": options.seed,
         "precision": options.precision,
         "rng": options.rng,
         "backend": " and ".join(sorted({"law" if p.law else "rows" for p in plan.programs})),
-        "device": f"{device.platform}: {device.device_kind}",
         **({"mesh": dict(options.mesh)} if options.mesh else {}),
+    }
+
+
+def record_attributes(plan: Plan) -> dict[str, Any]:
+    """Return what one needs to make the results again: the config, plugins, versions, machine and time."""
+    design = plan.grid.design
+    plugins = find_plugins(design)
+    return {
+        **config_attributes(design, plan.options),
+        **({"plugins": plugins} if plugins else {}),
+        **provenance(),
     }
 
 
@@ -34,7 +48,7 @@ def coordinate_labels(grid: Grid, options: Options) -> dict[str, list[Any]]:
         "policy": list(grid.policies),
         **{axis.dim: coordinates(axis) for axis in grid.axes},
         "chain": list(range(options.num_chains)),
-        "generation": list(range(1, options.num_generations + 1)),
+        "generation": list(range(1, grid.num_generations + 1)),
     }
 
 
@@ -46,8 +60,7 @@ def metric_attributes(plan: Plan) -> dict[str, dict[str, Any]]:
     """
     axes = plan.grid.axes
     known = any(metric.baseline is not None or metric.attrs for metric in plan.metrics.values())
-    points = list(np.ndindex(*(len(axis.values) for axis in axes))) if known else []
-    made = [plan.grid.make(0, plan.grid.values(point)).setting for point in points]
+    made = [plan.grid.point(0, index).setting for index in plan.grid.indices()] if known else []
     described: dict[str, dict[str, Any]] = {}
     for name, metric in plan.metrics.items():
         attrs = {key: getattr(metric, key) for key in ("long_name", "units", "source", "scale")}
@@ -77,9 +90,17 @@ def _along(axes: Sequence[Axis], name: str, values: Sequence[Any]) -> dict[str, 
 
 
 def make_dataset(plan: Plan, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, Any]) -> xr.Dataset:
-    """The results with their labels, units and origin."""
+    """Return the results with their labels, units and origin, and what theory says of them (see ``theory_variables``).
+
+    Args:
+      plan: of the sweep.
+      arrays: ``{metric: values}``.
+      attrs: further attributes.
+    """
     described = metric_attributes(plan)
     dims = {name: (*plan.grid.dims, *described[name].get("value_dims", ())) for name in arrays}
     variables = {name: (dims[name], value, described[name]) for name, value in arrays.items()}
     rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in attrs.items()}
-    return xr.Dataset(variables, coordinate_labels(plan.grid, plan.options), run_attributes(plan) | rounded)
+    attributes = run_attributes(plan) | record_attributes(plan) | rounded
+    labels = coordinate_labels(plan.grid, plan.options)
+    return xr.Dataset(variables, {**labels, **theory_variables(plan.grid, plan.metrics)}, attributes)

@@ -1,10 +1,7 @@
 """What a run leaves behind: a labelled dataset, where it came from, its store on disk and its table."""
 
-import datetime
 import importlib
-import importlib.metadata
 import os
-import platform
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,6 +11,7 @@ import xarray as xr
 
 from collapse_jax.core.errors import StoreError
 from collapse_jax.results import store
+from collapse_jax.results.provenance import warn_of_missing_plugins
 from collapse_jax.results.store import STORE
 from collapse_jax.results.variables import select_scalars
 
@@ -22,20 +20,6 @@ if TYPE_CHECKING:
 
 CONFIG, PICTURE, TABLES = "config.yaml", "metrics.png", "tables.txt"
 PAGES = (PICTURE, "samples.txt", "samples.png")  # what there is to see in a folder
-_PACKAGES = ("collapse-jax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray", "zarr")
-
-
-def provenance() -> dict[str, str]:
-    """Versions, machine, device and time: what one needs to run the same thing again."""
-    jax = importlib.import_module("jax")
-    device = jax.devices()[0]
-    return {
-        **{f"version_{name.replace('-', '_')}": package_version(name) for name in _PACKAGES},
-        "version_python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": f"{len(jax.devices())} x {device.device_kind} ({device.platform})",
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
 
 
 def check_free(path: Path | str) -> None:
@@ -54,13 +38,12 @@ def check_free(path: Path | str) -> None:
         raise StoreError(f"{path}: {what}; choose another folder with --out")
 
 
-def save(ds: xr.Dataset, path: Path | str, config_text: str) -> Path:
-    """Writes the store and the config into the folder `path`, which appears complete or not at all.
+def save(ds: xr.Dataset, path: Path | str) -> Path:
+    """Write the store and the config into the folder `path`, which appears complete or not at all.
 
     Args:
-      ds: what ``sweep`` returned.
+      ds: what ``run`` or ``sweep`` returned.
       path: a folder that is absent or empty.
-      config_text: YAML of the experiment; it goes into the store too.
 
     Returns:
       The folder.
@@ -75,9 +58,9 @@ def save(ds: xr.Dataset, path: Path | str, config_text: str) -> Path:
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.resolve().parent))
     try:
         partial.chmod(0o755)
-        record = {**provenance(), **ds.attrs, "config": config_text, "variables": list(map(str, ds.data_vars))}
-        _write(ds.assign_attrs(record), partial / STORE)
-        (partial / CONFIG).write_text(config_text, encoding="utf-8")
+        _write(ds.assign_attrs(variables=list(map(str, ds.data_vars))), partial / STORE)
+        if "config" in ds.attrs:
+            (partial / CONFIG).write_text(ds.attrs["config"], encoding="utf-8")
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -97,7 +80,9 @@ def open(path: Any) -> xr.Dataset:
     Raises:
       StoreError: no store, or a damaged one.
     """
-    return store.read_store(store_path(path))
+    ds = store.read_store(store_path(path))
+    warn_of_missing_plugins(ds.attrs)
+    return ds
 
 
 def store_path(path: Any) -> Any:
@@ -130,13 +115,5 @@ def to_parquet(ds: xr.Dataset, path: Path | str) -> Path:
 
 def _write(ds: xr.Dataset, path: Path) -> None:
     # zarr 3 specifies strings of variable length, not NumPy's fixed ones
-    text = {n: (n, c.to_numpy().astype(object)) for n, c in ds.coords.items() if c.dtype.kind == "U"}
+    text = {n: (c.dims, c.to_numpy().astype(object)) for n, c in ds.coords.items() if c.dtype.kind == "U"}
     ds.assign_coords(text).to_zarr(path, zarr_format=3, consolidated=False, mode="w-")
-
-
-def package_version(package: str) -> str:
-    """Return the version of an installed package, or "not installed"."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

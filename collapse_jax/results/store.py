@@ -15,7 +15,7 @@ import xarray as xr
 from collapse_jax.core.errors import StoreError, explain_write_errors
 from collapse_jax.planning.plan import Plan
 from collapse_jax.planning.units import Cut, Unit
-from collapse_jax.results.dataset import make_dataset, metric_attributes, run_attributes
+from collapse_jax.results.dataset import make_dataset, metric_attributes, record_attributes, run_attributes
 
 STORE, DONE = "results.zarr", "done"
 _BUCKETS = ("gs://", "s3://", "az://", "http://", "https://")
@@ -50,21 +50,20 @@ def open_zarr_store(place: Any, read_only: bool = False) -> Any:
     return storage.ObjectStore(place, read_only=read_only)
 
 
-def create_store(plan: Plan, place: Any, attrs: Mapping[str, Any]) -> None:
+def create_store(plan: Plan, place: Any) -> None:
     """Create a store for the results of `plan`: all metrics NaN, nothing done. It appears whole or not at all.
 
     Args:
       plan: the plan that will be run.
       place: a folder that does not exist yet, a URL, or an ``obstore`` store.
-      attrs: further attributes.
 
     Raises:
       StoreError: the folder cannot be made or written to.
     """
     record = {
         **run_attributes(plan),
-        **attrs,
-        "variables": list(plan.metrics),
+        **record_attributes(plan),
+        "call": "sweep",
         "plan": json.dumps([cut._asdict() for cut in plan.cuts]),
     }
     if isinstance(place, str | Path) and not is_bucket(place):
@@ -91,7 +90,9 @@ def _create_arrays(plan: Plan, store: Any, record: Mapping[str, Any]) -> None:
     from zarr.codecs import ZstdCodec
     from zarr.errors import ContainsArrayError
 
-    empty = make_dataset(plan, {}, {}).drop_attrs()
+    empty = make_dataset(plan, {}, {})  # the labels, and what theory says
+    record = {**record, "variables": [*plan.metrics]}
+    empty = empty.drop_attrs(deep=False)
     as_text = {n: c.to_numpy().astype(object) for n, c in empty.coords.items() if c.dtype.kind == "U"}
     empty.assign_coords({n: (n, v) for n, v in as_text.items()}).to_zarr(
         store, zarr_format=3, consolidated=False, mode="a"
@@ -99,7 +100,7 @@ def _create_arrays(plan: Plan, store: Any, record: Mapping[str, Any]) -> None:
     group = zarr.open_group(store, mode="a")
     group.attrs.update(record)
     dims, checked = plan.grid.dims, ZstdCodec(level=3, checksum=True)
-    horizon = plan.options.num_generations
+    horizon = plan.grid.num_generations
 
     def create_array(name: str, shape: tuple[int, ...], chunks: tuple[int, ...], **options: Any) -> None:
         with contextlib.suppress(ContainsArrayError):  # another shard made the same one
@@ -139,7 +140,7 @@ def is_complete(place: Any) -> bool:
 def read_labels(place: Any) -> dict[str, list[Any]]:
     """Return the labels of the store's dimensions."""
     with xr.open_dataset(open_zarr_store(place, read_only=True), engine="zarr", consolidated=False, chunks=None) as ds:
-        return {str(name): values.to_numpy().tolist() for name, values in ds.coords.items()}
+        return {str(name): values.to_numpy().tolist() for name, values in ds.coords.items() if name in ds.dims}
 
 
 def read_cuts(place: Any) -> list[Cut]:
@@ -263,9 +264,9 @@ def read_store(place: Any) -> xr.Dataset:
         coords = {
             n: (c.dims, c.to_numpy().astype(object).astype(str)) for n, c in ds.coords.items() if c.dtype.kind in "OT"
         }
-        internal = ("variables", "plan")
+        internal = ("variables", "coordinates", "plan")
         result = xr.Dataset(loaded).assign_coords(coords)
-        for variable in result.data_vars.values():
+        for variable in result.variables.values():
             variable.attrs.pop("_FillValue", None)
         return result.assign_attrs({k: v for k, v in attrs.items() if k not in internal}, done=done)
 

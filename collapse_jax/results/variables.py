@@ -1,6 +1,7 @@
-"""Tell apart the variables of results: most hold one number a generation, others an array, such as texts or pictures.
+"""Tell apart the variables of results: metrics of one number a generation, metrics of arrays, and what theory says.
 
-The attribute ``value_dims`` of a variable of arrays names the dimensions of one value.
+The attribute ``value_dims`` of a metric of arrays (texts, pictures) names the dimensions of one value. The attribute
+``theory_of`` of what theory says, which stands among the coordinates, names the metric that it is about.
 """
 
 import numpy as np
@@ -10,8 +11,9 @@ from collapse_jax.core.errors import UsageError
 
 
 def select_scalars(ds: xr.Dataset) -> xr.Dataset:
-    """Return the dataset with those variables alone that are one number a generation."""
-    return ds.drop_vars(array_variables(ds))
+    """Return the dataset with those metrics alone that are one number a generation, without what theory says."""
+    about_theory = [name for name, values in ds.coords.items() if "theory_of" in values.attrs]
+    return ds.drop_vars([*array_variables(ds), *about_theory])
 
 
 def array_variables(ds: xr.Dataset) -> list[str]:

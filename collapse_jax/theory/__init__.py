@@ -7,7 +7,7 @@ called by itself.
 
 from collapse_jax.theory import diffusion, discrete, ecosystem, gaussian, kde, markov, mixture, regression, selection
 from collapse_jax.theory.moment_recursions import FitMoments, VarianceMap, fit_moments
-from collapse_jax.theory.prediction import Case, Condition, Prediction
+from collapse_jax.theory.prediction import Case, Condition, Prediction, make_case
 
 TABLE: tuple[Prediction, ...] = (
     *gaussian.TABLE, *kde.TABLE, *discrete.TABLE, *regression.TABLE, *diffusion.TABLE,
@@ -29,4 +29,5 @@ __all__ = [
     "VarianceMap",
     "find_predictions",
     "fit_moments",
+    "make_case",
 ]

@@ -6,7 +6,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from collapse_jax.types import Source, Symbols
+from collapse_jax.core.errors import UsageError
+from collapse_jax.core.registry import Call, require_unchanged
+from collapse_jax.core.validation import plain_scalar
+from collapse_jax.types import Curator, Policy, Setting, Source, Symbols
 
 
 class Case(NamedTuple):
@@ -18,7 +21,7 @@ class Case(NamedTuple):
       num_samples: n.
       num_generations: T.
       source: the real law; None where the setting has none.
-      curator: name and parameters, as in a config; None where there is none.
+      curator: the call of the curator's factory; None where there is none.
     """
 
     setting: Mapping[str, Any]
@@ -49,6 +52,33 @@ class Case(NamedTuple):
     def truth(self) -> float:
         """Return the variance of the real law, summed over columns."""
         return float(np.trace(np.asarray(self.law.covariance)))
+
+
+def make_case(
+    setting: Setting, policy: Policy, *, num_samples: int, num_generations: int, curator: Curator | None = None
+) -> Case:
+    """Return what predictions may depend on, by the recorded calls of parts.
+
+    Raises:
+      UsageError: a part was not made by a registered factory, or changed since.
+    """
+    fitted, kept = (_describe_call(require_unchanged(part)) for part in (setting, policy))
+    curated = None if curator is None else _describe_call(require_unchanged(curator))
+    return Case(fitted, kept, num_samples, num_generations, setting.info.source, curated)
+
+
+def _describe_call(call: Call) -> dict[str, Any]:
+    return {"kind": call.kind, **{name: _describe(value) for name, value in call.arguments.items()}}
+
+
+def _describe(value: Any) -> Any:
+    """Return a part among arguments as its call, of the kind None where that is not recorded; a plain number."""
+    if isinstance(value, Setting | Policy | Curator | Source | Symbols):
+        try:
+            return _describe_call(require_unchanged(value))
+        except UsageError:
+            return {"kind": None}
+    return plain_scalar(value)
 
 
 class Condition(NamedTuple):
@@ -100,9 +130,8 @@ class Prediction(NamedTuple):
 
     def applies(self, case: Case) -> bool:
         """Return whether the prediction holds for `case`."""
-        several = isinstance(case.curator, list)
         return (
-            (None if case.curator is None else "several" if several else case.curator["kind"]) == self.curator
+            (None if case.curator is None else case.curator["kind"]) == self.curator
             and case.setting["kind"] == self.setting
             and case.policy["kind"] in self.policies
             and all(condition.holds(case) for condition in self.assumptions)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from collapse_jax.analysis.predictions import Lines
 from collapse_jax.reporting import plot_curves
 from collapse_jax.results.summary import curve_positions, select_position
+from collapse_jax.results.theory_variables import exact_line
 from collapse_jax.results.variables import grid_dims, select_scalars
 
 MAX_CELLS = 20_000  # (metric, curve, generation); where there are more, some generations are left out
@@ -32,8 +32,7 @@ def make_charts(ds: xr.Dataset) -> dict[str, Any]:
     axes = [dim for dim in grid_dims(ds) if dim != "policy"]
     select = len(labels) > plot_curves.MAX_CURVES
     chosen = thin_generations(scalars.sizes["generation"], MAX_CELLS // max(1, len(names) * len(labels)))
-    part = scalars.isel(generation=chosen)
-    draws, lines = plot_curves.draw_resamples(ds.sizes["chain"]), Lines(part)
+    part, draws = ds.isel(generation=chosen), plot_curves.draw_resamples(ds.sizes["chain"])
     return {
         "generations": part["generation"].to_numpy().tolist(),
         "chains": ds.sizes["chain"],
@@ -42,7 +41,7 @@ def make_charts(ds: xr.Dataset) -> dict[str, Any]:
         "policies": [str(p) for p in np.atleast_1d(ds["policy"].to_numpy())] if "policy" in ds.coords else ["all"],
         "axes": [{"name": axis, "values": axis_labels(ds, axis), "numbers": _axis_numbers(ds, axis)} for axis in axes],
         "curves": _style_curves(labels, [ds.sizes[axis] for axis in axes], axes, select),
-        "metrics": [_summarize_metric(part[name], labels, draws, lines, select) for name in names],
+        "metrics": [_summarize_metric(part, name, labels, draws, select) for name in names],
         "histograms": _make_histograms(scalars, labels, axes),
     }
 
@@ -89,16 +88,17 @@ def _style_curves(
 
 
 def _summarize_metric(
-    values: xr.DataArray, labels: dict[str, dict[str, int]], draws: np.ndarray, lines: Lines, select: bool
+    ds: xr.Dataset, name: str, labels: dict[str, dict[str, int]], draws: np.ndarray, select: bool
 ) -> dict[str, Any]:
     """Return a metric's curves with the predictions of theory."""
+    values = ds[name]
     attrs = values.attrs
     in_logs = select or attrs.get("summary") == "median"
     shown = values.assign_attrs(summary="median") if in_logs else values
     curves = []
     for position in labels.values():
         curve = plot_curves.summarize_curve(shown, position, draws)
-        theory = lines.at(str(values.name), position, in_logs=in_logs)
+        theory = exact_line(ds, name, position, follows_median=in_logs)
         unfinished = int(select_position(values, position).isnull().all("generation").sum())
         band = {key: round_values(getattr(curve, key)) for key in ("centre", "low", "high")}
         expected = None if theory is None else round_values(theory)
