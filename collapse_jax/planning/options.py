@@ -30,10 +30,10 @@ def check_options(options: Options) -> Options:
     Raises:
       UsageError: an option is wrong by itself.
     """
-    for name in ("num_chains", "chains_per_block", "checkpoint_every"):
-        if getattr(options, name) is not None:
-            options = options._replace(**{name: require_integer(name, getattr(options, name), 1)})
+    given = options._asdict()
+    counts = {name: given[name] for name in ("num_chains", "chains_per_block", "checkpoint_every")}
+    numbers = {name: require_integer(name, value, 1) for name, value in counts.items() if value is not None}
     mesh_size(options.mesh)
     for name, choices in (("precision", PRECISIONS), ("rng", RNGS), ("backend", BACKENDS)):
         require_choice(name, getattr(options, name), choices)
-    return options
+    return Options(**(given | numbers))
