@@ -98,3 +98,12 @@ def test_installed_packages_add_parts_by_an_entry_point(parts, monkeypatch):
     assert registry.plugin_of(registry.factories("policy")["halving"]) is None  # none need be named
     raw = {"setting": "gaussian", "policies": ["halving"], "num_samples": 5, "num_generations": 2, "num_chains": 2}
     assert config.from_dict(raw).build()[1][0].fade == 0.5
+
+
+def test_a_factory_must_return_its_kind(own_parts):
+    @cj.register_policy
+    def odd() -> Policy:
+        return cj.settings.gaussian()
+
+    with pytest.raises(cj.UsageError, match="odd must return a Policy, not a Setting"):
+        odd()

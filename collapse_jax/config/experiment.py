@@ -33,25 +33,27 @@ if TYPE_CHECKING:  # at run time these cost the import of JAX, and `--help` must
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One setting under some policies: everything that decides the numbers of a run.
+    """An experiment is one setting under some policies: everything that decides the numbers of a run.
 
     Attributes:
-      setting: what is fitted.
-      policies: which data are kept, one after the other on common random numbers.
-      num_samples: rows that a fit sees of one generation's batch.
-      num_generations: generations; the first is the fit to real data.
-      num_chains: independent repetitions.
-      seed: chain c's key depends on (seed, c) alone.
-      metrics: those to record; null records all that the setting has.
-      precision: of the arithmetic.
-      rng: the random-number implementation.
-      backend: draw rows, or the law of their sufficient statistics; "auto" draws statistics where every policy can.
-      chains_per_block: chains that run side by side on a device; null lets memory decide.
-      checkpoint_every: generations between two checkpoints of a block of chains; null saves whole units only.
-      mesh: devices a chain; null: one.
-      sweep: axes of a grid.
-      trace: the paths of whole numbers that share a program.
-      curator: what is done to each batch at its birth; of several, one after the other; null: nothing.
+      setting: The setting says what is fitted.
+      policies: The policies say which data are kept; all of them see the same random numbers.
+      num_samples: Number of rows of the first real batch and of every synthetic one.
+      num_generations: Number of fits in a chain; the first one sees real data only.
+      num_chains: Number of independent chains.
+      seed: Seed of the run; the key of chain c depends on the seed and on c alone.
+      metrics: Names of the metrics to record; null records all that the setting has.
+      precision: Floating-point type of the arithmetic.
+      rng: Random-number implementation of JAX.
+      backend: `rows` draws rows, `law` draws their sufficient statistics; `auto` draws statistics where every policy
+        can, `each` decides for each policy.
+      chains_per_block: Number of chains that run side by side on a device; null lets memory decide.
+      checkpoint_every: Number of generations between two checkpoints; null saves whole units only.
+      mesh: Devices of one chain; null takes one device.
+      sweep: Axes of a grid.
+      trace: Paths of whole numbers whose values share one program.
+      curator: What is done to each synthetic batch at its birth: one curator, a list of them one after the other, or
+        null for nothing.
     """
 
     setting: Spec

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union
 
 from collapse_jax.core import registry
+from collapse_jax.core.errors import UsageError
 
 if TYPE_CHECKING:  # at run time these cost the import of JAX, and `--help` must not
     from collapse_jax.planning.recipes import Recipe
@@ -81,7 +82,10 @@ def metrics_of(spec: type[Spec]) -> "tuple[Metric, ...]":
 @functools.cache  # one class a factory, so that equal configs are equal; its fields name what is registered so far
 def _spec_type(group: str, kind: str, factory: Callable[..., Any], revision: int) -> type[Spec] | None:
     """Return the factory's signature as a dataclass; None where it needs an argument that YAML cannot write."""
-    hints = typing.get_type_hints(factory)
+    try:
+        hints = typing.get_type_hints(factory)
+    except NameError as error:
+        raise UsageError(f"{group} {kind}: a type hint of its arguments is not known: {error}") from error
     fields: list[Any] = []
     for name, parameter in inspect.signature(factory).parameters.items():
         annotation = _configurable(hints.get(name))

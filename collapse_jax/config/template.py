@@ -16,11 +16,13 @@ from collapse_jax.config import parse, schema
 from collapse_jax.config.experiment import Experiment
 from collapse_jax.config.schema import Spec
 from collapse_jax.config.yaml_io import ConfigError
+from collapse_jax.core import registry
 from collapse_jax.core.suggestions import describe_choices
 
 _WIDTH = 100  # of comments
 _CLOSED = {"num_samples": 100, "num_generations": 20, "num_chains": 100}
 _TRAINED = {"num_samples": 500, "num_generations": 4, "num_chains": 6}  # by gradients: minutes, and still a verdict
+_FILES = {"table": "my.csv", "text_file": "my.txt", "symbol_file": "my.txt"}  # parts that read a file of the user's
 _LIVE = 2  # policies that are run; the others stand in comments
 
 
@@ -66,7 +68,9 @@ def _lines(spec: type[Spec], path: str) -> Iterator[str]:
     values = _CLOSED if made.init is None else _TRAINED
     words, hints = read_argument_docs(Experiment), typing.get_type_hints(Experiment)
     yield from _comment(f"{spec.kind}: {_first_line(spec)}", "")
-    yield from ("#", f"#   collapse-jax plan {path}", f"#   collapse-jax run {path}", "#")
+    plugin = registry.plugin_of(spec.factory)
+    flags = "" if plugin is None else f" --plugin {plugin}"
+    yield from ("#", f"#   collapse-jax plan {path}{flags}", f"#   collapse-jax run {path}{flags}", "#")
     yield from _comment(
         "Every key stands here, the setting's at their defaults: delete what you do not need. Each is a flag of `run`, "
         "too (--num-chains 10); `collapse-jax list` tells what a kind takes.",
@@ -94,6 +98,18 @@ def _setting(spec: type[Spec]) -> Iterator[str]:
     yield from ("setting:", f"  kind: {spec.kind}")
     for name, value in _defaults(spec).items():
         yield from _explained(name, value, f"{words.get(name, '')} ({parse.describe(hints[name])})".lstrip(), "  ")
+        if example := _example_of_part(hints[name]):
+            yield f"  # For example: {format_flow({name: example})[1:-1]}"
+
+
+def _example_of_part(hint: Any) -> dict[str, Any] | None:
+    """Return a nested part as one would write it, preferably one that reads a user's file; None where none fits."""
+    kinds = {part.kind: part for part in typing.get_args(hint) if isinstance(part, type) and issubclass(part, Spec)}
+    for kind, file in _FILES.items():
+        if kind in kinds:
+            return {"kind": kind, "path": file}
+    first = next(iter(kinds.values()), None)
+    return None if first is None else {"kind": first.kind, **_defaults(first)}
 
 
 def _policies() -> Iterator[str]:

@@ -203,7 +203,15 @@ def _register(group: str, factory: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
+_CLASSES = {"setting": "Setting", "policy": "Policy", "curator": "Curator", "source": "Source", "symbols": "Symbols",
+            "text": "Text", "objective": "Pretext"}  # fmt: skip
+
+
 def _with_call(product: Any, call: Call) -> Any:
+    expected = getattr(importlib.import_module("collapse_jax.types"), _CLASSES[call.group])
+    if not isinstance(product, expected):
+        made = type(product).__name__
+        raise UsageError(f"register_{call.group}: {call.kind} must return a {expected.__name__}, not a {made}")
     if hasattr(product, "info"):
         return product._replace(info=product.info._replace(call=call))
     return product._replace(call=call)
@@ -254,4 +262,9 @@ def _load_entry_points() -> None:
     if not _entry_points_loaded:
         _entry_points_loaded = True  # first, since what is loaded may ask for factories itself
         for entry_point in _entry_points():
-            entry_point.load()
+            try:
+                entry_point.load()
+            except Exception as error:
+                _entry_points_loaded = False  # the next command meets it again, rather than miss its parts
+                where = f"{entry_point.name} = {entry_point.value}"
+                raise UsageError(f"an installed package registers parts that cannot be imported: {where}") from error
