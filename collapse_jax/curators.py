@@ -348,12 +348,7 @@ def then(*curators: Curator) -> Curator:
     kept = [math.prod(c.oversample for c in curators[i + 1 :]) for i in range(len(curators))]
     real = sum(c.real_rows * left for c, left in zip(curators, kept, strict=True))
     made = Curator(" then ".join(c.name for c in curators), kept[0] * curators[0].oversample, apply, real)
-    return made._replace(call=Call("curator", "then", {"curators": curators}, then_list, made))
-
-
-def then_list(curators: Sequence[Curator]) -> Curator:
-    """Return ``then(*curators)``: a call that can be recorded by its arguments' names."""
-    return then(*curators)
+    return made._replace(call=Call("curator", "then", {"curators": curators}, then, made))
 
 
 def score_of(setting: Setting, by: str | None, world: World, params: Tree, candidates: Batch) -> Array:

@@ -16,7 +16,7 @@ from collapse_jax.core import registry
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.suggestions import describe_choices
 from collapse_jax.core.validation import is_traced, one_line
-from collapse_jax.curators import then_list
+from collapse_jax.curators import then
 from collapse_jax.types import Curator, Policy, Pretext, Setting, Source, Symbols, Text
 
 TYPES: dict[str, type] = {
@@ -70,7 +70,7 @@ class Recipe:
         places = {n: path if self.kind == "then" else f"{path}.{n}" for n in self.arguments}
         arguments = {n: _build_argument(value, places[n]) for n, value in self.arguments.items()}
         try:
-            part = self.factory(**arguments)
+            part = self.factory(*arguments["curators"]) if self.kind == "then" else self.factory(**arguments)
         except (UsageError, OSError) as error:
             raise UsageError(f"{path}: {error}") from error
         if not isinstance(part, TYPES[self.group]):
@@ -146,7 +146,7 @@ def recipe_of(group: str, given: Any, path: str) -> Recipe:
 
 def then_recipe(items: Sequence[Recipe]) -> Recipe:
     """Return the recipe of curators one after the other."""
-    return Recipe("curator", "then", then_list, {"curators": tuple(items)})
+    return Recipe("curator", "then", then, {"curators": tuple(items)})
 
 
 def read_value(recipe: Recipe, name: str, value: Any) -> Any:
