@@ -111,3 +111,10 @@ def test_the_site_builds_without_a_warning(tmp_path):
     parts = (tmp_path / "api" / "parts" / "index.html").read_text()
     for name in ("collapse_jax.settings.gaussian", "collapse_jax.policies.accumulate", "collapse_jax.types.data.Batch"):
         assert f'id="{name}' in parts
+
+
+def test_the_setting_of_contributing_obeys_the_laws(own_parts):
+    printed = pages.run((ROOT / "CONTRIBUTING.md").read_text(), {})
+    checked, error = printed[0].splitlines()
+    assert checked == "()"
+    assert 0.1 < float(error) < 0.3  # 20 fits of 100 rows each: 0.2 in the mean over 200 chains
