@@ -19,7 +19,7 @@ def predict(setting: Any, policy: Any, *, num_samples: int, num_generations: int
       >>> import collapse_jax as cj
       >>> known = cj.predict("gaussian", {"kind": "window", "k": 2}, num_samples=20, num_generations=3)
       >>> known.low[known.quantity == "squared_error_of_mean"].round(2).values.tolist()
-      [[0.1, 0.1, 0.13]]
+      [[0.05, 0.06, 0.09]]
 
     Args:
       setting: as in ``run``: a setting, its factory, its name, or its name and arguments in a mapping
