@@ -213,8 +213,8 @@ def _axis_values(values: Sequence[Sequence[Any]], count: int) -> list[Any]:
 def _plain_experiment(raw: Any) -> Experiment:
     hints = typing.get_type_hints(Experiment)
     one = union_of("curator")
-    hints |= {"setting": union_of("setting"), "policies": tuple[union_of("policy"), ...]}  # type: ignore[misc]
-    hints["curator"] = either([one, tuple[one, ...], type(None)])  # type: ignore[valid-type]
+    hints |= {"setting": union_of("setting"), "policies": tuple[union_of("policy"), ...]}  # type: ignore[misc]  # made at run time
+    hints["curator"] = either([one, tuple[one, ...], type(None)])  # type: ignore[valid-type]  # made at run time
     if isinstance(raw, Mapping) and "trace" in raw:
         raise ConfigError("trace: unknown key; it belongs under sweep")
     return parse_fields(raw, Experiment, hints, "")

@@ -118,7 +118,7 @@ def _configurable(hint: Any) -> Any:
         return either(members) if set(members) - {type(None)} else None
     if origin in (tuple, list, collections.abc.Sequence):
         items = tuple(item for item in map(_configurable, args) if item is not None)
-        return tuple[either(items), ...] if items else None  # type: ignore[misc]
+        return tuple[either(items), ...] if items else None  # type: ignore[misc]  # made at run time
     return None
 
 
