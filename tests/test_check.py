@@ -2,6 +2,7 @@
 
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -182,6 +183,23 @@ def test_a_mistake_in_a_source_is_named():
     assert any("two keys give the same rows" in line for line in messages(fixed))
     fresh = normal._replace(held_out=lambda num: numbers.normal(size=(num, 2)))
     assert any("held_out returns other rows" in line for line in messages(fresh))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", ["poisson", "kde", "linear_regression"])
+def test_a_generation_is_traced_once(name):
+    setting = SETTINGS[name]()
+    chain = cj.make_chain(setting, Policy("accumulate"), num_samples=9, num_generations=3)
+
+    def advance(world, state, generation):
+        state, new, _ = chain.emit(world, state, generation)
+        return chain.absorb(world, state, new, generation)
+
+    chex.clear_trace_counter()
+    world, step = setting.world(), jax.jit(chex.assert_max_traces(advance, n=1))
+    state = jax.jit(chain.init)(jax.random.key(0), world)
+    for generation in (1, 2, 3):
+        state = step(world, state, jnp.int32(generation))
 
 
 @pytest.mark.fast
