@@ -77,10 +77,10 @@ def test_the_file_and_what_has_none(tmp_path):
 def test_the_command_draws_curves_and_images(tmp_path, capsys):
     ds = images((2, 3, 2, 3, 3), DIMS)
     ds.sample_image.attrs["value_dims"] = ["sample", "y", "x"]
-    place = results.save(ds, tmp_path / "run", "")
+    place = results.save(ds, tmp_path / "run")
     assert main(["plot", str(place)]) == 0
     assert capsys.readouterr().out == f"picture: {place / 'samples.png'}\n"
     ds["loss"] = ds.sample_image.mean(["sample", "y", "x"], keep_attrs=False)
-    place = results.save(ds, tmp_path / "other", "")
+    place = results.save(ds, tmp_path / "other")
     assert main(["plot", str(place)]) == 0
     assert [(place / name).exists() for name in ("metrics.png", "samples.png")] == [True, True]

@@ -11,6 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from collapse_jax import config, data, policies, settings
 from collapse_jax.config import schema
 from collapse_jax.core import batch, registry
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.worlds import same_world
 from collapse_jax.metrics import representations
 from collapse_jax.planning.grid import make_grid
@@ -147,7 +148,7 @@ def test_configs_nest_generators_and_objectives(tmp_path):
         ("--setting.generator=self_supervised", "setting.generator.kind: unknown 'self_supervised'"),
         ("--setting.objective.temperature=0", "setting.objective: temperature must be a number above 0"),
     ):
-        with pytest.raises(config.ConfigError, match=words):
+        with pytest.raises(UsageError, match=words):
             load(tmp_path, path).build()
 
 
