@@ -23,7 +23,7 @@ def run(n: int, generations: int, chains: int, pool_rows: tuple[int, int] | None
 
 
 def microseconds(runs: Any) -> float:
-    """Of a chain-generation."""
+    """Return the microseconds that a chain-generation takes."""
     return runs.attrs["seconds_run"] / runs.sizes["chain"] / runs.sizes["generation"] * 1e6
 
 

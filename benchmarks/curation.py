@@ -99,7 +99,7 @@ def gradients(rounds: int) -> None:
 
 
 def seconds_of(function: Callable[[float], Any]) -> float:
-    """Of one call."""
+    """Return the seconds that one call takes."""
     clock = time.perf_counter()
     jax.block_until_ready(function(0.5))
     return time.perf_counter() - clock

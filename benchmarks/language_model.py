@@ -36,7 +36,7 @@ V = 69
 
 
 class Peer(torch.nn.Module):
-    """The same network in PyTorch."""
+    """The network of the benchmark in PyTorch."""
 
     def __init__(self, size: TransformerSize, params: Any, longest: int):
         super().__init__()
@@ -220,7 +220,7 @@ def matmul_rate(rounds: int = 5, n: int = 1024) -> float:
 
 
 def told(name: str, calls: list[Callable[[], Any]], rounds: int, units: int, flops: float) -> dict[str, Any]:
-    """Of ours, PyTorch eager and perhaps compiled; shares of the rate of matrix products."""
+    """Return times of ours and of PyTorch, eager and perhaps compiled, and shares of the matrix-product rate."""
     times, rate = in_turn(calls, rounds) / units, matmul_rate()
     result: dict[str, Any] = {"job": name}
     for who, seconds in zip(("ours", "torch", "torch_compiled"), times.T, strict=False):

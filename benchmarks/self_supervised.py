@@ -37,7 +37,7 @@ STRENGTH, PRETEXT = augmentation.AugmentationStrength(), ssl_objectives.vicreg()
 
 
 def perceptron(p: Any, x: Any) -> Any:
-    """Of ours on PyTorch's tensors: GELU layers, the hidden ones normalised where there are norms."""
+    """Apply our perceptron to PyTorch's tensors: GELU layers, the hidden ones normalised where there are norms."""
     last = len(p["layers"]) - 1
     for i, layer in p["layers"].items():
         x = linear(layer, x)

@@ -22,7 +22,7 @@ def in_turn(calls: Sequence[Callable[[], Any] | None], rounds: int) -> np.ndarra
 
 
 def told_of(name: str, times: np.ndarray, our_units: int, their_units: int) -> dict[str, Any]:
-    """Of seconds ``[rounds, 2]``: milliseconds a unit, the best of the rounds, and the median of their ratios."""
+    """Summarize seconds ``[rounds, 2]`` as the best milliseconds a unit and the median of their ratios."""
     mine, theirs = times[:, 0] / our_units, times[:, 1] / their_units
     return {
         "job": name,

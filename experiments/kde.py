@@ -10,7 +10,7 @@ POINT = {"source": "moons", "num_samples": 100}
 
 
 def claims(ds: xr.Dataset) -> list[Claim]:
-    """Of logarithms, since losses have heavy tails."""
+    """Compare logarithms with what was published, since losses have heavy tails."""
 
     def log_loss(policy: str, bandwidth: float, generation: int = -1) -> np.ndarray:
         return np.log(values(ds, "test_nll", generation, policy=policy, bandwidth=bandwidth, **POINT))

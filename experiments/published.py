@@ -126,21 +126,21 @@ def planned(published: Published, fraction: float) -> Iterator[tuple[str, tuple[
 
 
 def mean(values: Any) -> Interval:
-    """Of a mean."""
+    """Return the interval of a mean."""
     values = np.asarray(values, float).ravel()
     half = ERRORS * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
 
 
 def ratio(values: Any, first: Any) -> Interval:
-    """Of a ratio of two means that the same chains make (delta method)."""
+    """Return the interval of a ratio of two means that the same chains make (delta method)."""
     values, first = (np.asarray(v, float).ravel() for v in (values, first))
     estimate = values.mean() / first.mean()
     return mean(estimate + (values - estimate * first) / first.mean())
 
 
 def share(flags: Any) -> Interval:
-    """Of a probability (Wilson's interval, which a share of 0 or 1 has too)."""
+    """Return the interval of a probability (Wilson's interval, which a share of 0 or 1 has too)."""
     flags = np.asarray(flags, float).ravel()
     n, p = len(flags), float(flags.mean())
     centre = (p + ERRORS**2 / (2 * n)) / (1 + ERRORS**2 / n)
@@ -149,7 +149,7 @@ def share(flags: Any) -> Interval:
 
 
 def statistic(function: Callable[[np.ndarray], float], values: np.ndarray) -> Interval:
-    """Of any function of ``[chains, ...]``, its standard error by the jackknife over 20 groups of chains."""
+    """Return the interval of any function of ``[chains, ...]``, by the jackknife over 20 groups of chains."""
     groups = np.array_split(np.arange(len(values)), min(20, len(values)))
     left = np.array([function(np.delete(values, group, 0)) for group in groups])
     half = ERRORS * np.sqrt((len(groups) - 1) / len(groups) * ((left - left.mean()) ** 2).sum())

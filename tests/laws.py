@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from collapse_jax import data, settings
-from collapse_jax.core import batch, registry
+from collapse_jax.checking.recorder import make_recorder
+from collapse_jax.core import registry
 from collapse_jax.core.chain import make_chain, simulate
 from collapse_jax.core.random import chain_keys, stream
 from collapse_jax.data import texts
@@ -205,36 +206,6 @@ def floats_of(factory: Callable) -> list[str]:
     return [p for p in inspect.signature(factory).parameters if float in (hints[p], *typing.get_args(hints[p]))]
 
 
-class Row(NamedTuple):
-    """A row that knows where it comes from: the tag of its batch (0: no row), its number there, real (1) or not."""
-
-    tag: Any
-    number: Any
-    real: Any
-
-
-def recorder() -> Setting:
-    """A setting whose fit is what it was shown: ``observe`` returns the training batch and the tag of the new rows."""
-
-    def rows(real: int, key: jax.Array, num: int) -> Row:
-        tag = jax.random.randint(key, (), 1, 2**31 - 1)
-        return Row(jnp.full(num, tag), jnp.arange(num), jnp.full(num, real))
-
-    def observe(key: jax.Array, world: World, train: Batch, summary: None, generated: Row) -> dict:
-        items, weight = batch.weighted_rows(train)
-        return {"rows": items, "weight": weight, "new": generated.tag[0]}
-
-    return Setting(
-        name="recorder",
-        world=lambda: World((), (), None),
-        sample_real=lambda key, world, num: rows(1, key, num),
-        fit=lambda key, train, start: train,
-        sample=lambda key, params, num: rows(0, key, num),
-        observe=observe,
-        metrics=(),
-    )
-
-
 class Record(NamedTuple):
     """What the fits of some chains saw: ``[chains, T, m]`` each, and the tags of the new rows ``[chains, T]``."""
 
@@ -267,7 +238,7 @@ def record(
 ) -> Record:
     """What every fit of `num` chains under `policy` saw; `scan` says how they are run, by default the faster way."""
     how = chains if (num > 1 or policy.resample is not None if scan is None else scan) else step_by_step
-    seen = how(recorder(), policy, n=n, horizon=horizon, num=num, **options)
+    seen = how(make_recorder(), policy, n=n, horizon=horizon, num=num, **options)
     return Record(*seen["rows"], seen["weight"], seen["new"])
 
 

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from laws import POLICIES, floats_of, record, recorded, recorder, z_score
+from laws import POLICIES, floats_of, record, recorded, z_score
 
 from collapse_jax import policies
+from collapse_jax.checking.recorder import make_recorder
 from collapse_jax.core import batch, registry
 from collapse_jax.core.chain import make_chain, simulate
 from collapse_jax.core.random import chain_keys
@@ -268,7 +269,7 @@ def test_contaminated_pools_grow_by_real_and_synthetic_rows(share, count):
 @pytest.mark.parametrize(("name", "parameter"), FLOATS)
 def test_traced_floats_give_what_concrete_ones_give(name, parameter):
     factory, values = registry.factories("policy")[name], [0.0, 0.2, 0.5, 1.0]
-    key, setting = chain_keys(0, 1)[0], recorder()
+    key, setting = chain_keys(0, 1)[0], make_recorder()
 
     def one(value, key):
         chain = make_chain(setting, factory(**{parameter: value}), num_samples=N, num_generations=T)

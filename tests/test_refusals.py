@@ -5,9 +5,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import pytest
-from laws import SETTINGS, chains, recorder
+from laws import SETTINGS, chains
 
 from collapse_jax import policies
+from collapse_jax.checking.recorder import make_recorder
 from collapse_jax.core import batch
 from collapse_jax.core.chain import make_chain
 from collapse_jax.core.random import chain_keys
@@ -20,7 +21,7 @@ SMALL = {"num_samples": 4, "num_generations": 3, "num_chains": 2}
 
 def shared(share: float = 0.5):
     """A setting's factory with a parameter that policies have, too."""
-    return recorder()
+    return make_recorder()
 
 
 @pytest.mark.fast
@@ -98,11 +99,11 @@ def test_a_join_of_another_shape_is_refused():
         keep=1,
         batches=Join(lambda new, real: Batch(jax.tree.map(lambda x: jnp.repeat(x, 2, 1), new.items), new.weight)),
     )
-    chain = make_chain(recorder(), double, num_samples=4, num_generations=2)
+    chain = make_chain(make_recorder(), double, num_samples=4, num_generations=2)
     with pytest.raises(ValueError, match="policy double: join must stack blocks of n rows, or weigh each row"):
-        chain.init(chain_keys(0, 1)[0], recorder().world())
+        chain.init(chain_keys(0, 1)[0], make_recorder().world())
     weighed = double._replace(
         batches=Join(lambda new, real: batch.Batch(double.batches.function(new, real).items, jnp.ones((1, 8))))
     )
-    seen = chains(recorder(), weighed, n=4, horizon=2, num=1)
+    seen = chains(make_recorder(), weighed, n=4, horizon=2, num=1)
     assert seen["weight"].sum(-1).tolist() == [[4.0, 8.0]]

@@ -1,1 +1,1 @@
-"""The same work as the package's, by what a user would write instead. ``python benchmarks/peers`` prints the table."""
+"""The work of the package by what a user would write instead; ``python benchmarks/peers`` prints the table."""

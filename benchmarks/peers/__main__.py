@@ -35,7 +35,7 @@ def check(job: Job, ours: Any, name: str, peer: Peer) -> None:
 
 
 def seconds(peer: Peer, seed: int) -> float:
-    """Of a chain-generation."""
+    """Return the seconds that a chain-generation takes."""
     clock = time.perf_counter()
     out = peer.run(seed, peer.chains)
     return (time.perf_counter() - clock) / out.shape[0] / out.shape[1]

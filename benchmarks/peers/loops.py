@@ -1,4 +1,4 @@
-"""The same work as the benchmarks', by the loop that a user would write: one chain at a time, NumPy or scikit-learn."""
+"""The work of the benchmarks by the loop that a user would write: one chain at a time, NumPy or scikit-learn."""
 
 import numpy as np
 from scipy.special import rel_entr
@@ -27,7 +27,7 @@ def gaussian(rng: np.random.Generator, dim: int, n: int, generations: int, accum
 
 
 def gaussian_subsample(rng: np.random.Generator, dim: int, n: int, generations: int) -> np.ndarray:
-    """The same under accumulate-subsample: n rows of the pool, without replacement, anew at each fit."""
+    """Run a Gaussian under accumulate-subsample: n rows of the pool, without replacement, anew at each fit."""
     pool, out = rng.normal(size=(n, dim)), []
     for _ in range(generations):
         train = pool[rng.choice(len(pool), n, replace=False)]
