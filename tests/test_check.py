@@ -70,6 +70,9 @@ MISTAKES = {
     "metric 'squared_error': role 'exces_risk' is not known; perhaps you meant 'excess_risk'": location(
         metrics=(Metric("squared_error", "squared error of the mean", "1", "definition", role="exces_risk"),)
     ),
+    "no metric is computed by default": location(
+        metrics=(Metric("squared_error", "squared error of the mean", "1", "definition", default=False),)
+    ),
     "fit calls the host (pure_callback)": location(
         fit=lambda key, train, start: jax.pure_callback(np.asarray, jax.ShapeDtypeStruct((), "float32"), mean_of(train))
     ),

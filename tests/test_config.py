@@ -86,6 +86,7 @@ def test_numbers_as_people_write_them(tmp_path, text, value):
         (["--policies.0", "{kind: window, k: 2}"], lambda e: e.policies[0].k == 2),
         (["--policies", "[accumulate]", "--policies.0.kind", "decay"], lambda e: e.policies[0].gamma == 0.5),
         (["--metrics", "[trace_ratio]"], lambda e: e.metrics == ("trace_ratio",)),
+        (["--metrics", "[all]"], lambda e: e.metrics == ("all",) and e.build()),
     ],
 )
 def test_overrides(tmp_path, overrides, read):

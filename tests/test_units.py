@@ -14,6 +14,7 @@ import yaml
 from collapse_jax import config, policies, results, settings
 from collapse_jax.config.yaml_io import ConfigError
 from collapse_jax.core import registry
+from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import chain_keys
 from collapse_jax.execution import resumable
 from collapse_jax.execution.estimate import estimate_sweep
@@ -97,6 +98,22 @@ def test_metrics_that_nobody_asked_for_are_no_work():
         make_plan(grid, Options(2, metrics=asked)).programs[0].operations for asked in (["trace_ratio"], None)
     )
     assert few < whole / 2  # Wasserstein distances need singular values
+
+
+@pytest.mark.fast
+def test_dear_metrics_are_computed_where_they_are_asked_for():
+    """A distance of 65 columns costs many generations."""
+    asked = lambda dim, metrics: (  # noqa: E731
+        set(make_plan(make_grid(settings.gaussian(dim), policies.replace(), num_samples=99, num_generations=2),
+                      Options(1, metrics=metrics)).metrics)
+    )  # fmt: skip
+    everything = {metric.name for metric in settings.gaussian(2).metrics}
+    assert asked(64, None) == asked(2, None) == everything
+    assert asked(65, None) == everything - {"wasserstein2_squared"}
+    assert asked(65, ["all"]) == everything
+    assert asked(65, ["wasserstein2_squared"]) == {"wasserstein2_squared"}
+    with pytest.raises(UsageError, match="has no 'all'"):
+        asked(65, ["all", "trace_ratio"])
 
 
 def test_a_block_is_as_wide_whatever_is_asked_for():

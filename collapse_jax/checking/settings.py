@@ -122,6 +122,8 @@ def _find_descriptions(setting: Setting) -> Iterator[str]:
     names = [metric.name for metric in setting.metrics]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"two metrics are called {name!r}"
+    if setting.metrics and not any(metric.default for metric in setting.metrics):
+        yield "no metric is computed by default"
     for metric in setting.metrics:
         yield from (f"metric {metric.name!r}: {message}" for message in _find_metric_faults(metric))
 

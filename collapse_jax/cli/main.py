@@ -258,8 +258,8 @@ def _list_parts(arguments: argparse.Namespace, rest: list[str]) -> None:
             for preset, sizes in _describe_presets(spec.kind).items():
                 console.print(Text(f"      {preset}  {sizes}"), soft_wrap=True)
             for metric in schema.metrics_of(spec):
-                meaning = f"{metric.name}  {metric.long_name} ({metric.units}; {metric.source})"
-                console.print(Text(f"      {meaning}"), soft_wrap=True)
+                about = f"({metric.units}; {metric.source}{'' if metric.default else '; not by default'})"
+                console.print(Text(f"      {metric.name}  {metric.long_name} {about}"), soft_wrap=True)
 
 
 def _describe_presets(kind: str) -> dict[str, str]:

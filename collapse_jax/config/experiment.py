@@ -21,7 +21,7 @@ from collapse_jax.config.yaml_io import ConfigError, apply_overrides, put, read_
 from collapse_jax.core import registry
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.suggestions import describe_choices
-from collapse_jax.planning.paths import SIZES, DesignAxis, expand_name, refuse_overlaps, targets
+from collapse_jax.planning.paths import ALL_METRICS, SIZES, DesignAxis, expand_name, refuse_overlaps, targets
 
 if TYPE_CHECKING:  # at run time these cost the import of JAX, and `--help` must not
     from collapse_jax.planning.design import Design
@@ -42,7 +42,7 @@ class Experiment:
       num_generations: Number of fits in a chain; the first one sees real data only.
       num_chains: Number of independent chains.
       seed: Seed of the run; the key of chain c depends on the seed and on c alone.
-      metrics: Names of the metrics to record; null records all that the setting has.
+      metrics: Names of the metrics to record; null records the setting's default ones, `[all]` all that it has.
       precision: Floating-point type of the arithmetic.
       rng: Random-number implementation of JAX.
       backend: `rows` draws rows, `law` draws their sufficient statistics; `auto` draws statistics where every policy
@@ -116,7 +116,7 @@ class Experiment:
         point = grid.point(0, [0] * len(grid.axes))
         names = [metric.name for metric in point.setting.metrics]
         for i, name in enumerate(self.metrics or ()):
-            if name not in names:
+            if name not in names and self.metrics != ALL_METRICS:
                 raise ConfigError(
                     f"metrics.{i}: {point.setting.name} has no metric {name!r}; {describe_choices(name, names)}"
                 )

@@ -90,7 +90,9 @@ def _lines(spec: type[Spec], path: str) -> Iterator[str]:
         else:
             yield from _explained(field.name, value, f"{about} ({parse.describe(hints[field.name])})")
         if field.name == "metrics":
-            yield from (f"#   {metric.name}: {metric.long_name} ({metric.units})" for metric in made.metrics)
+            for metric in made.metrics:
+                asked = "" if metric.default else "; not by default"
+                yield f"#   {metric.name}: {metric.long_name} ({metric.units}{asked})"
 
 
 def _setting(spec: type[Spec]) -> Iterator[str]:

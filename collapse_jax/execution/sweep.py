@@ -68,7 +68,8 @@ def run(
       axes: parameters to vary, as in ``sweep``.
       trace: as in ``sweep``.
       curator: what is done to each synthetic batch at its birth.
-      metrics: one name or several; default all metrics of the setting. What is not asked for is not computed.
+      metrics: one name or several, or ``"all"``; default those of the setting that cost no more than a few generations
+        (``Metric.default``). What is not asked for is not computed.
       precision: the floating-point type of all arrays.
       rng: JAX's random-number implementation.
       backend: ``"law"``, ``"rows"``, ``"auto"`` or ``"each"``, as in ``sweep``.
@@ -167,7 +168,8 @@ def sweep(
       trace: ``"num_samples"`` makes whole numbers of rows share a program too, where shapes do not depend on them.
       curator: what is done to each synthetic batch at its birth: one curator, or several (None among them: nothing),
         which are then an axis.
-      metrics: one name or several; default all metrics of the setting. What is not asked for is not computed.
+      metrics: one name or several, or ``"all"``; default those of the setting that cost no more than a few generations
+        (``Metric.default``). What is not asked for is not computed.
       precision: ``"float32"`` or ``"float64"``.
       rng: JAX's random-number implementation; ``"threefry2x32"`` gives the same bits on all platforms.
       backend: ``"law"`` draws the exact law of the sufficient statistics, ``"rows"`` draws rows (see ``make_chain``).

@@ -7,6 +7,7 @@ from collapse_jax.core.errors import UsageError
 from collapse_jax.core.suggestions import describe_choices
 
 SIZES = ("num_samples", "num_generations", "seed")
+ALL_METRICS = ("all",)  # the metrics of a setting, those too that it does not compute by default
 
 
 class DesignAxis(NamedTuple):

@@ -20,6 +20,7 @@ from collapse_jax.planning.block_size import choose_chains_per_block, choose_gen
 from collapse_jax.planning.cost import count_live_operations, count_peak_bytes
 from collapse_jax.planning.grid import Grid, Point
 from collapse_jax.planning.options import Options, check_options
+from collapse_jax.planning.paths import ALL_METRICS
 from collapse_jax.planning.units import Cut, Program, Unit, choose_unit_shape, cut_units, numbers_per_generation
 from collapse_jax.types import Chain, JoinCounts, Metric, PartlyReal, Setting
 
@@ -301,7 +302,11 @@ def _choose_metrics(setting: Setting, names: Sequence[str] | None, axis_names: S
                 f"axis {name!r} has the name of a metric or of its dimension; call it 'setting.{name}' or "
                 f"'policies.{name}'"
             )
-    for name in names or ():
+    if not names:
+        return tuple(m.name for m in setting.metrics if m.default)
+    if tuple(names) == ALL_METRICS:
+        return tuple(known)
+    for name in names:
         if name not in known:
             raise UsageError(f"metrics: setting {setting.name} has no {name!r}; {describe_choices(name, known)}")
-    return tuple(names or known)
+    return tuple(names)

@@ -50,6 +50,7 @@ METRICS = (
 
 
 _COLUMNS = 8  # up to which rows are multiplied column by column: products so thin are slow on a CPU
+_WIDEST = 64  # columns up to which the Wasserstein distance is a default: beyond, it costs many generations
 _TAIL, _UNLIKELY = 2.5758293, 3.2905267  # standard deviations that 1% and 0.1% of a normal law lie beyond
 
 
@@ -94,7 +95,8 @@ def gaussian(
 
     ``tail_mass`` and ``hallucinated_mass`` are means over coordinates, and compare with the normal law of the truth's
     moments, whatever the source. Tails count by the lesser: a narrow law in the wrong place covers but one. Where the
-    real law itself is singular, ``log_det_ratio`` is NaN.
+    real law itself is singular, ``log_det_ratio`` is NaN. Above 64 columns ``wasserstein2_squared``, which costs many
+    generations there, is computed where it is asked for.
 
     Args:
       dim: Number of columns. The default is the source's number, or 1 without a source.
@@ -172,7 +174,9 @@ def _metrics(source: Source) -> tuple[Metric, ...]:
     A model that always says the mean has it, and a mean that is one real row.
     """
     trace = float(np.trace(np.asarray(source.covariance)))
-    return tuple(m._replace(baseline=trace) if m.role == "excess_risk" else m for m in METRICS)
+    baselines = [trace if m.role == "excess_risk" else None for m in METRICS]
+    defaults = [m.name != "wasserstein2_squared" or source.dim <= _WIDEST for m in METRICS]
+    return tuple(m._replace(baseline=b, default=d) for m, b, d in zip(METRICS, baselines, defaults, strict=True))
 
 
 @on_host

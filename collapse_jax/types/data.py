@@ -65,6 +65,7 @@ class Metric(NamedTuple):
         metrics are kept, and left out of tables, curves and verdicts.
       attrs: what else one needs to read such a value, as JSON can write it: of texts, ``symbols`` (see
         ``variables.texts_of``).
+      default: whether it is computed where no metrics are asked for; False where it costs much more than a generation.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Metric(NamedTuple):
     baseline: Any = None
     dims: tuple[tuple[str, int], ...] = ()
     attrs: Mapping[str, Any] = MappingProxyType({})
+    default: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
