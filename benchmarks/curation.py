@@ -15,9 +15,9 @@ import jax
 
 from collapse_jax import make_chain, policies, settings
 from collapse_jax.core import registry
-from collapse_jax.core.random import chain_keys
+from collapse_jax.core.random import host_chain_keys
 from collapse_jax.execution.blocks import run_blocks
-from collapse_jax.execution.programs import compile_block, trace_block
+from collapse_jax.execution.programs import BlockShape, compile_block, trace_block
 from collapse_jax.planning.block_size import choose_generations_per_call
 from collapse_jax.planning.grid import make_grid
 from collapse_jax.planning.options import Options
@@ -52,13 +52,9 @@ def loop(job: Job, curator: Curator | None) -> Callable[[], float]:
     plan = make_plan(make_grid(setting, policies.replace(), **sizes, curator=curator), options)
     chain = make_chain(setting, policies.replace(), num_samples=job.num_samples, num_generations=generations,
                        curator=curator, backend="rows", fold="blocks")  # fmt: skip
-    world, keys = setting.world(), chain_keys(0, job.num_chains)
-    sizes = {
-        "metrics": (job.metric,),
-        "chains_per_block": plan.programs[0].chains_per_block,
-        "generations_per_call": choose_generations_per_call(generations),
-    }
-    programs = compile_block(trace_block(lambda _: chain, world, {}, keys, **sizes))
+    world, keys, program = setting.world(), host_chain_keys(0, job.num_chains), plan.programs[0]
+    shape = BlockShape(program.chains_per_block, choose_generations_per_call(generations), program.blocks_per_call)
+    programs = compile_block(trace_block(lambda _: chain, world, {}, metrics=(job.metric,), shape=shape))
 
     def seconds() -> float:
         clock = time.perf_counter()

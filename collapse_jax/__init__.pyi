@@ -22,6 +22,7 @@ from .core.registry import register_setting as register_setting
 from .core.registry import register_source as register_source
 from .core.registry import register_symbols as register_symbols
 from .core.registry import register_text as register_text
+from .execution.compiled_programs import clear_cache as clear_cache
 from .execution.sweep import run as run
 from .execution.sweep import sweep as sweep
 from .results.io import open as open

@@ -9,15 +9,15 @@ import numpy as np
 
 from collapse_jax.bench.machine import Machine, Rates, floor_seconds, lowest_seconds
 from collapse_jax.bench.suites import BenchCase
-from collapse_jax.core.random import chain_keys
+from collapse_jax.core.random import HostKeys, host_chain_keys
 from collapse_jax.core.worlds import Worlds
 from collapse_jax.execution.blocks import run_blocks
-from collapse_jax.execution.programs import CompiledBlock, compile_block, trace_block
+from collapse_jax.execution.programs import BlockShape, CompiledBlock, as_inputs, compile_block, trace_block
 from collapse_jax.planning.grid import make_grid
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.plan import make_plan
 from collapse_jax.planning.roofline import Work, count_work
-from collapse_jax.types import Key, World
+from collapse_jax.types import Array, World
 
 _MAX_BLOCKS = 64
 
@@ -75,16 +75,20 @@ class PreparedCase(NamedTuple):
     backend: str
     compiled: CompiledBlock
     world: World
-    keys: Key
+    floats: dict[str, Array]
+    keys: HostKeys
     work: Work
     peak_bytes: int
 
     def time_run(self, generations: int | None = None, blocks: int | None = None) -> float:
         """Return the seconds that its chains take, or some generations or blocks of them."""
-        keys = self.keys if blocks is None else self.keys[: blocks * self.compiled.chains_per_block]
+        keys = self.keys if blocks is None else self.keys.at(slice(blocks * self.compiled.shape.chains_per_block))
         horizon = generations or self.case.num_generations
         begin = time.perf_counter()
-        run_blocks(self.compiled, self.world, {}, keys, num_generations=horizon, progress_callback=_ignore_progress)
+        run_blocks(
+            self.compiled, self.world, {}, keys, num_generations=horizon, progress_callback=_ignore_progress,
+            floats=self.floats,
+        )  # fmt: skip
         return time.perf_counter() - begin
 
 
@@ -99,25 +103,21 @@ def prepare_case(case: BenchCase, seconds: float) -> PreparedCase:
     plan = make_plan(make_grid(case.make(case.size), case.policy, **sizes), options)
     (program,) = plan.programs
     world = Worlds().world_of(program.setting, program.world)
-    keys = chain_keys(0, _MAX_BLOCKS * program.chains_per_block)
+    floats = as_inputs(program.floats)
+    shape = BlockShape(program.chains_per_block, plan.generations_per_call(program), program.blocks_per_call)
     traced = trace_block(
-        lambda values: plan.build_chain(program, values),
-        world,
-        {},
-        keys,
-        metrics=program.metrics,
-        chains_per_block=program.chains_per_block,
-        generations_per_call=plan.generations_per_call(program),
+        lambda values: plan.build_chain(program, values), world, {}, metrics=program.metrics, shape=shape, floats=floats
     )
     compiled = compile_block(traced)
     num_generations = program.chains_per_block * plan.generations_per_call(program)
     work = count_work(traced.traced[1].jaxpr.jaxpr).times(1 / num_generations)
     backend = "law" if program.law else "rows"
-    prepared = PreparedCase(case, backend, compiled, world, keys, work, _peak_bytes(compiled))
+    keys = host_chain_keys(0, _MAX_BLOCKS * program.chains_per_block)
+    prepared = PreparedCase(case, backend, compiled, world, floats, keys, work, _peak_bytes(compiled))
     concurrent = max(compiled.max_concurrent, 1) * len(compiled.placements)
     prepared.time_run(blocks=concurrent)  # compiles what is small and eager
     blocks = concurrent * max(round(seconds / prepared.time_run(blocks=concurrent)), 1)
-    return prepared._replace(keys=keys[: min(blocks, _MAX_BLOCKS) * program.chains_per_block])
+    return prepared._replace(keys=keys.at(slice(min(blocks, _MAX_BLOCKS) * program.chains_per_block)))
 
 
 def _peak_bytes(compiled: CompiledBlock) -> int:
@@ -164,13 +164,13 @@ def _median_rates(rates: Sequence[Rates]) -> Rates:
 
 
 def _make_timing(prepared: PreparedCase, seconds: Sequence[float], rates: Rates) -> CaseTiming:
-    case, compiled, chains = prepared.case, prepared.compiled, prepared.keys.shape[0]
+    case, compiled, chains = prepared.case, prepared.compiled, len(prepared.keys)
     return CaseTiming(
         case.name,
         prepared.backend,
         case.num_generations,
         chains,
-        compiled.chains_per_block,
+        compiled.shape.chains_per_block,
         compiled.trace_seconds,
         compiled.compile_seconds,
         tuple(s / chains / case.num_generations for s in seconds),
@@ -206,8 +206,8 @@ def measure_scaling(prepared: PreparedCase, rounds: int, report_progress: Callab
     report_progress(f"scaling of {case.name}")
     concurrent = max(prepared.compiled.max_concurrent, 1) * len(prepared.compiled.placements)
     blocks = [k * concurrent for k in (1, 4, 16) if k * concurrent <= _MAX_BLOCKS]
-    full = prepared._replace(keys=chain_keys(0, blocks[-1] * prepared.compiled.chains_per_block))
-    chains = [b * full.compiled.chains_per_block for b in blocks]
+    full = prepared._replace(keys=host_chain_keys(0, blocks[-1] * prepared.compiled.shape.chains_per_block))
+    chains = [b * full.compiled.shape.chains_per_block for b in blocks]
     axes.append(("chains", chains, [lambda b=b: full.time_run(blocks=b) for b in blocks]))
     horizons = [case.num_generations * k for k in (1, 2, 4)] if _runs_at_any_horizon(prepared) else []
     axes.append(("generations", horizons, [lambda t=t: prepared.time_run(generations=t) for t in horizons]))

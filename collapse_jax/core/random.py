@@ -2,10 +2,11 @@
 
 import math
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from collapse_jax.core import threefry
 from collapse_jax.core.threefry import unroll_rounds
@@ -15,6 +16,29 @@ from collapse_jax.types import Array, Key
 def stream(key: Key, name: str) -> Key:
     """Return the sub-stream of `key` called `name`, which depends on these two alone."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
+
+
+class HostKeys(NamedTuple):
+    """Keys as numbers on the host, where slices of any length cost no compilation.
+
+    Attributes:
+      words: ``[keys, words]``, the numbers that each key is made of.
+      rng: the name of the random-number implementation.
+    """
+
+    words: np.ndarray
+    rng: str
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def at(self, index: np.ndarray | slice) -> "HostKeys":
+        """Return the keys at an index."""
+        return HostKeys(self.words[index], self.rng)
+
+    def to_device(self) -> Key:
+        """Return the keys as an array of JAX, of the shape of `words` but for its last axis."""
+        return jax.random.wrap_key_data(jnp.asarray(self.words), impl=self.rng)
 
 
 def chain_keys(seed: int, num_chains: int, rng: str = "threefry2x32") -> Key:
@@ -28,6 +52,22 @@ def chain_keys(seed: int, num_chains: int, rng: str = "threefry2x32") -> Key:
       rng: a JAX random-number implementation: ``"threefry2x32"``, ``"rbg"`` or ``"unsafe_rbg"``.
     """
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed, impl=rng), jnp.arange(num_chains))
+
+
+def host_chain_keys(seed: int, num_chains: int, rng: str = "threefry2x32") -> HostKeys:
+    """Return ``chain_keys`` on the host; one small program serves any number of chains."""
+    key, parts = jax.random.key(seed, impl=rng), range(0, num_chains, _KEYS_PER_CALL)
+    words = [np.asarray(_chain_key_words(key, np.int32(first))) for first in parts]
+    return HostKeys(np.concatenate(words)[:num_chains], rng)
+
+
+_KEYS_PER_CALL = 1024
+
+
+@jax.jit
+def _chain_key_words(key: Key, first: Array) -> Array:
+    numbers = first + jnp.arange(_KEYS_PER_CALL)
+    return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, numbers))
 
 
 def key_per_chain(key: Key) -> Key:

@@ -122,8 +122,8 @@ def chain_placements(devices: Sequence[jax.Device], mesh: Mapping[str, int] | No
     return tuple(NamedSharding(Mesh(group, tuple(mesh), axis_types=kinds), PartitionSpec()) for group in groups)
 
 
-def stacked_param_shardings(placement: Sharding, shapes: Tree) -> Tree:
-    """Return the shardings of the stacked parameters of several chains, leaves ``[chains, ...]``, at a placement.
+def stacked_param_shardings(placement: Sharding, shapes: Tree, num_axes: int) -> Tree:
+    """Return the shardings of stacked parameters at a placement, whose first `num_axes` axes count chains.
 
     Each chain's parameters are sharded as ``shard_params`` shards them.
     """
@@ -131,7 +131,9 @@ def stacked_param_shardings(placement: Sharding, shapes: Tree) -> Tree:
     def sharding_of(x: Any) -> Sharding:
         if not isinstance(placement, NamedSharding):
             return placement
-        return NamedSharding(placement.mesh, PartitionSpec(None, *_param_spec(placement.mesh, x.shape[1:])))
+        return NamedSharding(
+            placement.mesh, PartitionSpec(*[None] * num_axes, *_param_spec(placement.mesh, x.shape[num_axes:]))
+        )
 
     return jax.tree.map(sharding_of, shapes)
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -12,9 +13,9 @@ from jax.sharding import Sharding
 
 from collapse_jax.core.sharding import chain_placements, stacked_param_shardings
 from collapse_jax.planning import cost
-from collapse_jax.planning.block_functions import make_block_functions, max_concurrent_blocks, select_chains
+from collapse_jax.planning.block_functions import make_block_functions, max_concurrent_blocks
 from collapse_jax.planning.block_size import device_memory
-from collapse_jax.types import Array, Chain, Key, Tree, World
+from collapse_jax.types import Array, Chain, Tree, World
 
 
 class Placement(NamedTuple):
@@ -39,13 +40,26 @@ class Placement(NamedTuple):
         return len(self.inputs.device_set) > 1
 
 
+class BlockShape(NamedTuple):
+    """How many chains and generations one call of a compiled program makes.
+
+    Attributes:
+      chains_per_block: chains that run side by side; bits may depend on it.
+      generations_per_call: generations that one call makes.
+      blocks_per_call: the most blocks that one call makes, one after the other.
+    """
+
+    chains_per_block: int
+    generations_per_call: int
+    blocks_per_call: int = 1
+
+
 class TracedBlock(NamedTuple):
     """The two functions of a block, traced for each placement; see ``CompiledBlock``."""
 
     traced: tuple[jax.stages.Traced, ...]
     placements: tuple[Placement, ...]
-    chains_per_block: int
-    generations_per_call: int
+    shape: BlockShape
     x64: bool
     seconds: float
 
@@ -54,13 +68,11 @@ class CompiledBlock(NamedTuple):
     """The two compiled functions of a block at each placement, and the seconds that tracing and compiling took.
 
     Attributes:
-      start: one a placement, ``(world, values, keys) -> state``.
-      advance: one a placement, ``(world, values, state, generation) -> (state, {metric: [generations_per_call,
-        chains_per_block, ...]})``.
+      start: one a placement, see ``BlockFunctions.start``.
+      advance: one a placement, see ``BlockFunctions.advance``.
       placements: where the functions run.
-      chains_per_block: chains that run side by side.
-      generations_per_call: generations that one call of `advance` makes.
-      max_concurrent: blocks that may run at the same time at each placement; 0: one block at all placements together.
+      shape: how many chains and generations a call makes.
+      max_concurrent: calls that may run at the same time at each placement; 0: one call at all placements together.
       trace_seconds: time spent on tracing.
       compile_seconds: time spent on lowering and compiling.
     """
@@ -68,8 +80,7 @@ class CompiledBlock(NamedTuple):
     start: tuple[jax.stages.Compiled, ...]
     advance: tuple[jax.stages.Compiled, ...]
     placements: tuple[Placement, ...]
-    chains_per_block: int
-    generations_per_call: int
+    shape: BlockShape
     max_concurrent: int
     trace_seconds: float
     compile_seconds: float
@@ -84,49 +95,51 @@ def trace_block(
     make_chain: Callable[[dict[str, Array]], Chain],
     world: World,
     values: dict[str, np.ndarray],
-    keys: Key,
+    rng: str = "threefry2x32",
     *,
     metrics: tuple[str, ...],
-    chains_per_block: int,
-    generations_per_call: int,
+    shape: BlockShape,
+    floats: Mapping[str, Array] = MappingProxyType({}),
     devices: Sequence[jax.Device] | None = None,
     mesh: Mapping[str, int] | None = None,
 ) -> TracedBlock:
-    """Trace `chains_per_block` chains at each placement.
+    """Trace blocks of chains at each placement.
 
     Every placement runs the program that a single one would, so results do not depend on their number, bit for bit.
 
     Args:
-      make_chain: makes the chain of one chain's values (tracers).
+      make_chain: makes the chain of one chain's values (tracers), `floats` among them.
       world: what all chains share.
       values: ``{parameter: [chains]}``, any values of the right types.
-      keys: ``[chains]``, any keys.
+      rng: the random-number implementation of the chains' keys.
       metrics: which observations to keep.
-      chains_per_block: chains that run side by side on a device.
-      generations_per_call: generations that one call makes.
-      devices: default all local ones; blocks are dealt out to them.
+      shape: how many chains and generations a call makes.
+      floats: ``{parameter: []}``, numbers that all chains share.
+      devices: default all local ones; calls are dealt out to them.
       mesh: devices a chain (see ``sweep.sweep``); the chain must be of a setting that is sharded over that mesh.
 
     Raises:
       UsageError: the devices cannot be divided into whole meshes.
     """
     clock = time.perf_counter()
-    start, advance = make_block_functions(make_chain, metrics, generations_per_call)
-    example = (world, *select_chains(values, keys, np.zeros(chains_per_block, int)))
-    shapes = jax.eval_shape(start, *example)
+    start, advance = make_block_functions(make_chain, metrics, shape.generations_per_call)
+    size = (shape.blocks_per_call, shape.chains_per_block)
+    keys = jax.random.split(jax.random.key(0, impl=rng), size)
+    example = (world, dict(floats), {name: np.full(size, value[0]) for name, value in values.items()})
+    shapes = jax.eval_shape(start, *example, keys, jnp.int32(1))
     traced, placements = [], []
     for sharding in chain_placements(jax.local_devices() if devices is None else devices, mesh):
-        *inputs, generation = jax.device_put((*example, jnp.int32(1)), sharding)
+        *inputs, sharded_keys, one = jax.device_put((*example, keys, jnp.int32(1)), sharding)
         shardings = jax.tree.map(lambda _, s=sharding: s, shapes)
         if mesh:
-            shardings = shardings._replace(params=stacked_param_shardings(sharding, shapes.params))
+            shardings = shardings._replace(params=stacked_param_shardings(sharding, shapes.params, 2))
         state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-        traced.append(jax.jit(start, out_shardings=shardings).trace(*inputs))
-        jitted = jax.jit(advance, donate_argnums=2, out_shardings=(shardings, sharding))
-        traced.append(jitted.trace(*inputs[:2], state, generation))
+        traced.append(jax.jit(start, out_shardings=shardings).trace(*inputs, sharded_keys, one))
+        jitted = jax.jit(advance, donate_argnums=3, out_shardings=(shardings, sharding))
+        traced.append(jitted.trace(*inputs, state, one, one))
         placements.append(Placement(sharding, shardings))
     seconds = time.perf_counter() - clock
-    return TracedBlock(tuple(traced), tuple(placements), chains_per_block, generations_per_call, is_x64(), seconds)
+    return TracedBlock(tuple(traced), tuple(placements), shape, is_x64(), seconds)
 
 
 def compile_block(traced: TracedBlock) -> CompiledBlock:
@@ -138,7 +151,7 @@ def compile_block(traced: TracedBlock) -> CompiledBlock:
             levels = _optimization_levels(traced, platform) * len(traced.placements)
             compiled = list(pool.map(_compile, lowered, levels))
     # Two batched LAPACK calls at once can lock a CPU's thread pool up (seen with jaxlib 0.10.2).
-    calls_lapack = platform == "cpu" and any("@lapack_" in program.as_text() for program in lowered)
+    calls_lapack = platform == "cpu" and any("lapack_" in program.as_text() for program in compiled)
     if calls_lapack:
         max_concurrent = 0
     elif traced.placements[0].is_mesh:
@@ -149,8 +162,7 @@ def compile_block(traced: TracedBlock) -> CompiledBlock:
         tuple(compiled[::2]),
         tuple(compiled[1::2]),
         traced.placements,
-        traced.chains_per_block,
-        traced.generations_per_call,
+        traced.shape,
         max_concurrent,
         traced.seconds,
         time.perf_counter() - clock,
@@ -164,7 +176,7 @@ def _optimization_levels(traced: TracedBlock, platform: str) -> tuple[int | None
     # On a CPU level 1 gives loops as fast as higher ones. Level 0 compiles faster and gives slower programs, which
     # shows where `start` costs as much as several generations.
     start, advance = (cost.count_operations(program.jaxpr.jaxpr) for program in traced.traced[:2])
-    return int(start * traced.generations_per_call > 3 * advance), 1
+    return int(start * traced.shape.generations_per_call > 3 * advance), 1
 
 
 def _compile(lowered: jax.stages.Lowered, level: int | None) -> jax.stages.Compiled:
@@ -174,12 +186,17 @@ def _compile(lowered: jax.stages.Lowered, level: int | None) -> jax.stages.Compi
 
 
 def blocks_that_fit(compiled: jax.stages.Compiled, max_concurrent: int) -> int:
-    """Return how many blocks, at least one and at most `max_concurrent`, have room on a device together."""
+    """Return how many calls, at least one and at most `max_concurrent`, have room on a device together."""
     analysis, memory = compiled.memory_analysis(), device_memory()
     if max_concurrent == 1 or analysis is None or memory is None:
         return max_concurrent
     block_bytes = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
     return max(min(max_concurrent, int(0.5 * memory // max(block_bytes, 1))), 1)
+
+
+def as_inputs(floats: Mapping[str, float]) -> dict[str, Array]:
+    """Return numbers as arrays that take the type of what they meet, as Python's numbers do."""
+    return {name: jnp.asarray(value) for name, value in floats.items()}
 
 
 def is_x64() -> bool:

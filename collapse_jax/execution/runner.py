@@ -3,18 +3,26 @@
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import numpy as np
 
-from collapse_jax.core.random import chain_keys
+from collapse_jax.core.random import host_chain_keys
 from collapse_jax.core.worlds import Worlds
 from collapse_jax.execution.blocks import StateSaver, run_blocks
-from collapse_jax.execution.programs import CompiledBlock, TracedBlock, compile_block, trace_block
+from collapse_jax.execution.compiled_programs import COMPILED, note_compilation
+from collapse_jax.execution.programs import (
+    BlockShape,
+    CompiledBlock,
+    TracedBlock,
+    as_inputs,
+    compile_block,
+    trace_block,
+)
 from collapse_jax.planning.plan import Plan
-from collapse_jax.planning.units import Unit
+from collapse_jax.planning.units import Program, Unit
 
 
 class Runner:
@@ -29,13 +37,15 @@ class Runner:
     def __init__(
         self, plan: Plan, progress_callback: Callable[[int], None], devices: Sequence[jax.Device] | None = None
     ):
-        self.plan, self.progress_callback, self.devices = plan, progress_callback, devices
-        self.keys_of = functools.cache(lambda seed: chain_keys(seed, plan.options.num_chains, plan.options.rng))
+        self.plan, self.progress_callback = plan, progress_callback
+        self.devices = jax.local_devices() if devices is None else list(devices)
+        self.keys_of = functools.cache(lambda seed: host_chain_keys(seed, plan.options.num_chains, plan.options.rng))
         self.seconds = {"seconds_trace": 0.0, "seconds_compile": 0.0, "seconds_run": 0.0}
         self._compiler = ThreadPoolExecutor(1)
         self._compiled: dict[int, Future[CompiledBlock]] = {}
         self._worlds = Worlds()
         self._order: list[int] = []
+        self._noted: set[str] = set()
 
     def announce(self, units: Sequence[Unit]) -> Sequence[Unit]:
         """Note which units will come, in order, so that their programs compile ahead; return them."""
@@ -79,6 +89,7 @@ class Runner:
             self.plan.unit_keys(unit, self.keys_of),
             num_generations=program.num_generations,
             progress_callback=count_generations,
+            floats=as_inputs(program.floats),
             saver=saver,
             meanwhile=compile_meanwhile,
         )
@@ -109,29 +120,50 @@ class Runner:
 
     def _submit(self, number: int) -> None:
         # Tracing stays in this thread, for JAX's context managers hold for one thread. (Lowering needs x64 alone.)
+        future: Future[CompiledBlock] = Future()
         try:
-            self._compiled[number] = self._compiler.submit(self._compile, self._trace(number))
+            known = COMPILED.get(self._key(number))
+            if known is not None:
+                future.set_result(known)
+            else:
+                future = self._compiler.submit(self._compile, number, self._trace(number))
         except Exception as error:  # is raised when its turn comes; until then it is not tried again
-            self._compiled[number] = Future()
-            self._compiled[number].set_exception(error)
+            future.set_exception(error)
+        self._compiled[number] = future
+
+    def _key(self, number: int) -> Hashable | None:
+        """Return a key of a compiled program: of the program, of the shape of its calls, and of where it runs."""
+        program = self.plan.programs[number]
+        if program.key is None:
+            return None
+        return program.key, self._shape(program), tuple(self.devices)
+
+    def _shape(self, program: Program) -> BlockShape:
+        generations = self.plan.generations_per_call(program)
+        return BlockShape(program.chains_per_block, generations, program.blocks_per_call)
 
     def _trace(self, number: int) -> TracedBlock:
         program, plan = self.plan.programs[number], self.plan
+        if program.no_key and program.no_key not in self._noted:
+            self._noted.add(program.no_key)
+            note_compilation(program.no_key)
         unit = next(unit for unit in plan.units if unit.program == number)
         return trace_block(
             lambda values: plan.build_chain(program, values),
             self._worlds.world_of(program.setting, program.world),
             plan.unit_chains(unit)[0],
-            plan.unit_keys(unit, self.keys_of),
+            plan.options.rng,
             metrics=program.metrics,
-            chains_per_block=program.chains_per_block,
-            generations_per_call=plan.generations_per_call(program),
+            shape=self._shape(program),
+            floats=as_inputs(program.floats),
             devices=self.devices,
             mesh=plan.options.mesh,
         )
 
-    def _compile(self, traced: TracedBlock) -> CompiledBlock:
+    def _compile(self, number: int, traced: TracedBlock) -> CompiledBlock:
         compiled = compile_block(traced)
         self.seconds["seconds_trace"] += compiled.trace_seconds
         self.seconds["seconds_compile"] += compiled.compile_seconds
+        if (key := self._key(number)) is not None:
+            COMPILED.put(key, compiled)
         return compiled

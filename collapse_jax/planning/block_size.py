@@ -14,7 +14,10 @@ from collapse_jax.types import Tree
 # What a block draws in one generation should stay in cache (on CPU), and its pools in memory; bytes.
 _CACHE_BYTES = {"cpu": 256 << 10, "gpu": 256 << 20, "tpu": 256 << 20}
 _POOL_BYTES = {"cpu": 1 << 30, "gpu": 16 << 30, "tpu": 4 << 30}
-_MAX_CHAINS = 1024
+_MAX_CHAINS = {"cpu": 64, "gpu": 1024, "tpu": 1024}
+_CALL_OPERATIONS = 2e8  # some tens of milliseconds on a CPU
+_CALL_BYTES = 8 << 20
+_MAX_BLOCKS_PER_CALL = 16
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
@@ -35,6 +38,9 @@ def choose_chains_per_block(
 ) -> int:
     """Return how many chains run side by side: a power of two set by sizes alone, never by how many there are.
 
+    On a CPU blocks are as narrow as they can be without being slower, so that few chains do not pay for many; several
+    of them are one call (see ``choose_blocks_per_call``).
+
     Args:
       state_bytes: bytes that a chain keeps.
       drawn_bytes: bytes that it draws in a generation.
@@ -45,13 +51,27 @@ def choose_chains_per_block(
     if chains_per_block:
         return chains_per_block
     platform, memory = jax.default_backend(), device_memory()
-    in_cache = _CACHE_BYTES.get(platform, 256 << 10) // drawn_bytes
-    in_pools = _POOL_BYTES.get(platform, 1 << 30) // state_bytes
+    in_cache = _CACHE_BYTES.get(platform, _CACHE_BYTES["cpu"]) // drawn_bytes
+    in_pools = _POOL_BYTES.get(platform, _POOL_BYTES["cpu"]) // state_bytes
     preferred = 2 ** int(np.log2(max(min(in_cache, in_pools), 8)))
-    in_memory = _MAX_CHAINS
+    largest = _MAX_CHAINS.get(platform, _MAX_CHAINS["cpu"])
+    in_memory = largest
     if memory is not None:
         in_memory = max(memory // (state_bytes + max(drawn_bytes, training_bytes)), 1)
-    return min(preferred, 2 ** int(np.log2(in_memory)), _MAX_CHAINS, setting_limit or _MAX_CHAINS)
+    return min(preferred, 2 ** int(np.log2(in_memory)), largest, setting_limit or largest)
+
+
+def choose_blocks_per_call(block_bytes: int, block_operations: float) -> int:
+    """Return the most blocks of one call: several, a power of two, where one takes less time than a call's overhead.
+
+    Args:
+      block_bytes: bytes that the chains of a block keep; a call has room for all of its blocks, used or not.
+      block_operations: operations of one call of one block.
+    """
+    if jax.default_backend() != "cpu":
+        return 1  # where all chains of a block are computed at the same time
+    wanted = min(_CALL_OPERATIONS / max(block_operations, 1.0), _CALL_BYTES / block_bytes, _MAX_BLOCKS_PER_CALL)
+    return 2 ** int(np.log2(max(wanted, 1)))
 
 
 def count_chain_bytes(state: Tree, new: Tree, rows: Tree, law: bool) -> tuple[int, int]:

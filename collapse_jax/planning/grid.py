@@ -1,14 +1,13 @@
 """The grid of a sweep: policies by axes, and the parts of each point, which are built once."""
 
 import itertools
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from collapse_jax.core.errors import UsageError
 from collapse_jax.planning.design import Design, make_design
 from collapse_jax.planning.paths import SIZES, DesignAxis, short_names
-from collapse_jax.planning.recipes import Recipe, label_recipes, label_value, own_name
+from collapse_jax.planning.recipes import Recipe, are_floats, label_recipes, label_value, own_name
 from collapse_jax.types import Curator, Policy, Setting
 
 
@@ -108,6 +107,10 @@ class Grid:
         """Return the seed at a point."""
         return int(self.values(index).get("seed", self.design.seed or 0))
 
+    def recipes(self, policy: int, index: Sequence[int]) -> tuple[Recipe, Recipe, Recipe | None]:
+        """Return the recipes of the setting, of a policy by its number, and of the curator at a point."""
+        return self.design.moved(policy, self.values(index))
+
     def point(self, policy: int, index: Sequence[int], traced: Mapping[str, Any] | None = None) -> Point:
         """Return the parts of a point; each is built once.
 
@@ -203,14 +206,6 @@ def _can_be_traced(design: Design, path: str, values: Sequence[Any]) -> bool:
         return False
     recipe, name = design.recipe_at(path)
     return are_floats(values, recipe.hint(name))
-
-
-def are_floats(values: Sequence[Any], hint: Any) -> bool:
-    """Return whether `values` of a parameter can be traced: floats, or numbers where `hint` allows no whole number."""
-    if any(isinstance(v, bool | str) for v in values) or not all(isinstance(v, int | float) for v in values):
-        return False
-    allowed = set(typing.get_args(hint) or [hint])
-    return any(isinstance(v, float) for v in values) or (float in allowed and int not in allowed)
 
 
 def _is_at(path: str, head: str) -> bool:

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax.core.bounded_cache import BoundedCache
 from collapse_jax.core.errors import UsageError
-from collapse_jax.core.random import chain_keys
 from collapse_jax.core.sharding import mesh_size
-from collapse_jax.planning.block_functions import make_block_functions, select_chains
+from collapse_jax.planning.block_functions import make_block_functions
 from collapse_jax.planning.block_size import device_memory
 from collapse_jax.planning.cost import count_array_bytes, count_peak_bytes
 from collapse_jax.planning.plan import Plan
@@ -41,11 +41,14 @@ def check_memory(plan: Plan) -> None:
 
 
 def estimate_block_bytes(plan: Plan, program: Program) -> int:
-    """Return the estimated bytes of device memory while a block of the program runs.
+    """Return the estimated bytes of device memory while a call of the program runs.
 
     The estimate is within a fifth of XLA's own account (on CPU) where pools of rows or networks fill the memory; it is
     up to two thirds too low for blocks of two or three megabytes whose rows are drawn and reduced at once.
     """
+    known = None if program.key is None else _ESTIMATES.get(program.key)
+    if known is not None:
+        return known
     start, advance = make_block_functions(
         lambda values: plan.build_chain(program, values), program.metrics, plan.generations_per_call(program)
     )
@@ -55,11 +58,23 @@ def estimate_block_bytes(plan: Plan, program: Program) -> int:
         if plan.programs[unit.program].policy == program.policy and plan.programs[unit.program].point == program.point
     )
     values, _ = plan.unit_chains(unit)
-    keys = chain_keys(0, 1, plan.options.rng)
-    chosen = select_chains({n: v[:1] for n, v in values.items()}, keys, np.zeros(program.chains_per_block, int))
-    state = jax.eval_shape(start, program.world, *chosen)
-    jaxpr = jax.make_jaxpr(advance)(program.world, chosen[0], state, jnp.int32(1)).jaxpr
+    size = (program.blocks_per_call, program.chains_per_block)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0, impl=plan.options.rng), size))
+    inputs = program.world, dict(program.floats), {name: np.full(size, v[0]) for name, v in values.items()}
+    state = jax.eval_shape(start, *inputs, keys, jnp.int32(1))
+    jaxpr = jax.make_jaxpr(advance)(*inputs, state, jnp.int32(1), jnp.int32(1)).jaxpr
     argument_bytes = sum(count_array_bytes(v.aval) for v in jaxpr.invars)
     result_bytes = sum(count_array_bytes(v.aval) for v in jaxpr.outvars)
     result_bytes -= sum(map(count_array_bytes, jax.tree.leaves(state)))  # which is donated
-    return int(argument_bytes + max(result_bytes, 0) + count_peak_bytes(jaxpr))
+    estimate = int(argument_bytes + max(result_bytes, 0) + count_peak_bytes(jaxpr))
+    if program.key is not None:
+        _ESTIMATES.put(program.key, estimate)
+    return estimate
+
+
+_ESTIMATES: BoundedCache[int] = BoundedCache(1024)  # of programs by their keys
+
+
+def forget_estimates() -> None:
+    """Forget the estimates of programs that were planned before."""
+    _ESTIMATES.clear()

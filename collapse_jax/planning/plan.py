@@ -2,25 +2,31 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax.core.bounded_cache import BoundedCache
 from collapse_jax.core.chain import make_chain
 from collapse_jax.core.data_plan import plan_data
 from collapse_jax.core.errors import UsageError
-from collapse_jax.core.random import chain_keys
+from collapse_jax.core.random import HostKeys, chain_keys
 from collapse_jax.core.sharding import abstract_mesh, mesh_size, shard_setting
 from collapse_jax.core.suggestions import describe_choices
 from collapse_jax.core.worlds import PlannedWorlds, same_world
-from collapse_jax.planning.block_size import choose_chains_per_block, choose_generations_per_call, count_chain_bytes
+from collapse_jax.planning.block_size import (
+    choose_blocks_per_call,
+    choose_chains_per_block,
+    choose_generations_per_call,
+    count_chain_bytes,
+)
 from collapse_jax.planning.cost import count_live_operations, count_peak_bytes
 from collapse_jax.planning.grid import Grid, Point
 from collapse_jax.planning.options import Options, check_options
-from collapse_jax.planning.paths import ALL_METRICS
+from collapse_jax.planning.paths import ALL_METRICS, targets
+from collapse_jax.planning.program_key import NoKeyError, flags_key, list_floats, recipe_key, tree_key
 from collapse_jax.planning.units import Cut, Program, Unit, choose_unit_shape, cut_units, numbers_per_generation
 from collapse_jax.types import Chain, JoinCounts, Metric, PartlyReal, Setting
 
@@ -43,7 +49,7 @@ class Plan(NamedTuple):
     @property
     def cuts(self) -> tuple[Cut, ...]:
         """Return how the programs are cut into units."""
-        return tuple(Cut(program.chains_per_block, program.unit_shape) for program in self.programs)
+        return tuple(Cut(program.unit_shape) for program in self.programs)
 
     @property
     def chunk_shape(self) -> tuple[int, ...]:
@@ -75,7 +81,7 @@ class Plan(NamedTuple):
         return metrics
 
     def build_chain(self, program: Program, values: dict[str, Any]) -> Chain:
-        """Return the chain at traced `values`, those of the axes that are traced in the program."""
+        """Return the chain at traced `values`: the program's floats, and those of the axes that are traced in it."""
         return _build_chain(self.grid.point(program.policy, program.point, values), self.options, program.law)
 
     def unit_chains(self, unit: Unit) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -93,15 +99,16 @@ class Plan(NamedTuple):
         values = {n: np.repeat(np.asarray([p[n] for p in points], dtype), number) for n, dtype in dtypes.items()}
         return values, np.tile(np.arange(chains.start, chains.stop), len(points))
 
-    def unit_keys(self, unit: Unit, keys_of: Callable[[int], jax.Array]) -> jax.Array:
+    def unit_keys(self, unit: Unit, keys_of: Callable[[int], HostKeys]) -> HostKeys:
         """Return the keys of a unit's chains, in the order of ``unit_chains``; `keys_of` returns those of a seed."""
         _, chains = self.unit_chains(unit)
         spans = [range(s.start, s.stop) for s in unit.where[1:-1]]
         seeds = [self.grid.seed(index) for index in itertools.product(*spans)]
         if len(set(seeds)) == 1:
-            return keys_of(seeds[0])[chains]
+            return keys_of(seeds[0]).at(chains)
         parts = np.split(chains, len(seeds))
-        return jnp.concatenate([keys_of(seed)[part] for seed, part in zip(seeds, parts, strict=True)])
+        words = [keys_of(seed).at(part).words for seed, part in zip(seeds, parts, strict=True)]
+        return HostKeys(np.concatenate(words), self.options.rng)
 
 
 def make_plan(grid: Grid, options: Options, cuts: Sequence[Cut] | None = None) -> Plan:
@@ -129,7 +136,7 @@ def make_plan(grid: Grid, options: Options, cuts: Sequence[Cut] | None = None) -
     sized = [_measure_program(plan, program, key, worlds) for program in programs]
     return cut_plan(
         plan._replace(programs=tuple(sized)),
-        cuts or [Cut(program.chains_per_block, choose_unit_shape(grid, program, options)) for program in sized],
+        cuts or [Cut(choose_unit_shape(grid, program, options)) for program in sized],
     )
 
 
@@ -214,28 +221,88 @@ def _measure_program(plan: Plan, program: Program, key: jax.Array, worlds: Plann
             f"axes: values that change the real law of setting {program.setting.name} need runs of their own"
         )
     values = {k: v for axis in traced_axes for k, v in axis.point(0).items() if k != "seed"}
-    chain, options = plan.build_chain(program, values), plan.options
-    draws_no_rows = program.law and _has_law_of_real(program.setting)
-    rows = () if draws_no_rows else jax.eval_shape(lambda: program.setting.sample_real(key, world, point.num_samples))
-    state = jax.eval_shape(chain.init, key, world)
-    step = _trace_step(chain, world, state, program.metrics)
-    _check_metric_shapes(program.setting, step.observations)
+    program = program._replace(world=world, floats=_list_floats(plan, program, [*values]))
+    key_of_program, reason = _make_key(plan, program, values)
+    program = program._replace(key=key_of_program, no_key=reason)
+    measured = None if key_of_program is None else _MEASURED.get(key_of_program)
+    if measured is None:
+        measured = _measure_steps(plan, program, values, point.num_samples, key)
+        if key_of_program is not None:
+            _MEASURED.put(key_of_program, measured)
+    return program._replace(**measured)
+
+
+_MEASURED: BoundedCache[dict[str, Any]] = BoundedCache(1024)  # what is known of programs by their keys
+
+
+def forget_measurements() -> None:
+    """Forget what is known of programs that were planned before."""
+    _MEASURED.clear()
+
+
+def _list_floats(plan: Plan, program: Program, traced: Sequence[str]) -> dict[str, float]:
+    """Return the numbers of the program's parts that are its inputs, apart from those that are traced along axes."""
+    heads = ("setting", f"policies.{program.policy}", "curator")
+    recipes = plan.grid.recipes(program.policy, program.point)
+    found = {
+        f"{head}.{path}": value
+        for head, recipe in zip(heads, recipes, strict=True)
+        if recipe is not None
+        for path, value in list_floats(recipe).items()
+    }
+    moved = {path for axis_path in traced for path in targets(axis_path, len(plan.grid.policies))}
+    return {path: value for path, value in found.items() if path not in moved}
+
+
+def _make_key(plan: Plan, program: Program, values: Mapping[str, Any]) -> tuple[Hashable | None, str]:
+    """Return a key of all that a program depends on, or None and the reason why there is none."""
+    options, heads = plan.options, ("setting", f"policies.{program.policy}", "curator")
+    recipes = plan.grid.recipes(program.policy, program.point)
+    traced = {path for name in values for path in targets(name, len(plan.grid.policies))} | {*program.floats}
+    num_samples = None if "num_samples" in values else plan.grid.point(program.policy, program.point).num_samples
+    try:
+        parts = tuple(
+            recipe_key(recipe, [path.removeprefix(f"{head}.") for path in traced if path.startswith(f"{head}.")])
+            for head, recipe in zip(heads, recipes, strict=True)
+        )
+    except NoKeyError as error:
+        return None, str(error)
+    sizes = (num_samples, program.num_generations, plan.generations_per_call(program), options.chains_per_block)
+    mesh = None if options.mesh is None else tuple(options.mesh.items())
+    kinds = tuple((name, isinstance(value, float)) for name, value in values.items())
+    floats = tuple(program.floats)
+    chosen = (program.metrics, program.law, options.precision, options.rng, mesh)
+    return (parts, kinds, floats, sizes, chosen, tree_key(program.world), flags_key()), ""
+
+
+def _measure_steps(plan: Plan, program: Program, values: Mapping[str, Any], num_samples: Any, key: Any) -> dict:
+    """Return the sizes and operations of a program by tracing one generation of one chain."""
+    world, setting, options = program.world, program.setting, plan.options
+    draws_no_rows = program.law and _has_law_of_real(setting)
+    rows = () if draws_no_rows else jax.eval_shape(lambda: setting.sample_real(key, world, num_samples))
+    step = _trace_step(plan, program, {**values, **program.floats}, key)
+    _check_metric_shapes(setting, step.observations)
+    state = step.state
     state_bytes, drawn_bytes = count_chain_bytes(state, step.new_rows, rows, program.law)
     # Activations outweigh what a chain keeps.
-    training_bytes = 0 if program.setting.init is None else count_peak_bytes(step.jaxpr)
+    training_bytes = 0 if setting.init is None else count_peak_bytes(step.jaxpr)
     # All metrics count here: bits may depend on chains_per_block, which must not depend on what is asked for.
-    metrics, generations = program.setting.metrics, plan.generations_per_call(program)
+    metrics, generations = setting.metrics, plan.generations_per_call(program)
     chains_per_block = choose_chains_per_block(
-        state_bytes + generations * _count_array_metric_bytes(metrics), drawn_bytes, program.setting.info.largest_block,
+        state_bytes + generations * _count_array_metric_bytes(metrics), drawn_bytes, setting.info.largest_block,
         options.chains_per_block, training_bytes,
     )  # fmt: skip
+    blocks_per_call = 1
+    if not options.chains_per_block and mesh_size(options.mesh) == 1:
+        operations = chains_per_block * generations * step.operations
+        blocks_per_call = choose_blocks_per_call(chains_per_block * state_bytes, operations)
     chosen_bytes = generations * _count_array_metric_bytes(m for m in metrics if m.name in program.metrics)
-    return program._replace(
-        world=world,
-        chains_per_block=chains_per_block,
-        operations=step.operations,
-        bytes_per_chain=state_bytes + chosen_bytes + drawn_bytes,
-    )
+    return {
+        "chains_per_block": chains_per_block,
+        "blocks_per_call": blocks_per_call,
+        "operations": step.operations,
+        "bytes_per_chain": state_bytes + chosen_bytes + drawn_bytes,
+    }
 
 
 def _count_array_metric_bytes(metrics: Iterable[Metric]) -> int:
@@ -247,26 +314,35 @@ class _TracedStep(NamedTuple):
     """One generation of one chain.
 
     Attributes:
+      state: the shapes of the chain's state.
       new_rows: the shapes of the generation's batch.
       observations: the shapes of the metrics that were asked for.
       jaxpr: of the whole step, with all metrics of the setting, so that sizes do not depend on those asked for.
       operations: those that the asked metrics and the next state need.
     """
 
+    state: Any
     new_rows: Any
     observations: dict[str, Any]
     jaxpr: Any
     operations: float
 
 
-def _trace_step(chain: Chain, world: Any, state: Any, metrics: Sequence[str]) -> _TracedStep:
-    def step(world: Any, state: Any, generation: jax.Array) -> Any:
-        state, new, observations = chain.emit(world, state, generation)
-        return new, {name: observations[name] for name in metrics}, chain.absorb(world, state, new, generation)
+def _trace_step(plan: Plan, program: Program, values: Mapping[str, Any], key: Any) -> _TracedStep:
+    def init(values: dict[str, Any], world: Any) -> Any:
+        return plan.build_chain(program, values).init(key, world)
 
-    jaxpr, (new_rows, observations, _) = jax.make_jaxpr(step, return_shape=True)(world, state, jax.numpy.int32(1))
+    def step(values: dict[str, Any], world: Any, state: Any, generation: jax.Array) -> Any:
+        chain = plan.build_chain(program, values)
+        state, new, observations = chain.emit(world, state, generation)
+        observed = {name: observations[name] for name in program.metrics}
+        return new, observed, chain.absorb(world, state, new, generation)
+
+    values, world = dict(values), program.world
+    state = jax.eval_shape(init, values, world)
+    jaxpr, (new_rows, observed, _) = jax.make_jaxpr(step, return_shape=True)(values, world, state, jax.numpy.int32(1))
     operations = count_live_operations(jaxpr.jaxpr, [True] * len(jaxpr.out_avals))
-    return _TracedStep(new_rows, observations, jaxpr.jaxpr, operations)
+    return _TracedStep(state, new_rows, observed, jaxpr.jaxpr, operations)
 
 
 def _check_metric_shapes(setting: Setting, observations: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import collections.abc
 import dataclasses
+import functools
 import inspect
 import types
 import typing
@@ -17,7 +18,7 @@ from collapse_jax.core.errors import UsageError
 from collapse_jax.core.suggestions import describe_choices
 from collapse_jax.core.validation import is_traced, one_line
 from collapse_jax.curators import then
-from collapse_jax.types import Curator, Policy, Pretext, Setting, Source, Symbols, Text
+from collapse_jax.types import Curator, OffAt, Policy, Pretext, Setting, Source, Symbols, Text
 
 TYPES: dict[str, type] = {
     "setting": Setting, "policy": Policy, "curator": Curator, "source": Source, "symbols": Symbols, "text": Text,
@@ -47,7 +48,7 @@ class Recipe:
     @property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
         """The parameters of the factory by name; none where it is not known."""
-        return {} if self.factory is None else inspect.signature(self.factory).parameters
+        return {} if self.factory is None else _parameters(self.factory)
 
     @property
     def all_arguments(self) -> dict[str, Any]:
@@ -177,6 +178,34 @@ def groups_of(hint: Any) -> list[str]:
     return [_GROUPS[member] for member in members if isinstance(member, type) and member in _GROUPS]
 
 
+def is_part(value: Any) -> bool:
+    """Return whether a value is a part or the recipe of one."""
+    return isinstance(value, Recipe) or type(value) in _GROUPS
+
+
+def recipe_of_value(value: Any) -> Recipe:
+    """Return the recipe of a part, or the recipe itself (see ``is_part``)."""
+    return value if isinstance(value, Recipe) else _recipe_of_part(_GROUPS[type(value)], value)
+
+
+def are_floats(values: Sequence[Any], hint: Any) -> bool:
+    """Return whether `values` of a parameter can be traced: floats, or numbers where `hint` allows no whole number."""
+    if any(isinstance(v, bool | str) for v in values) or not all(isinstance(v, int | float) for v in values):
+        return False
+    allowed = set(typing.get_args(hint) or [hint])
+    return any(isinstance(v, float) for v in values) or (float in allowed and int not in allowed)
+
+
+def off_values(factory: Any) -> dict[str, float]:
+    """Return the values at which numbers of a factory turn something off (see ``OffAt``), by name."""
+    hints = {name: typing.get_args(hint)[1:] for name, hint in _hints(factory, True).items() if _is_annotated(hint)}
+    return {name: mark.value for name, marks in hints.items() for mark in marks if isinstance(mark, OffAt)}
+
+
+def _is_annotated(hint: Any) -> bool:
+    return typing.get_origin(hint) is typing.Annotated
+
+
 def plugins_of(recipe: Recipe) -> set[str]:
     """Return what must be loaded for the factories of a recipe to be registered (see ``registry.load_plugin``)."""
     registered = recipe.factory is not None and recipe.kind not in (None, "then")
@@ -184,9 +213,8 @@ def plugins_of(recipe: Recipe) -> set[str]:
     found = {own} if own is not None else set()
     for value in recipe.arguments.values():
         for item in value if type(value) in (list, tuple) else (value,):
-            if isinstance(item, Recipe) or type(item) in _GROUPS:
-                inner = item if isinstance(item, Recipe) else _recipe_of_part(_GROUPS[type(item)], item)
-                found |= plugins_of(inner)
+            if is_part(item):
+                found |= plugins_of(recipe_of_value(item))
     return found
 
 
@@ -215,8 +243,8 @@ def label_recipes(recipes: Sequence[Recipe], moved: Sequence[Collection[str]] = 
 
 def label_value(value: Any) -> Any:
     """Return what stands for a value of a parameter: itself if it is a number or text, else a text."""
-    if isinstance(value, Recipe) or type(value) in _GROUPS:
-        recipe = value if isinstance(value, Recipe) else _recipe_of_part(_GROUPS[type(value)], value)
+    if is_part(value):
+        recipe = recipe_of_value(value)
         defaults = {n: p.default for n, p in recipe.parameters.items()}
         given = {n: v for n, v in recipe.arguments.items() if not same_value(v, defaults.get(n))}
         return _label_call(recipe, given)
@@ -365,9 +393,15 @@ def _build_argument(value: Any, path: str) -> Any:
     return value
 
 
-def _hints(factory: Any) -> dict[str, Any]:
+@functools.lru_cache(maxsize=512)
+def _hints(factory: Any, include_extras: bool = False) -> dict[str, Any]:
     function = inspect.unwrap(factory) if inspect.isfunction(factory) else factory
     try:
-        return typing.get_type_hints(function) if inspect.isfunction(function) else {}
+        return typing.get_type_hints(function, None, None, include_extras) if inspect.isfunction(function) else {}
     except NameError:  # annotations that exist for type checkers only
         return {}
+
+
+@functools.lru_cache(maxsize=512)
+def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(factory).parameters

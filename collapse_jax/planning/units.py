@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -33,6 +34,10 @@ class Program(NamedTuple):
       num_generations: fits in a chain.
       world: what its chains share, or the shapes of it.
       chains_per_block: chains that run side by side on a device.
+      blocks_per_call: the most blocks that one call of the program makes, one after the other.
+      floats: ``{path: value}``, arguments of the parts that are inputs of the program, the same for all its chains.
+      key: stands for all that the compiled program depends on; None where that is not known.
+      no_key: the reason why there is no key.
       operations: estimated operations of one generation of one chain.
       bytes_per_chain: bytes that a chain takes, at least.
       unit_shape: the largest lengths of a unit along the dimensions of the results without the generations.
@@ -47,6 +52,10 @@ class Program(NamedTuple):
     num_generations: int
     world: Any = None
     chains_per_block: int = 0
+    blocks_per_call: int = 1
+    floats: Mapping[str, float] = MappingProxyType({})
+    key: Hashable | None = None
+    no_key: str = ""
     operations: float = 0.0
     bytes_per_chain: int = 0
     unit_shape: tuple[int, ...] = ()
@@ -77,14 +86,13 @@ class Unit(NamedTuple):
 class Cut(NamedTuple):
     """How a program is cut into units.
 
-    A store records its cuts: bits depend on `chains_per_block`, so no other machine may choose another number.
+    A store records its cuts, so that all processes that fill it have the same units. How many chains run side by side
+    is left to each of them, since it depends on the device.
 
     Attributes:
-      chains_per_block: chains that run side by side on a device.
       unit_shape: the largest lengths of a unit along the dimensions of the results without the generations.
     """
 
-    chains_per_block: int
     unit_shape: tuple[int, ...]
 
 

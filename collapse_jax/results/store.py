@@ -151,7 +151,7 @@ def read_cuts(place: Any) -> list[Cut]:
     """
     try:
         recorded = json.loads(read_attributes(place)["plan"])
-        return [Cut(cut["chains_per_block"], tuple(cut["unit_shape"])) for cut in recorded]
+        return [Cut(tuple(cut["unit_shape"])) for cut in recorded]
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(
             f"{place}: another version of collapse-jax made this store; choose another folder with --out"

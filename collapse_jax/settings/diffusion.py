@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ from collapse_jax.training.nets.denoiser import NETS, make_denoiser
 from collapse_jax.training.row_transform import GenerativeModel, RowTransform
 from collapse_jax.training.sgd import SCHEDULES as RATES
 from collapse_jax.training.sgd import AveragedParams, average_params, check_warmup, fit_sgd, make_adamw
-from collapse_jax.types import Array, Extras, Info, Key, Metric, Setting, Source, Tree, World
+from collapse_jax.types import Array, Extras, Info, Key, Metric, OffAt, Setting, Source, Tree, World
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _CLIP = 1.0  # largest norm of a gradient, as in arXiv 2006.11239's code
@@ -96,7 +96,7 @@ def diffusion(
     patch: int | None = None,
     conditional: bool = False,
     drop_label: Array | float | None = None,
-    guidance: Array | float = 1.0,
+    guidance: Annotated[Array | float, OffAt(1.0)] = 1.0,
     steps: int = 1000,
     batch_size: int = 128,
     learning_rate: Array | float = 3e-3,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from collapse_jax.types import (
     Info,
     Key,
     Metric,
+    OffAt,
     Setting,
     SufficientStatistics,
     Symbols,
@@ -48,7 +49,9 @@ class Frequencies(NamedTuple):
 
 @register_setting
 def discrete(
-    probabilities: Symbols | Sequence[float] | None = None, lineage: bool = False, temperature: Array | float = 1.0
+    probabilities: Symbols | Sequence[float] | None = None,
+    lineage: bool = False,
+    temperature: Annotated[Array | float, OffAt(1.0)] = 1.0,
 ) -> Setting:
     """Fit a law over K symbols by empirical frequencies: the Wright-Fisher model of population genetics.
 

@@ -115,7 +115,7 @@ def kde(
             sample_children=_sample_children,
             row_scores=row_scores.ROW_SCORES,
         ),
-        info=Info(source=source, min_samples=2 if str(bandwidth).endswith("_scaled") else 1, largest_block=32),
+        info=Info(source=source, min_samples=2 if str(bandwidth).endswith("_scaled") else 1, largest_block=8),
     )
     return with_ancestors(setting) if lineage else setting
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from collapse_jax.training.nets.sequence_model import (
 from collapse_jax.training.nets.transformer import Transformer, TransformerSize, draw_initial_parameters, resolve_size
 from collapse_jax.training.nnx_functional import make_functional
 from collapse_jax.training.sgd import SCHEDULES, check_warmup, fit_sgd, make_adamw
-from collapse_jax.types import Array, Batch, Extras, Info, Key, Setting, Text, Tree, World
+from collapse_jax.types import Array, Batch, Extras, Info, Key, OffAt, Setting, Text, Tree, World
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 STARTS = ("init", "previous", "base")
@@ -123,10 +123,10 @@ def language_model(
     clip: Array | float = 1.0,
     start: Literal["init", "previous", "base"] = "init",
     base_steps: int | None = None,
-    temperature: Array | float = 1.0,
+    temperature: Annotated[Array | float, OffAt(0.0)] = 1.0,
     top_k: int = 0,
-    top_p: Array | float = 1.0,
-    min_p: Array | float = 0.0,
+    top_p: Annotated[Array | float, OffAt(1.0)] = 1.0,
+    min_p: Annotated[Array | float, OffAt(0.0)] = 0.0,
     prompt: int = 0,
     num_test: int = 256,
     ngram: int = 8,

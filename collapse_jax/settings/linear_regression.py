@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from collapse_jax.types import (
     LabelOnly,
     LabelStatistics,
     Metric,
+    OffAt,
     Setting,
     SufficientStatistics,
     Tree,
@@ -78,7 +79,7 @@ def linear_regression(
     dim: int = 2,
     noise_variance: float = 1.0,
     reuse_inputs: bool = True,
-    ridge: float = 0.0,
+    ridge: Annotated[float, OffAt(0.0)] = 0.0,
     num_test: int = 1000,
 ) -> Setting:
     """Fit linear regression by least squares; synthetic labels are drawn from the fit.

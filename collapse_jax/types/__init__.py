@@ -6,7 +6,7 @@
 - ``pool_g  = fade * pool_{g-1} + join(x_g, real)``
 """
 
-from collapse_jax.types.data import ROLES, Array, Batch, Key, Metric, Pretext, Tree, World
+from collapse_jax.types.data import ROLES, Array, Batch, Key, Metric, OffAt, Pretext, Tree, World
 from collapse_jax.types.functions import (
     CompressFn,
     CountFn,
@@ -60,8 +60,8 @@ from collapse_jax.types.sources import (
 __all__ = [
     "ROLES", "Array", "Batch", "Chain", "CompressFn", "CountFn", "CurateFn", "Curator", "DrawRowsFn", "DrawTextFn",
     "Extras", "FitFn", "HeldOutRowsFn", "HeldOutTextFn", "Info", "InitFn", "Join", "JoinCounts", "JoinFn", "Key",
-    "LabelOnly", "LabelStatistics", "LogDensityFn", "LogProbabilityFn", "Metric", "ObserveFn", "PartlyReal", "Policy",
-    "PrepareInputsFn", "Pretext", "RealTextFn", "RelabelFn", "RelabelStatisticsFn", "Resample", "RewriteFn",
+    "LabelOnly", "LabelStatistics", "LogDensityFn", "LogProbabilityFn", "Metric", "ObserveFn", "OffAt", "PartlyReal",
+    "Policy", "PrepareInputsFn", "Pretext", "RealTextFn", "RelabelFn", "RelabelStatisticsFn", "Resample", "RewriteFn",
     "RowScoreFn", "SampleChildrenFn", "SampleFn", "SampleRealFn", "SampleRealStatisticsFn", "SampleStatisticsFn",
     "Setting", "Source", "SufficientStatistics", "SummarizeFn", "Symbols", "Synthetic", "Text", "Tree", "World",
     "WorldFn",

@@ -11,6 +11,19 @@ Key = jax.Array
 Tree = Any  # a pytree of arrays
 
 
+class OffAt(NamedTuple):
+    """The value at which a number of a factory turns something off, as in ``Annotated[Array | float, OffAt(1.0)]``.
+
+    Numbers of factories are inputs of compiled programs, so that other values compile nothing. At this value a number
+    is a constant instead, and the program does without what is turned off.
+
+    Attributes:
+      value: the value.
+    """
+
+    value: float
+
+
 class Batch(NamedTuple):
     """Rows with multiplicities, kept as blocks (one block a generation).
 
