@@ -8,22 +8,22 @@ import pytest
 
 from collapse_jax import policies, settings
 from collapse_jax.core.chain import make_chain
-from collapse_jax.core.random import chain_keys
+from collapse_jax.core.random import chain_keys, host_chain_keys
 from collapse_jax.execution.blocks import StateSaver, run_blocks
-from collapse_jax.execution.programs import compile_block, trace_block
+from collapse_jax.execution.programs import BlockShape, compile_block, trace_block
 
 CHAINS, CHAINS_PER_BLOCK, GENERATIONS, GENERATIONS_PER_CALL = 13, 2, 6, 2
 METRICS = ("log_trace_ratio", "test_nll")
 
 
-def blocks_of(chains_per_block):
+def blocks_of(chains_per_block, blocks_per_call=1, chains=CHAINS):
     """Return ``run(max_concurrent, **options)`` for blocks of so many chains."""
     setting = settings.gaussian(2, num_test=8)
-    world, keys = setting.world(), chain_keys(0, CHAINS, "threefry2x32")
+    world, keys = setting.world(), host_chain_keys(0, chains)
     chain = make_chain(setting, policies.accumulate_subsample(), num_samples=5, num_generations=GENERATIONS)
     compiled = compile_block(trace_block(
-        lambda values: chain, world, {}, keys, metrics=METRICS, chains_per_block=chains_per_block,
-        generations_per_call=GENERATIONS_PER_CALL,
+        lambda values: chain, world, {}, metrics=METRICS,
+        shape=BlockShape(chains_per_block, GENERATIONS_PER_CALL, blocks_per_call),
     ))  # fmt: skip
 
     def run(max_concurrent, progress_callback=lambda generations: None, saver=None, **others):
@@ -45,6 +45,44 @@ def test_a_chain_alone_is_what_it_is_among_others(blocks):
     alone, among = blocks_of(1)(2), blocks(2)
     for name in METRICS:
         np.testing.assert_allclose(alone[name], among[name], rtol=1e-4, atol=1e-4)
+
+
+def test_keys_on_the_host_are_those_of_chains():
+    for rng in ("threefry2x32", "rbg"):
+        expected = jax.random.key_data(chain_keys(7, 1030, rng))
+        np.testing.assert_array_equal(host_chain_keys(7, 1030, rng).words, expected)
+        np.testing.assert_array_equal(jax.random.key_data(host_chain_keys(7, 3, rng).to_device()), expected[:3])
+
+
+@pytest.mark.parametrize("blocks_per_call", [2, 4, 16])
+@pytest.mark.parametrize("max_concurrent", [0, 1, 3])
+@pytest.mark.parametrize("chains", [1, 3, CHAINS])
+def test_bits_do_not_depend_on_how_many_blocks_a_call_makes(blocks, blocks_per_call, max_concurrent, chains):
+    one, many = blocks(0), blocks_of(CHAINS_PER_BLOCK, blocks_per_call, chains)(max_concurrent)
+    for name in METRICS:
+        assert many[name].shape == (chains, GENERATIONS)
+        np.testing.assert_array_equal(one[name][:chains], many[name])
+
+
+def test_a_call_goes_on_from_the_states_of_its_own_chains_alone():
+    dying = memory(after=2)[1]
+    run = blocks_of(CHAINS_PER_BLOCK, 4)
+    with pytest.raises(OSError, match="no room"):
+        run(1, saver=dying)
+    loaded, (_, saver) = [], memory()
+
+    def load(name, template):
+        found = dying.load(name, template)
+        loaded.append(found is not None)
+        return found
+
+    other = run(3, saver=StateSaver(load, saver.save))  # more calls, of fewer blocks each: none of the states fits
+    assert loaded == [False] * len(loaded)
+    loaded.clear()
+    again = run(1, saver=StateSaver(load, saver.save))
+    assert any(loaded)
+    for name in METRICS:
+        np.testing.assert_array_equal(again[name], other[name])
 
 
 def memory(after=None):

@@ -15,10 +15,9 @@ from collapse_jax import config, policies, results, settings
 from collapse_jax.config.yaml_io import ConfigError
 from collapse_jax.core import registry
 from collapse_jax.core.errors import UsageError
-from collapse_jax.core.random import chain_keys
 from collapse_jax.execution import resumable
 from collapse_jax.execution.estimate import estimate_sweep
-from collapse_jax.execution.programs import compile_block, trace_block
+from collapse_jax.execution.programs import BlockShape, as_inputs, compile_block, trace_block
 from collapse_jax.execution.sweep import run, sweep
 from collapse_jax.planning import block_size, cost
 from collapse_jax.planning.grid import make_grid
@@ -201,8 +200,8 @@ def test_bytes_are_predicted_within_a_fifth(optimised, name, options, policy, n,
     program = plan.programs[0]
     programs = compile_block(trace_block(
         lambda values: plan.build_chain(program, values), program.world, plan.unit_chains(plan.units[0])[0],
-        chain_keys(0, 1), metrics=program.metrics, chains_per_block=program.chains_per_block,
-        generations_per_call=plan.generations_per_call(program),
+        metrics=program.metrics, floats=as_inputs(program.floats),
+        shape=BlockShape(program.chains_per_block, plan.generations_per_call(program), program.blocks_per_call),
     ))  # fmt: skip
     m = programs.advance[0].memory_analysis()
     true = m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes + m.temp_size_in_bytes

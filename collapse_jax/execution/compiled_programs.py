@@ -5,7 +5,7 @@ import warnings
 from collapse_jax.core.bounded_cache import BoundedCache
 from collapse_jax.execution.programs import CompiledBlock
 from collapse_jax.planning.memory_estimate import forget_estimates
-from collapse_jax.planning.plan import forget_measurements
+from collapse_jax.planning.program_sizes import forget_sizes
 
 COMPILED: BoundedCache[CompiledBlock] = BoundedCache(128)
 _compiled_before: set[str] = set()
@@ -45,5 +45,5 @@ def clear_cache() -> None:
       >>> cj.clear_cache()
     """
     COMPILED.clear()
-    forget_measurements()
+    forget_sizes()
     forget_estimates()

@@ -69,7 +69,7 @@ def make_block_functions(
 
     def start(world: World, floats: dict[str, Array], values: dict[str, Array], keys: Key, blocks: Array) -> Tree:
         if keys.shape[0] == 1:
-            return _add_axis(start_block(world, floats, *_take((values, keys), 0)))
+            return _add_axis(start_block(world, floats, *_drop_axis((values, keys))))
         shapes = jax.eval_shape(start_block, world, floats, *_take((values, keys), 0))
         empty = jax.tree.map(lambda x: jnp.zeros_like(x, shape=(keys.shape[0], *x.shape)), shapes)
 
@@ -83,7 +83,7 @@ def make_block_functions(
     ) -> tuple[Tree, dict[str, Array]]:
         capacity = jax.tree.leaves(state)[0].shape[0]
         if capacity == 1:
-            return _add_axis(advance_block(world, floats, *_take((values, state), 0), generation))
+            return _add_axis(advance_block(world, floats, *_drop_axis((values, state)), generation))
         _, shapes = jax.eval_shape(advance_block, world, floats, *_take((values, state), 0), generation)
         empty = jax.tree.map(lambda x: jnp.zeros_like(x, shape=(capacity, *x.shape)), shapes)
 
@@ -104,5 +104,9 @@ def _put(tree: Tree, block: Tree, i: Array) -> Tree:
     return jax.tree.map(lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, i, 0), tree, block)
 
 
+def _drop_axis(tree: Tree) -> Tree:
+    return jax.tree.map(lambda x: x.reshape(x.shape[1:]), tree)
+
+
 def _add_axis(tree: Tree) -> Tree:
-    return jax.tree.map(lambda x: x[None], tree)
+    return jax.tree.map(lambda x: x.reshape(1, *x.shape), tree)

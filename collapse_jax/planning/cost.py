@@ -114,6 +114,9 @@ def count_peak_bytes(jaxpr: Any) -> int:
     """Return the most bytes of intermediate values alive at once; values fused into their readers take none."""
     last_use = {v: i for i, e in enumerate(jaxpr.eqns) for v in e.invars if not is_literal(v)}
     outputs = {v for v in jaxpr.outvars if not is_literal(v)}
+    for equation in reversed(jaxpr.eqns):  # what lies in the bytes of a result takes no others
+        if equation.primitive.name in _ALIASES and outputs & set(equation.outvars):
+            outputs |= {v for v in equation.invars[:1] if not is_literal(v)}
     stored = _stored_values(jaxpr)
     alive: dict[Any, int] = {}
     current = peak = 0

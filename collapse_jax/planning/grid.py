@@ -99,6 +99,11 @@ class Grid:
         """Yield the index of every point, one number an axis."""
         yield from itertools.product(*map(range, self.shape))
 
+    def full_points(self, traced: Sequence[bool], point: Sequence[int]) -> Iterator[tuple[int, ...]]:
+        """Yield all points that one program serves: `point`, at any index of the traced axes."""
+        spans = zip(self.axes, traced, point, strict=True)
+        yield from itertools.product(*(range(len(axis.values)) if t else (i,) for axis, t, i in spans))
+
     def values(self, index: Sequence[int]) -> dict[str, Any]:
         """Return the value of each path at a point."""
         return {k: v for axis, i in zip(self.axes, index, strict=True) for k, v in axis.point(i).items()}

@@ -46,7 +46,8 @@ def estimate_block_bytes(plan: Plan, program: Program) -> int:
     The estimate is within a fifth of XLA's own account (on CPU) where pools of rows or networks fill the memory; it is
     up to two thirds too low for blocks of two or three megabytes whose rows are drawn and reduced at once.
     """
-    known = None if program.key is None else _ESTIMATES.get(program.key)
+    key = None if program.key is None else (program.key, program.chains_per_block, program.blocks_per_call)
+    known = None if key is None else _ESTIMATES.get(key)
     if known is not None:
         return known
     start, advance = make_block_functions(
@@ -58,17 +59,20 @@ def estimate_block_bytes(plan: Plan, program: Program) -> int:
         if plan.programs[unit.program].policy == program.policy and plan.programs[unit.program].point == program.point
     )
     values, _ = plan.unit_chains(unit)
-    size = (program.blocks_per_call, program.chains_per_block)
+    size = (1, program.chains_per_block)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0, impl=plan.options.rng), size))
     inputs = program.world, dict(program.floats), {name: np.full(size, v[0]) for name, v in values.items()}
     state = jax.eval_shape(start, *inputs, keys, jnp.int32(1))
     jaxpr = jax.make_jaxpr(advance)(*inputs, state, jnp.int32(1), jnp.int32(1)).jaxpr
     argument_bytes = sum(count_array_bytes(v.aval) for v in jaxpr.invars)
-    result_bytes = sum(count_array_bytes(v.aval) for v in jaxpr.outvars)
-    result_bytes -= sum(map(count_array_bytes, jax.tree.leaves(state)))  # which is donated
-    estimate = int(argument_bytes + max(result_bytes, 0) + count_peak_bytes(jaxpr))
-    if program.key is not None:
-        _ESTIMATES.put(program.key, estimate)
+    state_bytes = sum(map(count_array_bytes, jax.tree.leaves(state)))
+    result_bytes = max(sum(count_array_bytes(v.aval) for v in jaxpr.outvars) - state_bytes, 0)  # the state is donated
+    other_blocks = program.blocks_per_call - 1  # a call keeps them all, and computes one after the other
+    estimate = int(
+        argument_bytes + result_bytes + count_peak_bytes(jaxpr) + other_blocks * (state_bytes + result_bytes)
+    )
+    if key is not None:
+        _ESTIMATES.put(key, estimate)
     return estimate
 
 

@@ -2,31 +2,23 @@
 
 import itertools
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from collapse_jax.core.bounded_cache import BoundedCache
 from collapse_jax.core.chain import make_chain
 from collapse_jax.core.data_plan import plan_data
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import HostKeys, chain_keys
 from collapse_jax.core.sharding import abstract_mesh, mesh_size, shard_setting
 from collapse_jax.core.suggestions import describe_choices
-from collapse_jax.core.worlds import PlannedWorlds, same_world
-from collapse_jax.planning.block_size import (
-    choose_blocks_per_call,
-    choose_chains_per_block,
-    choose_generations_per_call,
-    count_chain_bytes,
-)
-from collapse_jax.planning.cost import count_live_operations, count_peak_bytes
+from collapse_jax.core.worlds import PlannedWorlds
+from collapse_jax.planning.block_size import choose_generations_per_call
 from collapse_jax.planning.grid import Grid, Point
 from collapse_jax.planning.options import Options, check_options
-from collapse_jax.planning.paths import ALL_METRICS, targets
-from collapse_jax.planning.program_key import NoKeyError, flags_key, list_floats, recipe_key, tree_key
+from collapse_jax.planning.paths import ALL_METRICS
+from collapse_jax.planning.program_sizes import has_law_of_real, measure_program
 from collapse_jax.planning.units import Cut, Program, Unit, choose_unit_shape, cut_units, numbers_per_generation
 from collapse_jax.types import Chain, JoinCounts, Metric, PartlyReal, Setting
 
@@ -133,7 +125,7 @@ def make_plan(grid: Grid, options: Options, cuts: Sequence[Cut] | None = None) -
     key = chain_keys(0, 1, options.rng)[0]
     plan = Plan(grid, options, tuple(programs))
     worlds = PlannedWorlds()
-    sized = [_measure_program(plan, program, key, worlds) for program in programs]
+    sized = [measure_program(plan, program, key, worlds) for program in programs]
     return cut_plan(
         plan._replace(programs=tuple(sized)),
         cuts or [Cut(choose_unit_shape(grid, program, options)) for program in sized],
@@ -160,18 +152,12 @@ def _list_programs(grid: Grid, options: Options) -> list[Program]:
         )
         lengths = [1 if t else len(a.values) for a, t in zip(grid.axes, traced, strict=True)]
         for point in itertools.product(*map(range, lengths)):
-            for full_point in _full_points(grid, traced, point):
+            for full_point in grid.full_points(traced, point):
                 parts = grid.point(number, full_point)
                 _build_chain(parts, options, law)
             metrics = _choose_metrics(parts.setting, options.metrics, grid.dims)
             programs.append(Program(number, point, traced, parts.setting, metrics, law, parts.num_generations))
     return programs
-
-
-def _full_points(grid: Grid, traced: Sequence[bool], point: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Yield all points of the grid that one program serves."""
-    spans = zip(grid.axes, traced, point, strict=True)
-    yield from itertools.product(*(range(len(axis.values)) if t else (i,) for axis, t, i in spans))
 
 
 def _build_chain(point: Point, options: Options, law: bool) -> Chain:
@@ -200,158 +186,7 @@ def _can_trace_num_samples(grid: Grid, number: int, law: bool) -> bool:
     setting, policy, *_ = grid.point(number, [0] * len(grid.axes))
     counted = policy.real == "first" and isinstance(policy.batches, PartlyReal)
     counted = counted or isinstance(policy.batches, JoinCounts) or bool(policy.sizes)
-    return law and _has_law_of_real(setting) and not counted
-
-
-def _has_law_of_real(setting: Setting) -> bool:
-    """Return whether statistics of real rows can be drawn from their law."""
-    return setting.statistics is not None and setting.statistics.sample_real is not None
-
-
-def _measure_program(plan: Plan, program: Program, key: jax.Array, worlds: PlannedWorlds) -> Program:
-    """Return the program with its world, sizes and operations, so that a bad sweep is refused before anything runs."""
-    traced_axes = [a for a, t in zip(plan.grid.axes, program.traced, strict=True) if t]
-    shapes: list[Any] = []
-    for full_point in _full_points(plan.grid, program.traced, program.point):
-        point = plan.grid.point(program.policy, full_point)
-        shapes.append(worlds.shapes_of(point.setting))
-    world = shapes[0]
-    if any(other is not world and not same_world(world, other) for other in shapes[1:]):
-        raise UsageError(
-            f"axes: values that change the real law of setting {program.setting.name} need runs of their own"
-        )
-    values = {k: v for axis in traced_axes for k, v in axis.point(0).items() if k != "seed"}
-    program = program._replace(world=world, floats=_list_floats(plan, program, [*values]))
-    key_of_program, reason = _make_key(plan, program, values)
-    program = program._replace(key=key_of_program, no_key=reason)
-    measured = None if key_of_program is None else _MEASURED.get(key_of_program)
-    if measured is None:
-        measured = _measure_steps(plan, program, values, point.num_samples, key)
-        if key_of_program is not None:
-            _MEASURED.put(key_of_program, measured)
-    return program._replace(**measured)
-
-
-_MEASURED: BoundedCache[dict[str, Any]] = BoundedCache(1024)  # what is known of programs by their keys
-
-
-def forget_measurements() -> None:
-    """Forget what is known of programs that were planned before."""
-    _MEASURED.clear()
-
-
-def _list_floats(plan: Plan, program: Program, traced: Sequence[str]) -> dict[str, float]:
-    """Return the numbers of the program's parts that are its inputs, apart from those that are traced along axes."""
-    heads = ("setting", f"policies.{program.policy}", "curator")
-    recipes = plan.grid.recipes(program.policy, program.point)
-    found = {
-        f"{head}.{path}": value
-        for head, recipe in zip(heads, recipes, strict=True)
-        if recipe is not None
-        for path, value in list_floats(recipe).items()
-    }
-    moved = {path for axis_path in traced for path in targets(axis_path, len(plan.grid.policies))}
-    return {path: value for path, value in found.items() if path not in moved}
-
-
-def _make_key(plan: Plan, program: Program, values: Mapping[str, Any]) -> tuple[Hashable | None, str]:
-    """Return a key of all that a program depends on, or None and the reason why there is none."""
-    options, heads = plan.options, ("setting", f"policies.{program.policy}", "curator")
-    recipes = plan.grid.recipes(program.policy, program.point)
-    traced = {path for name in values for path in targets(name, len(plan.grid.policies))} | {*program.floats}
-    num_samples = None if "num_samples" in values else plan.grid.point(program.policy, program.point).num_samples
-    try:
-        parts = tuple(
-            recipe_key(recipe, [path.removeprefix(f"{head}.") for path in traced if path.startswith(f"{head}.")])
-            for head, recipe in zip(heads, recipes, strict=True)
-        )
-    except NoKeyError as error:
-        return None, str(error)
-    sizes = (num_samples, program.num_generations, plan.generations_per_call(program), options.chains_per_block)
-    mesh = None if options.mesh is None else tuple(options.mesh.items())
-    kinds = tuple((name, isinstance(value, float)) for name, value in values.items())
-    floats = tuple(program.floats)
-    chosen = (program.metrics, program.law, options.precision, options.rng, mesh)
-    return (parts, kinds, floats, sizes, chosen, tree_key(program.world), flags_key()), ""
-
-
-def _measure_steps(plan: Plan, program: Program, values: Mapping[str, Any], num_samples: Any, key: Any) -> dict:
-    """Return the sizes and operations of a program by tracing one generation of one chain."""
-    world, setting, options = program.world, program.setting, plan.options
-    draws_no_rows = program.law and _has_law_of_real(setting)
-    rows = () if draws_no_rows else jax.eval_shape(lambda: setting.sample_real(key, world, num_samples))
-    step = _trace_step(plan, program, {**values, **program.floats}, key)
-    _check_metric_shapes(setting, step.observations)
-    state = step.state
-    state_bytes, drawn_bytes = count_chain_bytes(state, step.new_rows, rows, program.law)
-    # Activations outweigh what a chain keeps.
-    training_bytes = 0 if setting.init is None else count_peak_bytes(step.jaxpr)
-    # All metrics count here: bits may depend on chains_per_block, which must not depend on what is asked for.
-    metrics, generations = setting.metrics, plan.generations_per_call(program)
-    chains_per_block = choose_chains_per_block(
-        state_bytes + generations * _count_array_metric_bytes(metrics), drawn_bytes, setting.info.largest_block,
-        options.chains_per_block, training_bytes,
-    )  # fmt: skip
-    blocks_per_call = 1
-    if not options.chains_per_block and mesh_size(options.mesh) == 1:
-        operations = chains_per_block * generations * step.operations
-        blocks_per_call = choose_blocks_per_call(chains_per_block * state_bytes, operations)
-    chosen_bytes = generations * _count_array_metric_bytes(m for m in metrics if m.name in program.metrics)
-    return {
-        "chains_per_block": chains_per_block,
-        "blocks_per_call": blocks_per_call,
-        "operations": step.operations,
-        "bytes_per_chain": state_bytes + chosen_bytes + drawn_bytes,
-    }
-
-
-def _count_array_metric_bytes(metrics: Iterable[Metric]) -> int:
-    """Return the bytes of one generation's values of the metrics that are arrays."""
-    return sum(math.prod(m.shape) for m in metrics if m.dims) * jax.numpy.result_type(float).itemsize
-
-
-class _TracedStep(NamedTuple):
-    """One generation of one chain.
-
-    Attributes:
-      state: the shapes of the chain's state.
-      new_rows: the shapes of the generation's batch.
-      observations: the shapes of the metrics that were asked for.
-      jaxpr: of the whole step, with all metrics of the setting, so that sizes do not depend on those asked for.
-      operations: those that the asked metrics and the next state need.
-    """
-
-    state: Any
-    new_rows: Any
-    observations: dict[str, Any]
-    jaxpr: Any
-    operations: float
-
-
-def _trace_step(plan: Plan, program: Program, values: Mapping[str, Any], key: Any) -> _TracedStep:
-    def init(values: dict[str, Any], world: Any) -> Any:
-        return plan.build_chain(program, values).init(key, world)
-
-    def step(values: dict[str, Any], world: Any, state: Any, generation: jax.Array) -> Any:
-        chain = plan.build_chain(program, values)
-        state, new, observations = chain.emit(world, state, generation)
-        observed = {name: observations[name] for name in program.metrics}
-        return new, observed, chain.absorb(world, state, new, generation)
-
-    values, world = dict(values), program.world
-    state = jax.eval_shape(init, values, world)
-    jaxpr, (new_rows, observed, _) = jax.make_jaxpr(step, return_shape=True)(values, world, state, jax.numpy.int32(1))
-    operations = count_live_operations(jaxpr.jaxpr, [True] * len(jaxpr.out_avals))
-    return _TracedStep(state, new_rows, observed, jaxpr.jaxpr, operations)
-
-
-def _check_metric_shapes(setting: Setting, observations: dict[str, Any]) -> None:
-    for metric in setting.metrics:
-        if metric.name in observations and observations[metric.name].shape != metric.shape:
-            raise UsageError(
-                f"setting {setting.name}: metric {metric.name!r} has the shape {observations[metric.name].shape}, and "
-                f"its dims say {metric.shape}"
-            )
+    return law and has_law_of_real(setting) and not counted
 
 
 def _check_metric_dims(programs: Sequence[Program]) -> None:
