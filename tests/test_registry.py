@@ -9,14 +9,16 @@ import collapse_jax as cj
 from collapse_jax import config, policies
 from collapse_jax.cli import main
 from collapse_jax.core import registry
-from collapse_jax.planning.recipes import recipe_of, write_recipe
+from collapse_jax.planning.recipe_text import write_recipe
+from collapse_jax.planning.recipes import recipe_of
 from collapse_jax.types import Policy
 
 pytestmark = pytest.mark.fast
 
 PARTS = """
 import collapse_jax as cj
-from collapse_jax.planning.recipes import recipe_of, write_recipe
+from collapse_jax.planning.recipe_text import write_recipe
+from collapse_jax.planning.recipes import recipe_of
 from collapse_jax.types import Policy
 
 @cj.register_policy

@@ -235,7 +235,7 @@ def to_dict(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [to_dict(item) for item in value]
     if isinstance(value, Spec):
-        return importlib.import_module("collapse_jax.planning.recipes").write_recipe(value.recipe(), value.kind)
+        return importlib.import_module("collapse_jax.planning.recipe_text").write_recipe(value.recipe(), value.kind)
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of the blocks of a unit, so that a killed process loses little: one tree a block, written by orbax."""
+"""Checkpoints of a unit, so that a killed process loses little: one tree a call of its program, written by orbax."""
 
 import shutil
 from pathlib import Path
@@ -17,14 +17,14 @@ class CheckpointError(UsageError):
 
 
 def make_saver(folder: Path | str) -> StateSaver:
-    """Return a saver that keeps the latest state of each block of a unit under `folder`.
+    """Return a saver that keeps the latest states of a unit's chains under `folder`.
 
     A process that is killed while it writes leaves the checkpoint before, and a partial folder that nobody reads.
     """
     folder = Path(folder).resolve()  # orbax wants absolute paths
 
-    def load(block: int, template: Any) -> tuple[int, Any] | None:
-        checkpoints = _list_checkpoints(folder / str(block))
+    def load(name: str, template: Any) -> tuple[int, Any] | None:
+        checkpoints = _list_checkpoints(folder / name)
         if not checkpoints:
             return None
         done, path = checkpoints[-1]
@@ -36,8 +36,8 @@ def make_saver(folder: Path | str) -> StateSaver:
                 f"{path}: the checkpoint is damaged ({type(error).__name__}: {reason}); run again with --repair"
             ) from error
 
-    def save(block: int, done: int, state: Any) -> None:
-        block_folder = folder / str(block)
+    def save(name: str, done: int, state: Any) -> None:
+        block_folder = folder / name
         _import_orbax().save(block_folder / str(done), jax.block_until_ready(state), overwrite=True)
         for generation, path in _list_checkpoints(block_folder):
             if generation < done:

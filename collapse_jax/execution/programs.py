@@ -151,7 +151,7 @@ def compile_block(traced: TracedBlock) -> CompiledBlock:
             levels = _optimization_levels(traced, platform) * len(traced.placements)
             compiled = list(pool.map(_compile, lowered, levels))
     # Two batched LAPACK calls at once can lock a CPU's thread pool up (seen with jaxlib 0.10.2).
-    calls_lapack = platform == "cpu" and any("lapack_" in program.as_text() for program in compiled)
+    calls_lapack = platform == "cpu" and any("lapack_" in (program.as_text() or "") for program in compiled)
     if calls_lapack:
         max_concurrent = 0
     elif traced.placements[0].is_mesh:

@@ -74,7 +74,9 @@ class Plan(NamedTuple):
 
     def build_chain(self, program: Program, values: dict[str, Any]) -> Chain:
         """Return the chain at traced `values`: the program's floats, and those of the axes that are traced in it."""
-        return _build_chain(self.grid.point(program.policy, program.point, values), self.options, program.law)
+        own = f"policies.{program.policy}."
+        moved = {own + k.removeprefix("policy.") if k.startswith("policy.") else k: v for k, v in values.items()}
+        return _build_chain(self.grid.point(program.policy, program.point, moved), self.options, program.law)
 
     def unit_chains(self, unit: Unit) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Return the traced values, ``{path: [chains]}``, and the chain numbers of a unit, the chain fastest."""

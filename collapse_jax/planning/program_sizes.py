@@ -71,28 +71,35 @@ def forget_sizes() -> None:
 
 def _list_floats(plan: "Plan", program: Program, traced: Sequence[str]) -> dict[str, float]:
     """Return the numbers of the program's parts that are its inputs, apart from those that are traced along axes."""
-    heads = ("setting", f"policies.{program.policy}", "curator")
-    recipes = plan.grid.recipes(program.policy, program.point)
+    recipes, moved = plan.grid.recipes(program.policy, program.point), _traced_paths(plan, program, traced)
     found = {
         f"{head}.{path}": value
-        for head, recipe in zip(heads, recipes, strict=True)
+        for head, recipe in zip(_HEADS, recipes, strict=True)
         if recipe is not None
         for path, value in list_floats(recipe).items()
     }
-    moved = {path for axis_path in traced for path in targets(axis_path, len(plan.grid.policies))}
     return {path: value for path, value in found.items() if path not in moved}
+
+
+_HEADS = ("setting", "policy", "curator")
+
+
+def _traced_paths(plan: "Plan", program: Program, paths: Iterable[str]) -> set[str]:
+    """Return the paths of axes that move the program's own policy, as those of ``Program.floats`` name it."""
+    own = f"policies.{program.policy}."
+    every = {target for path in paths for target in targets(path, len(plan.grid.policies))}
+    return {f"policy.{path.removeprefix(own)}" if path.startswith(own) else path for path in every}
 
 
 def _make_key(plan: "Plan", program: Program, values: Mapping[str, Any]) -> tuple[Hashable | None, str]:
     """Return a key of all that a program depends on, or None and the reason why there is none."""
-    options, heads = plan.options, ("setting", f"policies.{program.policy}", "curator")
-    recipes = plan.grid.recipes(program.policy, program.point)
-    traced = {path for name in values for path in targets(name, len(plan.grid.policies))} | {*program.floats}
+    options, recipes = plan.options, plan.grid.recipes(program.policy, program.point)
+    traced = _traced_paths(plan, program, values) | {*program.floats}
     num_samples = None if "num_samples" in values else plan.grid.point(program.policy, program.point).num_samples
     try:
         parts = tuple(
             recipe_key(recipe, [path.removeprefix(f"{head}.") for path in traced if path.startswith(f"{head}.")])
-            for head, recipe in zip(heads, recipes, strict=True)
+            for head, recipe in zip(_HEADS, recipes, strict=True)
         )
     except NoKeyError as error:
         return None, str(error)

@@ -35,7 +35,8 @@ class Program(NamedTuple):
       world: what its chains share, or the shapes of it.
       chains_per_block: chains that run side by side on a device.
       blocks_per_call: the most blocks that one call of the program makes, one after the other.
-      floats: ``{path: value}``, arguments of the parts that are inputs of the program, the same for all its chains.
+      floats: ``{path: value}``, arguments of the parts that are inputs of the program, the same for all its chains:
+        ``setting.temperature``, ``policy.gamma`` (whatever the number of the policy), ``curator.0.strength``.
       key: stands for all that the compiled program depends on; None where that is not known.
       no_key: the reason why there is no key.
       operations: estimated operations of one generation of one chain.

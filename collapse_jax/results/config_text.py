@@ -9,7 +9,7 @@ from collapse_jax.core.errors import UsageError
 from collapse_jax.planning.design import Design
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.paths import SIZES
-from collapse_jax.planning.recipes import write_recipe, write_value
+from collapse_jax.planning.recipe_text import write_recipe, write_value
 
 
 def describe_experiment(design: Design, options: Options) -> dict[str, Any]:
