@@ -18,7 +18,7 @@ from collapse_jax.planning.block_functions import MAX_CONCURRENT_BLOCKS
 from collapse_jax.planning.plan import Plan, make_plan
 from collapse_jax.planning.units import Cut, Unit
 from collapse_jax.results import store
-from collapse_jax.results.provenance import missing_plugins
+from collapse_jax.results.provenance import describe_device, missing_plugins
 
 ENGINES = ("local", "ray", "slurm")
 # (index, count) of a worker, by who starts it; an index without a count does not say enough.
@@ -176,14 +176,14 @@ def _ignore_progress(chain_generations: int) -> None:
 
 
 def compute_unit(text: str, plugins: tuple[str, ...], cuts: tuple[Cut, ...], number: int) -> Any:
-    """Return the values of one unit of an experiment's plan, or the exception that it raised."""
+    """Return the values of one unit of an experiment's plan and their device, or the exception that it raised."""
     import jax
     import yaml
 
     try:
         with jax.enable_x64(yaml.safe_load(text)["precision"] == "float64"):
             runner = _worker_runner(text, plugins, cuts)
-            return runner.run_unit(runner.plan.units[number])
+            return runner.run_unit(runner.plan.units[number]), describe_device()
     except Exception as error:
         return drop_frames(error)
 

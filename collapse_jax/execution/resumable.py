@@ -23,6 +23,7 @@ from collapse_jax.planning.units import Unit
 from collapse_jax.results import locks, store
 from collapse_jax.results.config_text import config_attributes
 from collapse_jax.results.dataset import coordinate_labels, run_attributes
+from collapse_jax.results.provenance import describe_device
 from collapse_jax.results.store import STORE, Writer, is_bucket, join_path
 
 
@@ -85,7 +86,8 @@ def fill_store(
       out: a folder, a bucket's URL, or an ``obstore`` store; a store of another experiment is refused.
       shard: (i, n): this process does the i-th of n parts, which need not know of each other.
       repair: look for damaged results among those done, and do them again.
-      engine: computes units elsewhere, ``(plan, units) -> (unit, values or exception), ...``; default in this process.
+      engine: computes units elsewhere, ``(plan, units) -> (unit, (values, device) or exception), ...``; default in this
+        process.
       progress_callback: is called as units and calls of their programs are done.
 
     Raises:
@@ -264,7 +266,7 @@ def _run_missing_units(
         if isinstance(values, Exception):
             failures.append((unit.name, values))
             continue
-        writer.write(unit, values)
+        writer.write(unit, *values)
         tally.finish_unit(unit, is_counted=engine is None)
         if plan.options.checkpoint_every is not None and _is_local(out):
             checkpoint.remove_checkpoints(_checkpoint_folder(out, unit))
@@ -274,11 +276,11 @@ def _run_missing_units(
 def _run_locally(
     runner: Runner, units: list[Unit], saver_of: Callable[[Unit], Any], tally: _ProgressTally
 ) -> Iterator[tuple[Unit, Any]]:
-    """Yield units with their values; a unit that raises is reported and does not stop the others, a full disk does."""
+    """Yield units with their values and device; a unit that raises is reported and stops no other, a full disk does."""
     for unit in runner.announce(units):
         tally.start_unit(unit)
         try:
-            values: Any = runner.run_unit(unit, saver_of(unit))
+            values: Any = runner.run_unit(unit, saver_of(unit)), describe_device()
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StoreError(

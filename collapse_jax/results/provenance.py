@@ -17,13 +17,18 @@ _PACKAGES = ("collapse-jax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray"
 def provenance() -> dict[str, str]:
     """Return versions, machine, device and time: what one needs to run the same thing again."""
     jax = importlib.import_module("jax")
-    device = jax.devices()[0]
     return {
         **_versions(),
         "platform": platform.platform(),
-        "device": f"{len(jax.devices())} x {device.device_kind} ({device.platform})",
+        "device": f"{len(jax.devices())} x {describe_device()}",
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def describe_device() -> str:
+    """Return the kind and the platform of this process's devices."""
+    device = importlib.import_module("jax").devices()[0]
+    return f"{device.device_kind} ({device.platform})"
 
 
 def package_version(package: str) -> str:

@@ -17,7 +17,7 @@ from collapse_jax.planning.plan import Plan
 from collapse_jax.planning.units import Cut, Unit
 from collapse_jax.results.dataset import make_dataset, metric_attributes, record_attributes, run_attributes
 
-STORE, DONE = "results.zarr", "done"
+STORE, DONE, UNITS = "results.zarr", "done", "units"
 _BUCKETS = ("gs://", "s3://", "az://", "http://", "https://")
 
 
@@ -172,6 +172,18 @@ def read_attributes(place: Any) -> dict[str, Any]:
         raise StoreError(f"{place}: is not a store of results ({_describe_error(error)})") from error
 
 
+def read_devices(place: Any) -> dict[str, str]:
+    """Return the kind of device that computed each unit, ``{unit: device}``.
+
+    Units that another version of this package computed are missing.
+    """
+    import zarr
+
+    group = zarr.open_group(open_zarr_store(place, read_only=True), mode="r")
+    units: Any = group[UNITS].groups() if UNITS in group else ()  # type: ignore[union-attr]  # it is a group
+    return {name: str(unit.attrs["device"]) for name, unit in units}
+
+
 class Writer:
     """Writes units into an existing store."""
 
@@ -189,8 +201,13 @@ class Writer:
         """Return whether the unit was finished, by this process or an earlier one."""
         return bool(self.done[unit.where].all())
 
-    def write(self, unit: Unit, values: Mapping[str, np.ndarray]) -> None:
+    def write(self, unit: Unit, values: Mapping[str, np.ndarray], device: str) -> None:
         """Write the values of a unit, and then mark it as done: a process killed in between loses this unit alone.
+
+        Args:
+          unit: which unit.
+          values: ``{metric: values}``.
+          device: the kind of device that computed them; bits may depend on it.
 
         Raises:
           StoreError: the disk is full, or the place cannot be written.
@@ -198,6 +215,7 @@ class Writer:
         try:
             for name, value in values.items():
                 self.arrays[name][unit.where] = value
+            self.group.create_group(f"{UNITS}/{unit.name}", attributes={"device": device}, overwrite=True)
             self.arrays[DONE][unit.where] = 1
         except _write_errors() as error:
             raise StoreError(
@@ -268,7 +286,9 @@ def read_store(place: Any) -> xr.Dataset:
         result = xr.Dataset(loaded).assign_coords(coords)
         for variable in result.variables.values():
             variable.attrs.pop("_FillValue", None)
-        return result.assign_attrs({k: v for k, v in attrs.items() if k not in internal}, done=done)
+        devices = sorted(set(read_devices(place).values()))
+        several = {"devices": devices} if len(devices) > 1 else {}  # `device` is the one that made the store
+        return result.assign_attrs({k: v for k, v in attrs.items() if k not in internal}, done=done, **several)
 
 
 def put_object(place: str, name: str, data: bytes) -> None:
