@@ -59,7 +59,7 @@ def dit(p: Any, x: Any, t: Any, shape: Any) -> Any:
     down, across = height // side, width // side
     grid = x.view(rows, down, side, across, side, channels).transpose(2, 3).reshape(rows, down * across, -1)
     stream = linear(p["read"], grid) + torch.tensor(position_waves(down, across, size.width), dtype=torch.float32)
-    say = linear(p["modulate"], F.silu(told(p["told"], t))).view(rows, -1, 1, size.width).unbind(1)
+    say = linear(p["modulate"], F.silu(told(p["time_and_label"], t))).view(rows, -1, 1, size.width).unbind(1)
     norm = lambda x, scale, shift: F.layer_norm(x, (size.width,), eps=1e-6) * (1 + scale) + shift  # noqa: E731
     for i, block in p["blocks"].items():
         shift, scale, gate, shift_feed, scale_feed, gate_feed = say[6 * i : 6 * i + 6]
@@ -84,7 +84,7 @@ def pointwise(p: Any, x: Any) -> Any:
 
 def unet(p: Any, x: Any, t: Any, shape: Any) -> Any:
     height, width, channels = shape
-    say = F.silu(told(p["told"], t))
+    say = F.silu(told(p["time_and_label"], t))
     norm = lambda p, x: F.group_norm(x, 8, p.get("scale"), p.get("bias"), 1e-6)  # noqa: E731
 
     def block(p: Any, x: Any) -> Any:

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from scipy import signal
 
+from collapse_jax.training.nets import convolution
 from collapse_jax.training.nets.denoiser import make_denoiser
 from collapse_jax.training.nets.dit import logistic_gelu, position_waves
-from collapse_jax.training.nets.unet import Convolution, fold_pixels, unfold_pixels
+from collapse_jax.training.nets.unet import fold_pixels, unfold_pixels
 
 KEY, SHAPE = jax.random.key(2), (8, 4, 2)
 SIZES = {"mlp": (16, 2, None, None), "dit": (16, 2, 2, 2), "unet": (8, 2, None, None)}
@@ -29,12 +31,60 @@ def moved(params):
     )
 
 
-def test_patches_make_a_convolution():
-    layer = Convolution(3, 5, jnp.float32, rngs=nnx.Rngs(0))
+def correlate(x, kernel):
+    """A convolution of images by SciPy."""
+    by_channel = lambda image, k: sum(signal.correlate2d(image[..., c], k[..., c], "same") for c in range(k.shape[-1]))  # noqa: E731
+    return np.stack([np.stack([by_channel(image, k) for k in np.moveaxis(kernel, -1, 0)], -1) for image in x])
+
+
+@pytest.mark.parametrize("convolve", [convolution.convolve_by_products, convolution.convolve_by_xla])
+@pytest.mark.parametrize(
+    ("size", "before", "after"), [((6, 7), 3, 5), ((4, 8), 1, 16), ((5, 1), 16, 1), ((1, 2), 4, 4)]
+)
+def test_convolutions_and_their_slopes_are_those_of_scipy(convolve, size, before, after):
+    """Each way to shift images (inputs, outputs, some of both), odd sizes, and single rows and columns."""
+    random = np.random.default_rng(before)
+    x, kernel, slope = (random.normal(size=s) for s in ((2, *size, before), (3, 3, before, after), (2, *size, after)))
+    with jax.enable_x64(True):
+        made, pull = jax.vjp(convolve, jnp.asarray(x), jnp.asarray(kernel))
+        pulled = pull(jnp.asarray(slope))
+        along = jax.jvp(convolve, (jnp.asarray(x), jnp.asarray(kernel)), (jnp.asarray(x), jnp.asarray(2 * kernel)))[1]
+    np.testing.assert_allclose(made, correlate(x, kernel), rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(along, 3 * correlate(x, kernel), rtol=1e-11, atol=1e-12)
+    back = correlate(slope, kernel[::-1, ::-1].swapaxes(2, 3))
+    np.testing.assert_allclose(pulled[0], back, rtol=1e-11, atol=1e-12)
+    around = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    for i, j in np.ndindex(3, 3):
+        seen = around[:, i : i + size[0], j : j + size[1]]
+        expected = np.einsum("bhwc,bhwk->ck", seen, slope)
+        np.testing.assert_allclose(pulled[1][i, j], expected, rtol=1e-11, atol=1e-12)
+
+
+def test_convolutions_of_many_chains_and_of_few_bits():
+    """Each chain has a kernel of its own; bfloat16 rounds inputs and the output, not the sums between them."""
+    x, kernel = jax.random.normal(KEY, (2, 6, 6, 32)), jax.random.normal(KEY, (3, 3, 3, 32, 32)) / 17
+    together = jax.vmap(convolution.convolve_by_products, (None, 0))(x, kernel)
+    for made, k in zip(together, kernel, strict=True):
+        np.testing.assert_allclose(made, correlate(np.asarray(x), np.asarray(k)), rtol=1e-4, atol=1e-5)
+    short = x.astype(jnp.bfloat16), kernel[0].astype(jnp.bfloat16)
+    made = convolution.convolve_by_products(*short)
+    assert made.dtype == jnp.bfloat16
+    exact = correlate(*(np.asarray(v, np.float64) for v in short))
+    np.testing.assert_allclose(np.asarray(made, np.float64), exact, rtol=2**-8, atol=1e-5)
+
+
+def test_convolutions_are_products_on_a_cpu_alone(monkeypatch):
+    layer = convolution.Convolution(3, 5, jnp.float32, rngs=nnx.Rngs(0))
+    layer.map.bias[...] = jnp.arange(5.0)
     x = jax.random.normal(KEY, (2, 6, 7, 3))
-    kernel = layer.map.kernel[...].reshape(3, 3, 3, 5)
-    right = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    np.testing.assert_allclose(layer(x), right, rtol=1e-4, atol=1e-5)
+    made = []
+    for platform in ("cpu", "gpu", "tpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda name=platform: name)
+        assert ("conv_general_dilated" in str(jax.make_jaxpr(lambda x: layer(x))(x))) == (platform != "cpu")
+        made.append(layer(x))
+    expected = correlate(np.asarray(x), np.asarray(layer.map.kernel[...]).reshape(3, 3, 3, 5)) + np.arange(5.0)
+    for each in made:
+        np.testing.assert_allclose(each, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_folding_halves_and_is_undone():

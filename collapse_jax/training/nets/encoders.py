@@ -13,7 +13,8 @@ from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import stream
 from collapse_jax.core.validation import require_choice, require_integer
 from collapse_jax.training.nets import dit
-from collapse_jax.training.nets.unet import Convolution, fold_pixels
+from collapse_jax.training.nets.convolution import Convolution
+from collapse_jax.training.nets.unet import fold_pixels
 from collapse_jax.training.nnx_functional import draw_parameters, make_functional
 from collapse_jax.types import Array, Key, Tree
 
@@ -66,7 +67,7 @@ class Perceptron(nnx.Module):
 
 
 class ConvNet(nnx.Module):
-    """Convolutions of nine shifted images (see ``unet``), each after the first on an image of half the side.
+    """Convolutions (see ``convolution``), each after the first on an image of half the side.
 
     The last level is read whole, not its mean: small images have few positions, and the place of a stroke matters.
     """

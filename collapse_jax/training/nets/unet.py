@@ -1,8 +1,4 @@
-"""A U-Net of images, conditioned on the noise level by scales and shifts (after arXiv 2006.11239 and 2105.05233).
-
-Convolutions are matrix products of patches: inside a loop, XLA's own convolutions run at a few percent of a CPU's rate,
-and with a set of weights for each of many chains they become grouped ones, which are slow on GPUs as well.
-"""
+"""A U-Net of images, conditioned on the noise level by scales and shifts (after arXiv 2006.11239 and 2105.05233)."""
 
 from functools import partial
 from itertools import pairwise
@@ -10,6 +6,7 @@ from itertools import pairwise
 import jax.numpy as jnp
 from flax import nnx
 
+from collapse_jax.training.nets.convolution import Convolution
 from collapse_jax.training.nets.dit import attend_heads
 from collapse_jax.training.nets.linear import Linear
 from collapse_jax.training.nets.time_embedding import TimeAndLabel
@@ -17,20 +14,6 @@ from collapse_jax.types import Array
 
 ZERO = ("second", "out", "last")  # maps that start at 0: at first, blocks add nothing and the output is 0
 GROUPS = 8
-
-
-class Convolution(nnx.Module):
-    """A 3 x 3 convolution with zero padding: nine shifted images times one matrix ``[9 before, after]``."""
-
-    def __init__(self, before: int, after: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
-        self.map = Linear(9 * before, after, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x_BxHxWxC: Array) -> Array:
-        """Return images ``[B, H, W, after]``."""
-        _, height, width, _ = x_BxHxWxC.shape
-        around = jnp.pad(x_BxHxWxC, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        shifted = [around[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
-        return self.map(jnp.concatenate(shifted, -1))
 
 
 class Residual(nnx.Module):
