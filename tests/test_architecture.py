@@ -67,6 +67,18 @@ def test_what_help_needs_imports_no_jax(module):
     assert python(code) == f"{module} []"
 
 
+@pytest.mark.fast
+def test_a_run_imports_nothing_that_it_does_not_use():
+    code = """
+import sys
+import collapse_jax as cj
+cj.run(cj.settings.gaussian(source=cj.data.digits()), "replace", num_samples=20, num_generations=2, num_chains=1)
+heavy = ("flax", "optax", "orbax", "scipy.stats", "scipy.optimize", "tensorflow_datasets", "matplotlib", "zarr")
+print([module for module in heavy if module in sys.modules])
+"""
+    assert python(code) == "[]"
+
+
 BLOCKED = """
 import sys
 

@@ -255,22 +255,6 @@ def test_interrupt(engine, capsys, monkeypatch):
     monkeypatch.undo()
 
 
-def test_the_compilation_cache_is_the_users(folder, monkeypatch):
-    import jax
-
-    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
-    try:
-        main._cache_compiled_programs()
-        assert jax.config.jax_compilation_cache_dir == before[0]  # the variable is set: the user chose
-        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
-        main._cache_compiled_programs()
-        assert jax.config.jax_compilation_cache_dir == str(folder / "collapse_jax" / "xla")
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before[0])
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
-
-
 def python(code, cwd):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, check=False)
 

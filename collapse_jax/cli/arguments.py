@@ -15,6 +15,10 @@ Every key of CONFIG can be given as a flag with its dotted path; list items are 
 
 `collapse-jax run CONFIG --options` prints all flags of a config; `collapse-jax list` prints what a config may name.
 """
+_CACHE = """\
+Compiled programs are kept in ~/.cache/collapse_jax/xla (or below XDG_CACHE_HOME), at most 256 MiB of them;
+JAX_COMPILATION_CACHE_DIR names another folder, and JAX_ENABLE_COMPILATION_CACHE=0 keeps none.
+"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,22 +42,24 @@ def make_parser() -> argparse.ArgumentParser:
                              help="a module or a .py file that registers parts (may be given again)")  # fmt: skip
         return command
 
-    def add_config_command(name: str, line: str, usage: str) -> argparse.ArgumentParser:
+    def add_config_command(name: str, line: str, usage: str, epilog: str) -> argparse.ArgumentParser:
         formatter = argparse.RawDescriptionHelpFormatter
-        command = add_command(name, line, epilog=_OVERRIDES, formatter_class=formatter, usage=usage)
+        command = add_command(name, line, epilog=epilog, formatter_class=formatter, usage=usage)
         command.add_argument("config", metavar="CONFIG", type=Path, help="the YAML file of an experiment")
         command.set_defaults(takes_overrides=True)
         return command
 
     usage = "collapse-jax run CONFIG [--out DIR] [--plugin PARTS] [--shard I/N] [--engine E] [--KEY VALUE ...]"
-    _add_run_arguments(add_config_command("run", "run the experiment of a config file", usage))
+    _add_run_arguments(
+        add_config_command("run", "run the experiment of a config file", usage, f"{_OVERRIDES}\n{_CACHE}")
+    )
     init = add_command("init", "write a commented config of a setting to begin with")
     init.add_argument("setting", metavar="SETTING", nargs="?", default="gaussian",
                       help="the name of the setting (default: gaussian)")  # fmt: skip
     init.add_argument("--out", metavar="FILE", type=Path, help="the file to write (default: SETTING.yaml)")
     line = "print what a run would do: its units, programs, memory and time"
-    add_config_command("plan", line, "collapse-jax plan CONFIG [--plugin PARTS] [--KEY VALUE ...]")
-    verify = add_command("verify", "compare chains with every prediction of theory about them")
+    add_config_command("plan", line, "collapse-jax plan CONFIG [--plugin PARTS] [--KEY VALUE ...]", _OVERRIDES)
+    verify = add_command("verify", "compare chains with every prediction of theory about them", epilog=_CACHE)
     verify.add_argument("--setting", metavar="NAME", action="append",
                         help="check this setting only (may be given again)")  # fmt: skip
     add_command("list", "list settings, policies, sources and metrics")

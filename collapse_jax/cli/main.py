@@ -101,10 +101,11 @@ def _run_experiment(
 ) -> None:
     """Run an experiment and show its results; `out` is by default a folder named after the config."""
     from collapse_jax.cli.launch import launch
+    from collapse_jax.cli.program_cache import keep_compiled_programs
     from collapse_jax.execution.progress import show_run_progress
 
     out = out or _default_folder(config_path)
-    _cache_compiled_programs()
+    keep_compiled_programs()
     with _raise_terminated(signal.SIGTERM), show_run_progress() as progress_callback:
         plugins = [word for plugin in options.plugins for word in ("--plugin", plugin)]
         command = [str(config_path), "--out", str(out), *plugins, *overrides]
@@ -273,12 +274,13 @@ def _describe_presets(kind: str) -> dict[str, str]:
 
 def _verify_theory(arguments: argparse.Namespace, rest: list[str]) -> None:
     from collapse_jax.analysis import theory_check
+    from collapse_jax.cli.program_cache import keep_compiled_programs
     from collapse_jax.reporting import tables
 
     def announce(name: str) -> None:
         print(f"simulating {name}", file=sys.stderr, flush=True)
 
-    _cache_compiled_programs()
+    keep_compiled_programs()
     start = time.monotonic()
     checks = theory_check.check_theory(arguments.setting, announce)
     failed, num_tests = theory_check.find_failures(checks), sum(check.num_tests for check in checks)
@@ -381,20 +383,3 @@ def _make_console() -> "Console":
     from rich.console import Console
 
     return Console() if sys.stdout.isatty() else Console(width=200)
-
-
-def _cache_compiled_programs() -> None:
-    """Keep XLA's programs between runs in the user's cache folder, unless the user chose a place for them."""
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "collapse_jax" / "xla"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return
-    if not os.access(folder, os.W_OK):
-        return
-    import jax
-
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -68,7 +68,7 @@ def digits(
     seed = require_integer("digits: seed", seed, 0, MAX_SEED)
     labels = require_flag("digits: labels", labels)
     rare = check_imbalance("digits", minority, minority_classes)
-    images, digit = load_digits()
+    images, digit = bundled.read_digits()  # the rows of ``load_digits``, whose library takes half a second to import
     kept = select_kept_rows("digits", digit, 10, rare, seed)
     split = split_rows(images[kept].reshape(-1, PIXELS) / WHITE, test_fraction, seed, "digits")
     if pca is not None:

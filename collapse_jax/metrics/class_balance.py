@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.training.nets import classifier
+from collapse_jax.training import nets
 from collapse_jax.types import Array, Metric, Source, Tree
 
 ENOUGH = 0.1  # a class is alive if it has at least this much of its real share
@@ -79,7 +79,7 @@ def classify_rows(net: Tree, classes: RealClasses, rows_NxD: Array) -> Array:
     """
     num_classes = classes.share.shape[0]
     if classes.modes is None:
-        return jax.nn.one_hot(classifier.apply_classifier(net, rows_NxD)[1].argmax(1), num_classes)
+        return jax.nn.one_hot(nets.classifier.apply_classifier(net, rows_NxD)[1].argmax(1), num_classes)
     centre_CxD, near = classes.modes
     squared_NxC = jnp.sum((rows_NxD[:, None] - centre_CxD[None]) ** 2, axis=2)
     is_near_N = squared_NxC.min(1) <= near

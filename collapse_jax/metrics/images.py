@@ -30,7 +30,7 @@ from collapse_jax.metrics.class_balance import (
 )
 from collapse_jax.numerics import nearest_neighbors
 from collapse_jax.numerics.frechet import compute_moments, frechet_distance
-from collapse_jax.training.nets import classifier
+from collapse_jax.training import nets
 from collapse_jax.types import Array, Metric, Source, Tree
 
 TAIL, HALLUCINATED = 0.01, 0.001  # shares of the real law's mass that lie below two quantiles of its density
@@ -111,7 +111,7 @@ class ImageTruth(NamedTuple):
       law: the density of the real law.
     """
 
-    net: classifier.TrainedClassifier | Array | None
+    net: "nets.classifier.TrainedClassifier | Array | None"
     mean: Array
     root: Array
     real: nearest_neighbors.Manifold
@@ -238,9 +238,9 @@ def _truth_shapes(task: JudgeTask) -> ImageTruth:
         return jax.ShapeDtypeStruct(shape, jnp.result_type(float))
 
     test = struct(task.num_test, dim)
-    net: Any = None if source.shape is None else struct(dim, min(classifier.FEATURES, dim))
+    net: Any = None if source.shape is None else struct(dim, min(nets.classifier.FEATURES, dim))
     if source.shape is not None and source.classes is not None:
-        net = classifier.classifier_shapes(dim, source.classes)
+        net = nets.classifier.classifier_shapes(dim, source.classes)
     features = jax.eval_shape(partial(_compute_features, task.features), net, test)
     width = features.shape[1]
     return ImageTruth(
@@ -255,14 +255,16 @@ def _truth_shapes(task: JudgeTask) -> ImageTruth:
     )
 
 
-def _make_net(source: Source, train: np.ndarray, label: np.ndarray) -> classifier.TrainedClassifier | Array | None:
+def _make_net(
+    source: Source, train: np.ndarray, label: np.ndarray
+) -> "nets.classifier.TrainedClassifier | Array | None":
     """Return the network of ``ImageTruth``; None where rows are features themselves."""
     if source.shape is None:
         return None
     if source.classes is not None:
-        return classifier.train_classifier(train, label, source.classes)
+        return nets.classifier.train_classifier(train, label, source.classes)
     axes = np.linalg.eigh(np.asarray(source.covariance))[1]
-    return jnp.asarray(axes[:, -classifier.FEATURES :], float)
+    return jnp.asarray(axes[:, -nets.classifier.FEATURES :], float)
 
 
 def _measure_density(log_density: Callable[[Tree, Array], Array], arrays: Tree, train: np.ndarray) -> RealDensity:
@@ -276,12 +278,12 @@ def _split_rows(rows: np.ndarray, at_once: int = 4096) -> list[np.ndarray]:
 
 
 def _compute_features(
-    given: Callable[[Array], Array] | None, net: classifier.TrainedClassifier | Array | None, x_NxD: Array
+    given: Callable[[Array], Array] | None, net: "nets.classifier.TrainedClassifier | Array | None", x_NxD: Array
 ) -> Array:
     if given is not None:
         return given(x_NxD)
-    if isinstance(net, classifier.TrainedClassifier):
-        return classifier.apply_classifier(net, x_NxD)[0]
+    if isinstance(net, nets.classifier.TrainedClassifier):
+        return nets.classifier.apply_classifier(net, x_NxD)[0]
     return x_NxD if net is None else jnp.matmul(x_NxD, net, precision=_HIGHEST)
 
 

@@ -5,7 +5,7 @@ from functools import lru_cache
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import special
+import scipy  # imports its submodules where they are used
 
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import draw_normals, draw_uniforms, key_per_chain, stream
@@ -99,5 +99,6 @@ def _quantile_coefficients(shapes: tuple[float, ...], limit: float) -> np.ndarra
 
 def _log_quantile(shape: float, z: np.ndarray) -> np.ndarray:
     """Return the log of (gamma quantile / shape) at the normal quantile z; each tail keeps its digits."""
+    special = scipy.special
     low, high = special.gammaincinv(shape, special.ndtr(z)), special.gammainccinv(shape, special.ndtr(-z))
     return np.log(np.where(z < 0, low, high) / shape)

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from collapse_jax import data
 from collapse_jax.core import batching
@@ -23,7 +22,7 @@ from collapse_jax.core.validation import (
 )
 from collapse_jax.core.worlds import on_host
 from collapse_jax.metrics import images, row_scores
-from collapse_jax.training import diffusion_objectives, row_transform
+from collapse_jax.training import diffusion_objectives, nets, row_transform
 from collapse_jax.training.diffusion_objectives import (
     PROBES_PER_ROW,
     DiffusionObjective,
@@ -32,11 +31,13 @@ from collapse_jax.training.diffusion_objectives import (
     noise_rows,
 )
 from collapse_jax.training.diffusion_samplers import SAMPLERS, sample_rows
-from collapse_jax.training.nets.denoiser import NETS, make_denoiser
 from collapse_jax.training.row_transform import GenerativeModel, RowTransform
 from collapse_jax.training.sgd import SCHEDULES as RATES
 from collapse_jax.training.sgd import AveragedParams, average_params, check_warmup, fit_sgd, make_adamw
 from collapse_jax.types import Array, Extras, Info, Key, Metric, OffAt, Setting, Source, Tree, World
+
+if TYPE_CHECKING:
+    import optax
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _CLIP = 1.0  # largest norm of a gradient, as in arXiv 2006.11239's code
@@ -176,7 +177,7 @@ def diffusion(
     source = data.moons() if source is None else source
     for name, value, choices in (
         ("objective", objective, diffusion_objectives.OBJECTIVES),
-        ("net", net, NETS), ("schedule", schedule, RATES), ("dtype", dtype, tuple(DTYPES)),
+        ("net", net, nets.denoiser.NETS), ("schedule", schedule, RATES), ("dtype", dtype, tuple(DTYPES)),
         ("sampler", sampler, SAMPLERS),
     ):  # fmt: skip
         require_choice(name, value, choices)
@@ -194,7 +195,7 @@ def diffusion(
     row_frame = row_transform.make_row_transform(source, conditional, frame)
     learned = diffusion_objectives.make_objective(objective, levels_by, row_frame.deviation)
     sizes = {"width": width, "depth": depth, "heads": heads, "patch": patch}
-    init, apply = make_denoiser(net, row_frame.dim, source.shape, sizes, row_frame.classes, DTYPES[dtype])
+    init, apply = nets.denoiser.make_denoiser(net, row_frame.dim, source.shape, sizes, row_frame.classes, DTYPES[dtype])
     levels = jnp.asarray(learned.grid(sampler_steps), float)
     draw = partial(sample_rows, path=learned.path, sigma_S=levels, sampler=sampler, stop=stop, temperature=temperature)
     judge = images.image_judge(source, num_test, num_shown=num_shown, features=features, labelled=conditional,
@@ -204,7 +205,7 @@ def diffusion(
     def init_both(key: Key) -> AveragedParams:
         return AveragedParams(init(key), init(key))
 
-    def optimizer(number: int) -> optax.GradientTransformation:
+    def optimizer(number: int) -> "optax.GradientTransformation":
         return average_params(make_adamw(learning_rate, schedule, warmup, 0.0, _CLIP, number), ema)
 
     fit = fit_sgd(partial(_loss, task), optimizer, init=init_both, steps=steps, batch_size=batch_size, start=start)

@@ -10,7 +10,6 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from collapse_jax import data
 from collapse_jax.core.random import draw_normals
@@ -19,8 +18,8 @@ from collapse_jax.core.sharding import shard_rows
 from collapse_jax.core.validation import require_integer, require_positive
 from collapse_jax.core.worlds import on_host
 from collapse_jax.metrics import row_scores
+from collapse_jax.training import nets
 from collapse_jax.training.diffusion_objectives import PROBES_PER_ROW, draw_probes
-from collapse_jax.training.nets.mlp import TimedMLP
 from collapse_jax.training.nnx_functional import make_functional
 from collapse_jax.training.sgd import fit_sgd
 from collapse_jax.types import Array, Extras, Info, Key, Metric, Setting, Source, Tree, World
@@ -108,7 +107,9 @@ def flow_matching(
         require_integer(name, value, 1)
     require_positive("learning_rate", learning_rate)
     source = data.moons() if source is None else source
-    init, velocity = make_functional(lambda rngs: TimedMLP(source.dim, width, depth, rngs=rngs))
+    import optax  # takes as long to import as JAX
+
+    init, velocity = make_functional(lambda rngs: nets.mlp.TimedMLP(source.dim, width, depth, rngs=rngs))
     loss, adam = partial(_loss, velocity), optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
     return Setting(
         name="flow_matching",

@@ -18,15 +18,7 @@ from collapse_jax.data import texts
 from collapse_jax.data.tokens import smallest_unsigned_type
 from collapse_jax.metrics import text as text_metrics
 from collapse_jax.settings.language_metrics import metrics_of_text, observe_rows, truth_of_text
-from collapse_jax.training.nets.sampling import Decoding
-from collapse_jax.training.nets.sequence_model import (
-    SequenceModel,
-    draw_rows,
-    judge_symbols,
-    rewrite_rows,
-    sequence_loss,
-)
-from collapse_jax.training.nets.transformer import Transformer, TransformerSize, draw_initial_parameters, resolve_size
+from collapse_jax.training import nets
 from collapse_jax.training.nnx_functional import make_functional
 from collapse_jax.training.sgd import SCHEDULES, check_warmup, fit_sgd, make_adamw
 from collapse_jax.types import Array, Batch, Extras, Info, Key, OffAt, Setting, Text, Tree, World
@@ -81,7 +73,7 @@ class BaseModel(NamedTuple):
     fit: Callable[..., Tree]
     rows: int
     rates: tuple[Array | float, ...]
-    other: tuple[int | str | TransformerSize, ...]
+    other: "tuple[int | str | nets.transformer.TransformerSize, ...]"
 
 
 class LanguageTask(NamedTuple):
@@ -99,9 +91,9 @@ class LanguageTask(NamedTuple):
     """
 
     text: Text
-    network: SequenceModel
+    network: "nets.sequence_model.SequenceModel"
     prompt: int
-    decoding: Decoding
+    decoding: "nets.sampling.Decoding"
     num_test: int
     ngram: int
     gram_bits: int
@@ -208,8 +200,8 @@ def language_model(
         raise UsageError(f"text must be a Text, such as data.texts.shakespeare(), not {text!r}")
     given = {"width": width, "depth": depth, "heads": heads, "kv_heads": kv_heads, "hidden": hidden,
              "activation": activation, "tied": tied}  # fmt: skip
-    size = resolve_size(model, {k: v for k, v in given.items() if v is not None})
-    decoding = Decoding(temperature, top_k, top_p, min_p)
+    size = nets.transformer.resolve_size(model, {k: v for k, v in given.items() if v is not None})
+    decoding = nets.sampling.Decoding(temperature, top_k, top_p, min_p)
     decoding.check()
     require_choice("dtype", dtype, tuple(DTYPES))
     require_flag("language_model: remat", remat)
@@ -218,20 +210,24 @@ def language_model(
         require_integer(name, number, 1)
     steps = 800 if steps is None and epochs is None else steps
     base_steps = _check_training(start, base_steps, steps, warmup)
-    by_nnx, apply = make_functional(lambda rngs: Transformer(text.num_symbols, size, DTYPES[dtype], remat, rngs=rngs))
+    by_nnx, apply = make_functional(
+        lambda rngs: nets.transformer.Transformer(text.num_symbols, size, DTYPES[dtype], remat, rngs=rngs)
+    )
     shapes = jax.eval_shape(by_nnx, jax.random.key(0))
 
     def net_init(key: Key) -> Tree:
-        return draw_initial_parameters(key, shapes, size.depth)
+        return nets.transformer.draw_initial_parameters(key, shapes, size.depth)
 
-    network = SequenceModel(apply, text.num_symbols, size, DTYPES[dtype], length, rows_at_once)
+    network = nets.sequence_model.SequenceModel(apply, text.num_symbols, size, DTYPES[dtype], length, rows_at_once)
     task = LanguageTask(text, network, prompt, decoding, num_test, ngram, gram_bits, num_shown)
     require_number("weight_decay", weight_decay, 0)
     require_positive("learning_rate", learning_rate)
     require_positive("clip", clip)
     require_choice("schedule", schedule, SCHEDULES)
     optimizer = partial(make_adamw, learning_rate, schedule, warmup, weight_decay, clip)
-    train = partial(fit_sgd, partial(sequence_loss, network), optimizer, init=net_init, batch_size=batch_size)
+    train = partial(
+        fit_sgd, partial(nets.sequence_model.sequence_loss, network), optimizer, init=net_init, batch_size=batch_size
+    )
     fit = train(steps=steps, epochs=epochs, start="init" if start == "init" else "previous")
     base = None
     if start == "base":
@@ -248,7 +244,7 @@ def language_model(
         init=partial(_init, task, net_init),
         extras=Extras(
             summarize=partial(_summarize, task) if gram_bits else None,
-            rewrite=lambda key, params, rows, part: rewrite_rows(
+            rewrite=lambda key, params, rows, part: nets.sequence_model.rewrite_rows(
                 network, params.net, key, rows, part, decoding, prompt
             ),
             row_scores=text_metrics.SCORES,
@@ -336,7 +332,7 @@ def _summarize(task: LanguageTask, world: World, train: Batch) -> Batch:
 
 
 def _sample(task: LanguageTask, key: Key, params: LanguageModelParams, num: int) -> Array:
-    rows = draw_rows(task.network, params.net, key, num, task.decoding, params.prompts)
+    rows = nets.sequence_model.draw_rows(task.network, params.net, key, num, task.decoding, params.prompts)
     return rows.astype(smallest_unsigned_type(task.text.num_symbols))
 
 
@@ -349,8 +345,8 @@ def _observe(
     generated_NxL: Array,
 ) -> dict[str, Array]:
     truth, text = world.truth, task.text
-    loss_NxL, confidence, is_right = judge_symbols(task.network, params.net, world.test)
-    first_NxL, _, _ = judge_symbols(task.network, params.first, generated_NxL[: task.num_test])
+    loss_NxL, confidence, is_right = nets.sequence_model.judge_symbols(task.network, params.net, world.test)
+    first_NxL, _, _ = nets.sequence_model.judge_symbols(task.network, params.first, generated_NxL[: task.num_test])
     metrics = {
         "test_nll_per_symbol": loss_NxL.mean(),
         "calibration_error": text_metrics.calibration_error(confidence, is_right),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,12 @@ from collapse_jax.core.worlds import on_host
 from collapse_jax.metrics import representations
 from collapse_jax.settings.diffusion import diffusion
 from collapse_jax.training import augmentation, ssl_objectives
-from collapse_jax.training.nets.encoders import EncoderNetworks, make_encoder
+from collapse_jax.training import nets as networks
 from collapse_jax.training.sgd import SCHEDULES, AveragedParams, average_params, check_warmup, fit_sgd, make_adamw
 from collapse_jax.types import Array, Batch, Extras, Key, Metric, Pretext, RowScoreFn, Setting, Source, Tree, World
+
+if TYPE_CHECKING:
+    from collapse_jax.training.nets.encoders import EncoderNetworks
 
 VIEWS = augmentation.AugmentationStrength()  # that encoders are judged by, and the default of training
 _CLIP = 1.0  # largest norm of a gradient
@@ -96,7 +99,7 @@ class SelfSupervisedTask(NamedTuple):
     generator: Setting
     source: Source
     pretext: Pretext
-    nets: EncoderNetworks
+    nets: "EncoderNetworks"
     view: Callable[[Key, Array], Array]
     batch_size: int
     num_probe: int
@@ -201,7 +204,7 @@ def self_supervised(
     strength = augmentation.AugmentationStrength(crop, shift, turn, contrast, noise, mask)
     augmentation.check_strength(strength)
     sizes = {"width": width, "depth": depth, "heads": heads, "patch": patch}
-    nets = make_encoder(encoder, shape, features, sizes, pretext.heads(features, source.dim - 1))
+    nets = networks.encoders.make_encoder(encoder, shape, features, sizes, pretext.heads(features, source.dim - 1))
     recipe = f"{encoder} {features} {sizes} {num_probe} {k}"
     view = partial(augmentation.draw_view, strength, shape)
     task = SelfSupervisedTask(

@@ -15,9 +15,8 @@ from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_choice, require_integer, require_number, require_positive
 from collapse_jax.core.worlds import on_host
 from collapse_jax.metrics import images, row_scores
-from collapse_jax.training import row_transform
+from collapse_jax.training import nets, row_transform
 from collapse_jax.training.diffusion_objectives import PROBES_PER_ROW, draw_probes
-from collapse_jax.training.nets.vae import make_autoencoder
 from collapse_jax.training.row_transform import GenerativeModel, RowTransform
 from collapse_jax.training.sgd import SCHEDULES, check_warmup, fit_sgd, make_adamw
 from collapse_jax.types import Array, Extras, Info, Key, Metric, Setting, Source, Tree, World
@@ -166,7 +165,7 @@ def vae(
         require_positive(name, size)
     for name, size in (("beta", beta), ("temperature", temperature), ("noise", noise)):
         require_number(name, size, 0)
-    init, apply = make_autoencoder(row_frame.dim, latent, width, depth, row_frame.classes)
+    init, apply = nets.vae.make_autoencoder(row_frame.dim, latent, width, depth, row_frame.classes)
     judge = images.image_judge(source, num_test, num_shown=num_shown, features=features, labelled=conditional,
                                 rows_at_once=rows_at_once)  # fmt: skip
     task = VaeTask(row_frame, latent, apply, beta, deviation, temperature, noise, rows_at_once, judge)

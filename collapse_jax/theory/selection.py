@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy import stats
-from scipy.integrate import quad
-from scipy.special import comb
+import scipy  # imports its submodules where they are used; stats takes longer than all of this package
 
 from collapse_jax.theory.gaussian import MAXIMUM_LIKELIHOOD
 from collapse_jax.theory.prediction import Case, Condition, Prediction
@@ -25,7 +23,9 @@ def best_of_variance(k: int) -> float:
 
 
 def _best_of_moment(k: int, power: int) -> float:
-    return quad(lambda x: x**power * k * stats.norm.pdf(x) * stats.norm.cdf(x) ** (k - 1), -12, 12)[0]
+    return scipy.integrate.quad(
+        lambda x: x**power * k * scipy.stats.norm.pdf(x) * scipy.stats.norm.cdf(x) ** (k - 1), -12, 12
+    )[0]
 
 
 def judged_variance(n: int, judge: float, noise: float) -> float:
@@ -35,12 +35,12 @@ def judged_variance(n: int, judge: float, noise: float) -> float:
     - r^2 / pi of the variance; r depends on the first fit's variance, chi^2_{n-1} / n, over whose law this is the mean
     (derived here).
     """
-    first = stats.gamma((n - 1) / 2, scale=2 / n)
+    first = scipy.stats.gamma((n - 1) / 2, scale=2 / n)
 
     def kept(v: float) -> float:
         return v * (1 - judge**2 * v / (judge**2 * v + noise**2) / np.pi)
 
-    return (1 - 1 / n) * quad(lambda u: kept(first.ppf(u)), 0, 1)[0]
+    return (1 - 1 / n) * scipy.integrate.quad(lambda u: kept(first.ppf(u)), 0, 1)[0]
 
 
 def top_variance(n: int, kept: int) -> float:
@@ -53,11 +53,13 @@ def top_variance(n: int, kept: int) -> float:
         return 1 - 1 / n
 
     def truncated(t: float) -> float:
-        hazard = np.exp(stats.norm.logpdf(t) - stats.norm.logsf(t))
+        hazard = np.exp(scipy.stats.norm.logpdf(t) - scipy.stats.norm.logsf(t))
         return 1 + hazard * (t - hazard)
 
-    order = stats.beta(n - kept, kept + 1)  # law of the (n - kept)-th smallest of n uniforms
-    mean = quad(lambda u: truncated(stats.norm.ppf(u)) * order.pdf(u), 0, 1, points=[order.mean()])[0]
+    order = scipy.stats.beta(n - kept, kept + 1)  # law of the (n - kept)-th smallest of n uniforms
+    mean = scipy.integrate.quad(
+        lambda u: truncated(scipy.stats.norm.ppf(u)) * order.pdf(u), 0, 1, points=[order.mean()]
+    )[0]
     return (1 - 1 / kept) * mean
 
 
@@ -71,7 +73,7 @@ def chosen_probability(p: np.ndarray, k: int, strength: float) -> np.ndarray:
     odds = np.exp(-strength) * (k - ones)
     share = np.where(ones == 0, 0.0, ones / np.maximum(ones + odds, 1e-300))
     p = np.asarray(p, float)[..., None]
-    return (comb(k, ones) * p**ones * (1 - p) ** (k - ones) * share).sum(-1)
+    return (scipy.special.comb(k, ones) * p**ones * (1 - p) ** (k - ones) * share).sum(-1)
 
 
 def chosen_mean(p: float, n: int, num_generations: int, k: int, strength: float) -> np.ndarray:
@@ -80,8 +82,8 @@ def chosen_mean(p: float, n: int, num_generations: int, k: int, strength: float)
     The number of 1s among n rows is a Markov chain, whose law is followed state by state (derived here).
     """
     states = np.arange(n + 1)
-    step = stats.binom.pmf(states, n, chosen_probability(states / n, k, strength)[:, None])
-    law, means = stats.binom.pmf(states, n, p), []
+    step = scipy.stats.binom.pmf(states, n, chosen_probability(states / n, k, strength)[:, None])
+    law, means = scipy.stats.binom.pmf(states, n, p), []
     for _ in range(num_generations):
         means.append(law @ states / n)
         law = law @ step
@@ -108,7 +110,7 @@ def verified_mean(p: float, n: int, keep_right: float, keep_wrong: float) -> flo
     However many pass, each is right with the probability ``verified_share`` of the first fit (derived here).
     """
     states = np.arange(n + 1)
-    return float(stats.binom.pmf(states, n, p) @ verified_share(states / n, keep_right, keep_wrong))
+    return float(scipy.stats.binom.pmf(states, n, p) @ verified_share(states / n, keep_right, keep_wrong))
 
 
 def majority_probability(p: float, n: int, keep_right: float, keep_wrong: float) -> float:
@@ -119,11 +121,11 @@ def majority_probability(p: float, n: int, keep_right: float, keep_wrong: float)
     states = np.arange(n + 1)
     below = np.zeros(n + 1)
     for first, share in enumerate(states / n):
-        right = stats.binom.pmf(states, n, share * keep_right)
+        right = scipy.stats.binom.pmf(states, n, share * keep_right)
         wrong = (1 - share) * keep_wrong / max(1 - share * keep_right, 1e-300)
-        less, as_many = (f(states, n - states, wrong) for f in (stats.binom.cdf, stats.binom.pmf))
+        less, as_many = (f(states, n - states, wrong) for f in (scipy.stats.binom.cdf, scipy.stats.binom.pmf))
         below[first] = right @ (less - 0.5 * as_many)
-    return float(stats.binom.pmf(states, n, p) @ below)
+    return float(scipy.stats.binom.pmf(states, n, p) @ below)
 
 
 def _curator_options(case: Case) -> Mapping[str, Any]:
@@ -207,7 +209,7 @@ def _none_passes(case: Case) -> float:
     n, right = case.num_samples, np.arange(case.num_samples + 1) / case.num_samples
     keep_right, keep_wrong = _keep_probabilities(case)
     passes = right * keep_right + (1 - right) * keep_wrong
-    return float(stats.binom.pmf(np.arange(n + 1), n, case.setting["p"]) @ (1 - passes) ** n)
+    return float(scipy.stats.binom.pmf(np.arange(n + 1), n, case.setting["p"]) @ (1 - passes) ** n)
 
 
 BY_VALUE = Condition("rows are judged by their value", lambda case: _curator_options(case)["by"] == "value")

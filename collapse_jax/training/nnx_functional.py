@@ -4,18 +4,20 @@ Other modules use only ``init``, ``apply`` and JAX's own transformations, so a c
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import draw_normals
 from collapse_jax.types import Key, Tree
 
+if TYPE_CHECKING:
+    from flax import nnx
 
-def make_functional(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Callable[[Key], Tree], Callable[..., Tree]]:
+
+def make_functional(build: "Callable[[nnx.Rngs], nnx.Module]") -> tuple[Callable[[Key], Tree], Callable[..., Tree]]:
     """Return ``build(rngs)`` as two pure functions ``(init, apply)``.
 
     Args:
@@ -29,6 +31,8 @@ def make_functional(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Callable[[
     Raises:
       UsageError: the module holds state that is no parameter.
     """
+    from flax import nnx  # takes as long to import as JAX
+
     graphdef, abstract = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     for path, leaf in nnx.to_flat_state(abstract):
         if not isinstance(leaf, nnx.Param):

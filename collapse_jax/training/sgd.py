@@ -1,11 +1,10 @@
 """Fits by stochastic gradients, at a cost that does not depend on how much data a pool has gathered."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from collapse_jax.core import batch
 from collapse_jax.core.errors import UsageError
@@ -14,13 +13,16 @@ from collapse_jax.core.sharding import shard_params, shard_rows
 from collapse_jax.core.validation import require_choice, require_integer
 from collapse_jax.types import Array, Batch, Key, Tree
 
+if TYPE_CHECKING:  # functions import it, since it takes as long to import as JAX
+    import optax
+
 STARTS = ("init", "previous")
 SCHEDULES = ("cosine", "constant")
 
 
 def fit_sgd(
     loss: Callable[[Tree, Key, Tree], Array],
-    optimizer: optax.GradientTransformation | Callable[[Array | int], optax.GradientTransformation],
+    optimizer: "optax.GradientTransformation | Callable[[Array | int], optax.GradientTransformation]",
     *,
     init: Callable[[Key], Tree],
     batch_size: int,
@@ -60,6 +62,7 @@ def fit_sgd(
         if number is not None:
             require_integer(name, number, 1)
     require_choice("start", start, STARTS)
+    import optax
 
     def fit(key: Key, train: Batch, previous: Tree) -> Tree:
         items, _ = batch.weighted_rows(train)
@@ -94,13 +97,14 @@ def fit_sgd(
 
 def make_adamw(
     rate: Array | float, schedule: str, warmup: int, decay: Array | float, clip: Array | float, steps: Array | int
-) -> optax.GradientTransformation:
+) -> "optax.GradientTransformation":
     """Return AdamW on gradients whose norm is clipped at `clip`; every number but `warmup` may be traced.
 
     The rate rises linearly over `warmup` steps to `rate`, and then stays (``"constant"``) or falls to 0 at step `steps`
     along a cosine. (optax's own schedules need numbers that are known.) Only parameters of two or more dimensions
     decay.
     """
+    import optax
 
     def rate_at(step: Array) -> Array:
         rise = jnp.minimum((step + 1) / max(warmup, 1), 1.0)
@@ -137,12 +141,13 @@ class AveragedParams(NamedTuple):
     average: Tree
 
 
-def average_params(inner: optax.GradientTransformation, decay: Array | float) -> optax.GradientTransformation:
+def average_params(inner: "optax.GradientTransformation", decay: Array | float) -> "optax.GradientTransformation":
     """Return `inner` applied to the ``now`` of an ``AveragedParams``, whose ``average`` follows it.
 
     The average becomes decay * average + (1 - decay) * now. In step t the decay is at most (1 + t) / (10 + t), so that
     the start is soon forgotten; 0 keeps no average. The decay may be traced.
     """
+    import optax
 
     def init(params: AveragedParams) -> tuple[Tree, Array]:
         return inner.init(params.now), jnp.int32(0)
