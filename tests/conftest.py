@@ -60,7 +60,7 @@ QUICK = ("test_laws", "test_compiles", "test_batch", "test_flow_matching", "test
          "test_self_supervised", "test_vae", "test_growing", "test_examples", "test_accessor", "test_starter",
          "test_docs", "test_moments", "test_linear_regression", "test_logistic_regression", "test_survival",
          "test_text_metrics", "test_denoising", "test_transformer", "test_stream", "test_threefry",
-         "test_verify", "test_units", "test_bandwidths", "test_references")  # fmt: skip
+         "test_verify", "test_units", "test_bandwidths", "test_references", "test_accelerator")  # fmt: skip
 
 
 ALWAYS = jax.config.read("jax_disable_most_optimizations")  # as the environment says

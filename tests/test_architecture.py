@@ -72,7 +72,8 @@ def test_a_run_imports_nothing_that_it_does_not_use():
     code = """
 import sys
 import collapse_jax as cj
-cj.run(cj.settings.gaussian(source=cj.data.digits()), "replace", num_samples=20, num_generations=2, num_chains=1)
+setting = cj.settings.gaussian(num_test=9, source=cj.data.digits())
+cj.run(setting, "replace", num_samples=9, num_generations=2, num_chains=1)
 heavy = ("flax", "optax", "orbax", "scipy.stats", "scipy.optimize", "tensorflow_datasets", "matplotlib", "zarr")
 print([module for module in heavy if module in sys.modules])
 """
