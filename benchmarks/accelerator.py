@@ -124,26 +124,22 @@ def list_draws(scale: float) -> list[Case]:
 
 
 def list_networks(scale: float) -> list[Case]:
-    """Return a language model and a diffusion model of images, by the step of training."""
-    steps, chains = scaled(200, scale), scaled(4, scale)
+    """Return a language model and a diffusion model of images, by the step of training; small ones below full size."""
+    steps, chains, num = scaled(200, scale), scaled(4, scale), 64 if scale >= 1 else 16
+    sizes = {"width": 256, "depth": 4} if scale >= 1 else {"width": 32, "depth": 1}
+    options = {**sizes, "steps": steps, "warmup": steps // 10, "num_test": num}
+    words = f"width={sizes['width']} depth={sizes['depth']}, {num} rows sampled"
 
-    def measure(setting: Any, num_samples: int, metric: str) -> dict[str, Any]:
-        told = time_chains(setting, "replace", chains, 2, num_samples=num_samples, metrics=metric)
+    def measure(setting: Any, metric: str) -> dict[str, Any]:
+        told = time_chains(setting, "replace", chains, 2, num_samples=num, metrics=metric)
         return {"ms_per_step": 1e3 * told["run_s"] / chains / 2 / steps, "steps": steps, **told}
 
-    def text() -> dict[str, Any]:
-        model = settings.language_model(width=256, depth=4, steps=steps, warmup=steps // 10, num_test=64)
-        return measure(model, 64, "test_nll_per_symbol")
-
-    def images() -> dict[str, Any]:
-        model = settings.diffusion(
-            data.digits(pca=None), net="dit", width=128, steps=steps, warmup=steps // 10, num_test=100
-        )
-        return measure(model, 64, "test_loss")
+    def images() -> Any:
+        return settings.diffusion(data.digits(pca=None), net="dit", **options)
 
     return [
-        Case("language_model width=256 depth=4, 64 rows sampled", text),
-        Case("diffusion of digits, dit width=128, 64 rows sampled", images),
+        Case(f"language_model {words}", lambda: measure(settings.language_model(**options), "test_nll_per_symbol")),
+        Case(f"diffusion of digits, dit {words}", lambda: measure(images(), "test_loss")),
     ]
 
 
@@ -215,7 +211,7 @@ def list_quickstart(scale: float) -> list[Case]:
     def measure() -> dict[str, Any]:
         begin = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-            out, chains = str(Path(folder) / "quickstart"), scaled(1000, scale)
+            out, chains = str(Path(folder) / "quickstart"), max(scaled(1000, scale), 10)
             status = run_command(["run", str(QUICKSTART), "--out", out, "--num-chains", str(chains)])
             if status:
                 raise RuntimeError(f"the command ended with status {status}")

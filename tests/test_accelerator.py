@@ -1,4 +1,4 @@
-"""``benchmarks/accelerator.py`` at a hundredth of its size: it measures every part, and ends in time."""
+"""``benchmarks/accelerator.py`` at a small scale: it measures every part, and ends in time."""
 
 import importlib.util
 import json
@@ -32,10 +32,10 @@ def numbers_of(row):
 
 @pytest.mark.fast
 def test_every_part_is_measured(accelerator, capsys):
-    accelerator.main(["--scale", "0.01", "--cases", "1"])
+    accelerator.main(["--scale", "0.001", "--cases", "1"])
     (machine, *rows), table = split_output(capsys.readouterr().out)
     parts = [part.name for part in accelerator.PARTS]
-    assert machine["scale"] == 0.01
+    assert machine["scale"] == 0.001
     assert [row["part"] for row in rows] == parts
     for row in rows:
         assert "error" not in row, row
