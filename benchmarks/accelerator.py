@@ -211,12 +211,16 @@ def list_quickstart(scale: float) -> list[Case]:
     def measure() -> dict[str, Any]:
         begin = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-            out, chains = str(Path(folder) / "quickstart"), max(scaled(1000, scale), 10)
-            status = run_command(["run", str(QUICKSTART), "--out", out, "--num-chains", str(chains)])
+            sizes = {
+                "--num-chains": max(scaled(1000, scale), 10),
+                "--num-generations": min(scaled(100, 100 * scale), 100),
+            }
+            out, words = str(Path(folder) / "quickstart"), [str(word) for pair in sizes.items() for word in pair]
+            status = run_command(["run", str(QUICKSTART), "--out", out, *words])
             if status:
                 raise RuntimeError(f"the command ended with status {status}")
             seconds = {k: v for k, v in cj.open(out).attrs.items() if k.startswith("seconds_") and v}
-        return {"s": time.perf_counter() - begin, "chains": chains, **seconds}
+        return {"s": time.perf_counter() - begin, "chains": sizes["--num-chains"], **seconds}
 
     return [Case("collapse-jax run configs/quickstart.yaml", measure)]
 
