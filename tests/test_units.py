@@ -96,7 +96,7 @@ def test_metrics_that_nobody_asked_for_are_no_work():
     few, whole = (
         make_plan(grid, Options(2, metrics=asked)).programs[0].operations for asked in (["trace_ratio"], None)
     )
-    assert few < whole / 2  # Wasserstein distances need singular values
+    assert few < whole / 1.5  # Wasserstein distances need a loop, of which one turn counts
 
 
 @pytest.mark.fast

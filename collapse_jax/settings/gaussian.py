@@ -16,7 +16,7 @@ from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_integer, require_positive
 from collapse_jax.core.worlds import on_host
 from collapse_jax.metrics import row_scores
-from collapse_jax.numerics import gaussian_moments, ldl
+from collapse_jax.numerics import gaussian_moments, ldl, polar
 from collapse_jax.numerics.gaussian_moments import Moments
 from collapse_jax.types import (
     Array,
@@ -241,26 +241,13 @@ def _observe(key: Key, world: World, params: Moments, summary: Tree, generated: 
         "trace_ratio": jnp.exp(log_trace_ratio),
         "log_trace_ratio": log_trace_ratio,
         "log_det_ratio": gaussian_moments.log_det(params) - gaussian_moments.log_det(truth),
-        "wasserstein2_squared": squared_error + _bures(params, truth),
+        "wasserstein2_squared": squared_error
+        + polar.covariance_distance(*(gaussian_moments.cholesky_factor(m) for m in (params, truth))),
         "effective_rank": _effective_rank(params),
         "test_nll": _nll(params, world.truth.test),
         "tail_mass": 2 * _mass_beyond(_TAIL, params, truth, jnp.minimum),
         "hallucinated_mass": _mass_beyond(_UNLIKELY, params, truth, jnp.add),
     }
-
-
-def _bures(a: Moments, b: Moments) -> Array:
-    """Return Tr A + tr B - 2 tr (B^1/2 A B^1/2)^1/2.
-
-    The last trace is the nuclear norm of L_b^T L_a.
-    """
-    product = jnp.matmul(
-        gaussian_moments.cholesky_factor(b).T, gaussian_moments.cholesky_factor(a), precision=jax.lax.Precision.HIGHEST
-    )
-    nuclear = jnp.abs(product).sum() if product.shape[0] == 1 else jnp.linalg.svd(product, compute_uv=False).sum()
-    return jnp.maximum(
-        jnp.exp(gaussian_moments.log_trace(a)) + jnp.exp(gaussian_moments.log_trace(b)) - 2 * nuclear, 0.0
-    )
 
 
 def _mass_beyond(z: float, params: Moments, truth: Moments, both: Callable[[Array, Array], Array]) -> Array:
@@ -274,9 +261,8 @@ def _mass_beyond(z: float, params: Moments, truth: Moments, both: Callable[[Arra
 
 def _effective_rank(params: Moments) -> Array:
     lower = gaussian_moments.cholesky_factor(params, gaussian_moments.log_unit(params))
-    gram = jnp.matmul(lower.T, lower, precision=jax.lax.Precision.HIGHEST)
-    squares = (gram**2).sum()
-    return jnp.where(squares > 0, jnp.trace(gram) ** 2 / jnp.where(squares > 0, squares, 1.0), 0.0)
+    trace, squares = (lower**2).sum(), (polar.either_gram(lower) ** 2).sum()
+    return jnp.where(squares > 0, trace**2 / jnp.where(squares > 0, squares, 1.0), 0.0)
 
 
 def _nll(params: Moments, test: Moments) -> Array:
