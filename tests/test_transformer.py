@@ -176,7 +176,7 @@ def test_bfloat16_turns_by_float32_angles():
     """At position 1001, which bfloat16 takes for 1000: columns turn as far as they should, to its eight bits."""
     x = jax.random.normal(KEY, (1, 1, 1, 8))
     turned = transformer._rotate_columns(x.astype(jnp.bfloat16), transformer._rotation_angles(1, 8, 1001))
-    assert turned.dtype == jnp.bfloat16
+    assert turned.dtype == jnp.float32  # queries are scaled before they are rounded
     angle = 1001 * transformer.BASE ** (-np.arange(0, 8, 2) / 8)
     a, b = np.split(np.asarray(x.astype(jnp.bfloat16), np.float64)[0, 0, 0], 2)
     expected = np.concatenate([a * np.cos(angle) - b * np.sin(angle), a * np.sin(angle) + b * np.cos(angle)])

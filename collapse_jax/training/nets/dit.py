@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from collapse_jax.training.nets.attention import weigh_values
 from collapse_jax.training.nets.linear import Linear
 from collapse_jax.training.nets.time_embedding import TimeAndLabel
 from collapse_jax.types import Array
@@ -94,7 +95,7 @@ def attend_heads(heads_BxLx3xHxK: Array) -> Array:
     """
     query, key, value = heads_BxLx3xHxK.transpose(2, 0, 3, 1, 4)
     score = jnp.einsum("bhlk,bhmk->bhlm", query, key, preferred_element_type=jnp.float32) / query.shape[-1] ** 0.5
-    return jnp.einsum("bhlm,bhmk->bhlk", jax.nn.softmax(score).astype(value.dtype), value).swapaxes(1, 2)
+    return weigh_values(score, value).swapaxes(1, 2)
 
 
 def modulate_tokens(x_BxLxD: Array, scale_Bx1xD: Array, shift_Bx1xD: Array) -> Array:

@@ -10,6 +10,7 @@ from flax import nnx
 
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.validation import require_choice, require_flag, require_integer
+from collapse_jax.training.nets.attention import weigh_values
 from collapse_jax.training.nets.linear import Linear
 from collapse_jax.training.nnx_functional import draw_parameters
 from collapse_jax.types import Array, Key, Tree
@@ -125,19 +126,19 @@ class TransformerBlock(nnx.Module):
     ) -> tuple[Array, tuple[Array, Array] | None]:
         """Return the stream after attention, and the cache."""
         size, (rows, length, _) = self.size, x_BxLxD.shape
-        heads_BxLxHxK = self.qkv(self.attention_norm(x_BxLxD)).reshape(rows, length, -1, size.head)
-        query, key, value = jnp.split(heads_BxLxHxK, (size.heads, size.heads + size.kv_heads), axis=2)
-        query, key = _rotate_columns(query, turn), _rotate_columns(key, turn)
+        heads_BxHxLxK = self.qkv(self.attention_norm(x_BxLxD)).reshape(rows, length, -1, size.head).swapaxes(1, 2)
+        turning, value = jnp.split(heads_BxHxLxK, [size.heads + size.kv_heads], axis=1)
+        query, key = jnp.split(_rotate_columns(turning, turn), [size.heads], axis=1)
+        query = (query / size.head**0.5).reshape(rows, size.kv_heads, -1, length, size.head).astype(value.dtype)
+        key = key.astype(value.dtype)
         if cache is None:
-            mixed = _attend_rows(query, key, value)
+            mixed_BxGxHxLxK = _attend_rows(query, key, value)
         else:
             write = jax.lax.dynamic_update_slice_in_dim
-            cache = (
-                write(cache[0], key.transpose(0, 2, 3, 1), position, 3),
-                write(cache[1], value.transpose(0, 2, 1, 3), position, 2),
-            )
-            mixed = _attend_cached(query, *cache, position)
-        return x_BxLxD + self.out(mixed.reshape(rows, length, -1)), cache
+            cache = write(cache[0], key.swapaxes(2, 3), position, 3), write(cache[1], value, position, 2)
+            mixed_BxGxHxLxK = _attend_cached(query, *cache, position)
+        mixed_BxLxD = mixed_BxGxHxLxK.reshape(rows, size.heads, length, -1).swapaxes(1, 2).reshape(rows, length, -1)
+        return x_BxLxD + self.out(mixed_BxLxD), cache
 
 
 class Transformer(nnx.Module):
@@ -252,44 +253,36 @@ def empty_cache(size: TransformerSize, rows: int, positions: int, dtype: jnp.dty
     return tuple((keys, keys.swapaxes(2, 3)) for _ in range(size.depth))
 
 
-def _attend_rows(query_BxLxHxK: Array, key_BxLxGxK: Array, value_BxLxGxK: Array) -> Array:
-    """Return each symbol's attention to all symbols of its row up to itself; heads come in G groups that share keys.
+def _attend_rows(query_BxGxHxLxK: Array, key_BxGxLxK: Array, value_BxGxLxK: Array) -> Array:
+    """Return each symbol's attention to all symbols of its row up to itself; G groups of heads share keys.
 
     A training step with positions beside columns, as here, takes four fifths of one with ``dot_product_attention``.
     """
-    rows, length, heads, head = query_BxLxHxK.shape
-    query = query_BxLxHxK.reshape(rows, length, key_BxLxGxK.shape[2], -1, head).transpose(0, 2, 3, 1, 4)
-    key, value = (x.transpose(0, 2, 1, 3) for x in (key_BxLxGxK, value_BxLxGxK))
-    score = jnp.einsum("bghlk,bgmk->bghlm", query, key, preferred_element_type=jnp.float32) / head**0.5
-    visible_LxL = jnp.tril(jnp.ones((length, length), bool))
-    share = jax.nn.softmax(jnp.where(visible_LxL[None, None, None], score, -jnp.inf)).astype(value.dtype)
-    mixed = jnp.einsum("bghlm,bgmk->bghlk", share, value)
-    return mixed.transpose(0, 3, 1, 2, 4).reshape(rows, length, heads, head)
+    score = jnp.einsum("bghlk,bgmk->bghlm", query_BxGxHxLxK, key_BxGxLxK, preferred_element_type=jnp.float32)
+    visible_LxL = jnp.tril(jnp.ones(score.shape[-2:], bool))
+    return weigh_values(score, value_BxGxLxK[:, :, None], visible_LxL)
 
 
-def _attend_cached(query_BxLxHxK: Array, key_BxGxKxP: Array, value_BxGxPxK: Array, position: Array | int) -> Array:
+def _attend_cached(query_BxGxHxLxK: Array, key_BxGxKxP: Array, value_BxGxPxK: Array, position: Array | int) -> Array:
     """Return the attention of L symbols at `position` to all up to their own; G groups of heads share keys."""
-    rows, length, heads, head = query_BxLxHxK.shape
-    query = query_BxLxHxK.reshape(rows, length, key_BxGxKxP.shape[1], -1, head)
-    score = jnp.einsum("blghk,bgkp->bghlp", query, key_BxGxKxP, preferred_element_type=jnp.float32)
-    visible_LxP = jnp.arange(score.shape[-1])[None] <= position + jnp.arange(length)[:, None]
-    share = jax.nn.softmax(jnp.where(visible_LxP[None, None, None], score / jnp.sqrt(head), -jnp.inf)).astype(
-        value_BxGxPxK.dtype
-    )
-    return jnp.einsum("bghlp,bgpk->blghk", share, value_BxGxPxK).reshape(rows, length, heads, head)
+    score = jnp.einsum("bghlk,bgkp->bghlp", query_BxGxHxLxK, key_BxGxKxP, preferred_element_type=jnp.float32)
+    length, positions = score.shape[-2:]
+    visible_LxP = jnp.arange(positions)[None] <= position + jnp.arange(length)[:, None]
+    return weigh_values(score, value_BxGxPxK[:, :, None], visible_LxP)
 
 
 def _rotation_angles(length: int, head: int, position: Array | int) -> tuple[Array, Array]:
-    """Return cosines and sines ``[L, 1, head / 2]`` of the angles by which pairs of columns turn at each position.
+    """Return cosines and sines ``[L, head / 2]`` of the angles by which pairs of columns turn at each position.
 
     They are computed in float32, because bfloat16 has only every second whole number above 256.
     """
     frequency_F = BASE ** (-jnp.arange(0, head, 2, jnp.float32) / head)
     angle_LxF = (position + jnp.arange(length)).astype(frequency_F.dtype)[:, None] * frequency_F[None]
-    return jnp.cos(angle_LxF)[:, None], jnp.sin(angle_LxF)[:, None]
+    return jnp.cos(angle_LxF), jnp.sin(angle_LxF)
 
 
-def _rotate_columns(x_BxLxHxK: Array, turn: tuple[Array, Array]) -> Array:
-    cos, sin = (x[None] for x in turn)
-    a, b = jnp.split(x_BxLxHxK.astype(cos.dtype), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x_BxLxHxK.dtype)
+def _rotate_columns(x_BxHxLxK: Array, turn: tuple[Array, Array]) -> Array:
+    """Return columns turned by their position's angles, in float32."""
+    cos, sin = (x[None, None] for x in turn)
+    a, b = jnp.split(x_BxHxLxK.astype(cos.dtype), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
