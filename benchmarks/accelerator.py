@@ -128,6 +128,7 @@ def list_networks(scale: float) -> list[Case]:
     steps, chains, num = scaled(200, scale), scaled(4, scale), 64 if scale >= 1 else 16
     sizes = {"width": 256, "depth": 4} if scale >= 1 else {"width": 32, "depth": 1}
     options = {**sizes, "steps": steps, "warmup": steps // 10, "num_test": num}
+    bits = 2**24 if scale >= 1 else 2**16
     words = f"width={sizes['width']} depth={sizes['depth']}, {num} rows sampled"
 
     def measure(setting: Any, metric: str) -> dict[str, Any]:
@@ -138,7 +139,10 @@ def list_networks(scale: float) -> list[Case]:
         return settings.diffusion(data.digits(pca=None), net="dit", **options)
 
     return [
-        Case(f"language_model {words}", lambda: measure(settings.language_model(**options), "test_nll_per_symbol")),
+        Case(
+            f"language_model {words}",
+            lambda: measure(settings.language_model(**options, gram_bits=bits), "test_nll_per_symbol"),
+        ),
         Case(f"diffusion of digits, dit {words}", lambda: measure(images(), "test_loss")),
     ]
 

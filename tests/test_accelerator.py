@@ -30,7 +30,6 @@ def numbers_of(row):
     return {name: value for name, value in row.items() if isinstance(value, float | int)}
 
 
-@pytest.mark.fast
 def test_every_part_is_measured(accelerator, capsys):
     accelerator.main(["--scale", "0.001", "--cases", "1"])
     (machine, *rows), table = split_output(capsys.readouterr().out)

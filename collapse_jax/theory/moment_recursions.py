@@ -257,6 +257,7 @@ def kept_expectation(policy: Mapping[str, Any], n: int, num_generations: int, fa
     return factors[1:]
 
 
+@functools.lru_cache(1024)  # a recursion asks at each generation, and a policy takes long to make
 def count_real_rows(share: float, n: int) -> int:
     """Return how many of `n` rows are real, as the policies round it."""
     batches = policies.fixed_real(share).batches
