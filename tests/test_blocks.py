@@ -51,7 +51,7 @@ def test_keys_on_the_host_are_those_of_chains():
     for rng in ("threefry2x32", "rbg"):
         expected = jax.random.key_data(chain_keys(7, 1030, rng))
         np.testing.assert_array_equal(host_chain_keys(7, 1030, rng).words, expected)
-        np.testing.assert_array_equal(jax.random.key_data(host_chain_keys(7, 3, rng).to_device()), expected[:3])
+        np.testing.assert_array_equal(host_chain_keys(7, 3, rng).at(slice(1, 3)).words, expected[1:3])
 
 
 @pytest.mark.parametrize("blocks_per_call", [2, 4, 16])

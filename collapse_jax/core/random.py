@@ -36,10 +36,6 @@ class HostKeys(NamedTuple):
         """Return the keys at an index."""
         return HostKeys(self.words[index], self.rng)
 
-    def to_device(self) -> Key:
-        """Return the keys as an array of JAX, of the shape of `words` but for its last axis."""
-        return jax.random.wrap_key_data(jnp.asarray(self.words), impl=self.rng)
-
 
 def chain_keys(seed: int, num_chains: int, rng: str = "threefry2x32") -> Key:
     """Return the keys of chains 0 .. num_chains - 1, shape ``[num_chains]``.

@@ -155,8 +155,9 @@ def _run_call(
     world, floats, values, keys = inputs
     values = {name: value[chosen] for name, value in values.items()}
     blocks = -(-len(span) // size)
-    *prepared, blocks_there = jax.device_put((world, floats, values, np.int32(blocks)), placement.inputs)
-    state = start(*prepared, jax.device_put(keys.at(chosen).to_device(), placement.inputs), blocks_there)
+    inputs_there = jax.device_put((world, floats, values, keys.at(chosen).words, np.int32(blocks)), placement.inputs)
+    *prepared, words, blocks_there = inputs_there
+    state = start(*prepared, words, blocks_there)
     output = {}
     for name, value in advance.out_info[1].items():  # [blocks_per_call, generations_per_call, chains_per_block, ...]
         output[name] = np.full((len(span), num_generations, *value.shape[3:]), np.nan, jnp.result_type(float))

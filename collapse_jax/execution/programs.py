@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 
+from collapse_jax.core.random import host_chain_keys
 from collapse_jax.core.sharding import chain_placements, stacked_param_shardings
 from collapse_jax.planning import cost
 from collapse_jax.planning.block_functions import make_block_functions, max_concurrent_blocks
@@ -68,7 +69,7 @@ class CompiledBlock(NamedTuple):
     """The two compiled functions of a block at each placement, and the seconds that tracing and compiling took.
 
     Attributes:
-      start: one a placement, see ``BlockFunctions.start``.
+      start: one a placement, see ``BlockFunctions.start``; keys are given as ``HostKeys.words``.
       advance: one a placement, see ``BlockFunctions.advance``.
       placements: where the functions run.
       shape: how many chains and generations a call makes.
@@ -124,17 +125,22 @@ def trace_block(
     clock = time.perf_counter()
     start, advance = make_block_functions(make_chain, metrics, shape.generations_per_call)
     size = (shape.blocks_per_call, shape.chains_per_block)
-    keys = jax.random.split(jax.random.key(0, impl=rng), size)
+    words = np.zeros((*size, *host_chain_keys(0, 1, rng).words.shape[1:]), np.uint32)
     example = (world, dict(floats), {name: np.full(size, value[0]) for name, value in values.items()})
-    shapes = jax.eval_shape(start, *example, keys, jnp.int32(1))
+
+    def start_from_words(*inputs: Any) -> Tree:
+        *others, words, blocks = inputs
+        return start(*others, jax.random.wrap_key_data(words, impl=rng), blocks)
+
+    shapes = jax.eval_shape(start_from_words, *example, words, jnp.int32(1))
     traced, placements = [], []
     for sharding in chain_placements(jax.local_devices() if devices is None else devices, mesh):
-        *inputs, sharded_keys, one = jax.device_put((*example, keys, jnp.int32(1)), sharding)
+        *inputs, sharded_words, one = jax.device_put((*example, words, jnp.int32(1)), sharding)
         shardings = jax.tree.map(lambda _, s=sharding: s, shapes)
         if mesh:
             shardings = shardings._replace(params=stacked_param_shardings(sharding, shapes.params, 2))
         state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-        traced.append(jax.jit(start, out_shardings=shardings).trace(*inputs, sharded_keys, one))
+        traced.append(jax.jit(start_from_words, out_shardings=shardings).trace(*inputs, sharded_words, one))
         jitted = jax.jit(advance, donate_argnums=3, out_shardings=(shardings, sharding))
         traced.append(jitted.trace(*inputs, state, one, one))
         placements.append(Placement(sharding, shardings))

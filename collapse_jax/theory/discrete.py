@@ -148,7 +148,8 @@ def _alive_bounds(case: Case) -> np.ndarray:
     """Return the lower bound and the expected number at fit 1, which is an upper bound."""
     n, t = case.num_samples, case.num_generations
     at_first_fit = (1 - (1 - case.shares) ** n).sum()
-    return np.stack([alive_probability_bound(n, case.shares, t).sum(0), np.full(t, at_first_fit)])
+    shares, number = np.unique(case.shares, return_counts=True)  # of a thousand symbols many are alike
+    return np.stack([number @ alive_probability_bound(n, shares, t), np.full(t, at_first_fit)])
 
 
 def _predict_fixation_time(case: Case) -> np.ndarray:
