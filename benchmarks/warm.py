@@ -77,10 +77,8 @@ def print_few_chains(rounds: int) -> None:
         cells = []
         for number in numbers:
             sizes = {"num_samples": n, "num_generations": generations, "num_chains": number}
-            times = [
-                cj.run(make(**options), "replace", seed=seed, **sizes).attrs["seconds_run"]
-                for seed in range(rounds + 1)
-            ]
+            runs = [cj.run(make(**options), "replace", seed=seed, **sizes) for seed in range(rounds + 1)]
+            times = [run.attrs["seconds_run"] for run in runs]
             cells.append(f"{1e3 * statistics.median(times[1:]):,.1f}")
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
