@@ -8,9 +8,7 @@ import scipy.linalg
 
 from collapse_jax import policies, settings
 from collapse_jax.core.errors import UsageError
-from collapse_jax.core.random import chain_keys
-from collapse_jax.core.worlds import Worlds
-from collapse_jax.execution.programs import trace_block
+from collapse_jax.execution.programs import BlockShape, as_inputs, trace_block
 from collapse_jax.numerics.polar import covariance_distance, either_gram, polar_factor
 from collapse_jax.planning.grid import make_grid
 from collapse_jax.planning.options import Options
@@ -175,7 +173,7 @@ def test_programs_of_a_gaussian_call_no_lapack(d, policy):
     (program,) = plan.programs
     assert "wasserstein2_squared" in program.metrics
     traced = trace_block(
-        lambda values: plan.build_chain(program, values), Worlds().world_of(program.setting, program.world), {},
-        chain_keys(0, 2), metrics=program.metrics, chains_per_block=2, generations_per_call=3,
+        lambda values: plan.build_chain(program, values), program.world, plan.unit_chains(plan.units[0])[0],
+        metrics=program.metrics, floats=as_inputs(program.floats), shape=BlockShape(2, 3, 1),
     )  # fmt: skip
     assert not any("lapack" in of.lower().as_text() for of in traced.traced)

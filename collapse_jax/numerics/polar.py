@@ -46,7 +46,7 @@ def polar_factor(a_DxD: Array) -> Array:
     def has_far_to_go(carry: tuple[Array, Array, Array]) -> Array:
         return (carry[1] > eps) & (carry[2] < _MAX_STEPS)  # errors are squared by the last step
 
-    q_DxD, _, _ = jax.lax.while_loop(has_far_to_go, step, (start_DxD, jnp.asarray(jnp.inf, a_DxD.dtype), 0))
+    q_DxD, _, _ = jax.lax.while_loop(has_far_to_go, step, (start_DxD, jnp.asarray(jnp.inf, a_DxD.dtype), jnp.int32(0)))
     return q_DxD[:d, :d]
 
 
@@ -56,7 +56,8 @@ def either_gram(x_DxD: Array) -> Array:
 
 
 def _multiply_thin(a: Array, b: Array) -> Array:
-    return sum(a[:, k, None] * b[None, k] for k in range(a.shape[1]))
+    first, *others = (a[:, k, None] * b[None, k] for k in range(a.shape[1]))
+    return sum(others, first)
 
 
 @jax.custom_jvp
