@@ -56,7 +56,6 @@ def test_what_stands_for_the_risk_and_for_the_diversity():
 
 def test_the_command_runs_and_compares(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(main, "_cache_compiled_programs", lambda: None)
     file = tmp_path / "two.yaml"
     raw = {**RAW, "policies": ["replace"], "sweep": {"product": {"curator": [None, "best_of"]}}, "num_generations": 3}
     file.write_text(config.dumps(config.from_dict({**raw, "metrics": ["wasserstein2_squared", "log_trace_ratio"]})))

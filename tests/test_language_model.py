@@ -128,6 +128,16 @@ def test_a_base_is_trained_once_and_when_it_is_needed(monkeypatch):
         make_plan(make_grid(make, policy, **sizes, axes={"learning_rate": [1e-3, 1e-2]}), options)
 
 
+def shapes_of_base(**change):
+    """The world of a setting that starts from a base, as plans know it."""
+    return settings.language_model(**TINY | {"start": "base", "base_steps": 3} | change).info.world_shapes()
+
+
+@pytest.fixture(scope="module")
+def base_shapes():
+    return shapes_of_base()
+
+
 @pytest.mark.parametrize(
     ("change", "shared"),
     [
@@ -140,9 +150,8 @@ def test_a_base_is_trained_once_and_when_it_is_needed(monkeypatch):
     ],
     ids=lambda change: "-".join(change) if isinstance(change, dict) else str(change),
 )  # fmt: skip
-def test_a_base_is_shared_where_all_that_made_it_agrees(change, shared):
-    one, other = (settings.language_model(**TINY | {"start": "base", "base_steps": 3} | c) for c in ({}, change))
-    assert same_world(one.info.world_shapes(), other.info.world_shapes()) == shared
+def test_a_base_is_shared_where_all_that_made_it_agrees(change, shared, base_shapes):
+    assert same_world(base_shapes, shapes_of_base(**change)) == shared
 
 
 @pytest.mark.nightly

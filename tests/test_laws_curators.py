@@ -54,9 +54,9 @@ def apply(curator, x, weight=1.0, key=0, setting=None):
     """Rows and weights that are left of candidates."""
     items = jnp.asarray(x)
     num = items.shape[0] // curator.oversample
-    out = curator.apply(
-        setting or judge(), jax.random.key(key), OWN, (), batch.make_batch(items, jnp.asarray(weight)), num
-    )
+    # In one program: one operation at a time compiles dozens.
+    curated = jax.jit(lambda key, candidates: curator.apply(setting or judge(), key, OWN, (), candidates, num))
+    out = curated(jax.random.key(key), batch.make_batch(items, jnp.asarray(weight)))
     assert batch.num_rows(out) == num
     return np.asarray(out.items[0]), np.asarray(batch.full_weight(out)[0])
 
@@ -90,12 +90,12 @@ def test_the_best_is_taken_and_the_absent_are_not():
 @pytest.mark.fast
 def test_the_upper_part_is_kept():
     x = np.array([4.0, 1.0, 3.0, 2.0, 5.0])
+    traced = jax.jit(
+        lambda f: curators.top_fraction(f).apply(judge(), None, OWN, (), batch.make_batch(jnp.asarray(x)), 5)
+    )
     for fraction, kept in ((0.0, {5}), (0.2, {5}), (0.5, {5, 4, 3}), (0.6, {5, 4, 3}), (1.0, {1, 2, 3, 4, 5})):
         rows, weight = apply(top_fraction(fraction), x)
         assert set(rows[weight > 0]) == kept
-        traced = jax.jit(
-            lambda f: curators.top_fraction(f).apply(judge(), None, OWN, (), batch.make_batch(jnp.asarray(x)), 5)
-        )
         np.testing.assert_array_equal(traced(fraction).weight[0], weight)
     rows, weight = apply(top_fraction(0.5), x, [1.0, 1.0, 1.0, 1.0, 0.0])
     assert set(rows[weight > 0]) == {4, 3}
@@ -362,7 +362,7 @@ def test_traced_floats_give_what_concrete_ones_give(name, parameter):
 
     traced = jax.jit(jax.vmap(one))(jnp.asarray(values))
     for i, value in enumerate(values):
-        concrete = one(value)
+        concrete = jax.jit(partial(one, value))()
         np.testing.assert_array_equal(traced.items[i], concrete.items)
         np.testing.assert_allclose(traced.weight[i], concrete.weight, rtol=1e-5)
 

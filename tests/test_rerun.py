@@ -29,7 +29,7 @@ def same(a, b):
 
 
 def test_every_dataset_says_what_was_run_and_where(tmp_path):
-    runs = cj.run("gaussian", policies.fresh_real(0.25), **SMALL)
+    runs = cj.run("gaussian", policies.fresh_real(0.25), metrics="trace_ratio", **SMALL)
     about = {"version_jax", "version_collapse_jax", "version_python", "platform", "device", "time", "run_id", "config"}
     assert about <= set(runs.attrs)
     assert runs.attrs["call"] == "run"
@@ -49,7 +49,8 @@ SWEEPS = {
               "seed": 4}, precision="float64",
     ),
     "curators": lambda: cj.sweep(
-        settings.gaussian(), policies.replace(), curator=[None, curators.then(curators.best_of(by="value"))], **SMALL,
+        settings.gaussian(), policies.replace(), curator=[None, curators.then(curators.best_of(by="value"))],
+        metrics=["trace_ratio"], **SMALL,
     ),
     "trace": lambda: cj.sweep("poisson", "accumulate", axes={"num_samples": [5, 7]}, trace="num_samples",
                               num_generations=2, num_chains=2),
