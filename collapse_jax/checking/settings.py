@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -106,15 +106,16 @@ def laws_of_settings(setting: Setting, seed: int) -> list[Law]:
     def observe(train: Batch) -> dict[str, Any]:
         return compiled(train, items)
 
+    steps = cache(lambda: _compile_steps(trial))  # two laws share them
     return [
         ("fits, samples and metrics are pure functions", lambda: _find_impure(trial)),
         ("rows of weight 0 are absent", lambda: _find_absent(trial, observe)),
         ("weights are multiplicities", lambda: _find_multiplicities(trial, observe)),
         ("statistics are sufficient", lambda: _find_insufficient(trial, observe)),
-        ("a fit sees neither truth nor held-out rows", lambda: _find_leaks(trial)),
+        ("a fit sees neither truth nor held-out rows", lambda: _find_leaks(trial, steps)),
         ("every key has rows of its own", lambda: _find_keys(trial)),
         ("a world is always the same", lambda: _find_worlds(trial)),
-        ("a chain is one program, and no metric is NaN", lambda: _find_run(trial)),
+        ("a chain is one program, and no metric is NaN", lambda: _find_run(trial, steps)),
     ]
 
 
@@ -342,17 +343,24 @@ def _find_insufficient(trial: Trial, observe: Observe) -> Iterator[str]:
         yield f"statistics at half their weight are not those of their rows: {', '.join(changed)} differ"
 
 
-def _find_leaks(trial: Trial) -> Iterator[str]:
-    def poison(tree: Tree) -> Tree:
-        return jax.tree.map(lambda x: jnp.full_like(x, _fill_with_nan(jnp.asarray(x))), tree)
+def _compile_steps(trial: Trial) -> tuple[Callable, Callable]:
+    """Return how a chain of `trial` begins and goes on, each a program that is compiled when it is first called."""
+    chain = make_chain(trial.setting, Policy("accumulate"), num_samples=trial.num, num_generations=HORIZON)
 
-    chain = make_chain(trial.setting, Policy("accumulate"), num_samples=trial.num, num_generations=2)
-    init, emit = jax.jit(chain.init), jax.jit(chain.emit)
+    def advance(world: World, state: Tree, generation: jax.Array) -> tuple[Tree, Tree, Tree, dict[str, Any]]:
+        fitted, new, observations = chain.emit(world, state, generation)
+        return chain.absorb(world, fitted, new, generation), fitted.params, new, observations
+
+    return jax.jit(chain.init), jax.jit(advance)
+
+
+def _find_leaks(trial: Trial, steps: Callable) -> Iterator[str]:
+    init, advance = steps()
+    poison = partial(jax.tree.map, lambda x: jnp.full_like(x, _fill_with_nan(jnp.asarray(x))))
 
     def go(world: World) -> tuple[Tree, Tree, Tree]:
         state = init(trial.key, world)
-        fitted, new, _ = emit(world, state, jnp.int32(1))
-        return state.pool, fitted.params, new
+        return state.pool, *advance(world, state, jnp.int32(1))[1:3]
 
     blind = trial.world._replace(truth=poison(trial.world.truth), test=poison(trial.world.test))
     for name, a, b in zip(("real rows", "fit", "new rows"), go(trial.world), go(blind), strict=True):
@@ -378,17 +386,11 @@ def _find_worlds(trial: Trial) -> Iterator[str]:
         yield "world returns something else when it is called again; give it a seed"
 
 
-def _find_run(trial: Trial) -> Iterator[str]:
-    chain = make_chain(trial.setting, Policy("accumulate"), num_samples=trial.num, num_generations=HORIZON)
-
-    def advance(state: Tree, generation: jax.Array) -> tuple[Tree, dict[str, Any]]:
-        state, new, observations = chain.emit(trial.world, state, generation)
-        return chain.absorb(trial.world, state, new, generation), observations
-
-    state = jax.jit(chain.init)(trial.key, trial.world)
-    step = jax.jit(advance)
+def _find_run(trial: Trial, steps: Callable) -> Iterator[str]:
+    init, advance = steps()
+    state = init(trial.key, trial.world)
     for generation in range(1, HORIZON + 1):
-        before, (state, observations) = state, step(state, jnp.int32(generation))
+        before, (state, _, _, observations) = state, advance(trial.world, state, jnp.int32(generation))
         if not have_same_shapes(before, state):
             yield f"its state is {describe_shapes(before)}, and {describe_shapes(state)} after generation {generation}"
             return
