@@ -46,12 +46,16 @@ def padded(items, weight, junk=lambda x: x[0] * 0 + 7):
     """The rows at weights ``[M]`` (any length up to 12) in three blocks of four slots; `junk` where the weight is 0."""
     weight = np.pad(np.asarray(weight, np.float32), (0, 12 - len(weight)))
     place = np.minimum(np.arange(12), jax.tree.leaves(items)[0].shape[0] - 1)
-    fill = lambda x: jnp.where(weight.reshape(-1, *[1] * (x.ndim - 1)) > 0, x[place], junk(x))  # noqa: E731
-    return jax.tree.map(lambda x: x.reshape(3, 4, *x.shape[1:]), Batch(jax.tree.map(fill, items), jnp.asarray(weight)))
+
+    def fill(x):  # by NumPy, which compiles nothing
+        rows = np.where(weight.reshape(-1, *[1] * (x.ndim - 1)) > 0, x[place], junk(x))
+        return rows.astype(x.dtype).reshape(3, 4, *x.shape[1:])
+
+    return Batch(jax.tree.map(fill, jax.device_get(items)), weight.reshape(3, 4))
 
 
 def nan(x):
-    return jnp.full((), jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else 0, x.dtype)
+    return np.full((), np.nan if np.issubdtype(x.dtype, np.inexact) else 0, x.dtype)
 
 
 @pytest.mark.parametrize("name", short_by_day(registry.factories("setting")))
