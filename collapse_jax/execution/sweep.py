@@ -176,7 +176,7 @@ def sweep(
         One sweep uses one backend: ``"auto"`` takes the law if every policy of the sweep allows it. ``"each"`` takes
         what is cheapest for each policy, which then see different random numbers.
       chains_per_block: the number of chains side by side on a device. Bits may depend on it, so its default depends on
-        sizes alone; they do not depend on the number of devices.
+        sizes and on the kind of device alone; they do not depend on the number of devices or chains.
       mesh: the devices of one chain, for models too large or too slow for one device: ``{"data": 2, "model": 2}``
         shares the rows of its minibatches (and new rows) out over two and cuts its parameters in two (see
         ``sharding.shard_setting``). Other devices take other blocks. Results agree with those of one device to

@@ -27,6 +27,7 @@ class Convolution(nnx.Module):
     def __call__(self, x_BxHxWxC: Array) -> Array:
         """Return images ``[B, H, W, after]``."""
         kernel_3x3xCxK = self.map.kernel[...].astype(self.dtype).reshape(3, 3, x_BxHxWxC.shape[-1], -1)
+        assert self.map.bias is not None  # layers have one by default
         convolve = convolve_by_products if jax.default_backend() == "cpu" else convolve_by_xla
         return convolve(x_BxHxWxC.astype(self.dtype), kernel_3x3xCxK) + self.map.bias[...].astype(self.dtype)
 
@@ -57,7 +58,8 @@ def convolve_by_products(x_BxHxWxC: Array, kernel_3x3xCxK: Array) -> Array:
     ).reshape(*shape, -1)
     for axis in outputs:
         parts = jnp.split(product, 3, -1)
-        product = sum(_shift_images(part, step, axis) for part, step in zip(parts, STEPS, strict=True))
+        first, second, third = (_shift_images(part, step, axis) for part, step in zip(parts, STEPS, strict=True))
+        product = first + second + third
     return product.astype(matrix.dtype)
 
 
