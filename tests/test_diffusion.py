@@ -130,9 +130,9 @@ def test_guidance_at_one_and_at_zero():
 def test_expected_pixels_are_pixels(sigma):
     """And still make up the noised image together with the expected noise."""
     setting = diffusion(PICTURES, "ddpm", **TINY)
-    task, net = task_of(setting), setting.init(KEY, None).net.average
+    task, net = task_of(setting), jax.jit(lambda key: setting.init(key, None))(KEY).net.average
     x = 5 * jax.random.normal(KEY, (30, 16))
-    row, noise = _estimate(task, net, None, x, jnp.float32(sigma))
+    row, noise = jax.jit(lambda net, x: _estimate(task, net, None, x, jnp.float32(sigma)))(net, x)
     pixel = np.asarray(task.frame.center + task.frame.scale * row)
     outside = (pixel < -1e-5) | (pixel > 1 + 1e-5)
     assert outside.any() == (sigma < 1)  # the network is untrained
