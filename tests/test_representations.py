@@ -220,19 +220,19 @@ def test_probes_are_scikit_learns(classes):
     (x, label), (test, _) = features(classes=classes), features(40, classes=classes)
     x[:, 4], test[:, 4] = 3.0, 4.0  # a dead column is no help
     scaler = StandardScaler().fit(x)
-    ours, theirs = representations.standardise_features(x, test), (scaler.transform(x), scaler.transform(test))
+    ours, theirs = jax.jit(representations.standardise_features)(x, test), (scaler.transform(x), scaler.transform(test))
     np.testing.assert_allclose(ours[0], theirs[0], atol=1e-5)
     np.testing.assert_array_equal(ours[1][:, 4], 0)
     theirs[1][:, 4] = 0
     hot = np.eye(classes)[label]
     ridge = Ridge(alpha=representations.RIDGE * len(x), tol=1e-10).fit(theirs[0], hot)
-    np.testing.assert_allclose(
-        representations.fit_ridge_probe(*ours[:1], label, ours[1], classes), ridge.predict(theirs[1]), atol=1e-4
-    )
+    found = jax.jit(representations.fit_ridge_probe, static_argnums=3)(ours[0], label, ours[1], classes)
+    np.testing.assert_allclose(found, ridge.predict(theirs[1]), atol=1e-4)
     ones = [np.column_stack([part, np.ones(len(part))]) for part in theirs]
     model = LogisticRegression(C=1 / (representations.RIDGE * len(x)), fit_intercept=False, tol=1e-10, max_iter=10_000)
     expected = model.fit(ones[0], label).predict_proba(ones[1])
-    found = jax.nn.softmax(representations.fit_logistic_probe(ours[0], label, ours[1], classes), axis=1)
+    logits = jax.jit(representations.fit_logistic_probe, static_argnums=3)(ours[0], label, ours[1], classes)
+    found = jax.nn.softmax(logits, axis=1)
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
@@ -247,7 +247,7 @@ def test_neighbours_vote_as_scikit_learns(k):
 def test_accuracies_are_shares_of_what_is_told():
     (x, label), (test, truth) = features(90), features(60)
     seen = representations.ProbeFeatures(x, label, test, truth, test[::-1], test)
-    found, by_class = representations.measure_accuracies(seen, 4, 3)
+    found, by_class = jax.jit(representations.measure_accuracies, static_argnums=(1, 2))(seen, 4, 3)
     scaled = representations.standardise_features(x, test)
     right = np.asarray(representations.fit_ridge_probe(scaled[0], label, scaled[1], 4)).argmax(1) == truth
     np.testing.assert_allclose(found["probe_accuracy"], right.mean(), rtol=1e-5)
