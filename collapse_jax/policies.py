@@ -5,6 +5,7 @@ Generation 1 always fits the first real batch of n rows alone. Shares and weight
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import jax.numpy as jnp
 
@@ -13,7 +14,9 @@ from collapse_jax.core.errors import UsageError
 from collapse_jax.core.gradients import refuse_gradient
 from collapse_jax.core.registry import register_policy
 from collapse_jax.core.validation import is_traced, require_integer, require_share
-from collapse_jax.types import Array, Batch, Join, JoinCounts, PartlyReal, Policy, Resample
+from collapse_jax.types import Array, Batch, Join, JoinCounts, OffAt, PartlyReal, Policy, Resample
+
+Share = Annotated[float, OffAt(0.0), OffAt(1.0)]  # of real rows: none, or all, is another policy
 
 
 @register_policy
@@ -61,7 +64,7 @@ def accumulate_subsample(num: int | None = None, replacement: bool = False) -> P
 
 
 @register_policy
-def fixed_real(share: float = 0.5) -> Policy:
+def fixed_real(share: Share = 0.5) -> Policy:
     """Train on n rows, of which a share is from the chain's first real batch, the rest the latest synthetic ones.
 
     The real rows are chosen once. It is the "synthetic augmentation loop" of arXiv 2307.01850; also 2310.00429.
@@ -80,7 +83,7 @@ def fixed_real(share: float = 0.5) -> Policy:
 
 
 @register_policy
-def fresh_real(share: float = 0.5) -> Policy:
+def fresh_real(share: Share = 0.5) -> Policy:
     """Train on n rows, of which a share is new real ones, the rest the latest synthetic ones.
 
     It is the "fresh data loop" of arXiv 2307.01850.
@@ -218,7 +221,7 @@ def decay(gamma: float = 0.5) -> Policy:
 
 
 @register_policy
-def contaminated(share: float = 0.5) -> Policy:
+def contaminated(share: Share = 0.5) -> Policy:
     """Grow a pool by n rows a generation, of which a share is new real ones, the rest synthetic (arXiv 2602.16065).
 
     Args:

@@ -191,22 +191,17 @@ def test_progress_counts_every_chain_generation_once():
     assert all(a[0] < b[0] for a, b in itertools.pairwise(seen))
 
 
-@pytest.mark.parametrize(
-    ("policy", "others"),
-    [
-        (policies.replace(), [policies.window(1), policies.decay(0.0), policies.fixed_real(0.0),
-                              policies.weighted_fresh(0.0)]),
-        (policies.accumulate(), [policies.window(HORIZON), policies.decay(1.0), policies.contaminated(0.0)]),
-    ],
-    ids=["replace", "accumulate"],
-)  # fmt: skip
-def test_policies_in_disguise_give_the_same_fits(policy, others):
-    # On statistics drawn from their law, of concrete numbers: a traced share draws them by another sampler.
-    # test_laws_policies does the same on rows.
-    go = partial(chains, gauge(gaussian(1, num_test=16)), n=NUM, horizon=HORIZON, num=CHAINS, backend="law")
-    fits = go(policy=policy)
-    for other in others:
-        close(go(policy=other), fits)
+@pytest.mark.parametrize("others", [
+    (policies.replace, [policies.window(1), policies.decay(0.0), policies.fixed_real(0.0),
+                        policies.weighted_fresh(0.0)]),
+    (policies.accumulate, [policies.window(HORIZON), policies.decay(1.0), policies.contaminated(0.0)]),
+], ids=["replace", "accumulate"])  # fmt: skip
+def test_policies_in_disguise_give_the_same_fits(others):
+    # On statistics drawn from their law; test_laws_policies does the same on rows.
+    result = sweep(gaussian(1, num_test=16), [others[0](), *others[1]], metrics=LOGS, **SMALL)
+    assert result.attrs["backend"] == "law"
+    for other in result.policy.values[1:]:
+        close(arrays(result.sel(policy=other)), arrays(result.isel(policy=0)))
 
 
 @pytest.mark.parametrize(("policy", "parameter"), POLICY_FLOATS)

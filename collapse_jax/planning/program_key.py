@@ -40,7 +40,7 @@ def _walk_floats(recipe: Recipe, prefix: str) -> Iterator[tuple[str, float]]:
     off = off_values(recipe.factory)
     for name, value in recipe.all_arguments.items():
         if are_floats([value], recipe.hint(name)) and not is_traced(value):
-            if name not in off or float(value) != off[name]:
+            if float(value) not in off.get(name, ()):
                 yield f"{prefix}{name}", float(value)
         elif recipe.group in ("policy", "curator") and is_part(value):
             yield from _walk_floats(recipe_of_value(value), f"{prefix}{name}.")

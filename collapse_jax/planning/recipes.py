@@ -193,10 +193,10 @@ def are_floats(values: Sequence[Any], hint: Any) -> bool:
     return any(isinstance(v, float) for v in values) or (float in allowed and int not in allowed)
 
 
-def off_values(factory: Any) -> dict[str, float]:
+def off_values(factory: Any) -> dict[str, list[float]]:
     """Return the values at which numbers of a factory turn something off (see ``OffAt``), by name."""
-    hints = {name: typing.get_args(hint)[1:] for name, hint in _hints(factory, True).items() if _is_annotated(hint)}
-    return {name: mark.value for name, marks in hints.items() for mark in marks if isinstance(mark, OffAt)}
+    marks = {name: typing.get_args(hint)[1:] for name, hint in _hints(factory, True).items() if _is_annotated(hint)}
+    return {name: [mark.value for mark in found if isinstance(mark, OffAt)] for name, found in marks.items()}
 
 
 def _is_annotated(hint: Any) -> bool:
