@@ -85,6 +85,19 @@ def test_distance_of_singular_and_collapsed_covariances(d, singular):
     np.testing.assert_allclose(found / scale, expected / scale, rtol=0, atol=1e-6)
 
 
+def test_distance_of_two_columns_where_a_row_is_empty():
+    """In so many chains some products of factors are as singular as float32 can be."""
+    num = 100_000
+    a, b = (np.tril(np.random.default_rng(seed).normal(size=(num, 2, 2))).astype(np.float32) for seed in (7, 8))
+    a[: num // 2, 0] = 0
+    a[num // 2 :, 0] *= np.float32(1e-9)
+    x, y = a.astype(float), b.astype(float)
+    squares = (x**2).sum((1, 2)) + (y**2).sum((1, 2))
+    product = np.swapaxes(y, 1, 2) @ x
+    nuclear = np.sqrt((product**2).sum((1, 2)) + 2 * np.abs(np.linalg.det(product)))  # of two singular values
+    np.testing.assert_allclose(distances(a, b) / squares, (squares - 2 * nuclear) / squares, rtol=0, atol=2e-6)
+
+
 @pytest.mark.parametrize("d", [3, 10, 31])
 @pytest.mark.parametrize("narrow", [False, True])
 def test_distance_keeps_its_digits_near_the_truth(d, narrow):

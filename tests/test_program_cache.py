@@ -138,6 +138,62 @@ def test_a_flag_of_jax_makes_another_program():
     assert cj.run("gaussian", "replace", **SMALL).attrs["seconds_compile"] == 0
 
 
+def warm_and_cold(first, second):
+    """Return the results of the second pair of a setting and a policy, after the first one and alone."""
+    cj.run(*first, **SMALL)
+    warm = cj.run(*second, **SMALL)
+    clear_cache()
+    return warm, cj.run(*second, **SMALL)
+
+
+@pytest.mark.parametrize("kind", ["list", "array"])
+def test_what_a_part_was_made_of_may_change_later(kind):
+    if kind == "list":
+        sizes = [7, 8]
+        first = policies.growing(sizes)
+        sizes[1] = 30
+        pairs = ("gaussian", first), ("gaussian", policies.growing(sizes))
+    else:
+        mix = np.eye(2)
+        parts = []
+        for share in (1.0, 0.5):
+            mix[:] = [[share, 1 - share], [1 - share, share]]
+            parts.append(settings.ecosystem(settings.gaussian(num_test=4), 2, mix))
+        pairs = tuple((part, "replace") for part in parts)
+    warm, cold = warm_and_cold(*pairs)
+    for metric in cold.data_vars:
+        np.testing.assert_array_equal(warm[metric], cold[metric])
+
+
+def test_a_factory_that_looks_at_its_numbers_takes_them_as_constants(own_parts):
+    @register_setting
+    def branching(temperature: float = 0.9, num_test: int = 4):
+        if temperature < 0:
+            raise ValueError("below 0")
+        return settings.gaussian(temperature=float(np.exp(np.log(temperature))), num_test=num_test)
+
+    for temperature in (0.9, 0.8):
+        own = cj.run(branching(temperature), "replace", **SMALL)
+        same = cj.run(settings.gaussian(temperature=temperature, num_test=4), "replace", **SMALL)
+        np.testing.assert_allclose(own.trace_ratio, same.trace_ratio, rtol=1e-5)
+    assert cj.run(branching(0.8), "replace", **SMALL).attrs["seconds_compile"] == 0
+
+
+RATE = 0.9
+
+
+def test_a_global_that_a_factory_reads_makes_another_program(own_parts, monkeypatch):
+    @register_setting
+    def reading():
+        return settings.gaussian(temperature=RATE, num_test=4)
+
+    before = cj.run(reading(), "replace", **SMALL)
+    assert cj.run(reading(), "replace", **SMALL).attrs["seconds_compile"] == 0
+    monkeypatch.setitem(globals(), "RATE", 0.5)
+    after = cj.run(reading(), "replace", **SMALL)
+    assert (after.trace_ratio.isel(generation=-1) < before.trace_ratio.isel(generation=-1)).all()
+
+
 def test_a_file_that_changed_is_read_again(tmp_path):
     path, rng = tmp_path / "rows.csv", np.random.default_rng(0)
 
@@ -207,6 +263,7 @@ def test_the_cache_keeps_what_was_used_last():
 def test_keys_of_values_tell_them_apart(tmp_path):
     (tmp_path / "a.txt").write_text("a")
     values = [None, True, 1, 1.0, "1", b"1", (1,), [1], {"a": 1}, np.array([1]), np.array([1.0]), np.float32(1), "x",
+              np.ones(1, np.float32), {1: 1, "1": 1},
               float("nan"), -0.0, 0.0, str(tmp_path / "a.txt"), tmp_path, range(1), policies.decay(0.1),
               policies.decay(0.2), data.normal(2)]  # fmt: skip
     keys = [value_key(value, "here") for value in values]
@@ -214,6 +271,8 @@ def test_keys_of_values_tell_them_apart(tmp_path):
     assert keys == [value_key(value, "here") for value in values]
     (tmp_path / "a.txt").write_text("ab")
     assert value_key(tmp_path, "here") not in keys
-    for unknown in (lambda x: x, object(), settings.gaussian()._replace(metrics=())):
+    records = np.zeros(1, [("a", float)])
+    for unknown in (lambda x: x, object(), settings.gaussian()._replace(metrics=()), np.array([{}]), records,
+                    jax.random.key(0)):  # fmt: skip
         with pytest.raises(NoKeyError):
             value_key(unknown, "here")

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+import numpy as np
+
 from collapse_jax.core.errors import UsageError
 
 P = ParamSpec("P")
@@ -188,6 +190,7 @@ def _register(group: str, factory: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(factory)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        args, kwargs = _snapshot(args), _snapshot(kwargs)  # what is recorded stays what the part was made of
         product: Any = factory(*args, **kwargs)
         if not hasattr(product, "_replace"):
             raise UsageError(f"{kind} is registered as a {group} and returned a {type(product).__name__}")
@@ -201,6 +204,15 @@ def _register(group: str, factory: Callable[P, T]) -> Callable[P, T]:
         global _revision
         _revision += 1
     return call
+
+
+def _snapshot(value: Any) -> Any:
+    """Return a value with copies of the lists, mappings and arrays of NumPy in it, which their owner may change."""
+    if type(value) in (list, tuple):
+        return type(value)(map(_snapshot, value))
+    if type(value) is dict:
+        return {name: _snapshot(item) for name, item in value.items()}
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 _CLASSES = {"setting": "Setting", "policy": "Policy", "curator": "Curator", "source": "Source", "symbols": "Symbols",

@@ -25,6 +25,8 @@ def polar_factor(a_DxD: Array) -> Array:
     d, eps = a_DxD.shape[0], jnp.finfo(a_DxD.dtype).eps
     if d == 1:
         return jnp.where(a_DxD < 0, -1.0, 1.0).astype(a_DxD.dtype)
+    if d == 2:
+        return _polar_factor_of_two(a_DxD)
     size = d if d <= _THIN else -(-d // 4) * 4  # products of 31 columns take 1.6 times as long as of 32
     eye_DxD = jnp.eye(size, dtype=a_DxD.dtype)
     start_DxD = _scaled(a_DxD) + eps * eye_DxD[:d, :d]  # so that empty directions converge, too
@@ -48,6 +50,21 @@ def polar_factor(a_DxD: Array) -> Array:
 
     q_DxD, _, _ = jax.lax.while_loop(has_far_to_go, step, (start_DxD, jnp.asarray(jnp.inf, a_DxD.dtype), jnp.int32(0)))
     return q_DxD[:d, :d]
+
+
+def _polar_factor_of_two(a_2x2: Array) -> Array:
+    """Return the polar factor of a 2 x 2 matrix: in proportion to A plus (where A reflects: minus) its cofactors.
+
+    The iteration can start at a singular matrix where A is singular; this form needs none.
+    """
+    (p, q), (r, s) = _scaled(a_2x2)
+    sign = jnp.where(p * s < q * r, -1.0, 1.0)
+    first, second = p + sign * s, q - sign * r
+    length = jnp.sqrt(first**2 + second**2)
+    is_zero = length == 0
+    cosine = jnp.where(is_zero, 1.0, first / jnp.where(is_zero, 1.0, length))
+    sine = second / jnp.where(is_zero, 1.0, length)
+    return jnp.stack([jnp.stack([cosine, sine]), jnp.stack([-sign * sine, sign * cosine])])
 
 
 def either_gram(x_DxD: Array) -> Array:

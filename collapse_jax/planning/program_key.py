@@ -1,8 +1,11 @@
 """What a compiled program depends on, as a key that is known before anything is traced."""
 
 import hashlib
+import inspect
+import itertools
 import os
-from collections.abc import Collection, Hashable, Iterator, Mapping
+import types
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +71,7 @@ def recipe_key(recipe: Recipe | None, inputs: Collection[str] = ()) -> Hashable:
             arguments.append((name, recipe_key(recipe_of_value(value), _below(name, inputs))))
         else:
             arguments.append((name, value_key(value, f"{recipe.kind}: {name}")))
-    return recipe.group, recipe.kind, recipe.factory, tuple(arguments)
+    return recipe.group, recipe.kind, recipe.factory, code_key(recipe.factory), tuple(arguments)
 
 
 def _below(name: str, paths: Collection[str]) -> list[str]:
@@ -90,22 +93,60 @@ def value_key(value: Any, where: str) -> Hashable:
     if is_part(value):
         return recipe_key(recipe_of_value(value))
     if isinstance(value, Mapping):
-        return dict, tuple((name, value_key(item, where)) for name, item in sorted(value.items()))
+        return dict, tuple((name, value_key(value[name], where)) for name in sorted(value, key=repr))
     if isinstance(value, list | tuple | range):
         return type(value), tuple(value_key(item, where) for item in value)
-    if isinstance(value, np.ndarray | np.generic | jax.Array) and not is_traced(value):
-        array = np.ascontiguousarray(value)
+    if isinstance(value, np.ndarray | np.generic | jax.Array) and _holds_numbers(value):
+        array = np.asarray(value)
         return array.shape, array.dtype.str, hashlib.blake2b(array.tobytes()).digest()
     raise NoKeyError(f"{where} is a {type(value).__name__}, which cannot be compared with another")
+
+
+def _holds_numbers(array: Any) -> bool:
+    """Return whether the bytes of an array say all about it: not of tracers, keys, objects and records."""
+    return not is_traced(array) and getattr(array.dtype, "kind", "O") in "biufcSUmM"
+
+
+def code_key(factory: Callable[..., Any]) -> Hashable:
+    """Return a key of what a user's factory reads beside its arguments: globals that it names, and its closure.
+
+    Functions, classes and modules among them are told apart by being the same object; what they read is not looked at.
+    Factories of this package read constants alone.
+
+    Raises:
+      NoKeyError: it reads something whose values cannot be compared.
+    """
+    function = inspect.unwrap(factory)
+    code = getattr(function, "__code__", None)
+    if code is None or (function.__module__ or "").partition(".")[0] == __name__.partition(".")[0]:
+        return None
+    known = {name: function.__globals__[name] for name in sorted(_names_in(code)) if name in function.__globals__}
+    known |= {
+        name: cell.cell_contents
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)
+        if name != function.__name__
+    }
+    return tuple((name, _object_key(value, f"{function.__name__}: {name}")) for name, value in known.items())
+
+
+def _names_in(code: types.CodeType) -> set[str]:
+    inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return {*code.co_names}.union(*map(_names_in, inner))
+
+
+def _object_key(value: Any, where: str) -> Hashable:
+    is_code = isinstance(value, types.ModuleType | type) or callable(value)
+    return value if is_code and isinstance(value, Hashable) and not is_part(value) else value_key(value, where)
 
 
 def _files_key(path: str | os.PathLike, where: str) -> Hashable:
     """Return the sizes and times of the files that a text may name; None where it names none."""
     if len(os.fspath(path)) > _MAX_PATH or not os.path.exists(path):
         return None
-    files = [Path(path)] if os.path.isfile(path) else sorted(p for p in Path(path).rglob("*") if p.is_file())
-    if len(files) > _MAX_FILES:
-        raise NoKeyError(f"{where} is a folder of {len(files):,} files")
+    below = [Path(path)] if os.path.isfile(path) else list(itertools.islice(Path(path).rglob("*"), _MAX_FILES + 1))
+    if len(below) > _MAX_FILES:
+        raise NoKeyError(f"{where} is a folder of more than {_MAX_FILES:,} files")
+    files = sorted(file for file in below if file.is_file())
     states = [file.stat() for file in files]
     return tuple((str(file), state.st_size, state.st_mtime_ns) for file, state in zip(files, states, strict=True))
 

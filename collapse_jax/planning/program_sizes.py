@@ -35,14 +35,35 @@ def measure_program(plan: "Plan", program: Program, key: jax.Array, worlds: Plan
         )
     values = {k: v for axis in traced_axes for k, v in axis.point(0).items() if k != "seed"}
     program = program._replace(world=world, floats=_list_floats(plan, program, [*values]))
+    try:
+        return _with_measured_sizes(plan, program, values, point.num_samples, key)
+    except jax.errors.JAXTypeError:  # a factory looks at its numbers, which are constants then
+        if not program.floats:
+            raise
+        return _with_measured_sizes(plan, program._replace(floats={}), values, point.num_samples, key)
+
+
+def _with_measured_sizes(
+    plan: "Plan", program: Program, values: Mapping[str, Any], num_samples: Any, key: jax.Array
+) -> Program:
+    """Return the program with its key, and with sizes that were measured before where the key is known.
+
+    Raises:
+      JAXTypeError: a factory computes with a traced number on the host. It is raised anew where the key is known.
+    """
     program_key, reason = _make_key(plan, program, values)
     program = program._replace(key=program_key, no_key=reason)
-    sizes = None if program_key is None else _SIZES.get(program_key)
-    if sizes is None:
-        sizes = _measure_sizes(plan, program, values, point.num_samples, key)
+    known = None if program_key is None else _SIZES.get(program_key)
+    if known is None:
+        try:
+            known = _measure_sizes(plan, program, values, num_samples, key)
+        except jax.errors.JAXTypeError as error:
+            known = error.with_traceback(None)
         if program_key is not None:
-            _SIZES.put(program_key, sizes)
-    return _with_sizes(plan, program, sizes)
+            _SIZES.put(program_key, known)
+    if isinstance(known, Exception):
+        raise known
+    return _with_sizes(plan, program, known)
 
 
 class _Sizes(NamedTuple):
@@ -61,7 +82,7 @@ class _Sizes(NamedTuple):
     operations: float
 
 
-_SIZES: BoundedCache[_Sizes] = BoundedCache(1024)  # of programs by their keys
+_SIZES: BoundedCache[_Sizes | Exception] = BoundedCache(1024)  # of programs by their keys
 
 
 def forget_sizes() -> None:

@@ -287,7 +287,8 @@ def read_store(place: Any) -> xr.Dataset:
         for variable in result.variables.values():
             variable.attrs.pop("_FillValue", None)
         devices = sorted(set(read_devices(place).values()))
-        several = {"devices": devices} if len(devices) > 1 else {}  # `device` is the one that made the store
+        maker = str(attrs.get("device", "")).partition(" x ")[2]  # of the store, perhaps on another machine
+        several = {"devices": devices} if devices and devices != [maker] else {}
         return result.assign_attrs({k: v for k, v in attrs.items() if k not in internal}, done=done, **several)
 
 
