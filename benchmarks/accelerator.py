@@ -49,7 +49,7 @@ class Case(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Cases of one question, and a guess of the seconds that each takes, until the first one has told."""
+    """Cases of one question, and a guess of the seconds that each takes, until the first one was timed."""
 
     name: str
     seconds: float
@@ -132,8 +132,8 @@ def list_networks(scale: float) -> list[Case]:
     words = f"width={sizes['width']} depth={sizes['depth']}, {num} rows sampled"
 
     def measure(setting: Any, metric: str) -> dict[str, Any]:
-        told = time_chains(setting, "replace", chains, 2, num_samples=num, metrics=metric)
-        return {"ms_per_step": 1e3 * told["run_s"] / chains / 2 / steps, "steps": steps, **told}
+        timed = time_chains(setting, "replace", chains, 2, num_samples=num, metrics=metric)
+        return {"ms_per_step": 1e3 * timed["run_s"] / chains / 2 / steps, "steps": steps, **timed}
 
     def images() -> Any:
         return settings.diffusion(data.digits(pca=None), net="dit", **options)
@@ -156,13 +156,13 @@ def list_memory(scale: float) -> list[Case]:
         plan = make_plan(make_grid(setting, policies.accumulate_subsample(), **sizes), Options(chains, **options))
         predicted = estimate_block_bytes(plan, plan.programs[0])
         before = read_memory()
-        told = time_chains(setting, "accumulate_subsample", chains, 100, num_samples=1000, **options)
+        timed = time_chains(setting, "accumulate_subsample", chains, 100, num_samples=1000, **options)
         after = read_memory()
         real = {}
         if before and after and after["peak_bytes_in_use"] > before["peak_bytes_in_use"]:
             real["real_bytes"] = after["peak_bytes_in_use"] - before["bytes_in_use"]
             real["real_over_predicted"] = real["real_bytes"] / predicted
-        return {"predicted_bytes": predicted, **real, **told}
+        return {"predicted_bytes": predicted, **real, **timed}
 
     # A chain's pool takes 4 MB: 4, 8 and 16 GB of rows at full size.
     return [
@@ -173,8 +173,8 @@ def list_memory(scale: float) -> list[Case]:
 
 def read_memory() -> dict[str, int] | None:
     """Return what the first device says of its memory; None where it says nothing, as on a CPU."""
-    told = jax.local_devices()[0].memory_stats()
-    return told if told and {"bytes_in_use", "peak_bytes_in_use"} <= told.keys() else None
+    stats = jax.local_devices()[0].memory_stats()
+    return stats if stats and {"bytes_in_use", "peak_bytes_in_use"} <= stats.keys() else None
 
 
 def list_generators(scale: float) -> list[Case]:
@@ -290,7 +290,7 @@ def describe(row: dict[str, Any]) -> str:
     if "error" in row:
         return f"failed: {row['error']}"
     if "real_over_predicted" in row or "predicted_bytes" in row:
-        real = f"{row['real_bytes'] / 2**20:,.0f} MiB" if "real_bytes" in row else "not told by this device"
+        real = f"{row['real_bytes'] / 2**20:,.0f} MiB" if "real_bytes" in row else "not known of this device"
         return f"{row['predicted_bytes'] / 2**20:,.0f} MiB predicted, real: {real}"
     if "ms_per_step" in row:
         return f"{row['ms_per_step']:.3g} ms a step and chain"

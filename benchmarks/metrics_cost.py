@@ -73,7 +73,7 @@ JOBS = (
 )  # fmt: skip
 
 
-def told_of(job: Job, rounds: int, each: bool) -> None:
+def print_line(job: Job, rounds: int, each: bool) -> None:
     """Print the line of a job and, where it is asked for, its dearest metrics."""
     names = [metric.name for metric in job.make().metrics if metric.default] if each else []
     runs = [job.timed(metrics) for metrics in ((job.metric,), (), *((name,) for name in names))]
@@ -99,7 +99,7 @@ def main() -> None:
     print("| setting, policy | cheap metric | it alone, us | defaults, us | ratio |\n|---|---|---|---|---|")
     for job in JOBS:
         if arguments.only in job.name:
-            told_of(job, arguments.rounds, arguments.each)
+            print_line(job, arguments.rounds, arguments.each)
 
 
 if __name__ == "__main__":
