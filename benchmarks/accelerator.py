@@ -1,4 +1,4 @@
-"""What chains cost on a GPU or a TPU (or here on a CPU), in a few minutes and unattended.
+"""Measure what chains cost on a GPU or a TPU (or on a CPU), in a few minutes and unattended.
 
 ``python benchmarks/accelerator.py`` measures, the most important first: how many chains should run side by side, what
 the default metrics cost, KDE, draws of rows, steps of language and diffusion models, memory beside its estimate,

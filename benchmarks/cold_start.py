@@ -1,4 +1,4 @@
-"""How long a cold process takes to its first chain-generation, and where that time goes.
+"""Measure how long a cold process takes to its first chain-generation, and where that time goes.
 
 ``python benchmarks/cold_start.py`` starts the command ``collapse-jax run`` anew for each figure and prints medians in
 seconds, with no compiled programs on disk ("empty") and with those that an earlier start left there ("warm"). The jobs

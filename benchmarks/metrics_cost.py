@@ -1,4 +1,4 @@
-"""What watching costs beside doing: ``python benchmarks/metrics_cost.py [--rounds 5] [--only NAME] [--each]``.
+"""Measure what default metrics cost beside the chain: ``python benchmarks/metrics_cost.py [--only NAME] [--each]``.
 
 Each line is a setting under a policy: microseconds a chain-generation with one cheap metric alone, and with the default
 ones, in turn, medians of the rounds, as a markdown table. ``--each`` times each default metric alone, too, and prints
