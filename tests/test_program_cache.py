@@ -170,6 +170,7 @@ def test_a_factory_that_looks_at_its_numbers_takes_them_as_constants(own_parts):
     def branching(temperature: float = 0.9, num_test: int = 4):
         if temperature < 0:
             raise ValueError("below 0")
+        assert f"{temperature:.1f}" in ("0.9", "0.8")
         return settings.gaussian(temperature=float(np.exp(np.log(temperature))), num_test=num_test)
 
     for temperature in (0.9, 0.8):
@@ -192,6 +193,17 @@ def test_a_global_that_a_factory_reads_makes_another_program(own_parts, monkeypa
     monkeypatch.setitem(globals(), "RATE", 0.5)
     after = cj.run(reading(), "replace", **SMALL)
     assert (after.trace_ratio.isel(generation=-1) < before.trace_ratio.isel(generation=-1)).all()
+
+
+def test_a_part_keeps_the_global_that_it_was_made_by(own_parts, monkeypatch):
+    @register_setting
+    def reading():
+        return settings.gaussian(temperature=RATE, num_test=4)
+
+    first = reading()
+    monkeypatch.setitem(globals(), "RATE", 0.3)
+    warm, cold = warm_and_cold((first, "replace"), (reading(), "replace"))
+    np.testing.assert_array_equal(warm.trace_ratio, cold.trace_ratio)
 
 
 def test_a_file_that_changed_is_read_again(tmp_path):
@@ -263,7 +275,7 @@ def test_the_cache_keeps_what_was_used_last():
 def test_keys_of_values_tell_them_apart(tmp_path):
     (tmp_path / "a.txt").write_text("a")
     values = [None, True, 1, 1.0, "1", b"1", (1,), [1], {"a": 1}, np.array([1]), np.array([1.0]), np.float32(1), "x",
-              np.ones(1, np.float32), {1: 1, "1": 1},
+              np.ones(1, np.float32), {1: 1, "1": 1}, {"1": 1, 1: 1}, {True: 1},
               float("nan"), -0.0, 0.0, str(tmp_path / "a.txt"), tmp_path, range(1), policies.decay(0.1),
               policies.decay(0.2), data.normal(2)]  # fmt: skip
     keys = [value_key(value, "here") for value in values]
@@ -273,6 +285,7 @@ def test_keys_of_values_tell_them_apart(tmp_path):
     assert value_key(tmp_path, "here") not in keys
     records = np.zeros(1, [("a", float)])
     for unknown in (lambda x: x, object(), settings.gaussian()._replace(metrics=()), np.array([{}]), records,
+                    np.ma.array([1.0], mask=[True]),
                     jax.random.key(0)):  # fmt: skip
         with pytest.raises(NoKeyError):
             value_key(unknown, "here")

@@ -1,5 +1,7 @@
 """Parts of experiments by name: factories register themselves, and their products remember how they were called."""
 
+import contextlib
+import dis
 import functools
 import hashlib
 import importlib
@@ -8,12 +10,11 @@ import importlib.util
 import inspect
 import os
 import sys
+import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
-
-import numpy as np
 
 from collapse_jax.core.errors import UsageError
 
@@ -42,6 +43,7 @@ class Call(NamedTuple):
       arguments: all of them, defaults too, by name.
       factory: what was called.
       product: what the factory returned. A part that differs from it in a field was changed by hand.
+      reads: what the factory read beside its arguments (see ``read_beside_arguments``).
     """
 
     group: str
@@ -49,6 +51,7 @@ class Call(NamedTuple):
     arguments: dict[str, Any]
     factory: Callable[..., Any]
     product: Any
+    reads: Mapping[str, Any] = MappingProxyType({})
 
 
 _factories: dict[str, dict[str, Callable[..., Any]]] = {group: {} for group in GROUPS}
@@ -191,12 +194,13 @@ def _register(group: str, factory: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(factory)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         args, kwargs = _snapshot(args), _snapshot(kwargs)  # what is recorded stays what the part was made of
+        reads = _snapshot(read_beside_arguments(factory))
         product: Any = factory(*args, **kwargs)
         if not hasattr(product, "_replace"):
             raise UsageError(f"{kind} is registered as a {group} and returned a {type(product).__name__}")
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        return _with_call(product, Call(group, kind, dict(bound.arguments), call, product))
+        return _with_call(product, Call(group, kind, dict(bound.arguments), call, product, reads))
 
     _factories[group][kind] = call
     _kinds[call] = kind
@@ -212,7 +216,34 @@ def _snapshot(value: Any) -> Any:
         return type(value)(map(_snapshot, value))
     if type(value) is dict:
         return {name: _snapshot(item) for name, item in value.items()}
-    return value.copy() if isinstance(value, np.ndarray) else value
+    numpy = sys.modules.get("numpy")  # arrays exist only where it is imported, which --help need not wait for
+    return value.copy() if numpy is not None and isinstance(value, numpy.ndarray) else value
+
+
+def read_beside_arguments(factory: Callable[..., Any]) -> dict[str, Any]:
+    """Return what a user's factory reads beside its arguments, by name: globals that its code loads, and its closure.
+
+    What the functions that it calls read is not looked at. Factories of this package read constants alone.
+    """
+    found: dict[str, Any] = {}
+    function: Any = None if _is_builtin(inspect.unwrap(factory)) else factory
+    while function is not None:
+        code, name = getattr(function, "__code__", None), getattr(function, "__name__", "")
+        if code is not None and not _is_builtin(function):
+            scope = function.__globals__
+            found |= {f"{name}: {word}": scope[word] for word in _loaded_globals(code) if word in scope}
+            for word, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+                with contextlib.suppress(ValueError):  # nothing is assigned to it yet
+                    found[f"{name}: {word}"] = cell.cell_contents
+        function = getattr(function, "__wrapped__", None)
+    return found
+
+
+@functools.lru_cache(maxsize=512)
+def _loaded_globals(code: types.CodeType) -> tuple[str, ...]:
+    inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    own = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return tuple(sorted(own.union(*map(_loaded_globals, inner))))
 
 
 _CLASSES = {"setting": "Setting", "policy": "Policy", "curator": "Curator", "source": "Source", "symbols": "Symbols",

@@ -1,17 +1,17 @@
 """What a compiled program depends on, as a key that is known before anything is traced."""
 
 import hashlib
-import inspect
 import itertools
 import os
 import types
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from collapse_jax.core import registry
 from collapse_jax.core.validation import is_traced
 from collapse_jax.planning.recipes import Recipe, are_floats, is_part, off_values, recipe_of_value
 from collapse_jax.types import Tree
@@ -71,7 +71,7 @@ def recipe_key(recipe: Recipe | None, inputs: Collection[str] = ()) -> Hashable:
             arguments.append((name, recipe_key(recipe_of_value(value), _below(name, inputs))))
         else:
             arguments.append((name, value_key(value, f"{recipe.kind}: {name}")))
-    return recipe.group, recipe.kind, recipe.factory, code_key(recipe.factory), tuple(arguments)
+    return recipe.group, recipe.kind, recipe.factory, reads_key(recipe), tuple(arguments)
 
 
 def _below(name: str, paths: Collection[str]) -> list[str]:
@@ -93,7 +93,7 @@ def value_key(value: Any, where: str) -> Hashable:
     if is_part(value):
         return recipe_key(recipe_of_value(value))
     if isinstance(value, Mapping):
-        return dict, tuple((name, value_key(value[name], where)) for name in sorted(value, key=repr))
+        return dict, tuple((value_key(name, where), value_key(item, where)) for name, item in value.items())
     if isinstance(value, list | tuple | range):
         return type(value), tuple(value_key(item, where) for item in value)
     if isinstance(value, np.ndarray | np.generic | jax.Array) and _holds_numbers(value):
@@ -104,50 +104,46 @@ def value_key(value: Any, where: str) -> Hashable:
 
 def _holds_numbers(array: Any) -> bool:
     """Return whether the bytes of an array say all about it: not of tracers, keys, objects and records."""
-    return not is_traced(array) and getattr(array.dtype, "kind", "O") in "biufcSUmM"
+    is_plain = not is_traced(array) and not isinstance(array, np.ma.MaskedArray)
+    return is_plain and getattr(array.dtype, "kind", "O") in "biufcSUmM"
 
 
-def code_key(factory: Callable[..., Any]) -> Hashable:
-    """Return a key of what a user's factory reads beside its arguments: globals that it names, and its closure.
+def reads_key(recipe: Recipe) -> Hashable:
+    """Return a key of what a user's factory reads beside its arguments (see ``registry.read_beside_arguments``).
 
-    Functions, classes and modules among them are told apart by being the same object; what they read is not looked at.
-    Factories of this package read constants alone.
+    Functions, classes and modules are told apart by being the same object.
 
     Raises:
       NoKeyError: it reads something whose values cannot be compared.
     """
-    function = inspect.unwrap(factory)
-    code = getattr(function, "__code__", None)
-    if code is None or (function.__module__ or "").partition(".")[0] == __name__.partition(".")[0]:
-        return None
-    known = {name: function.__globals__[name] for name in sorted(_names_in(code)) if name in function.__globals__}
-    known |= {
-        name: cell.cell_contents
-        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)
-        if name != function.__name__
-    }
-    return tuple((name, _object_key(value, f"{function.__name__}: {name}")) for name, value in known.items())
-
-
-def _names_in(code: types.CodeType) -> set[str]:
-    inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    return {*code.co_names}.union(*map(_names_in, inner))
+    assert recipe.factory is not None
+    call = None if recipe.part is None else registry.call_of(recipe.part)
+    known = registry.read_beside_arguments(recipe.factory) if call is None else call.reads
+    return tuple((name, _object_key(value, name)) for name, value in known.items())
 
 
 def _object_key(value: Any, where: str) -> Hashable:
-    is_code = isinstance(value, types.ModuleType | type) or callable(value)
-    return value if is_code and isinstance(value, Hashable) and not is_part(value) else value_key(value, where)
+    if is_part(value) or not (isinstance(value, types.ModuleType | type) or callable(value)):
+        return value_key(value, where)
+    try:
+        hash(value)
+    except TypeError:
+        raise NoKeyError(f"{where} is a {type(value).__name__}, which cannot be compared with another") from None
+    return value
 
 
 def _files_key(path: str | os.PathLike, where: str) -> Hashable:
     """Return the sizes and times of the files that a text may name; None where it names none."""
     if len(os.fspath(path)) > _MAX_PATH or not os.path.exists(path):
         return None
-    below = [Path(path)] if os.path.isfile(path) else list(itertools.islice(Path(path).rglob("*"), _MAX_FILES + 1))
+    try:
+        below = [Path(path)] if os.path.isfile(path) else list(itertools.islice(Path(path).rglob("*"), _MAX_FILES + 1))
+        files = sorted(file for file in below if file.is_file())
+        states = [file.stat() for file in files]
+    except OSError as error:
+        raise NoKeyError(f"{where} names files that cannot be read ({error.strerror})") from None
     if len(below) > _MAX_FILES:
         raise NoKeyError(f"{where} is a folder of more than {_MAX_FILES:,} files")
-    files = sorted(file for file in below if file.is_file())
-    states = [file.stat() for file in files]
     return tuple((str(file), state.st_size, state.st_mtime_ns) for file, state in zip(files, states, strict=True))
 
 

@@ -35,35 +35,39 @@ def measure_program(plan: "Plan", program: Program, key: jax.Array, worlds: Plan
         )
     values = {k: v for axis in traced_axes for k, v in axis.point(0).items() if k != "seed"}
     program = program._replace(world=world, floats=_list_floats(plan, program, [*values]))
+    sized = _try_inputs(plan, program, values, point.num_samples, key) if program.floats else None
+    return sized or _with_measured_sizes(plan, program._replace(floats={}), values, point.num_samples, key)
+
+
+def _try_inputs(
+    plan: "Plan", program: Program, values: Mapping[str, Any], num_samples: Any, key: jax.Array
+) -> Program | None:
+    """Return the program with its floats as inputs; None where a factory does with them what no traced number can."""
+    program_key, _ = _make_key(plan, program, values)
+    if program_key is not None and _NEEDS_CONSTANTS.get(program_key):
+        return None
     try:
-        return _with_measured_sizes(plan, program, values, point.num_samples, key)
-    except jax.errors.JAXTypeError:  # a factory looks at its numbers, which are constants then
-        if not program.floats:
-            raise
-        return _with_measured_sizes(plan, program._replace(floats={}), values, point.num_samples, key)
+        return _with_measured_sizes(plan, program, values, num_samples, key)
+    except UsageError:
+        raise
+    except Exception:  # of any kind: a factory may format a number, or look it up; with constants errors are its own
+        if program_key is not None:
+            _NEEDS_CONSTANTS.put(program_key, True)
+        return None
 
 
 def _with_measured_sizes(
     plan: "Plan", program: Program, values: Mapping[str, Any], num_samples: Any, key: jax.Array
 ) -> Program:
-    """Return the program with its key, and with sizes that were measured before where the key is known.
-
-    Raises:
-      JAXTypeError: a factory computes with a traced number on the host. It is raised anew where the key is known.
-    """
+    """Return the program with its key, and with sizes that were measured before where the key is known."""
     program_key, reason = _make_key(plan, program, values)
     program = program._replace(key=program_key, no_key=reason)
-    known = None if program_key is None else _SIZES.get(program_key)
-    if known is None:
-        try:
-            known = _measure_sizes(plan, program, values, num_samples, key)
-        except jax.errors.JAXTypeError as error:
-            known = error.with_traceback(None)
+    sizes = None if program_key is None else _SIZES.get(program_key)
+    if sizes is None:
+        sizes = _measure_sizes(plan, program, values, num_samples, key)
         if program_key is not None:
-            _SIZES.put(program_key, known)
-    if isinstance(known, Exception):
-        raise known
-    return _with_sizes(plan, program, known)
+            _SIZES.put(program_key, sizes)
+    return _with_sizes(plan, program, sizes)
 
 
 class _Sizes(NamedTuple):
@@ -82,12 +86,14 @@ class _Sizes(NamedTuple):
     operations: float
 
 
-_SIZES: BoundedCache[_Sizes | Exception] = BoundedCache(1024)  # of programs by their keys
+_SIZES: BoundedCache[_Sizes] = BoundedCache(1024)  # of programs by their keys
+_NEEDS_CONSTANTS: BoundedCache[bool] = BoundedCache(1024)  # keys of programs whose floats cannot be inputs
 
 
 def forget_sizes() -> None:
     """Forget the sizes of programs that were planned before."""
     _SIZES.clear()
+    _NEEDS_CONSTANTS.clear()
 
 
 def _list_floats(plan: "Plan", program: Program, traced: Sequence[str]) -> dict[str, float]:
@@ -124,6 +130,8 @@ def _make_key(plan: "Plan", program: Program, values: Mapping[str, Any]) -> tupl
         )
     except NoKeyError as error:
         return None, str(error)
+    except RecursionError:
+        return None, "a part reads itself"
     sizes = (num_samples, program.num_generations, plan.generations_per_call(program), options.chains_per_block)
     mesh = None if options.mesh is None else tuple(options.mesh.items())
     kinds = tuple((name, isinstance(value, float)) for name, value in values.items())
