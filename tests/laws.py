@@ -169,7 +169,7 @@ def chains(setting: Setting, policy: Policy, *, n: int, horizon: int, num: int, 
 
 
 def step_by_step(setting: Setting, policy: Policy, *, n: int, horizon: int, num: int, **options: Any) -> dict:
-    """The same one operation at a time: nothing is compiled anew for a policy, so it is faster for a few chains."""
+    """Run chains one operation at a time: nothing is compiled anew for a policy, which is faster for a few chains."""
     chain = make_chain(setting, policy, num_samples=n, num_generations=horizon, **options)
     world, seen = setting.world(), []
 

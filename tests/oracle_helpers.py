@@ -34,7 +34,7 @@ def z_score(samples, prediction):
 
 
 def z_score_of_variance(samples, prediction):
-    """The same for the variance over chains; standard error from the fourth moment."""
+    """Return the z score of the variance over chains, with a standard error from the fourth moment."""
     samples = np.asarray(samples, np.float64)
     num, variance = samples.shape[0], samples.var(0, ddof=1)
     fourth = ((samples - samples.mean(0)) ** 4).mean(0)

@@ -66,7 +66,7 @@ def test_the_report_is_written(runs, tmp_path):
 
 
 class Handle:
-    """Of a display in a notebook's cell: what it shows."""
+    """A display in a notebook's cell records what it shows."""
 
     def __init__(self):
         self.shown = []

@@ -90,7 +90,7 @@ def test_outside_of_the_range_nothing_is_certified(certified):
     ids=lambda x: getattr(x, "name", x),
 )
 def test_chains_of_a_rule_keep_the_certificate(rule, policy):
-    """The same rows with the same keys, evaluated at birth or all anew in each generation."""
+    """Evaluate the same rows with the same keys at birth, or all anew in each generation."""
     n, generations = 20, 30
     common = {"num_test": 50, "source": data.normal(2)}
     sizes = {"num_samples": n, "num_generations": generations, "num_chains": 8}

@@ -233,7 +233,7 @@ def draws(law, shape, rng):
     "law", ["normal", "cauchy", *(pytest.param(x, marks=pytest.mark.nightly) for x in ("exponential", "lognormal"))]
 )
 def test_null_ensembles_are_seldom_called_collapsed(law):
-    """The same law at every generation. 2.5% of the intervals may lie above 0; 6.5% is four standard errors more."""
+    """No generation differs in law. 2.5% of the intervals may lie above 0; 6.5% is four standard errors more."""
     rng, runs = np.random.default_rng(1), 250
     calls = dict.fromkeys(NAMES, 0)
     for _ in range(runs):

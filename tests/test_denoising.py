@@ -36,7 +36,7 @@ def exact(path):
 
 
 def quantile(u):
-    """Of the mixture, by bisection."""
+    """Return quantiles of the mixture, by bisection."""
     low, high = np.full_like(u, -9.0), np.full_like(u, 9.0)
     for _ in range(60):
         middle = (low + high) / 2

@@ -74,7 +74,7 @@ def first_step(x, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_em_is_scikit_learns(kind):
-    """The same start, steps and floor; weights are multiplicities, which scikit-learn takes as repeated rows."""
+    """Both take one start, steps and floor; weights are multiplicities, which scikit-learn takes as repeated rows."""
     x = rows()
     weight = np.random.default_rng(0).integers(0, 4, len(x))
     repeated = np.repeat(x, weight, axis=0).astype(float)

@@ -298,7 +298,7 @@ def test_an_outline_is_of_the_truth_and_trains_nothing(digits, monkeypatch):
 
 
 def test_copies_are_found_among_all_training_images():
-    """Of a set of any size: all rows are copies, and half of them are."""
+    """All rows are copies, and half of them are, in a set of any size."""
     values = RNG.uniform(size=(7000, 4))
     source = data.array(values)._replace(shape=(2, 2, 1))
     judge = images.image_judge(source, num_test=500)
