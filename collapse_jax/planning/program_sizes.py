@@ -36,37 +36,43 @@ def measure_program(plan: "Plan", program: Program, key: jax.Array, worlds: Plan
     values = {k: v for axis in traced_axes for k, v in axis.point(0).items() if k != "seed"}
     program = program._replace(world=world, floats=_list_floats(plan, program, [*values]))
     sized = _try_inputs(plan, program, values, point.num_samples, key) if program.floats else None
-    return sized or _with_measured_sizes(plan, program._replace(floats={}), values, point.num_samples, key)
+    if sized is not None:
+        return sized
+    program = _with_key(plan, program._replace(floats={}), values)
+    return _with_measured_sizes(plan, program, values, point.num_samples, key)
 
 
 def _try_inputs(
     plan: "Plan", program: Program, values: Mapping[str, Any], num_samples: Any, key: jax.Array
 ) -> Program | None:
     """Return the program with its floats as inputs; None where a factory does with them what no traced number can."""
-    program_key, _ = _make_key(plan, program, values)
-    if program_key is not None and _NEEDS_CONSTANTS.get(program_key):
+    program = _with_key(plan, program, values)
+    if program.key is not None and _NEEDS_CONSTANTS.get(program.key):
         return None
     try:
         return _with_measured_sizes(plan, program, values, num_samples, key)
     except UsageError:
         raise
     except Exception:  # of any kind: a factory may format a number, or look it up; with constants errors are its own
-        if program_key is not None:
-            _NEEDS_CONSTANTS.put(program_key, True)
+        if program.key is not None:
+            _NEEDS_CONSTANTS.put(program.key, True)
         return None
+
+
+def _with_key(plan: "Plan", program: Program, values: Mapping[str, Any]) -> Program:
+    program_key, reason = _make_key(plan, program, values)
+    return program._replace(key=program_key, no_key=reason)
 
 
 def _with_measured_sizes(
     plan: "Plan", program: Program, values: Mapping[str, Any], num_samples: Any, key: jax.Array
 ) -> Program:
-    """Return the program with its key, and with sizes that were measured before where the key is known."""
-    program_key, reason = _make_key(plan, program, values)
-    program = program._replace(key=program_key, no_key=reason)
-    sizes = None if program_key is None else _SIZES.get(program_key)
+    """Return the program with its sizes, which were measured before where its key is known."""
+    sizes = None if program.key is None else _SIZES.get(program.key)
     if sizes is None:
         sizes = _measure_sizes(plan, program, values, num_samples, key)
-        if program_key is not None:
-            _SIZES.put(program_key, sizes)
+        if program.key is not None:
+            _SIZES.put(program.key, sizes)
     return _with_sizes(plan, program, sizes)
 
 
