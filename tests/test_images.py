@@ -5,6 +5,7 @@ import io
 import jax
 import numpy as np
 import pytest
+from image_helpers import all_rows, archive, error_of, folder, sorted_rows
 from PIL import Image
 
 import collapse_jax.data as data
@@ -24,46 +25,6 @@ def _any_order():
 
 BYTES = RNG.integers(0, 256, (30, 5, 4), dtype=np.uint8)
 LABELS = np.arange(30) % 3
-
-
-def error_of(make, *words):
-    with pytest.raises(ValueError) as caught:
-        make()
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message, message
-
-
-def archive(path, **arrays):
-    np.savez(path, **arrays)
-    return str(path)
-
-
-def folder(path, images, mode="L"):
-    """One file an image, in a subfolder for each of the labels a, b, c."""
-    for number, image in enumerate(images):
-        group = path / "abc"[number % 3]
-        group.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).convert(mode).save(group / f"{number:03}.png")
-    return str(path)
-
-
-def sorted_rows(rows):
-    return np.asarray(rows)[np.lexsort(np.asarray(rows).T)]
-
-
-def all_rows(source):
-    held_out = max(n for n in range(1, 10_000) if _holds(source, n))
-    return np.vstack([source.arrays, source.held_out(held_out)])
-
-
-def _holds(source, num):
-    try:
-        source.held_out(num)
-    except ValueError:
-        return False
-    return True
 
 
 def test_digits_are_images_where_their_pixels_are():
@@ -129,44 +90,10 @@ def test_colours_floats_and_images_without_labels(tmp_path):
     assert data.image_files(str(flat), labels=False).classes is None
     mixed = folder(tmp_path / "mixed", list(BYTES))
     Image.fromarray(colours[0]).save(tmp_path / "mixed" / "a" / "000.png")
-    assert data.image_files(mixed).shape == (5, 4, 3)
-
-
-def one_file(path, *images):
-    """The rows of a folder of such PIL images, each there ten times."""
-    path.mkdir()
-    for number in range(10):
-        for name, image in zip("abc", images, strict=False):
-            image.save(path / f"{number}{name}.png")
-    return np.unique(all_rows(data.image_files(str(path), labels=False)), axis=0)
-
-
-def test_sixteen_bits_are_grey_levels(tmp_path):
-    levels = np.array([[0, 300], [32768, 65535]], np.uint16)
-    deep = Image.fromarray(levels)
-    assert deep.mode == "I;16"
-    np.testing.assert_allclose(one_file(tmp_path / "deep", deep), [levels.reshape(-1) / 65535], rtol=1e-6)
-    shallow = Image.fromarray(np.full((2, 2), 51, np.uint8))
-    both = one_file(tmp_path / "both", deep, shallow)
-    np.testing.assert_allclose(both, [levels.reshape(-1) / 65535, np.full(4, 0.2)], rtol=1e-6)
-
-
-def test_what_is_transparent_is_white(tmp_path):
-    shown, hidden = np.array([[[255, 0, 0, 255], [9, 9, 9, 0]], [[0, 0, 0, 51], [0, 0, 255, 255]]], np.uint8), 0.8
-    seen = one_file(tmp_path / "colours", Image.fromarray(shown, "RGBA"))
-    np.testing.assert_allclose(seen, [[1, 0, 0, 1, 1, 1, hidden, hidden, hidden, 0, 0, 1]], atol=1e-6)
-    grey = Image.fromarray(np.array([[[51, 255], [0, 0]]], np.uint8), "LA")
-    np.testing.assert_allclose(one_file(tmp_path / "grey", grey), [[0.2, 1]], atol=1e-6)
-    indexed = Image.fromarray(shown, "RGBA").convert("RGB").quantize(4)
-    indexed.info["transparency"] = indexed.getpixel((0, 0))
-    assert (one_file(tmp_path / "indexed", indexed)[0, :3] == 1).all()
-
-
-@pytest.mark.parametrize("dtype", [np.int32, np.float32])
-def test_pixels_without_a_white_are_refused(dtype, tmp_path):
-    Image.fromarray(np.ones((2, 2), dtype)).save(tmp_path / "deep.tif")
-    mode = {np.int32: "I", np.float32: "F"}[dtype]
-    error_of(lambda: data.image_files(str(tmp_path), labels=False), "deep.tif", f"of mode {mode}", "write it again")
+    error_of(lambda: data.image_files(mixed), "003.png is grey and 000.png is coloured", "channels: 3")
+    red = np.asarray(data.image_files(mixed, channels=3).arrays)[:, :-1].reshape(-1, 5, 4, 3)
+    assert (red == red[..., :1]).all((1, 2, 3)).sum() >= len(red) - 1  # grey files stay grey
+    assert data.image_files(mixed, channels=1).shape == (5, 4, 1)
 
 
 def test_a_minority_keeps_its_share():
@@ -189,6 +116,7 @@ BAD_ARCHIVES = [
     ({"images": BYTES, "labels": LABELS + 0.5}, ["image 1 has the label 0.5"]),
     ({"images": BYTES, "labels": np.array(["a"] * 30)}, ["image 1 has the label a"]),
     ({"images": BYTES, "labels": LABELS * 100}, ["201 classes and 30 images"]),
+    ({"images": BYTES, "labels": LABELS + 1}, ["no image to train on has the label 0", "without gaps"]),
     ({"images": BYTES.astype(float), "labels": LABELS}, ["image 1 holds", "0..1", "divide"]),
     ({"images": BYTES / 255 - 0.5, "labels": LABELS}, ["image 1 holds -0."]),
     ({"images": np.full((30, 2, 2), np.nan), "labels": LABELS}, ["image 1 holds nan"]),
@@ -269,10 +197,9 @@ def test_a_prepared_dataset(dataset):
 
 def test_a_prepared_dataset_without_a_test_split():
     data.load_digits()
-    ours, theirs = data.tfds_images("collapse_digits"), data.digits(pca=None, labels=True)
-    assert len(ours.arrays) == len(theirs.arrays)
-    pixels = sorted_rows(np.vstack([ours.arrays, ours.held_out(359)]) * np.r_[np.full(64, 255 / 16), 1])
-    np.testing.assert_allclose(pixels, sorted_rows(np.vstack([theirs.arrays, theirs.held_out(359)])), rtol=1e-5)
+    ours, theirs = data.tfds_images("collapse_digits", white=16), data.digits(pca=None, labels=True)
+    np.testing.assert_allclose(sorted_rows(all_rows(ours)), sorted_rows(all_rows(theirs)), rtol=1e-5)
+    error_of(lambda: data.tfds_images("collapse_digits"), "the largest pixel is 16", "white: 16")
 
 
 def test_datasets_that_are_not_there_or_not_images(dataset):

@@ -154,6 +154,13 @@ def make_image_source(
         classes = max(int(images.label.max(initial=0)) for images in given if images.label is not None) + 1
         if classes > len(train.label):
             raise UsageError(f"{where}: {classes} classes and {len(train.label)} images; give more images than classes")
+        empty = np.bincount(train.label, minlength=classes) == 0
+        if empty.any():
+            message = f"no image to train on has the label {empty.argmax()}, and the largest is {classes - 1}"
+            raise UsageError(
+                f"{where}: {message}; number the classes from 0 without gaps (numpy.unique(labels, "
+                "return_inverse=True))"
+            )
     rows = [_flatten_images(where, images, classes, rare, seed) for images in given]
     split = Split(*rows) if len(rows) == 2 else split_rows(rows[0], test_fraction, seed, where)
     return make_empirical_source(name, split, classes=classes, shape=shape)
