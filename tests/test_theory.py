@@ -98,6 +98,8 @@ def test_assumptions_of_other_settings_are_checked():
     assert found("logistic_regression", n=299) == found("logistic_regression", n=300, classes=3) == []
     assert len(found("logistic_regression", n=300)) == len(found("logistic_regression", n=300, t=4)) == 1
     assert found("logistic_regression", n=300, t=5) == []  # beyond the first order
+    digits = {"kind": "digits", "pca": 1, "labels": True}
+    assert found("logistic_regression", n=300, source=digits) == []  # the truth is no such model
     assert len(found("ideal_diffusion")) == len(found("ideal_diffusion", policy="window")) == 4
     assert len(found("ideal_diffusion", degree=2)) == 2
     assert found("ideal_diffusion", solver_steps=8) == found("ideal_diffusion", source="moons") == []

@@ -66,11 +66,12 @@ def linear_regression(seed: int, dim: int, n: int, generations: int) -> np.ndarr
 def _logistic(key: jax.Array, given: tuple[jax.Array, ...]) -> tuple[tuple, jax.Array]:
     x, test, truth, w = given
     label = jax.random.bernoulli(key, jax.nn.sigmoid(x @ w))
+    ridge = jnp.full(len(w), 1e-4).at[-1].set(0.0)  # none for the intercept
 
     def newton(_: int, w: jax.Array) -> jax.Array:
         p = jax.nn.sigmoid(x @ w)
-        hessian = (x * (p * (1 - p))[:, None]).T @ x / len(x) + 1e-4 * jnp.eye(len(w))
-        return w - jnp.linalg.solve(hessian, x.T @ (p - label) / len(x) + 1e-4 * w)
+        hessian = (x * (p * (1 - p))[:, None]).T @ x / len(x) + jnp.diag(ridge)
+        return w - jnp.linalg.solve(hessian, x.T @ (p - label) / len(x) + ridge * w)
 
     w = jax.lax.fori_loop(0, 8, newton, jnp.zeros_like(w))
     fit = jax.nn.sigmoid(test @ w)

@@ -89,12 +89,13 @@ def _linear(seed: int, dim: int, n: int, generations: int, solve: object) -> np.
 
 def logistic_scipy(seed: int, dim: int, n: int, generations: int) -> np.ndarray:
     """Excess risk of a label-only chain under replace, by ``scipy.optimize``."""
+    ridge = np.append(np.full(dim, 1e-4), 0.0)  # none for the intercept
 
     def solve(x: np.ndarray, label: np.ndarray) -> np.ndarray:
         def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
             z = x @ w
-            value = np.mean(np.logaddexp(0, z) - label * z) + 0.5e-4 * np.sum(w**2)
-            return value, x.T @ (expit(z) - label) / n + 1e-4 * w
+            value = np.mean(np.logaddexp(0, z) - label * z) + 0.5 * np.sum(ridge * w**2)
+            return value, x.T @ (expit(z) - label) / n + ridge * w
 
         return scipy.optimize.minimize(loss, np.zeros(dim + 1), jac=True, method="L-BFGS-B").x
 
@@ -102,11 +103,12 @@ def logistic_scipy(seed: int, dim: int, n: int, generations: int) -> np.ndarray:
 
 
 def logistic_sklearn(seed: int, dim: int, n: int, generations: int) -> np.ndarray:
-    """The same, by ``LogisticRegression`` (its constant column is penalised, as ours is)."""
+    """The same, by ``LogisticRegression``."""
     from sklearn.linear_model import LogisticRegression
 
     def solve(x: np.ndarray, label: np.ndarray) -> np.ndarray:
-        return LogisticRegression(C=1e4 / n, fit_intercept=False).fit(x, label).coef_[0]
+        model = LogisticRegression(C=1e4 / n).fit(x[:, :-1], label)
+        return np.append(model.coef_[0], model.intercept_)
 
     return _logistic(seed, dim, n, generations, solve)
 

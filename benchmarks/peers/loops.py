@@ -55,13 +55,13 @@ def logistic_regression(rng: np.random.Generator, dim: int, n: int, generations:
     with_one = lambda m: np.concatenate([rng.normal(size=(m, dim)), np.ones((m, 1))], 1)  # noqa: E731
     rate = lambda x, w: 1 / (1 + np.exp(-x @ w))  # noqa: E731
     x, test, w, out = with_one(n), with_one(300), np.append(np.full(dim, dim**-0.5), 0.0), []
-    truth = rate(test, w)
+    truth, ridge = rate(test, w), np.append(np.full(dim, 1e-4), 0.0)  # none for the intercept
     for _ in range(generations):
         label, w = rng.random(n) < rate(x, w), np.zeros(dim + 1)
         for _ in range(8):
             p = rate(x, w)
-            hessian = (x * (p * (1 - p))[:, None]).T @ x / n + 1e-4 * np.eye(dim + 1)
-            w = w - np.linalg.solve(hessian, x.T @ (p - label) / n + 1e-4 * w)
+            hessian = (x * (p * (1 - p))[:, None]).T @ x / n + np.diag(ridge)
+            w = w - np.linalg.solve(hessian, x.T @ (p - label) / n + ridge * w)
         fit = rate(test, w)
         out.append([np.mean(rel_entr(truth, fit) + rel_entr(1 - truth, 1 - fit))])
     return np.array(out)

@@ -61,13 +61,13 @@ def logistic_regression(seed: int, chains: int, dim: int, n: int, generations: i
     rate = lambda x, w: 1 / (1 + np.exp(-(x @ w)[..., 0]))  # noqa: E731
     x, test = with_one(n), with_one(300)
     w, out = np.tile(np.append(np.full(dim, dim**-0.5), 0.0)[:, None], (chains, 1, 1)), []
-    truth = rate(test, w)
+    truth, ridge = rate(test, w), np.append(np.full(dim, 1e-4), 0.0)[:, None]  # none for the intercept
     for _ in range(generations):
         label, w = rng.random((chains, n)) < rate(x, w), np.zeros((chains, dim + 1, 1))
         for _ in range(8):
             p = rate(x, w)
-            hessian = (x * (p * (1 - p))[..., None]).transpose(0, 2, 1) @ x / n + 1e-4 * np.eye(dim + 1)
-            slope = x.transpose(0, 2, 1) @ (p - label)[..., None] / n + 1e-4 * w
+            hessian = (x * (p * (1 - p))[..., None]).transpose(0, 2, 1) @ x / n + ridge * np.eye(dim + 1)
+            slope = x.transpose(0, 2, 1) @ (p - label)[..., None] / n + ridge * w
             w = w - np.linalg.solve(hessian, slope)
         fit = rate(test, w)
         out.append(np.mean(rel_entr(truth, fit) + rel_entr(1 - truth, 1 - fit), 1))

@@ -14,8 +14,9 @@ from collapse_jax.numerics import logistic_newton, nearest_neighbors
 from collapse_jax.numerics.nearest_neighbors import normalise_rows
 from collapse_jax.types import Array, Metric
 
-RIDGE = 1e-3  # penalty of both linear probes, beside the mean loss over rows
-_NEWTON_STEPS = 8
+RIDGE = 1e-3  # penalty of both linear probes, beside the mean loss over rows; intercepts have none
+_NEWTON_STEPS = 50  # at most; the logistic probe stops where no logit moves by more than _TOLERANCE
+_TOLERANCE = 1e-2
 _SWEEPS = 12  # sweeps over all pairs of columns; Jacobi's method converges quadratically
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -105,9 +106,9 @@ def fit_ridge_probe(train_NxF: Array, label_N: Array, test_MxF: Array, classes: 
 
 
 def fit_logistic_probe(train_NxF: Array, label_N: Array, test_MxF: Array, classes: int) -> Array:
-    """Return logits ``[M, classes]`` by ``logistic_newton.fit_coefficients``."""
+    """Return logits ``[M, classes]`` by ``logistic_newton.fit_coefficients``, iterated to the optimum."""
     params = logistic_newton.fit_coefficients(
-        train_NxF, label_N, jnp.ones_like(train_NxF[:, 0]), classes, RIDGE, _NEWTON_STEPS
+        train_NxF, label_N, jnp.ones_like(train_NxF[:, 0]), classes, RIDGE, _NEWTON_STEPS, _TOLERANCE
     )
     return logistic_newton.add_reference_logit(logistic_newton.compute_logits(params, test_MxF)).T
 

@@ -22,16 +22,26 @@ class _Problem(NamedTuple):
     x: Array  # inputs [p, m], one column for each row of data; the last entry is 1
     hot: Array  # one-hot labels [logits, m]
     share: Array  # share of the total weight, [m]
-    ridge: Array | float
+    ridge: Array  # of each coefficient, [p, 1]; that of the intercept is 0
 
 
-def fit_coefficients(x: Array, label: Array, weight: Array, classes: int, ridge: Array | float, steps: int) -> Array:
+def fit_coefficients(
+    x: Array,
+    label: Array,
+    weight: Array,
+    classes: int,
+    ridge: Array | float,
+    steps: int,
+    tolerance: float | None = None,
+) -> Array:
     """Return coefficients ``[d + 1, logits]``, the intercept last; two classes share one logit, more have one each.
 
-    They minimise the weighted mean of the negative log likelihood plus ``ridge |w|^2 / 2``, the intercept included. A
-    step that ends uphill is shortened in the next iteration. The last step is one that moves no logit by more than the
-    square root of rounding: with two classes, or up to 30 coefficients, each step squares the error near the optimum;
-    with more coefficients, for which conjugate gradients may stop early, each step shrinks the error by a factor.
+    They minimise the weighted mean of the negative log likelihood plus ``ridge |w|^2 / 2``, without the intercept: a
+    column far from 0 fits like the same column about 0. Of a class without rows the intercept has no optimum; each step
+    takes it about 1 further down. A step that ends uphill is shortened in the next iteration. The last step is one that
+    moves no logit by more than `tolerance`: with two classes, or up to 30 coefficients, each step squares the error
+    near the optimum; with more coefficients, for which conjugate gradients may stop early, each step shrinks the error
+    by a factor.
 
     Args:
       x: ``[m, d]``.
@@ -40,12 +50,16 @@ def fit_coefficients(x: Array, label: Array, weight: Array, classes: int, ridge:
       classes: number of classes.
       ridge: weight of the penalty; above 0.
       steps: the largest number of Newton steps, which start from 0.
+      tolerance: the last step is one that moves no logit by more; the default is the square root of rounding.
     """
     share = weight / weight.sum()
-    x = jnp.concatenate([x.T, jnp.ones_like(x.T[:1])])
-    x = jnp.where(share[None] > 0, x, 0.0)  # a row of weight 0 may hold anything, NaN too
+    x = jnp.where(share[None] > 0, x.T, 0.0)  # a row of weight 0 may hold anything, NaN too
+    # The intercept makes up for this shift. Float32 could not tell a narrow column far from 0 from that of ones.
+    center = _multiply(x, share[:, None])
+    x = jnp.where(share[None] > 0, jnp.concatenate([x - center, jnp.ones_like(x[:1])]), 0.0)
+    penalty = jnp.where(jnp.arange(len(x)) < len(x) - 1, ridge, 0.0)[:, None]
     hot = (label[None] == jnp.arange(1 if classes == 2 else 0, classes)[:, None]).astype(x.dtype)
-    problem = _Problem(x, hot, share, ridge)
+    problem = _Problem(x, hot, share, penalty)
     newton_step = _one_logit(problem) if classes == 2 else _many_logits(problem)
 
     def improve(carry: Tree) -> Tree:
@@ -61,7 +75,8 @@ def fit_coefficients(x: Array, label: Array, weight: Array, classes: int, ridge:
         safe = jnp.where(too_far | (reach < 1.79), 1.0, jnp.log1p(reach) / jnp.maximum(reach, 1.79))
         return step_number + 1, reach, w + step, z + change, (1 - safe) * step
 
-    none, enough = jnp.zeros((len(x), len(hot)), x.dtype), float(jnp.finfo(x.dtype).eps) ** 0.5
+    none = jnp.zeros((len(x), len(hot)), x.dtype)
+    enough = float(jnp.finfo(x.dtype).eps) ** 0.5 if tolerance is None else tolerance
     start = jnp.int32(0), jnp.full((), jnp.inf, x.dtype), none, jnp.zeros_like(hot), none
 
     def is_unfinished(carry: Tree) -> Array:
@@ -69,7 +84,10 @@ def fit_coefficients(x: Array, label: Array, weight: Array, classes: int, ridge:
         return (step_number < steps) & (reach > enough)
 
     *_, w, _, doubtful = jax.lax.while_loop(is_unfinished, improve, start)
-    return w - doubtful
+    w = w - doubtful
+    if classes > 2:
+        w = w - w.mean(1, keepdims=True)  # it says nothing, and is 0 at the optimum: what is there is rounding
+    return w.at[-1].add(-_multiply(center.T, w[:-1])[0])
 
 
 def compute_logits(params: Array, x: Array) -> Array:
@@ -93,6 +111,8 @@ def _multiply(a: Array, b: Array) -> Array:
 
 def solve_ridge(gram: Array, ridge: Array | float, columns: Array) -> Array:
     """Return X with (`gram` + `ridge` I) X = `columns` ``[d, k]``, for `gram` ``[d, d]`` positive semidefinite.
+
+    A ridge ``[d, 1]`` has a number for each diagonal entry.
 
     Gauss-Jordan elimination is one loop of few operations; for thousands of small systems side by side, the time goes
     into starting operations. X is 0 where rounding swallows a pivot (see ``ldl.factorise_covariance``).
@@ -136,13 +156,17 @@ def _many_logits(problem: _Problem) -> Callable[[Array, Array], tuple[Array, Arr
     inverse = solve_ridge(0.5 * _multiply(x * share, x.T), ridge, jnp.eye(len(x), dtype=x.dtype))
     solve_bound = partial(_multiply, inverse)
 
+    def penalise(w: Array) -> Array:
+        """Penalise the mean of the intercepts, too: nothing else holds it, and rounding would move it."""
+        return (ridge * w).at[-1].add(0.5 * w[-1].mean())
+
     def step(w: Array, z: Array) -> tuple[Array, Array]:
         p = class_probabilities(z)
-        gradient = _multiply(x, (share * (p - hot)).T) + ridge * w
+        gradient = _multiply(x, (share * (p - hot)).T) + penalise(w)
 
         def hessian(v: Array) -> Array:
             z = _multiply(v.T, x)
-            return _multiply(x, (share * p * (z - (p * z).sum(0, keepdims=True))).T) + ridge * v
+            return _multiply(x, (share * p * (z - (p * z).sum(0, keepdims=True))).T) + penalise(v)
 
         return gradient, _conjugate_gradients(hessian, solve_bound, -gradient)
 

@@ -17,7 +17,7 @@ from collapse_jax.core.validation import require_integer, require_positive
 from collapse_jax.core.worlds import on_host
 from collapse_jax.data.synthetic import HELD_OUT_SEED
 from collapse_jax.numerics import logistic_newton
-from collapse_jax.types import Array, Batch, Extras, Key, LabelOnly, Metric, Setting, Source, Tree, World
+from collapse_jax.types import Array, Batch, Extras, Info, Key, LabelOnly, Metric, Setting, Source, Tree, World
 
 METRICS = (
     Metric("test_nll", "mean negative log likelihood of held-out labels", "nats a row", "arXiv 2410.22812", "log",
@@ -29,6 +29,7 @@ METRICS = (
            "log", "diversity"),
     Metric("squared_error_of_coefficients", "squared error of the coefficients, summed", "1", "|w - w*|^2", "log"),
 )  # fmt: skip
+_TRUTH_STEPS = 100  # Newton steps of the probe of a whole train split; it stops where no logit moves any more
 
 
 class ClassifiedRows(NamedTuple):
@@ -53,19 +54,20 @@ def logistic_regression(
     Without a source, inputs are N(0, I) and the truth is such a model: unit vectors, drawn once. With a labelled one
     (``data.digits(labels=True)``, ``data.table(path, labels=True)``) its columns are frozen features and the fit is a
     linear probe, as in the self-supervised experiments of arXiv 2410.22812; the truth that metrics compare with is then
-    the probe of the whole train split. An intercept is fitted. As in scikit-learn, two classes share one logit and more
-    have one each.
+    the probe of the whole train split, iterated to its optimum. An intercept is fitted, and not penalised. As in
+    scikit-learn, two classes share one logit and more have one each.
 
     A fit takes `steps` Newton steps from 0; one that ends uphill is shortened at the next one's expense. Of more than
     two classes each system is solved by conjugate gradients under the quadratic bound of Boehning (1992). Separable
     data have no maximum without a ridge, and Newton's method raises their logits by about 1 a step: there a fit of few
-    steps stops short of the ridge's optimum.
+    steps stops short of the ridge's optimum. A class without rows has none with a ridge either: a fit of s steps gives
+    it odds of about e^-s.
 
     Args:
       dim: Number of inputs, d. The default is the source's number, or 2 without a source.
       classes: Number of classes. The default is the source's number, or 2 without a source.
-      ridge: Weight lambda of the penalty lambda |w|^2 / 2 beside the mean negative log likelihood; the intercept is
-        penalised, too.
+      ridge: Weight lambda of the penalty lambda |w|^2 / 2 beside the mean negative log likelihood, without the
+        intercept.
       steps: Number of Newton steps of a fit.
       reuse_inputs: Whether a chain's inputs are drawn once and used in each batch; otherwise new ones come with each.
       num_test: Number of held-out rows of the metrics.
@@ -85,6 +87,7 @@ def logistic_regression(
     require_integer("num_test", num_test, 1)
     require_positive("ridge", ridge)
     fit, logits = partial(_fit, classes, ridge, steps), 1 if classes == 2 else classes
+    fit_truth = partial(_fit, classes, ridge, max(steps, _TRUTH_STEPS))
 
     def rows(key: Key, params: Array, num: int) -> ClassifiedRows:
         """Draw new inputs, with labels of a fit."""
@@ -97,7 +100,7 @@ def logistic_regression(
 
     return Setting(
         name="logistic_regression",
-        world=lambda: _world(dim, logits, num_test, rows) if source is None else _world_of(source, num_test, fit),
+        world=lambda: _world(dim, logits, num_test, rows) if source is None else _world_of(source, num_test, fit_truth),
         sample_real=sample_real,
         fit=fit,
         sample=rows,
@@ -105,6 +108,7 @@ def logistic_regression(
         metrics=(METRICS[0]._replace(baseline=float(np.log(classes))), *METRICS[1:]),  # of classes alike
         label_only=LabelOnly(_relabel) if reuse_inputs else None,
         extras=Extras(row_scores=ROW_SCORES),
+        info=Info(source=source),
     )
 
 
