@@ -91,6 +91,12 @@ def batch_rows(setting: Setting, policy: Policy, num_samples: Any) -> BatchRows:
       UsageError: numbers that the setting or the policy does not allow.
     """
     batches = policy.batches
+    takes_a_part = isinstance(batches, PartlyReal) or (isinstance(batches, Join) and bool(batches.sizes))
+    if takes_a_part and policy.real == "fresh" and not getattr(setting.info.source, "independent", True):
+        raise UsageError(
+            f"policy {policy.name}: it takes a part of the new real rows of a draw, and those of source "
+            f"{setting.info.source.name} are spaced evenly, or counted, as a whole"
+        )
     if isinstance(batches, JoinCounts):
         if batches.real == "first":
             require_integer(f"policy {policy.name}: real", batches.num_real(num_samples), 0, num_samples)

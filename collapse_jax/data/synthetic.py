@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,14 @@ import numpy as np
 
 from collapse_jax.core import random
 from collapse_jax.core.registry import register_source
-from collapse_jax.core.validation import MAX_SEED, require_flag, require_integer, require_number, require_positive
+from collapse_jax.core.validation import (
+    MAX_SEED,
+    require_choice,
+    require_flag,
+    require_integer,
+    require_number,
+    require_positive,
+)
 from collapse_jax.types import Array, Key, Source, Tree
 
 HELD_OUT_SEED = 0x5EED_7E57  # far from the small seeds that chains are given
@@ -31,6 +39,27 @@ def make_held_out(where: str, draw: Callable[[Key, Tree, int], Array], arrays: T
 def _log_normal_density(squared: Array, scale: float, dim: int) -> Array:
     """Return the log density of isotropic normal rows, given squared distances from their centre."""
     return -0.5 * squared / scale**2 - dim * (math.log(scale) + 0.5 * math.log(2 * math.pi))
+
+
+Spacing = Literal["random", "even"]
+Counts = Literal["random", "equal"]
+
+
+def _draw_halves(
+    key_half: Key, key_angle: Key, num: int, turn: float, ends: bool, spacing: Spacing
+) -> tuple[Array, Array]:
+    """Return which of `num` rows lie on the first of two curves, and the angle of each, from 0 to `turn`.
+
+    Evenly spaced rows are those of scikit-learn in random order: num // 2 on the first curve and the rest on the
+    second, with equal steps between the angles of a curve, one of which is `turn` where the curve has `ends`.
+    """
+    if spacing == "random":
+        first = jax.random.bernoulli(key_half, shape=(num,))
+        return first, turn * random.draw_uniforms(key_angle, (num,))
+    place, half = jax.random.permutation(key_half, num), num // 2
+    first = place < half
+    steps = jnp.where(first, half, num - half) - (1 if ends else 0)
+    return first, turn * jnp.where(first, place, place - half) / jnp.maximum(steps, 1)
 
 
 @register_source
@@ -83,6 +112,7 @@ def blobs(
     box: float = 10.0,
     seed: int = 0,
     shared_centers: bool = True,
+    counts: Counts = "random",
 ) -> Source:
     """Draw rows from Gaussian blobs of equal weight around centres that are uniform in a box.
 
@@ -97,9 +127,11 @@ def blobs(
       seed: draws the centres and the held-out rows.
       shared_centers: False gives the held-out rows other random centres, as in the code published with
         arXiv 2410.16713; True gives them those of the training rows.
+      counts: "random" gives each row a blob of its own, so that rows are independent; "equal" gives all blobs as many
+        rows of a draw, but for one, as scikit-learn's make_blobs does.
 
     Raises:
-      UsageError: a number is out of range.
+      UsageError: a number is out of range, or `counts` is another word.
 
     Example:
       >>> from collapse_jax import data
@@ -112,6 +144,7 @@ def blobs(
     box = require_positive("blobs: box", box)
     seed = require_integer("blobs: seed", seed, 0, MAX_SEED)
     shared_centers = require_flag("blobs: shared_centers", shared_centers)
+    require_choice("blobs: counts", counts, get_args(Counts))
 
     def centers_of(stream: int) -> np.ndarray:
         return np.random.default_rng([seed, stream]).uniform(-box, box, (num_centers, dim))
@@ -119,7 +152,10 @@ def blobs(
     def draw(key: Key, arrays: Tree, num: int) -> Array:
         key_center, key_noise = jax.random.split(key)
         centers = jnp.asarray(arrays, dtype=float)
-        which = random.draw_integers(key_center, num, centers.shape[0])
+        if counts == "equal":
+            which = jax.random.permutation(key_center, num) % centers.shape[0]
+        else:
+            which = random.draw_integers(key_center, num, centers.shape[0])
         return centers[which] + std * random.draw_normals(key_noise, (num, dim))
 
     def log_density(arrays: Tree, rows: Array) -> Array:
@@ -139,22 +175,26 @@ def blobs(
         covariance=std**2 * np.eye(dim) + centred.T @ centred / num_centers,
         modes=centers,
         log_density=log_density,
+        independent=counts == "random",
     )
 
 
 @register_source
-def circles(noise: float = 0.05, factor: float = 0.8) -> Source:
+def circles(noise: float = 0.05, factor: float = 0.8, spacing: Spacing = "random") -> Source:
     """Draw rows from two concentric circles with normal noise, as scikit-learn's make_circles does.
 
-    Rows are independent. By symmetry the mean is 0 and the columns are uncorrelated; with r^2 = 1 or factor^2 at equal
+    By symmetry the mean is 0 and the columns are uncorrelated; with r^2 = 1 or factor^2 at equal
     odds, E x^2 = E r^2 E cos^2 = (1 + factor^2) / 4, plus noise^2.
 
     Args:
       noise: standard deviation of the noise on each column.
       factor: radius of the inner circle; the outer radius is 1.
+      spacing: "random" draws circles and angles, so that rows are independent; "even" spaces the rows of a draw evenly,
+        half of them on each circle, before the noise, as scikit-learn does. Mean and covariance are the same (of "even"
+        where their number is even and at least 6).
 
     Raises:
-      UsageError: a number is out of range.
+      UsageError: a number is out of range, or `spacing` is another word.
 
     Example:
       >>> from collapse_jax import data
@@ -163,12 +203,13 @@ def circles(noise: float = 0.05, factor: float = 0.8) -> Source:
     """
     noise = require_number("circles: noise", noise, 0)
     factor = require_number("circles: factor", factor, 0, below=1)
+    require_choice("circles: spacing", spacing, get_args(Spacing))
 
     def draw(key: Key, arrays: Tree, num: int) -> Array:
         del arrays
         key_half, key_angle, key_noise = jax.random.split(key, 3)
-        radius = jnp.where(jax.random.bernoulli(key_half, shape=(num,)), 1.0, factor)
-        angle = 2 * math.pi * random.draw_uniforms(key_angle, (num,))
+        outer, angle = _draw_halves(key_half, key_angle, num, 2 * math.pi, False, spacing)
+        radius = jnp.where(outer, 1.0, factor)
         rows = jnp.stack([radius * jnp.cos(angle), radius * jnp.sin(angle)], axis=-1)
         return rows + noise * random.draw_normals(key_noise, (num, 2))
 
@@ -187,22 +228,26 @@ def circles(noise: float = 0.05, factor: float = 0.8) -> Source:
         mean=np.zeros(2),
         covariance=((1 + factor**2) / 4 + noise**2) * np.eye(2),
         log_density=log_density if noise > 0 else None,
+        independent=spacing == "random",
     )
 
 
 @register_source
-def moons(noise: float = 0.05) -> Source:
+def moons(noise: float = 0.05, spacing: Spacing = "random") -> Source:
     """Draw rows from two interleaving half circles with normal noise, as scikit-learn's make_moons does.
 
-    Rows are independent. With c = cos t, s = sin t and t uniform on [0, pi]: E c = E cs = 0, E s = 2/pi, E c^2 = E s^2
+    With c = cos t, s = sin t and t uniform on [0, pi]: E c = E cs = 0, E s = 2/pi, E c^2 = E s^2
     = 1/2. At equal odds a row is (c, s) or (1 - c, 1/2 - s), so E x = 1/2, E y = 1/4, E x^2 = (1/2 + 3/2) / 2, E y^2 =
     (1/2 + 3/4 - 2/pi) / 2 and E xy = (0 + 1/2 - 2/pi) / 2.
 
     Args:
       noise: standard deviation of the noise on each column.
+      spacing: "random" draws moons and angles, so that rows are independent; "even" spaces the rows of a draw evenly,
+        half of them on each moon, ends included, before the noise, as scikit-learn does. The mean and covariance of
+        "even" tend to those above as rows are added.
 
     Raises:
-      UsageError: the noise is negative.
+      UsageError: the noise is negative, or `spacing` is another word.
 
     Example:
       >>> from collapse_jax import data
@@ -210,12 +255,12 @@ def moons(noise: float = 0.05) -> Source:
       [0.5, 0.25]
     """
     noise = require_number("moons: noise", noise, 0)
+    require_choice("moons: spacing", spacing, get_args(Spacing))
 
     def draw(key: Key, arrays: Tree, num: int) -> Array:
         del arrays
         key_half, key_angle, key_noise = jax.random.split(key, 3)
-        upper = jax.random.bernoulli(key_half, shape=(num,))
-        angle = math.pi * random.draw_uniforms(key_angle, (num,))
+        upper, angle = _draw_halves(key_half, key_angle, num, math.pi, True, spacing)
         x, y = jnp.cos(angle), jnp.sin(angle)
         rows = jnp.stack([jnp.where(upper, x, 1 - x), jnp.where(upper, y, 0.5 - y)], axis=-1)
         return rows + noise * random.draw_normals(key_noise, (num, 2))
@@ -242,6 +287,7 @@ def moons(noise: float = 0.05) -> Source:
         mean=np.array([0.5, 0.25]),
         covariance=np.array([[3 / 4, cross], [cross, 9 / 16 - 1 / math.pi]]) + noise**2 * np.eye(2),
         log_density=log_density if noise >= _MIN_NOISE else None,
+        independent=spacing == "random",
     )
 
 

@@ -9,7 +9,7 @@ from collapse_jax.types.data import Array, Key, Tree
 
 
 class DrawRowsFn(Protocol):
-    """Draw `num` (static) independent rows of the real law, ``[num, dim]``. It is pure.
+    """Draw `num` (static) rows of the real law, ``[num, dim]``; see ``Source.independent``. It is pure.
 
     Example: ``lambda key, arrays, num: jax.random.normal(key, (num, 2))``
     """
@@ -83,6 +83,9 @@ class Source(NamedTuple):
       shape: ``(height, width, channels)`` where a row is an image, pixel by pixel in that order, each in [0, 1], before
         its label (then `arrays` is the table ``[rows, dim]`` of which rows are drawn); else None.
       log_density: see ``LogDensityFn``; None where it is not known.
+      independent: whether the rows of a draw are independent of each other. Where they are not (evenly spaced, in random
+        order), moments and densities are those of many rows, predictions of theory do not apply, and policies that take
+        a part of what is drawn anew are refused.
       call: how a registered factory was called (``core.registry.Call``), or None.
     """
 
@@ -98,6 +101,7 @@ class Source(NamedTuple):
     classes: int | None = None
     shape: tuple[int, int, int] | None = None
     log_density: LogDensityFn | None = None
+    independent: bool = True
     call: Any = None
 
 

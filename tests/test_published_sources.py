@@ -1,0 +1,95 @@
+"""Sources as scikit-learn draws them, and as the studies drew them that others published."""
+
+import jax
+import numpy as np
+import pytest
+import sklearn.datasets
+from scipy import stats
+
+import collapse_jax as cj
+from collapse_jax import data, policies, settings, theory
+from collapse_jax.core.errors import UsageError
+from collapse_jax.theory.prediction import make_case
+
+KEYS = jax.random.split(jax.random.key(0), 400)
+EVEN = {"moons": data.moons(spacing="even"), "circles": data.circles(spacing="even"), "blobs": data.blobs(counts="equal")}
+
+
+def ordered(rows):
+    rows = np.asarray(rows, float)
+    return rows[np.lexsort(rows.round(4).T)]
+
+
+def draws(source, num):
+    return np.asarray(jax.vmap(lambda key: source.draw(key, source.arrays, num))(KEYS), float)
+
+
+@pytest.mark.parametrize("num", [1, 2, 5, 10, 500])
+def test_evenly_spaced_rows_are_those_of_scikit_learn(num):
+    key = jax.random.key(num)
+    for ours, theirs in (
+        (data.moons(0.0, "even"), sklearn.datasets.make_moons(num, shuffle=False)),
+        (data.circles(0.0, 0.3, "even"), sklearn.datasets.make_circles(num, shuffle=False, factor=0.3)),
+    ):
+        np.testing.assert_allclose(ordered(ours.draw(key, (), num)), ordered(theirs[0]), atol=2e-6)
+
+
+@pytest.mark.parametrize("num", [7, 30])
+def test_blobs_count_as_those_of_scikit_learn(num):
+    source = data.blobs(num_centers=4, std=1e-3, counts="equal")
+    theirs = sklearn.datasets.make_blobs(num, centers=source.arrays, cluster_std=1e-3, random_state=0)[1]
+    rows = np.asarray(source.draw(jax.random.key(0), source.arrays, num))
+    nearest = np.linalg.norm(rows[:, None] - source.arrays, axis=2).argmin(1)
+    np.testing.assert_array_equal(np.bincount(nearest), np.bincount(theirs))
+
+
+@pytest.mark.parametrize("name", EVEN)
+def test_a_row_and_a_mean_of_rows_have_the_law_of_scikit_learn(name):
+    """The mean over n rows varies less than that of independent rows: both variances are held to those of NumPy."""
+    options = {"noise": 0.05} if name != "blobs" else {"centers": EVEN["blobs"].arrays}
+    theirs = [getattr(sklearn.datasets, f"make_{name}")(10, random_state=i, **options)[0] for i in range(len(KEYS))]
+    ours, theirs = draws(EVEN[name], 10), np.array(theirs)
+    for direction in np.random.default_rng(0).normal(size=(6, 2)):
+        assert stats.ks_2samp((ours @ direction)[:, 3], (theirs @ direction)[:, 3]).pvalue > 1e-3
+        assert stats.ks_2samp((ours @ direction).mean(1), (theirs @ direction).mean(1)).pvalue > 1e-3
+    independent = draws(getattr(data, name)(), 10)
+    assert ours.mean(1).var(0).sum() < 0.5 * independent.mean(1).var(0).sum()
+
+
+@pytest.mark.parametrize("name", EVEN)
+def test_rows_come_in_random_order(name):
+    """Row i of a draw has the mean of all rows, so that policies which take the first ones take a random part."""
+    rows = draws(EVEN[name], 10)
+    z = (rows.mean(0) - rows.mean((0, 1))) / (rows.std(0) / len(KEYS) ** 0.5)
+    assert np.abs(z).max() < 4
+
+
+def test_theory_predicts_nothing_about_rows_that_depend_on_each_other():
+    made = lambda source: make_case(  # noqa: E731
+        settings.kde(source=source), policies.replace(), num_samples=10, num_generations=3
+    )
+    assert theory.find_predictions(made(data.moons()))
+    for source in EVEN.values():
+        assert theory.find_predictions(made(source)) == []
+
+
+@pytest.mark.parametrize("policy", [policies.fresh_real(0.5), policies.contaminated(0.5)])
+def test_a_part_of_evenly_spaced_rows_is_refused(policy):
+    with pytest.raises(UsageError, match=f"policy {policy.name}: it takes a part .* of source circles are spaced"):
+        cj.run(settings.kde(source=EVEN["circles"]), policy, num_samples=10, num_generations=2, num_chains=2)
+
+
+@pytest.mark.parametrize("policy", [policies.fixed_real(0.5), policies.weighted_fresh(), policies.mix(real=3, synthetic=4)])
+def test_whole_draws_are_not(policy):
+    runs = cj.run(settings.kde(source=EVEN["moons"]), policy, num_samples=10, num_generations=2, num_chains=2)
+    assert np.isfinite(runs.test_nll).all()
+
+
+def test_traced_numbers_of_rows_mean_whole_draws():
+    """Where n is an axis, each n has a program of its own as soon as rows are drawn: the first fit is that of n alone."""
+    options = {"num_generations": 1, "num_chains": 3, "seed": 1}
+    setting = settings.kde(source=EVEN["moons"])
+    both = cj.sweep(setting, "replace", axes={"num_samples": [6, 11]}, **options)
+    for num in (6, 11):
+        alone = cj.run(setting, "replace", num_samples=num, **options)
+        np.testing.assert_array_equal(both.test_nll.sel(num_samples=num).squeeze(), alone.test_nll.squeeze())
