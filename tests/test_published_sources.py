@@ -12,7 +12,9 @@ from collapse_jax.core.errors import UsageError
 from collapse_jax.theory.prediction import make_case
 
 KEYS = jax.random.split(jax.random.key(0), 400)
-EVEN = {"moons": data.moons(spacing="even"), "circles": data.circles(spacing="even"), "blobs": data.blobs(counts="equal")}
+EVEN = {
+    "moons": data.moons(spacing="even"), "circles": data.circles(spacing="even"), "blobs": data.blobs(counts="equal")
+}  # fmt: skip
 
 
 def ordered(rows):
@@ -79,14 +81,16 @@ def test_a_part_of_evenly_spaced_rows_is_refused(policy):
         cj.run(settings.kde(source=EVEN["circles"]), policy, num_samples=10, num_generations=2, num_chains=2)
 
 
-@pytest.mark.parametrize("policy", [policies.fixed_real(0.5), policies.weighted_fresh(), policies.mix(real=3, synthetic=4)])
+@pytest.mark.parametrize(
+    "policy", [policies.fixed_real(0.5), policies.weighted_fresh(), policies.mix(real=3, synthetic=4)]
+)
 def test_whole_draws_are_not(policy):
     runs = cj.run(settings.kde(source=EVEN["moons"]), policy, num_samples=10, num_generations=2, num_chains=2)
     assert np.isfinite(runs.test_nll).all()
 
 
 def test_traced_numbers_of_rows_mean_whole_draws():
-    """Where n is an axis, each n has a program of its own as soon as rows are drawn: the first fit is that of n alone."""
+    """Where n is an axis and rows are drawn, each n has a program of its own: its chains are those of n alone."""
     options = {"num_generations": 1, "num_chains": 3, "seed": 1}
     setting = settings.kde(source=EVEN["moons"])
     both = cj.sweep(setting, "replace", axes={"num_samples": [6, 11]}, **options)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.validation import is_traced, require_integer
-from collapse_jax.types import Array, Join, JoinCounts, PartlyReal, Policy, Setting, Synthetic
+from collapse_jax.types import Array, Join, JoinCounts, PartlyReal, Policy, Setting, Source, Synthetic
 
 
 class BatchRows(NamedTuple):
@@ -92,10 +92,11 @@ def batch_rows(setting: Setting, policy: Policy, num_samples: Any) -> BatchRows:
     """
     batches = policy.batches
     takes_a_part = isinstance(batches, PartlyReal) or (isinstance(batches, Join) and bool(batches.sizes))
-    if takes_a_part and policy.real == "fresh" and not getattr(setting.info.source, "independent", True):
+    source = setting.info.source
+    if takes_a_part and policy.real == "fresh" and isinstance(source, Source) and not source.independent:
         raise UsageError(
             f"policy {policy.name}: it takes a part of the new real rows of a draw, and those of source "
-            f"{setting.info.source.name} are spaced evenly, or counted, as a whole"
+            f"{source.name} are spaced evenly, or counted, as a whole"
         )
     if isinstance(batches, JoinCounts):
         if batches.real == "first":

@@ -83,9 +83,9 @@ class Source(NamedTuple):
       shape: ``(height, width, channels)`` where a row is an image, pixel by pixel in that order, each in [0, 1], before
         its label (then `arrays` is the table ``[rows, dim]`` of which rows are drawn); else None.
       log_density: see ``LogDensityFn``; None where it is not known.
-      independent: whether the rows of a draw are independent of each other. Where they are not (evenly spaced, in random
-        order), moments and densities are those of many rows, predictions of theory do not apply, and policies that take
-        a part of what is drawn anew are refused.
+      independent: whether the rows of a draw are independent of each other. Where they are not (evenly spaced, in
+        random order), moments and densities are those of many rows, predictions of theory do not apply, and policies
+        that take a part of what is drawn anew are refused.
       call: how a registered factory was called (``core.registry.Call``), or None.
     """
 
