@@ -1,7 +1,8 @@
-"""Small folders and archives of images, and what is said of bad ones."""
+"""Small folders and archives of images, what is said of bad ones, and references of their metrics."""
 
 import numpy as np
 import pytest
+import scipy.linalg
 from PIL import Image
 
 import collapse_jax.data as data
@@ -54,3 +55,14 @@ def one_file(path, *images):
         for name, image in zip("abc", images, strict=False):
             image.save(path / f"{number}{name}.png")
     return np.unique(all_rows(data.image_files(str(path), labels=False)), axis=0)
+
+
+def frechet_by_scipy(x, mean, covariance):
+    x = x.astype(np.float64)
+    own = np.cov(x.T)
+    across = scipy.linalg.sqrtm(own @ covariance).real
+    return ((x.mean(0) - mean) ** 2).sum() + np.trace(own) + np.trace(covariance) - 2 * np.trace(across)
+
+
+def distances(x, y):
+    return np.sqrt(((x[:, None].astype(np.float64) - y[None].astype(np.float64)) ** 2).sum(-1))

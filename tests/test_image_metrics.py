@@ -6,13 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.linalg
-from oracle_helpers import z_score
+from image_helpers import distances, frechet_by_scipy
 
 import collapse_jax.data as data
 from collapse_jax.metrics import images
-from collapse_jax.numerics import nearest_neighbors
-from collapse_jax.numerics.frechet import compute_moments, frechet_distance, nuclear_norm
 from collapse_jax.training.nets import classifier
 from collapse_jax.types import Metric
 
@@ -32,122 +29,6 @@ LABELLED = {"pca": None, "labels": True}
 
 def rows(num, dim, scale=1.0, shift=0.0):
     return (scale * RNG.normal(size=(num, dim)) + shift).astype(np.float32)
-
-
-# Frechet distance
-
-
-def frechet_by_scipy(x, mean, covariance):
-    x = x.astype(np.float64)
-    own = np.cov(x.T)
-    across = scipy.linalg.sqrtm(own @ covariance).real
-    return ((x.mean(0) - mean) ** 2).sum() + np.trace(own) + np.trace(covariance) - 2 * np.trace(across)
-
-
-@pytest.mark.parametrize("decay", [0.0, 0.3])
-@pytest.mark.parametrize(("num", "dim"), [(200, 12), (9, 12), (300, 1)])
-def test_frechet_distance_is_scipys(num, dim, decay):
-    """Wide, narrow and singular covariances; fewer rows than features."""
-    scale = np.exp(-decay * np.arange(dim))
-    real, x = rows(400, dim) * scale + 1, rows(num, dim) * scale[::-1]
-    mean, root = compute_moments([real[:150], real[150:]])
-    np.testing.assert_allclose(root @ root, np.cov(real.T.astype(float), ddof=0).reshape(dim, dim), atol=1e-6)
-    ours = jax.jit(frechet_distance)(x, jnp.asarray(mean, jnp.float32), jnp.asarray(root, jnp.float32))
-    theirs = frechet_by_scipy(x, mean, np.atleast_2d(root @ root)) if dim > 1 else _frechet_of_one(x, mean, root)
-    np.testing.assert_allclose(ours, theirs, rtol=2e-4)
-
-
-def _frechet_of_one(x, mean, root):
-    return ((x.mean() - mean) ** 2 + (x.std(ddof=1) - root[0]) ** 2).item()
-
-
-def test_frechet_distance_of_the_real_law_itself():
-    """Its bias, to first order in 1 / N: the mean's tr S / N, and half the sum of Var(S_ij) / (l_i + l_j)."""
-    x = RNG.normal(size=(400, 1000, 6)).astype(np.float32)
-    seen = jax.jit(jax.vmap(frechet_distance, (0, None, None)))(x, jnp.zeros(6), jnp.eye(6))
-    assert abs(z_score(np.asarray(seen), 6 * (6 + 5) / (4 * 1000))) < 4
-
-
-def test_nuclear_norm_is_the_sum_of_singular_values():
-    left, _ = np.linalg.qr(rows(40, 10))
-    right, _ = np.linalg.qr(rows(10, 10))
-    for spectrum in (np.ones(10), 10.0 ** -np.arange(10), np.r_[1.0, np.zeros(9)], 1e-6 * np.arange(10)):
-        a = (left * spectrum) @ right
-        np.testing.assert_allclose(nuclear_norm(jnp.asarray(a, jnp.float32)), spectrum.sum(), rtol=1e-4)
-    assert nuclear_norm(jnp.zeros((5, 3))) == 0
-
-
-# Neighbours
-
-
-def distances(x, y):
-    return np.sqrt(((x[:, None].astype(np.float64) - y[None].astype(np.float64)) ** 2).sum(-1))
-
-
-def overlap_by_numpy(real, generated, k):
-    """Precision, recall, density, coverage, one loop a definition."""
-    real_radius = np.sort(distances(real, real), 1)[:, k]
-    generated_radius = np.sort(distances(generated, generated), 1)[:, k]
-    across = distances(generated, real)
-    precision = np.mean([any(across[i, j] <= real_radius[j] for j in range(len(real))) for i in range(len(generated))])
-    recall = np.mean(
-        [any(across[i, j] <= generated_radius[i] for i in range(len(generated))) for j in range(len(real))]
-    )
-    density = sum(across[i, j] <= real_radius[j] for i in range(len(generated)) for j in range(len(real)))
-    coverage = np.mean([across[:, j].min() <= real_radius[j] for j in range(len(real))])
-    return precision, recall, density / (k * len(generated)), coverage
-
-
-@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (0.3, 0.5), (2.0, 0.0), (0.0, 0.1)])
-def test_overlap_is_numpys(scale, shift):
-    real, generated = rows(60, 4), rows(45, 4, scale, shift)
-    ours = nearest_neighbors.measure_overlap(nearest_neighbors.build_manifold(real, 3), generated, 3)
-    np.testing.assert_allclose(ours, overlap_by_numpy(real, generated, 3), rtol=1e-5)
-
-
-def test_overlap_of_what_is_known():
-    """The real law itself against a collapsed and a far one."""
-    real = nearest_neighbors.build_manifold(rows(300, 3), 5)
-    same, narrow, far = (
-        nearest_neighbors.measure_overlap(real, rows(300, 3, s, m), 5) for s, m in ((1, 0), (0.1, 0), (1, 20))
-    )
-    assert min(same.precision, same.recall, same.coverage) > 0.9
-    assert 0.8 < same.density < 1.2
-    assert narrow.precision == 1
-    assert narrow.recall < 0.05
-    assert narrow.coverage < 0.5
-    assert max(far) == 0
-
-
-def test_nearest_and_copied():
-    x, y = rows(300, 5), rows(40, 5)
-    np.testing.assert_allclose(
-        nearest_neighbors.nearest_squared_distances(x, y), distances(x, y).min(1) ** 2, rtol=1e-4
-    )
-    train, held_out = rows(80, 5), rows(20, 5)
-    assert nearest_neighbors.copied_share(train[:30], train, held_out) == 1
-    assert nearest_neighbors.copied_share(held_out, train, held_out) == -4  # all nearer to held-out rows: 1 - 100 / 20
-    assert nearest_neighbors.copied_share(rows(10, 5), train, train) == 0  # ties count half
-
-
-def test_rows_that_owe_nothing_to_the_training_rows_are_not_copies():
-    """0 in expectation: also where a law is much narrower, and where it is another."""
-    copied, many = jax.jit(jax.vmap(nearest_neighbors.copied_share)), (300, 60, 3)
-    train, held_out = RNG.normal(size=many), RNG.normal(size=(300, 20, 3))
-    for scale, shift in ((1.0, 0.0), (0.1, 0.0), (1.0, 2.0)):
-        seen = copied(scale * RNG.normal(size=(300, 20, 3)) + shift, train, held_out)
-        assert abs(z_score(np.asarray(seen), 0.0)) < 4, (scale, shift)
-    half = np.concatenate([train[:, :10], RNG.normal(size=(300, 10, 3))], 1)
-    assert abs(z_score(np.asarray(copied(half, train, held_out)), 0.5)) < 4
-
-
-def test_entropy_of_normal_rows():
-    for dim, scale, k, bias in ((1, 2.0, 3, 0.0), (2, 1e-6, 5, 0.02)):
-        exact = dim * (0.5 * np.log(2 * np.pi * np.e) + np.log(scale))
-        x = (scale * RNG.normal(size=(50, 400, dim))).astype(np.float32)
-        seen = np.asarray(jax.jit(jax.vmap(lambda x, k=k: nearest_neighbors.differential_entropy(x, k)))(x))
-        assert abs(seen.mean() - exact) < 4 * seen.std() / np.sqrt(50) + bias, (dim, seen.mean(), exact)
-    assert nearest_neighbors.differential_entropy(np.zeros((8, 2), np.float32), 3) == -np.inf
 
 
 # Known densities

@@ -52,6 +52,18 @@ def test_polar_factor_is_scipys(d, x64):
         np.testing.assert_allclose(q, best, atol=20 * eps * np.linalg.cond(matrix))
 
 
+@pytest.mark.parametrize("d", [1, 2, 10, 17, 64])
+@pytest.mark.parametrize("rank", [None, 1])
+def test_polar_factor_of_a_wide_matrix(d, rank):
+    """Its rows are orthonormal, and it gives the sum of singular values, also where most of them are 0."""
+    matrices = np.random.default_rng(d).normal(size=(NUM, d, 3 * d + 1)).astype(np.float32)
+    matrices[:, rank:] = matrices[:, :1] if rank else matrices[:, rank:]
+    found = np.asarray(polar_factors(matrices))
+    for q, matrix in zip(found, matrices, strict=True):
+        np.testing.assert_allclose(q @ q.T, np.eye(d), atol=3e-6)
+        assert (q * matrix).sum() == pytest.approx(scipy.linalg.svdvals(matrix.astype(float)).sum(), rel=1e-5)
+
+
 @EACH_DIM
 @BOTH_TYPES
 def test_distance_is_that_of_scipys_square_roots(d, x64):

@@ -101,7 +101,8 @@ class ImageTruth(NamedTuple):
     """What metrics compare with; a field is None where a source has no such thing.
 
     Attributes:
-      net: computes features: the classifier for labelled images, principal axes ``[D, F]`` for other images.
+      net: computes features: the classifier for labelled images, principal axes ``[D, F]`` for other images of more
+        pixels than F.
       mean: ``[F]``, of the real rows' features.
       root: ``[F, F]``, the symmetric square root of their covariance.
       real: held-out rows' features and radii.
@@ -238,7 +239,9 @@ def _truth_shapes(task: JudgeTask) -> ImageTruth:
         return jax.ShapeDtypeStruct(shape, jnp.result_type(float))
 
     test = struct(task.num_test, dim)
-    net: Any = None if source.shape is None else struct(dim, min(nets.classifier.FEATURES, dim))
+    unit: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    is_projected = source.shape is not None and dim > nets.classifier.FEATURES
+    net: Any = struct(dim, nets.classifier.FEATURES) if is_projected else None
     if source.shape is not None and source.classes is not None:
         net = nets.classifier.classifier_shapes(dim, source.classes)
     features = jax.eval_shape(partial(_compute_features, task.features), net, test)
@@ -247,7 +250,7 @@ def _truth_shapes(task: JudgeTask) -> ImageTruth:
         net,
         struct(width),
         struct(width, width),
-        nearest_neighbors.Manifold(features, struct(task.num_test)),
+        nearest_neighbors.Manifold(features, struct(task.num_test), unit),
         struct(),
         None if share is None else RealClasses(jnp.asarray(share, float), find_class_modes(source)),
         None if source.shape is None else RealImages(struct(len(source.arrays), dim), test, struct(dim)),
@@ -263,6 +266,8 @@ def _make_net(
         return None
     if source.classes is not None:
         return nets.classifier.train_classifier(train, label, source.classes)
+    if train.shape[1] <= nets.classifier.FEATURES:  # all components are a rotation, which rounds ties of pixels away
+        return None
     axes = np.linalg.eigh(np.asarray(source.covariance))[1]
     return jnp.asarray(axes[:, -nets.classifier.FEATURES :], float)
 

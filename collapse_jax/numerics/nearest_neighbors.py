@@ -1,10 +1,19 @@
 """Nearest neighbours among rows, and the measures of generative models that rest on them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from collapse_jax.numerics.exact_distances import (
+    Lattice,
+    count_steps,
+    find_lattice,
+    find_offsets,
+    rank_distances,
+    rank_offsets,
+    rank_steps,
+)
 from collapse_jax.types import Array
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -12,10 +21,17 @@ _BATCH_ROWS = 256  # rows whose distances to all others are in memory at once
 
 
 class Manifold(NamedTuple):
-    """Rows ``[M, F]``, and for each row the squared distance ``[M]`` to its k-th nearest other row."""
+    """Rows ``[M, F]``, and balls around them that reach to the k-th nearest other row.
+
+    Attributes:
+      rows: the centres.
+      radius: squared radii ``[M]``, or their ranks on the lattice of the rows.
+      unit: of the lattice that the rows lie on (``exact_distances.Lattice``), or 0.
+    """
 
     rows: Array
-    squared_radius: Array
+    radius: Array
+    unit: Array
 
 
 class Overlap(NamedTuple):
@@ -53,24 +69,49 @@ def normalise_rows(x_NxF: Array) -> Array:
 
 
 def find_kth_smallest(squared_NxM: Array, k: int) -> Array:
-    """Return the k-th smallest entry of each row, ``[N]``."""
-    return -jax.lax.top_k(-squared_NxM, k)[0][:, -1]
+    """Return the k-th smallest entry of each row, ``[N]``, by k searches for the next larger value."""
+
+    def find_next(_: Any, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        value_N, rank_N = found
+        next_N = jnp.where(squared_NxM > value_N[:, None], squared_NxM, jnp.inf).min(1)
+        next_N = jnp.where(rank_N < k, next_N, value_N)
+        return next_N, (squared_NxM <= next_N[:, None]).sum(1)
+
+    num, dtype = squared_NxM.shape[0], squared_NxM.dtype
+    start = jnp.full(num, -jnp.inf, dtype), jnp.zeros(num, int)
+    return jax.lax.fori_loop(0, k, find_next, start)[0]
 
 
 def build_manifold(rows_MxF: Array, k: int) -> Manifold:
     """Return the balls around rows that reach to the k-th nearest other row, or to the farthest of at most k."""
-    squared_MxM = squared_distances(rows_MxF, rows_MxF)
-    return Manifold(
-        rows_MxF, find_kth_smallest(squared_MxM, min(k + 1, rows_MxF.shape[0]))
-    )  # the nearest row is itself
+    lattice = find_lattice(rows_MxF)
+    return Manifold(rows_MxF, _find_radius(lattice, rows_MxF, k), lattice.unit)
+
+
+def _find_radius(lattice: Lattice, rows_MxF: Array, k: int) -> Array:
+    rank_MxM = rank_distances(lattice, rows_MxF, rows_MxF)
+    return find_kth_smallest(rank_MxM, min(k + 1, rows_MxF.shape[0]))  # the nearest row is itself
+
+
+def _change_lattice(ball: Manifold, lattice: Lattice) -> Array:
+    """Return the radii of a manifold as they compare with distances on another lattice, or on none."""
+    steps = count_steps(ball.radius)
+    ratio = lattice.unit // jnp.maximum(ball.unit, 1)
+    square = steps.astype(ball.radius.dtype) / jnp.maximum(ball.unit, 1) ** 2
+    squared_radius = jnp.where(ball.unit > 0, square, ball.radius)
+    return jnp.where(lattice.unit > 0, rank_steps(steps * ratio**2, ball.radius.dtype), squared_radius)
 
 
 def measure_overlap(real: Manifold, generated_NxF: Array, k: int) -> Overlap:
-    """Return precision and recall, density and coverage of generated rows, in time and memory O(N (N + M))."""
-    generated = build_manifold(generated_NxF, k)
-    squared_NxM = squared_distances(generated_NxF, real.rows)
-    in_real_NxM = squared_NxM <= real.squared_radius[None]
-    in_generated_NxM = squared_NxM <= generated.squared_radius[:, None]
+    """Return precision and recall, density and coverage of generated rows, in time and memory O(N (N + M)).
+
+    Distances that are equal compare as equal, where all entries are multiples of a unit (``exact_distances``).
+    """
+    lattice = find_lattice(real.rows, generated_NxF)
+    generated_radius = _find_radius(lattice, generated_NxF, k)
+    rank_NxM = rank_distances(lattice, generated_NxF, real.rows)
+    in_real_NxM = rank_NxM <= _change_lattice(real, lattice)[None]
+    in_generated_NxM = rank_NxM <= generated_radius[:, None]
     return Overlap(
         in_real_NxM.any(1).mean(),
         in_generated_NxM.any(0).mean(),
@@ -85,20 +126,34 @@ def nearest_squared_distances(x_NxF: Array, y_MxF: Array) -> Array:
     return jax.lax.map(lambda x_F: squared_distances(x_F[None], y_MxF)[0].min(), x_NxF, batch_size=batch_size)
 
 
+def _find_nearest(lattice: Lattice, x_NxF: Array, y_MxF: Array) -> tuple[Array, Array]:
+    """Return the rank of the distance of each row of x to the nearest of y, and how many are so near, ``[N]`` each."""
+    middle_1xF, batch_size = y_MxF.mean(0, keepdims=True), min(_BATCH_ROWS, x_NxF.shape[0])
+    x_NxF, y_MxF = (find_offsets(lattice, z, middle_1xF) for z in (x_NxF, y_MxF))
+
+    def find(x_F: Array) -> tuple[Array, Array]:
+        rank_M = rank_offsets(lattice, x_F[None], y_MxF)[0]
+        return rank_M.min(), (rank_M == rank_M.min()).sum()
+
+    return jax.lax.map(find, x_NxF, batch_size=batch_size)
+
+
 def copied_share(generated_NxF: Array, train_RxF: Array, held_out_MxF: Array) -> Array:
     """Return how much more often a generated row is nearest to a training row than for a model that copies none.
 
     Training and held-out rows follow one law, so where a generated row owes nothing to the training rows, the nearest
     of R + M rows is a held-out one with probability M / (R + M). The result, 1 - (share whose nearest row is held out)
     (R + M) / M, is then 0 in expectation. It is 1 where no generated row is nearer to a held-out row, and it may be
-    below 0. A row equally near to both counts half.
+    below 0. Where several rows are equally near, each of them counts in part, as pixels of few levels need.
 
     This follows arXiv 2004.05675, which compares distances to the training rows alone; there, rows that shrink towards
     the middle would look like copies.
     """
-    to_train_N = nearest_squared_distances(generated_NxF, train_RxF)
-    to_held_out_N = nearest_squared_distances(generated_NxF, held_out_MxF)
-    is_held_out_N = jnp.where(to_train_N == to_held_out_N, 0.5, (to_held_out_N < to_train_N).astype(float))
+    lattice = find_lattice(generated_NxF, train_RxF, held_out_MxF)
+    to_train_N, num_train_N = _find_nearest(lattice, generated_NxF, train_RxF)
+    to_held_out_N, num_held_out_N = _find_nearest(lattice, generated_NxF, held_out_MxF)
+    tied_N = num_held_out_N / (num_train_N + num_held_out_N)
+    is_held_out_N = jnp.where(to_train_N == to_held_out_N, tied_N, (to_held_out_N < to_train_N).astype(float))
     return 1 - is_held_out_N.mean() * (train_RxF.shape[0] + held_out_MxF.shape[0]) / held_out_MxF.shape[0]
 
 
