@@ -255,6 +255,8 @@ BAD_ARGUMENTS = [
     ("table", "test_fraction", [0.0, 1.0, True]),
     ("table", "seed", [-1, "0"]),
     ("table", "columns", [0, 2.0]),
+    ("table", "header", ["yes", 1, None]),
+    ("table", "encode_words", ["yes", 1]),
 ]
 
 
@@ -269,12 +271,17 @@ def test_bad_arguments(name, argument, value, csv):
 
 
 def test_signatures_are_simple():
-    simple = {int, float, str, bool, int | None}
+    simple = {int, float, str, bool, type(None)}
+
+    def is_simple(hint):
+        if typing.get_origin(hint) in (typing.Union, types.UnionType):
+            return all(map(is_simple, typing.get_args(hint)))
+        return hint in simple or typing.get_origin(hint) is typing.Literal
+
     for name, factory in registry.factories("source").items():
         hints = typing.get_type_hints(factory)
         parameters = inspect.signature(factory).parameters
-        kinds = [hints[argument] for argument in parameters]
-        assert all(kind in simple or typing.get_origin(kind) is typing.Literal for kind in kinds), name
+        assert all(is_simple(hints[argument]) for argument in parameters), name
         assert factory.__doc__.splitlines()[0].endswith("."), name
         assert factory.__name__ == name
         assert isinstance(factory, types.FunctionType)

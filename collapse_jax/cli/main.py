@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit status: 0; 1 where units or predictions failed, or a benchmark got slower; 2 after a user's mistake (one
       line on stderr); 130 after Ctrl-C and 143 after SIGTERM. Any other error is a bug and keeps its traceback.
     """
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # without the line of ours that warns
     try:
         arguments, rest = make_parser().parse_known_args(argv)
         if rest and not arguments.takes_overrides:

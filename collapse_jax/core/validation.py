@@ -109,11 +109,11 @@ def require_choice(name: str, value: Any, choices: Collection[str]) -> str:
     return value
 
 
-def require_flag(name: str, value: Any) -> bool:
+def require_flag(name: str, value: Any, expected: str = "True or False") -> bool:
     """Return `value` as a bool."""
     value = plain_scalar(value)
     if not isinstance(value, bool):
-        reject(name, value, "True or False")
+        reject(name, value, expected)
     return value
 
 

@@ -3,30 +3,33 @@
 Every fault is a ``UsageError`` of one line that says what is wrong, where, and what would be right.
 """
 
-import contextlib
 import csv
 import os
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from collapse_jax.core.errors import MissingExtraError, UsageError
 from collapse_jax.core.validation import one_line, reject
+from collapse_jax.data import csv_tables
+from collapse_jax.data.csv_tables import Header
+from collapse_jax.data.table_columns import Table, WordColumns, describe_cell, table_of_columns
 
 LARGEST = 1e18  # its square still fits in float32, the default precision of chains
 
 
-class Table(NamedTuple):
-    """Numbers ``[rows, columns]`` in float64, and the names of the columns where the file has them."""
+def read_table(path: str, header: Header = "auto", words_in: WordColumns = "none") -> Table:
+    """Return the checked numbers of a ``.npy``, ``.csv`` or ``.parquet`` file.
 
-    values: np.ndarray
-    names: Sequence[str] | None = None
+    Args:
+      path: the path of the file.
+      header: whether the first line of a ``.csv`` file names its columns (``csv_tables.read_csv``).
+      words_in: which columns may hold words in place of numbers.
 
-
-def read_table(path: str) -> Table:
-    """Return the checked numbers of a ``.npy``, ``.csv`` or ``.parquet`` file."""
+    Raises:
+      UsageError: the file cannot be read, a cell is wrong, or `header` is for another kind of file.
+    """
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(name, str) or not name:
         reject("table: path", path, "the path of a .npy, .csv or .parquet file")
@@ -36,6 +39,8 @@ def read_table(path: str) -> Table:
     if reader is None:
         known = ", ".join(readers)
         raise UsageError(f"{file}: unknown extension {file.suffix!r}; a table is a file that ends in one of {known}")
+    if header != "auto" and file.suffix.lower() != ".csv":
+        raise UsageError(f"{file}: header is for .csv files, whose first line may be a row; leave it out")
     try:
         if not file.exists():
             raise FileNotFoundError(f"{file}: no such file; give the path of a .npy, .csv or .parquet file")
@@ -43,7 +48,7 @@ def read_table(path: str) -> Table:
             raise UsageError(f"{file}: not a file; give the path of one table")
         if file.stat().st_size == 0:
             raise UsageError(f"{file}: the file is empty; a table needs at least 4 rows of numbers")
-        table = reader(file)
+        table = reader(file, header, words_in)
     except (FileNotFoundError, ValueError):
         raise
     except OSError as error:
@@ -53,13 +58,13 @@ def read_table(path: str) -> Table:
     return check_table(table, str(file))
 
 
-def table_from_values(values: Any, where: str) -> Table:
-    """Return the checked numbers of an array in memory."""
+def table_from_values(values: Any, where: str, words_in: WordColumns = "none") -> Table:
+    """Return the checked numbers of an array in memory; one of Python objects may have columns of words."""
     try:
         rows = np.asarray(values)
     except (ValueError, TypeError) as error:
         raise UsageError(f"{where}: not an array ({one_line(error)}); give rows of equal length") from None
-    return check_table(_numeric_table(rows, where), where)
+    return check_table(_numeric_table(rows, where, words_in), where)
 
 
 def check_table(table: Table, where: str) -> Table:
@@ -73,7 +78,7 @@ def check_table(table: Table, where: str) -> Table:
         cure = (
             "drop or fill such cells" if not np.isfinite(value) else f"rescale it below {LARGEST:g} in absolute value"
         )
-        raise UsageError(f"{where}: {_describe_cell(row + 1, column + 1, table.names)} holds {value:g}; {cure}")
+        raise UsageError(f"{where}: {describe_cell(row + 1, column + 1, table.names)} holds {value:g}; {cure}")
     return table
 
 
@@ -97,12 +102,6 @@ def _dataset_version(info: Path) -> list[int]:
     return [int(part) if part.isdecimal() else -1 for part in info.parent.name.split(".")]
 
 
-def _describe_cell(row: int, column: int, names: Sequence[str] | None) -> str:
-    """Return a description of a cell; both numbers count from 1, headers not counted."""
-    name = f" ({one_line(repr(names[column - 1]))})" if names is not None and column <= len(names) else ""
-    return f"row {row}, column {column}{name}"
-
-
 def _corrupt_file_error(file: Path, kind: str, error: Exception) -> UsageError:
     reason = one_line(error, 120) or type(error).__name__
     return UsageError(f"{file}: not a readable {kind} file ({reason}); write it again with {_WRITERS[kind]}")
@@ -115,11 +114,11 @@ _WRITERS = {
 }
 
 
-def _numeric_table(values: np.ndarray, where: str) -> Table:
+def _numeric_table(values: np.ndarray, where: str, words_in: WordColumns) -> Table:
     if values.ndim == 1 and values.dtype.names is None:
         raise UsageError(f"{where}: shape {values.shape} is 1-D; a table is 2-D, for one column say reshape(-1, 1)")
-    if values.dtype.kind == "O" and values.ndim == 2:
-        return Table(np.stack([_column_floats(column, i, None, where) for i, column in enumerate(values.T, 1)], axis=1))
+    if values.dtype.kind == "O" and values.ndim == 2 and values.shape[1]:
+        return table_of_columns(values.T.tolist(), None, where, words_in, texts=False)
     if values.dtype.kind not in "biuf":
         raise UsageError(f"{where}: dtype {one_line(values.dtype)} is not numeric; integers or floats are needed")
     if values.ndim != 2:
@@ -127,22 +126,7 @@ def _numeric_table(values: np.ndarray, where: str) -> Table:
     return Table(values.astype(np.float64))
 
 
-def _column_floats(column: Iterable[Any], number: int, names: Sequence[str] | None, where: str) -> np.ndarray:
-    """Return a column of Python objects as floats; text is refused even where it looks like a number."""
-    result = []
-    for row, value in enumerate(column, 1):
-        try:
-            if isinstance(value, (str, bytes)):
-                raise TypeError
-            result.append(np.nan if value is None else float(value))
-        except (TypeError, ValueError, OverflowError):
-            held = one_line(repr(value))
-            message = f"{where}: {_describe_cell(row, number, names)} holds {held}; every cell must be a number"
-            raise UsageError(message) from None
-    return np.array(result, dtype=np.float64)
-
-
-def _read_npy(file: Path) -> Table:
+def _read_npy(file: Path, header: Header, words_in: WordColumns) -> Table:
     try:
         values = np.load(file, allow_pickle=False)
         if not isinstance(values, np.ndarray):
@@ -150,103 +134,17 @@ def _read_npy(file: Path) -> Table:
             raise UsageError("it is an .npz archive")
     except Exception as error:  # a damaged header raises many kinds of errors
         raise _corrupt_file_error(file, ".npy", error) from None
-    return _numeric_table(values, str(file))
+    return _numeric_table(values, str(file), words_in)
 
 
-class _CsvHeader(NamedTuple):
-    names: list[str] | None
-    skip: int  # physical lines before the first row of numbers
-
-
-def _read_csv(file: Path) -> Table:
+def _read_csv(file: Path, header: Header, words_in: WordColumns) -> Table:
     try:
-        head = _read_head(file)
-        try:
-            values = np.loadtxt(
-                file, delimiter=",", comments=None, quotechar='"', ndmin=2, encoding="utf-8-sig", skiprows=head.skip
-            )
-            table = Table(values, head.names)
-        except ValueError:  # loadtxt is fast; the slow reader knows where the fault is
-            table = _read_csv_slowly(file, head)
+        return csv_tables.read_csv(file, header, words_in)
     except (UnicodeError, csv.Error) as error:
         raise _corrupt_file_error(file, ".csv", error) from None
-    if head.names is not None and len(head.names) != table.values.shape[1]:
-        counts = f"the header has {len(head.names)} names, the rows have {table.values.shape[1]} cells"
-        raise UsageError(f"{file}: {counts}; give every column one name")
-    return table
 
 
-@contextlib.contextmanager
-def _csv_rows(file: Path) -> Iterator[Any]:
-    with file.open(newline="", encoding="utf-8-sig") as lines:
-        yield csv.reader(lines, skipinitialspace=True)
-
-
-def _is_blank(row: list[str]) -> bool:
-    return not any(cell.strip() for cell in row) and len(row) < 2
-
-
-def _number_or_none(cell: str) -> float | None:
-    try:
-        return None if "_" in cell else float(cell)
-    except ValueError:
-        return None
-
-
-def _read_head(file: Path) -> _CsvHeader:
-    """Return where the numbers start: after blank lines, comments (#) and a header, a first line without numbers."""
-    names = None
-    with _csv_rows(file) as rows:
-        skip = 0
-        for row in rows:
-            if not _is_blank(row) and not row[0].lstrip().startswith("#"):
-                numeric = [_number_or_none(cell) is not None for cell in row]
-                if any(numeric) or names is not None:
-                    break
-                names = [cell.strip() for cell in row]
-            skip = rows.line_num
-        else:
-            raise UsageError(f"{file}: no rows of numbers; a table needs at least 4, separated by commas")
-    if names is None and not all(numeric):
-        at = numeric.index(False)
-        raise UsageError(
-            f"{file}: the first line mixes numbers and text: column {at + 1} holds {one_line(repr(row[at]))}; "
-            "a header has names only, a row has numbers only"
-        )
-    if names is not None and "" in names:
-        at = names.index("") + 1
-        raise UsageError(
-            f"{file}: column {at} has no name in the header, as an index that pandas wrote; "
-            "name it, or write the file with index=False"
-        )
-    return _CsvHeader(names, skip)
-
-
-def _read_csv_slowly(file: Path, head: _CsvHeader) -> Table:
-    """Read what ``numpy.loadtxt`` refused, to find the place of the fault."""
-    values: list[list[float]] = []
-    with _csv_rows(file) as rows:
-        for row in rows:
-            if rows.line_num <= head.skip or _is_blank(row):
-                continue
-            number = len(values) + 1
-            if values and len(row) != len(values[0]):
-                counts = f"row {number} has {len(row)} cells, the rows above have {len(values[0])}"
-                raise UsageError(f"{file}: {counts}; every row needs as many")
-            values.append([_csv_cell(cell, number, at, head.names, file) for at, cell in enumerate(row, 1)])
-    return Table(np.array(values, dtype=np.float64), head.names)
-
-
-def _csv_cell(cell: str, row: int, column: int, names: list[str] | None, file: Path) -> float:
-    result = _number_or_none(cell)
-    if result is None:
-        held = one_line(repr(cell)) if cell.strip() else "nothing"
-        cure = "separate cells by commas" if ";" in cell or "\t" in cell else "every cell must be a number"
-        raise UsageError(f"{file}: {_describe_cell(row, column, names)} holds {held}; {cure}")
-    return result
-
-
-def _read_parquet(file: Path) -> Table:
+def _read_parquet(file: Path, header: Header, words_in: WordColumns) -> Table:
     try:
         import pandas
         import pyarrow.parquet  # noqa: F401  # pandas names no extra of ours when it is missing
@@ -263,11 +161,13 @@ def _read_parquet(file: Path) -> Table:
     columns = []
     for at, name in enumerate(names, 1):
         series = frame.iloc[:, at - 1]
+        if isinstance(series.dtype, pandas.CategoricalDtype):
+            series = series.astype(series.cat.categories.dtype)
         if pandas.api.types.is_numeric_dtype(series.dtype) and series.dtype.kind in "biuf":
             columns.append(series.to_numpy(dtype=np.float64, na_value=np.nan))
         elif series.dtype == object or pandas.api.types.is_string_dtype(series.dtype):
-            columns.append(_column_floats(series, at, names, str(file)))
+            columns.append(series.where(series.notna(), None).astype(object))
         else:
             held = f"column {at} ({one_line(repr(name))}) holds {one_line(series.dtype)}"
             raise UsageError(f"{file}: {held}, not numbers; write it as integers or floats")
-    return Table(np.stack(columns, axis=1), names)
+    return table_of_columns(columns, names, str(file), words_in, texts=False)

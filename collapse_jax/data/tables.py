@@ -1,7 +1,7 @@
 """Tables of real rows: a train split that is the real law itself, and held-out rows."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +11,16 @@ from collapse_jax.core.errors import UsageError
 from collapse_jax.core.registry import register_source
 from collapse_jax.core.validation import MAX_SEED, require_flag, require_integer, require_number
 from collapse_jax.data import readers
+from collapse_jax.data.table_checks import (
+    encode_word_columns,
+    read_classes,
+    warn_of_absent_classes,
+    warn_of_degenerate_rows,
+)
+from collapse_jax.data.table_columns import Table, WordColumns
 from collapse_jax.types import Array, Key, Source, Tree
 
 _MAX_DISTANCE = 1e5  # largest distance from 0 over the range of a column
-_MAX_CLASSES = 10_000
 
 
 class Split(NamedTuple):
@@ -32,19 +38,27 @@ def table(
     seed: int = 0,
     columns: int | None = None,
     labels: bool = False,
+    header: Literal["auto"] | bool = "auto",
+    encode_words: bool = False,
 ) -> Source:
     """Read rows of your own file: .npy (2-D), .csv (with or without a header) or .parquet.
 
     The real law is the train split: real rows are drawn from it with replacement. A column of values that lie close
-    together far from 0 (years of seconds, say), which float32 cannot tell apart, is refused unless standardised.
+    together far from 0 (years of seconds, say), which float32 cannot tell apart, is refused unless standardised. Rows
+    without a density (constant columns, duplicates, more columns than rows) are told in a ``TableWarning``.
 
     Args:
       path: the path of the file.
       standardize: subtract the train split's mean and divide by its standard deviation, column by column.
       test_fraction: share of the rows that is held out.
       seed: draws the split into training and held-out rows.
-      columns: number of columns that you expect; another number is an error.
-      labels: the last column holds classes, whole numbers from 0, which are not standardised.
+      columns: number of columns of the file that you expect; another number is an error.
+      labels: the last column holds classes, whole numbers or words, which are not standardised. Each different one is
+        a class, in rising order (``Source.class_names``).
+      header: whether the first line of a .csv file names its columns. ``auto``: it does where it holds words alone, or
+        0, 1, ..., d - 1 above numbers of another kind (what pandas writes); one that may be either is refused.
+      encode_words: read columns of words, too: one of K different words becomes K - 1 columns, 1 where a row has the
+        word and else 0, without the first word in alphabetical order.
 
     Raises:
       UsageError: the file cannot be read, a cell is no finite number, there are too few rows, or labels are no classes.
@@ -59,8 +73,11 @@ def table(
       >>> source.dim, source.held_out(2).shape
       (2, (2, 2))
     """
-    options = _check_options("table", standardize, test_fraction, seed, columns, labels)
-    return _make_table_source("table", readers.read_table(path), str(path), *options)
+    if header != "auto":
+        header = require_flag("table: header", header, "auto, True or False")
+    options = _check_options("table", standardize, test_fraction, seed, columns, labels, encode_words)
+    rows = readers.read_table(path, header, _word_columns(options))
+    return _make_table_source("table", rows, str(path), options)
 
 
 def array(
@@ -70,6 +87,7 @@ def array(
     seed: int = 0,
     columns: int | None = None,
     labels: bool = False,
+    encode_words: bool = False,
 ) -> Source:
     """Take rows of an array in memory, ``[rows, columns]``; the real law is the train split, as for a file.
 
@@ -79,7 +97,8 @@ def array(
       test_fraction: share of the rows that is held out.
       seed: draws the split into training and held-out rows.
       columns: number of columns that you expect; another number is an error.
-      labels: the last column holds classes, whole numbers from 0, which are not standardised.
+      labels: the last column holds classes, whole numbers or words, which are not standardised.
+      encode_words: take columns of words (of an array of Python objects), too, as ``table`` does.
 
     Raises:
       UsageError: a cell is no finite number, there are too few rows, or labels are no classes.
@@ -91,8 +110,9 @@ def array(
       >>> source.arrays.shape
       (5, 2)
     """
-    options = _check_options("array", standardize, test_fraction, seed, columns, labels)
-    return _make_table_source("array", readers.table_from_values(values, "array"), "array", *options)
+    options = _check_options("array", standardize, test_fraction, seed, columns, labels, encode_words)
+    rows = readers.table_from_values(values, "array", _word_columns(options))
+    return _make_table_source("array", rows, "array", options)
 
 
 def split_rows(rows: np.ndarray, test_fraction: float, seed: int, where: str) -> Split:
@@ -128,9 +148,13 @@ def standardize_split(split: Split, labels: bool = False) -> Split:
 
 
 def make_empirical_source(
-    name: str, split: Split, classes: int | None = None, shape: tuple[int, int, int] | None = None
+    name: str,
+    split: Split,
+    classes: int | None = None,
+    shape: tuple[int, int, int] | None = None,
+    class_names: tuple[str, ...] | None = None,
 ) -> Source:
-    """Return the source that draws rows of ``split.train``; `classes` and `shape` are fields of ``Source``."""
+    """Return the source that draws rows of ``split.train``; the other arguments are fields of ``Source``."""
     train, test = split
 
     def draw(key: Key, arrays: Tree, num: int) -> Array:
@@ -146,57 +170,77 @@ def make_empirical_source(
     mean = train.mean(0, dtype=np.float64)
     centred = train - mean.astype(train.dtype)  # many images stay float32 and are not copied to float64
     covariance = (centred.T @ centred / len(train)).astype(np.float64)
-    return Source(name, train.shape[1], train, draw, held_out, mean, covariance, classes=classes, shape=shape)
-
-
-def _check_options(where: str, standardize: bool, test_fraction: float, seed: int, columns: int | None, labels: bool):
-    """Return the checked arguments, before a large file is read for nothing."""
-    return (
-        require_flag(f"{where}: standardize", standardize),
-        require_number(f"{where}: test_fraction", test_fraction, above=0, below=1),
-        require_integer(f"{where}: seed", seed, 0, MAX_SEED),
-        None if columns is None else require_integer(f"{where}: columns", columns, 1),
-        require_flag(f"{where}: labels", labels),
+    return Source(
+        name,
+        train.shape[1],
+        train,
+        draw,
+        held_out,
+        mean,
+        covariance,
+        classes=classes,
+        shape=shape,
+        class_names=class_names,
+        num_held_out=len(test),
     )
 
 
-def _make_table_source(
-    name: str,
-    rows: readers.Table,
+class _Options(NamedTuple):
+    """The checked arguments of a table."""
+
+    standardize: bool
+    test_fraction: float
+    seed: int
+    columns: int | None
+    labels: bool
+    encode_words: bool
+
+
+def _check_options(
     where: str,
     standardize: bool,
     test_fraction: float,
     seed: int,
     columns: int | None,
     labels: bool,
-) -> Source:
-    num_columns = rows.values.shape[1]
-    if columns is not None and num_columns != columns:
+    encode_words: bool,
+) -> _Options:
+    """Return the checked arguments, before a large file is read for nothing."""
+    return _Options(
+        require_flag(f"{where}: standardize", standardize),
+        require_number(f"{where}: test_fraction", test_fraction, above=0, below=1),
+        require_integer(f"{where}: seed", seed, 0, MAX_SEED),
+        None if columns is None else require_integer(f"{where}: columns", columns, 1),
+        require_flag(f"{where}: labels", labels),
+        require_flag(f"{where}: encode_words", encode_words),
+    )
+
+
+def _word_columns(options: _Options) -> WordColumns:
+    return "all" if options.encode_words else "last" if options.labels else "none"
+
+
+def _make_table_source(name: str, table: Table, where: str, options: _Options) -> Source:
+    num_columns = table.values.shape[1]
+    if options.columns not in (None, num_columns):
         raise UsageError(
-            f"{where}: {num_columns} columns where columns={columns}; "
-            f"give a table of {columns}, or columns={num_columns}"
+            f"{where}: {num_columns} columns where columns={options.columns}; "
+            f"give a table of {options.columns}, or columns={num_columns}"
         )
-    classes = _count_classes(rows.values, where) if labels else None
-    split = split_rows(rows.values, test_fraction, seed, where)
-    if standardize:
-        return make_empirical_source(name, standardize_split(split, labels), classes)
-    _refuse_lost_digits(split.train, where)
-    return make_empirical_source(name, split, classes)
-
-
-def _count_classes(rows: np.ndarray, where: str) -> int:
-    """Return the number of classes that the last column holds."""
-    if rows.shape[1] < 2:
-        raise UsageError(f"{where}: one column where labels are asked for; a table of labels has features before them")
-    label = rows[:, -1]
-    wrong = (label != np.floor(label)) | (label < 0) | (label >= _MAX_CLASSES)
-    if wrong.any():
-        row = int(wrong.argmax())
-        cell = f"row {row + 1} has {label[row]:g} in the last column"
-        raise UsageError(f"{where}: {cell}; labels are whole numbers from 0, below {_MAX_CLASSES}")
-    if label.max() < 1:
-        raise UsageError(f"{where}: all labels are 0; two classes or more are needed")
-    return int(label.max()) + 1
+    label, class_names = read_classes(table, where) if options.labels else (None, None)
+    table = encode_word_columns(table._replace(values=table.values[:, :-1]) if options.labels else table, where)
+    features = table.values.shape[1]
+    rows = table.values if label is None else np.column_stack([table.values, label])
+    split = split_rows(rows, options.test_fraction, options.seed, where)
+    warn_of_degenerate_rows(split.train[:, :features], table.names, where)
+    if class_names is not None:
+        warn_of_absent_classes(split.train[:, -1], class_names, where)
+    if options.standardize:
+        split = standardize_split(split, options.labels)
+    else:
+        _refuse_lost_digits(split.train, where)
+    classes = None if class_names is None else len(class_names)
+    return make_empirical_source(name, split, classes, class_names=class_names)
 
 
 def _refuse_lost_digits(train: np.ndarray, where: str) -> None:

@@ -86,6 +86,8 @@ class Source(NamedTuple):
       independent: whether the rows of a draw are independent of each other. Where they are not (evenly spaced, in
         random order), moments and densities are those of many rows, predictions of theory do not apply, and policies
         that take a part of what is drawn anew are refused.
+      class_names: what each class is called, where names are known (labels of a table that are words, or 1 and 2).
+      num_held_out: number of rows that ``held_out`` has; None where they never end.
       call: how a registered factory was called (``core.registry.Call``), or None.
     """
 
@@ -102,6 +104,8 @@ class Source(NamedTuple):
     shape: tuple[int, int, int] | None = None
     log_density: LogDensityFn | None = None
     independent: bool = True
+    class_names: tuple[str, ...] | None = None
+    num_held_out: int | None = None
     call: Any = None
 
 
