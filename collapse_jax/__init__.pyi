@@ -6,6 +6,7 @@ from . import policies as policies
 from . import settings as settings
 from . import theory as theory
 from . import types as types
+from .analysis.comparisons import compare as compare
 from .analysis.predictions import predict as predict
 from .analysis.verdicts import score as score
 from .checking.check import check as check

@@ -6,6 +6,7 @@ import pytest
 import xarray as xr
 
 from collapse_jax import results
+from collapse_jax.numerics import confidence_intervals
 from collapse_jax.reporting import plot_curves, tables
 from collapse_jax.results import io, summary
 
@@ -112,22 +113,21 @@ def test_summary_has_a_cell_for_each_metric_and_policy():
     rows = {(row.metric, row.column): row for row in summary.summarize(ds)}
     assert list(rows) == [(m, p) for m in ("zeta", "alpha") for p in ("replace", "accumulate")]
     values = ds["zeta"].sel(policy="accumulate").isel(generation=-1)
-    assert rows["zeta", "accumulate"].kind == "median"
-    assert rows["zeta", "accumulate"].centre == pytest.approx(float(np.median(values)))
-    assert summary.summarize(ds, generation=0)[0].centre == pytest.approx(float(ds["zeta"][0, :, 0].median()))
+    found = rows["zeta", "accumulate"]
+    assert (found.median, found.mean) == pytest.approx((float(np.median(values)), float(np.mean(values))))
+    assert found.low < found.median < found.high
+    assert summary.summarize(ds, generation=0)[0].median == pytest.approx(float(ds["zeta"][0, :, 0].median()))
 
 
-def test_a_metric_has_one_kind_of_centre_under_all_policies():
-    ds = dataset(chains=400)  # lognormal
-    ds["alpha"].values[:] = np.random.default_rng(0).normal(size=ds.alpha.shape)
-    assert {(row.metric, row.kind) for row in summary.summarize(ds)} == {
-        ("zeta", "mean of logs"),
-        ("alpha", "trimmed mean"),
-    }
-    text = rendered(ds)
-    assert text.count("mean of logs") == text.count("trimmed mean") == 1
-    ds["zeta"].values[1, 0, -1] = np.inf
-    assert {row.kind for row in summary.summarize(ds) if row.metric == "zeta"} == {"median"}
+@pytest.mark.parametrize(("chains", "said"), [(1, "one chain"), (3, "range of 3 chains"), (20, "95% interval")])
+def test_the_table_says_what_its_parentheses_hold(chains, said):
+    ds = dataset().isel(chain=range(chains))
+    assert said in " ".join(rendered(ds).split())  # titles are wrapped
+    found = summary.summarize(ds)[0]
+    values = ds["zeta"][0, :, -1].to_numpy()
+    if chains == 3:
+        assert (found.low, found.high) == (values.min(), values.max())
+    assert np.isnan(found.low) == (chains == 1)
 
 
 def swept():
@@ -198,13 +198,17 @@ def test_the_panels_say_what_they_show():
     assert len(figure.legends) == 1
 
 
-def test_the_line_is_the_mean_and_the_band_its_bootstrap():
-    rows = np.random.default_rng(0).normal(size=(200, 3))
-    mean, low, high = plot_curves._mean_band(rows, plot_curves.draw_resamples(200))
-    np.testing.assert_allclose(mean, rows.mean(0))
-    half = 1.96 * rows.std(0) / np.sqrt(200)
-    np.testing.assert_allclose(low, mean - half, atol=0.03)
-    np.testing.assert_allclose(high, mean + half, atol=0.03)
+def test_the_line_is_the_mean_of_what_is_finite_and_the_band_its_interval():
+    ds = dataset()
+    ds["zeta"].values[0, :3, 1] = np.inf
+    for chains in (20, 5):
+        part = ds.isel(chain=range(chains))
+        curve = plot_curves.summarize_curve(part["zeta"], {"policy": 0})
+        columns = [column[np.isfinite(column)] for column in part["zeta"][0].to_numpy().T]
+        few = chains < 6
+        expected = [(x.mean(), x.min(), x.max()) if few else confidence_intervals.mean_interval(x) for x in columns]
+        np.testing.assert_allclose(np.transpose(curve[:3]), expected)
+        assert curve.lost == 3
 
 
 def test_heavy_tails_are_drawn_by_their_median():

@@ -43,7 +43,8 @@ def test_the_interval_covers_the_median(horizon):
 
 def test_all_at_once_none_and_one():
     assert estimate_survival(np.full(1000, 7), np.ones(1000, bool))[:3] == (7, 7, 7)
-    assert estimate_survival(np.full(2, 7), np.ones(2, bool))[:3] == (7, 7, np.inf)
+    assert estimate_survival(np.full(6, 7), np.ones(6, bool))[:3] == (7, 7, 7)
+    assert np.isnan(estimate_survival(np.full(2, 7), np.ones(2, bool))[1:3]).all()
     assert estimate_survival(np.full(9, 7), np.zeros(9, bool)) == (np.inf, np.inf, np.inf, 0, 9)
     assert np.isnan(estimate_survival(np.zeros(0), np.zeros(0, bool)).median)
 

@@ -8,7 +8,7 @@ import xarray as xr
 
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.validation import require_number
-from collapse_jax.numerics.confidence_intervals import LEVEL
+from collapse_jax.numerics.confidence_intervals import LEVEL, MIN_CHAINS
 from collapse_jax.results.variables import grid_dims
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ class Survival(NamedTuple):
 
     Attributes:
       median: the median time; infinite where it is not reached.
-      low: the lower 95% limit.
-      high: the upper 95% limit.
+      low: the lower 95% limit; NaN for fewer than 6 chains.
+      high: the upper 95% limit; NaN for fewer than 6 chains.
       events: the number of chains in which the event came.
       chains: the number of chains.
     """
@@ -86,8 +86,8 @@ def estimate_survival(times: np.ndarray, observed: np.ndarray) -> Survival:
 
     times, observed = np.asarray(times, float), np.asarray(observed, bool)
     if not observed.any():
-        nothing = np.inf if len(times) else np.nan
-        return Survival(nothing, nothing, nothing, 0, len(times))
+        nothing, limit = np.inf if len(times) else np.nan, np.inf if len(times) >= MIN_CHAINS else np.nan
+        return Survival(nothing, limit, limit, 0, len(times))
     survival: EmpiricalDistributionFunction = ecdf(CensoredData.right_censored(times, ~observed)).sf
     with warnings.catch_warnings():  # where nothing has fallen yet, or everything has
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -100,6 +100,8 @@ def estimate_survival(times: np.ndarray, observed: np.ndarray) -> Survival:
         low[-1], high[-1] = 0.0, before * (1 - ((1 - LEVEL) / 2) ** (1 / at_risk))
     below_half = [survival.quantiles[p <= 0.5] for p in (alive, low, high)]
     median, earliest, latest = (float(t[0]) if len(t) else np.inf for t in below_half)
+    if len(times) < MIN_CHAINS:
+        earliest = latest = np.nan
     return Survival(median, earliest, latest, int(observed.sum()), len(times))
 
 

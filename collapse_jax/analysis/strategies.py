@@ -10,7 +10,7 @@ from collapse_jax import config
 from collapse_jax.analysis.verdicts import DEFINITIONS, score
 from collapse_jax.core.batch_rows import batch_rows
 from collapse_jax.core.errors import UsageError
-from collapse_jax.numerics.confidence_intervals import Interval, median_interval
+from collapse_jax.numerics.confidence_intervals import MIN_CHAINS, Interval, median_interval, range_interval
 from collapse_jax.planning.grid import Point
 from collapse_jax.results.summary import curve_positions, select_position
 
@@ -103,9 +103,9 @@ def _measure_risk(ds: xr.Dataset, position: dict[str, int]) -> tuple[Interval, b
         return (np.nan, np.nan, np.nan), True
     first, last = _select_ends(ds, name, position)
     if role == "risk":
-        return median_interval(last - first), False
+        return _summarize(last - first), False
     # The median is the divisor, since the first risk of some chains may be all but 0.
-    return median_interval(last / np.median(first)), True
+    return _summarize(last / np.median(first)), True
 
 
 def _measure_diversity(ds: xr.Dataset, position: dict[str, int]) -> Interval:
@@ -114,7 +114,7 @@ def _measure_diversity(ds: xr.Dataset, position: dict[str, int]) -> Interval:
         return np.nan, np.nan, np.nan
     first, last = _select_ends(ds, name, position)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return median_interval(np.exp(last - first) if role == "log_variance" else last / first)
+        return _summarize(np.exp(last - first) if role == "log_variance" else last / first)
 
 
 def _count_real_rows(point: Point, generations: int) -> float:
@@ -129,3 +129,8 @@ def _count_real_rows(point: Point, generations: int) -> float:
         if curator is not None:
             total += float(curator.real_rows) * rows.synthetic
     return total
+
+
+def _summarize(values: np.ndarray) -> Interval:
+    """Return the median with its interval, or with the range of fewer than 6 chains."""
+    return median_interval(values) if len(values) >= MIN_CHAINS else range_interval(values)

@@ -1,9 +1,9 @@
 """Test a run by the eight definitions of model collapse (arXiv 2503.03150): yes, no, or it cannot be told.
 
-A definition has an effect (what it says happens) with a 95% interval over chains. The verdict is no where the whole
-interval lies below a margin, under which effects count as none; yes where the interval reaches beyond the margin and
-lies above 0; otherwise the run cannot tell. Each interval is that of one definition at one point, without a correction
-for the number of tests.
+A definition has an effect (what it says happens) with a 95% interval over chains, and a margin, below which effects
+count as none. The verdict is yes where the whole interval lies above the margin, no where it lies below, and otherwise
+the run cannot tell. Definitions of growth have a third answer: still rising at the last generation, without evidence
+that it goes on. Each interval is that of one definition at one point, without a correction for the number of tests.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,13 @@ import numpy as np
 import xarray as xr
 
 from collapse_jax.analysis.collapse_times import check_run, metrics_with_role, zeros_on_grid
-from collapse_jax.numerics.confidence_intervals import Interval, mean_interval, median_interval
+from collapse_jax.analysis.comparisons import UNKNOWN, compare, find_primary
+from collapse_jax.analysis.growth import MIN_SHARE, unbounded_share
+from collapse_jax.numerics.confidence_intervals import MIN_CHAINS, Interval, mean_interval, median_interval
 from collapse_jax.results.summary import select_position
 
-YES, NO, UNKNOWN = "yes", "no", "cannot be told"
-MIN_CHAINS = 6  # the range of fewer chains is no 95% interval of their median
+YES, NO, RISING = "yes", "no", "still rising"
 _UNDECIDED = "the interval holds both effects that count as none and effects that count"
-_SLOPE_RATIO = 2**-0.5  # of the slope to that one doubling of t earlier: 2^c for a + b t^c, 1 for a logarithm
 _EXPONENT_MARGIN = 0.1  # smaller changes of an exponent count as none
 
 
@@ -27,12 +27,12 @@ class Verdict(NamedTuple):
     """A verdict and its evidence.
 
     Attributes:
-      verdict: ``YES``, ``NO`` or ``UNKNOWN``.
+      verdict: ``YES``, ``NO``, ``UNKNOWN``, or of growth ``RISING``.
       estimate: the effect; NaN where it cannot be estimated.
       low: the lower 95% limit of the effect.
       high: the upper 95% limit of the effect.
       metric: the metric that was tested, or "".
-      reason: why it cannot be told, or "".
+      reason: why it cannot be told, or what else to know of it, or "".
     """
 
     verdict: str
@@ -51,12 +51,16 @@ class MetricSample(NamedTuple):
       values: ``[chain, generation]``.
       generations: ``[generation]``, their numbers.
       baseline: the value of a trivial model, or NaN where none is known.
+      is_excess: whether the metric is a risk that is 0 at the truth.
+      excluded: why chains are left out, or "": those whose value at fit 1 is not finite.
     """
 
     metric: str
     values: np.ndarray
     generations: np.ndarray
     baseline: float = np.nan
+    is_excess: bool = False
+    excluded: str = ""
 
 
 class Definition(NamedTuple):
@@ -80,15 +84,19 @@ def score(ds: xr.Dataset) -> xr.Dataset:
 
     Metrics are found by their attribute ``role``, and the trivial baseline of a risk by ``baseline`` (see
     ``types.Metric``); both may be set on a dataset by hand. The first metric of a role counts. Unfinished chains (NaN)
-    are left out. Fewer than 6 chains tell nothing.
+    are left out, and so are chains in which the metric is not finite at fit 1, which ``reason`` says. Fewer than 6
+    chains tell nothing.
 
     Args:
       ds: a dataset that ``sweep``, ``run`` or ``open`` returned.
 
     Returns:
       A dataset with the dims of `ds`, but ``definition`` in place of chain and generation. Its variables are
-      ``verdict`` ("yes", "no", "cannot be told"), ``estimate``, ``low`` and ``high`` (95%, over chains), ``metric``,
-      ``reason`` (why it cannot be told), and ``rule`` along ``definition`` alone.
+      ``verdict`` ("yes", "no", "still rising", "cannot be told"), ``estimate``, ``low`` and ``high`` (95%, over
+      chains), ``metric``,
+      ``reason`` (why it cannot be told, or which chains were left out), and ``rule`` along ``definition`` alone.
+      Along the grid alone stands the primary comparison of ``compare``: ``difference`` of the risk from the first
+      policy's, ``difference_low``, ``difference_high`` and ``comparison``; the attribute ``primary`` names the risk.
 
     Raises:
       UsageError: `ds` is not the dataset of a run.
@@ -106,7 +114,17 @@ def score(ds: xr.Dataset) -> xr.Dataset:
         values = np.asarray([verdict[i] for verdict in verdicts.ravel()], kind)
         variables[field] = (dims, values.reshape(verdicts.shape))
     rules = ("definition", [definition.rule for definition in DEFINITIONS])
-    return xr.Dataset({**variables, "rule": rules}, {**grid.coords, "definition": names})
+    verdicts = xr.Dataset({**variables, "rule": rules}, {**grid.coords, "definition": names})
+    return verdicts.assign(_take_primary(compare(ds))).assign_attrs(primary=find_primary(ds))
+
+
+def _take_primary(differences: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Return the variables of ``compare`` that are about the primary metric, under the names they have in ``score``."""
+    if not differences.attrs["primary"]:
+        return {}
+    chosen = differences.sel(metric=differences.attrs["primary"]).drop_vars(["metric", "units"])
+    names = {"difference": "difference", "low": "difference_low", "high": "difference_high", "answer": "comparison"}
+    return {name: chosen[key] for key, name in names.items()}
 
 
 def _test_roles(
@@ -121,7 +139,10 @@ def _test_roles(
         if (number := ds.sizes["generation"]) < min_generations:
             reason = f"the run has {number} generations, and {min_generations} are needed"
             return Verdict(UNKNOWN, metric=names[0], reason=reason)
-        return test([_take_sample(ds, name, position) for name in names])
+        samples = [_take_sample(ds, name, position) for name in names]
+        verdict = test(samples)
+        excluded = next((sample.excluded for sample in samples if sample.metric == verdict.metric), "")
+        return verdict._replace(reason="; ".join(filter(None, [excluded, verdict.reason])))
 
     return test_position
 
@@ -132,7 +153,11 @@ def _take_sample(ds: xr.Dataset, name: str, position: dict[str, int]) -> MetricS
     baselines = np.asarray(attrs.get("baseline", np.nan), float)
     index = _baseline_index(ds, position, attrs)
     baseline = np.nan if index is None else float(baselines[index])
-    return MetricSample(name, values[~np.isnan(values).all(1)], ds["generation"].to_numpy().astype(float), baseline)
+    values = values[~np.isnan(values).all(1)]
+    begins = np.isfinite(values[:, 0])
+    excluded = "" if begins.all() else f"not finite at fit 1 in {(~begins).sum():,} of {len(values):,} chains"
+    generations, is_excess = ds["generation"].to_numpy().astype(float), name in metrics_with_role(ds, "excess_risk")
+    return MetricSample(name, values[begins], generations, baseline, is_excess, excluded)
 
 
 def _baseline_index(ds: xr.Dataset, position: dict[str, int], attrs: dict[Any, Any]) -> tuple[int, ...] | None:
@@ -148,17 +173,17 @@ def _decide(metric: str, interval: Interval, chains: int, margin: float = 0.0) -
     if chains < MIN_CHAINS or np.isnan(low) or np.isnan(high):
         reason = f"{chains} chains have numbers to compare, and {MIN_CHAINS} are needed"
         return Verdict(UNKNOWN, estimate, np.nan, np.nan, metric, reason)
-    if high <= max(margin, 0.0):
+    if high <= margin:
         return Verdict(NO, *interval, metric)
-    if low > 0:
+    if low > margin:
         return Verdict(YES, *interval, metric)
     return Verdict(UNKNOWN, *interval, metric, _UNDECIDED)
 
 
 def _test_catastrophic_risk(samples: list[MetricSample]) -> Verdict:
-    """Test whether a risk is infinite, which is above any baseline, or above the first baseline that is known."""
+    """Test whether a risk became infinite, which is above any baseline, or is above the first known baseline."""
     verdict = None
-    for metric, values, _, baseline in samples:
+    for metric, values, _, baseline, *_ in samples:
         last = values[:, -1][~np.isnan(values[:, -1])]
         if len(last) >= MIN_CHAINS and median_interval(last)[1] == np.inf:
             return _decide(metric, median_interval(last), len(last))
@@ -167,58 +192,68 @@ def _test_catastrophic_risk(samples: list[MetricSample]) -> Verdict:
     return verdict or Verdict(UNKNOWN, metric=samples[0].metric, reason="no trivial baseline is known")
 
 
+def _risk_margin(sample: MetricSample) -> float:
+    """Return the rise of a risk that counts as none.
+
+    It is a tenth of an excess risk at fit 1; of another risk a twentieth of what fit 1 gains over the trivial model;
+    where neither is known, a tenth of fit 1's interquartile range over chains.
+    """
+    first = sample.values[:, 0]
+    if not len(first):
+        return 0.0
+    if sample.is_excess:
+        return 0.1 * float(first.mean())
+    gain = sample.baseline - float(np.median(first))
+    return 0.05 * gain if gain > 0 else 0.1 * float(np.subtract(*np.quantile(first, [0.75, 0.25])))
+
+
 def _test_any_increase(samples: list[MetricSample]) -> Verdict:
     """Test whether the mean risk rises; outliers are lowered, which keeps the lower limit valid for heavy tails."""
     sample = samples[0]
     rise = _total_change(sample)
     if not len(rise):
         return _decide(sample.metric, (np.nan, np.nan, np.nan), 0)
-    finite = rise[np.isfinite(rise)]
+    finite, margin = rise[np.isfinite(rise)], _risk_margin(sample)
     if not len(finite):
-        return _decide(sample.metric, (rise[0], rise[0], rise[0]), len(rise))
+        return _decide(sample.metric, (rise[0], rise[0], rise[0]), len(rise), margin)
     first, third = np.quantile(finite, [0.25, 0.75])
     fence = third + 3 * (third - first) if third > first else finite.max()
     estimate, low, _ = mean_interval(np.minimum(rise, fence))
     high = mean_interval(rise)[2] if len(finite) == len(rise) else np.inf
-    return _decide(sample.metric, (estimate, low, high), len(rise))
+    return _decide(sample.metric, (estimate, low, high), len(rise), margin)
 
 
 def _test_diverging_risk(samples: list[MetricSample]) -> Verdict:
-    values = samples[0].values
-    first = values[:, 0][np.isfinite(values[:, 0])]
-    margin = 0.1 * np.subtract(*np.quantile(first, [0.75, 0.25])) / np.log(2) if len(first) else 0.0
-    return _test_growth(samples[0], margin)
+    return _test_growth(samples[0], _risk_margin(samples[0]) / np.log(2))
 
 
 def _test_collapsing_variance(samples: list[MetricSample]) -> Verdict:
     """Test the loss of log variance; with a slope b against log t, the variance halves in t log(2) / b."""
     sample = samples[0]
     verdict = _test_growth(sample._replace(values=-sample.values), np.log(2) / 10)
-    _, _, highest = median_interval(sample.values[:, -1])
-    if len(sample.values) >= MIN_CHAINS and highest < np.log(0.01):
+    _, _, highest = median_interval(_total_change(sample))
+    if highest < np.log(0.01):
         return verdict._replace(verdict=YES, reason="")
     return verdict
 
 
 def _test_growth(sample: MetricSample, margin: float) -> Verdict:
-    """Test whether a metric goes on growing with log t, by its slopes over the last two doublings of t.
+    """Test whether a metric grows with log t over the last doubling of t, and whether that goes on without bound.
 
-    What levels off has grown too, so the last slope is also compared with the one before. A chain that became infinite
-    has an infinite slope.
+    A chain that became infinite has an infinite slope.
     """
-    metric, values, t, _ = sample
-    late, early = t > t[-1] / 2, (t > t[-1] / 4) & (t <= t[-1] / 2)
-    slope, before = (_fit_slopes(np.log(t[part]), values[:, part]) for part in (late, early))
-    became = np.isfinite(values[:, 0]) & (values[:, -1] == np.inf)
-    slope, before = np.where(became, np.inf, slope), np.where(became, 0.0, before)
-    both = ~np.isnan(slope + before)
-    grows = _decide(metric, median_interval(slope[both]), both.sum(), margin)
-    persists = _decide(metric, median_interval((slope - _SLOPE_RATIO * before)[both]), both.sum())
-    if NO in (grows.verdict, persists.verdict):
-        return grows._replace(verdict=NO, reason="")
-    if grows.verdict == persists.verdict:
+    metric, values, t = sample.metric, sample.values, sample.generations
+    late = t > t[-1] / 2
+    slope = np.where(values[:, -1] == np.inf, np.inf, _fit_slopes(np.log(t[late]), values[:, late]))
+    slope = slope[~np.isnan(slope)]
+    grows = _decide(metric, median_interval(slope), len(slope), margin)
+    if grows.verdict != YES:
         return grows
-    return grows._replace(verdict=UNKNOWN, reason="the growth may go on or level off")
+    share, low, high = unbounded_share(values, t)
+    if low > MIN_SHARE:
+        return grows
+    way = f"from the best plateau to growth without bound it is {share:.2f} of the way (95% {low:.2f} to {high:.2f})"
+    return grows._replace(verdict=RISING, reason=way)
 
 
 def _test_scaling_law(ds: xr.Dataset, position: dict[str, int]) -> Verdict:
@@ -287,26 +322,29 @@ DEFINITIONS = (
         "catastrophic_risk",
         "catastrophic\nrisk",
         _test_roles(_RISKS, _test_catastrophic_risk),
-        "yes: the median risk at T is above that of a trivial model, or infinite",
+        "yes: the median risk at T is above that of a trivial model, or infinite; no: it is below",
     ),
     Definition(
         "any_increase",
         "any rise\nof risk",
         _test_roles(_RISKS, _test_any_increase, 2),
-        "yes: the mean of R_T - R_1 is above 0 (t interval; upper outliers are lowered to Tukey's far fence)",
+        "yes: the mean of R_T - R_1 (upper outliers are lowered to Tukey's far fence) is above the margin, no: below; "
+        "the margin is a tenth of an excess risk at fit 1, else a twentieth of what fit 1 gains over the trivial "
+        "model, else a tenth of fit 1's interquartile range",
     ),
     Definition(
         "diverging_risk",
         "diverging\nrisk",
         _test_roles(_RISKS, _test_diverging_risk, 8),
-        "yes: the median slope of R against log t over the last doubling of t is above 0, and above 0.71 times that "
-        "over the doubling before; no: a doubling adds less than a tenth of fit 1's interquartile range",
+        "no (levels off): over the last doubling of t the median slope of R against log t adds less than the margin "
+        "of any rise; yes: it adds more, and the curve is nearer to unbounded growth (a power or the logarithm of t) "
+        "than to a plateau that is reached within about 3 T; still rising: it adds more, without that evidence",
     ),
     Definition(
         "collapsing_variance",
         "collapsing\nvariance",
         _test_roles(("log_variance",), _test_collapsing_variance, 8),
-        "yes: minus the log variance grows in the same way, or the median variance at T is under 1% of the truth's; "
+        "yes: minus the log variance grows in the same way, or the median variance at T is under 1% of fit 1's; "
         "no: at that pace the variance does not halve in 10 T",
     ),
     Definition(
@@ -320,19 +358,19 @@ DEFINITIONS = (
         "mode_loss",
         "modes\nlost",
         _test_roles(("modes",), _test_loss(0.05), 2),
-        "yes: the mean loss of modes alive from fit 1 to T is above 0 (t interval); no: it is below 5% of them",
+        "yes: the mean loss of modes alive from fit 1 to T is above 5% of them; no: it is below",
     ),
     Definition(
         "tail_loss",
         "tails\nlost",
         _test_roles(("tail",), _test_loss(0.1), 2),
-        "yes: the mean loss of the tails' mass from fit 1 to T is above 0 (t interval); no: it is below 10% of it",
+        "yes: the mean loss of the tails' mass from fit 1 to T is above 10% of it; no: it is below",
     ),
     Definition(
         "hallucination",
         "halluci-\nnation",
         _test_roles(("hallucination",), _test_hallucination, 2),
-        "yes: the mean growth since fit 1 of the share below the truth's 0.1% quantile of density is above 0 (t "
-        "interval); no: it is below 0.001",
+        "yes: the mean growth since fit 1 of the share below the truth's 0.1% quantile of density is above 0.001; no: "
+        "it is below",
     ),
 )

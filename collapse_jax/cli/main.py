@@ -172,7 +172,10 @@ def _compare_runs(arguments: argparse.Namespace, rest: list[str]) -> None:
         _run_experiment(experiment, path, None, LaunchOptions(plugins=tuple(arguments.plugin)))
     folders = [_default_folder(path) if path in configs else path for path in arguments.config]
     datasets = [results.open(folder) for folder in folders]
-    _make_console().print(tables.render_strategies(datasets))
+    console = _make_console()
+    console.print(tables.render_strategies(datasets))
+    if (differences := tables.render_run_differences(datasets)) is not None:
+        console.print(differences)
     picture = arguments.out or (folders[0] if len(folders) == 1 else folders[0].parent) / "compare.png"
     with explain_write_errors(picture):
         print(f"picture: {plot_strategies.plot_strategies(datasets, picture)}")

@@ -1,4 +1,4 @@
-"""Draw a run: each metric against the generation, its mean over chains with a 95% band, and the exact mean dashed."""
+"""Draw a run: each metric against the generation, its mean over chains with its interval, and the exact mean dashed."""
 
 import io
 import math
@@ -11,7 +11,13 @@ import xarray as xr
 
 from collapse_jax import results
 from collapse_jax.core.errors import UsageError
-from collapse_jax.numerics.confidence_intervals import median_interval
+from collapse_jax.numerics.confidence_intervals import (
+    MIN_CHAINS,
+    mean_band,
+    median_interval,
+    name_interval,
+    range_interval,
+)
 from collapse_jax.reporting.figures import save_figure
 from collapse_jax.reporting.plot_grid import THEORY, draw_grid, draw_legend
 from collapse_jax.results import store
@@ -27,7 +33,6 @@ if TYPE_CHECKING:
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", ":", "-.")
 MAX_CURVES = 12  # in a panel; a larger grid has a picture of its own
-_RESAMPLES = 400
 LONG = 500  # generations; in longer runs the first ones need a logarithmic axis to be seen
 
 
@@ -91,10 +96,9 @@ def draw_curves(ds: xr.Dataset) -> "Figure":
     rows = math.ceil(len(names) / columns)
     figure = Figure(figsize=(max(4.2 * columns, 5.5), 3.1 * rows + 1.2), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    draws = draw_resamples(ds.sizes["chain"])
     styles = choose_styles(labels)
     for ax, name in zip(axes, names, strict=False):
-        curves = {label: summarize_curve(ds[name], position, draws) for label, position in labels.items()}
+        curves = {label: summarize_curve(ds[name], position) for label, position in labels.items()}
         _draw_panel(ax, ds["generation"].to_numpy(), curves, styles, ds[name].attrs, ds.sizes["chain"])
         is_median = ds[name].attrs.get("summary") == "median"
         for position in labels.values():
@@ -106,37 +110,25 @@ def draw_curves(ds: xr.Dataset) -> "Figure":
     return figure
 
 
-def draw_resamples(num_chains: int) -> np.ndarray:
-    """Return how often each chain is in each resample, ``[resample, chain]``, for all metrics and policies alike."""
-    rng = np.random.default_rng(0)
-    draws = (rng.integers(num_chains, size=num_chains) for _ in range(_RESAMPLES))
-    return np.stack([np.bincount(draw, minlength=num_chains) for draw in draws]).astype(np.float32)
+def summarize_curve(values: xr.DataArray, position: dict[str, int]) -> Curve:
+    """Summarize a metric over chains along the generations, with 95% intervals, or the range of fewer than 6 chains.
 
-
-def summarize_curve(values: xr.DataArray, position: dict[str, int], draws: np.ndarray) -> Curve:
-    """Summarize a metric over chains along the generations.
+    The line is the mean over finite values; a metric with the attribute ``summary="median"`` has its median.
 
     Args:
       values: the metric.
       position: the position of the curve, as ``curve_positions`` gives it.
-      draws: the resamples of ``draw_resamples``.
     """
     rows = select_position(values, position).transpose("chain", "generation").to_numpy().astype(float)
+    finite, few = np.isfinite(rows), len(rows) < MIN_CHAINS
     if values.attrs.get("summary") == "median":
-        centre, low, high = np.transpose([median_interval(column) for column in rows.T])
+        interval = range_interval if few else median_interval
+        centre, low, high = np.transpose([interval(column) for column in rows.T])
         return Curve(centre, low, high, int(np.isnan(rows).any(1).sum()))
-    return Curve(*_mean_band(rows, draws), int((~np.isfinite(rows)).any(1).sum()))
-
-
-def _mean_band(rows: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the mean over the finite values of ``[chain, generation]`` and its 95% bootstrap interval over chains."""
-    finite = np.isfinite(rows)
-    values = np.where(finite, rows, 0.0)
-    with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 where no value is finite: NaN, which is not drawn
-        mean = values.sum(0) / finite.sum(0)
-        means = (draws @ values) / (draws @ finite)
-        low, high = np.quantile(means, [0.025, 0.975], axis=0) if len(rows) > 1 else (mean * np.nan, mean * np.nan)
-    return mean, low, high
+    centre, low, high = mean_band(rows)
+    if few and len(rows) > 1:
+        low, high = np.where(finite, rows, np.inf).min(0), np.where(finite, rows, -np.inf).max(0)
+    return Curve(centre, low, high, int((~finite).any(1).sum()))
 
 
 def choose_styles(labels: dict[str, dict[str, int]]) -> dict[str, dict[str, Any]]:
@@ -203,7 +195,7 @@ def _add_title_and_legend(figure: "Figure", ds: xr.Dataset, ax: "Axes") -> None:
     attrs, chains = ds.attrs, ds.sizes["chain"]
     title = [str(attrs["setting"])] if "setting" in attrs else []
     title += [f"n = {attrs['num_samples']:,}"] if isinstance(attrs.get("num_samples"), int) else []
-    title += [f"mean over {chains:,} chains, 95% band" if chains > 1 else "one chain"]
+    title += [f"mean over {chains:,} chains, {name_interval(chains)}" if chains > 1 else "one chain"]
     figure.suptitle(" · ".join(title), fontsize=12)
     handles, _ = ax.get_legend_handles_labels()
     draw_legend(figure, handles, max_columns=4, fontsize=9)

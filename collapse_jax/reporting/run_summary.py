@@ -34,6 +34,8 @@ def show_run(out: Any, console: "Console", is_new: bool) -> list[Any]:
     ds = results.open(out)
     with console.capture() as printed:
         console.print(tables.render_summary(ds))
+        if (differences := tables.render_differences(ds)) is not None:
+            console.print(differences)
         console.print(tables.render_verdicts(ds))
     print(printed.get(), end="")
     with explain_write_errors(out):

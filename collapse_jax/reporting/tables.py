@@ -7,10 +7,11 @@ import numpy as np
 import xarray as xr
 
 from collapse_jax.analysis.collapse_times import collapse_times, half_life
+from collapse_jax.analysis.comparisons import BETTER, REFERENCE, UNKNOWN, UNSEEN, WORSE, compare, compare_runs
 from collapse_jax.analysis.strategies import score_strategies
 from collapse_jax.analysis.theory_check import TheoryCheck, find_failures
-from collapse_jax.analysis.verdicts import DEFINITIONS, UNKNOWN, score
-from collapse_jax.numerics.confidence_intervals import Interval
+from collapse_jax.analysis.verdicts import DEFINITIONS, score
+from collapse_jax.numerics.confidence_intervals import Interval, name_interval
 from collapse_jax.results.summary import MetricSummary, curve_positions, select_position, summarize
 from collapse_jax.results.variables import select_scalars
 
@@ -36,26 +37,21 @@ def render_summary(ds: xr.Dataset, generation: int = -1) -> "Table":
         return _render_grid(ds, generation)
     summaries, ds = summarize(ds, generation), select_scalars(ds)
     number, chains = int(ds["generation"].to_numpy()[generation]), ds.sizes["chain"]
-    kinds = {summary.metric: summary.kind for summary in summaries}
-    title = f"Generation {number:,}: {_describe_kinds(set(kinds.values()), chains)}"
-    result = _make_table(title, padding=(0, 1, 1, 0))
+    result = _make_table(f"Generation {number:,}: {_describe_summary(chains)}", padding=(0, 1, 1, 0))
     result.add_column("metric", no_wrap=True)
     for label in labels:
         result.add_column(Text(label), justify="right", overflow="fold")
     for name in map(str, ds.data_vars):
-        kind = f"\n{kinds[name]}" if chains > 1 and len(set(kinds.values())) > 1 else ""
         cells = [Text(_format_summary(summary)) for summary in summaries if summary.metric == name]
-        result.add_row(Text(name + _format_units(ds[name].attrs) + kind), *cells)
+        result.add_row(Text(name + _format_units(ds[name].attrs)), *cells)
     return result
 
 
-def _describe_kinds(kinds: set[str], chains: int) -> str:
-    """Return in words how the chains are summarized."""
+def _describe_summary(chains: int) -> str:
+    """Return in words what the cells hold."""
     if chains == 1:
         return "one chain"
-    if len(kinds) == 1:
-        return f"{next(iter(kinds))} over {chains:,} chains, 95% interval in parentheses"
-    return f"summary of {chains:,} chains (its kind is below each metric), 95% interval in parentheses"
+    return f"median over {chains:,} chains, {name_interval(chains)} in parentheses, and mean"
 
 
 def _render_grid(ds: xr.Dataset, generation: int) -> "Table":
@@ -92,8 +88,8 @@ def _format_units(attrs: Mapping[str, Any]) -> str:
 
 def _format_summary(summary: MetricSummary) -> str:
     if np.isnan(summary.low) and np.isnan(summary.high):
-        return f"{summary.centre:.3g}"
-    return f"{summary.centre:.3g}\n({summary.low:.3g}, {summary.high:.3g})"
+        return f"{summary.median:.3g}"
+    return f"{summary.median:.3g}\n({summary.low:.3g}, {summary.high:.3g})\nmean {summary.mean:.3g}"
 
 
 def render_verdicts(ds: xr.Dataset) -> "Table":
@@ -114,6 +110,76 @@ def render_verdicts(ds: xr.Dataset) -> "Table":
         marks = ["?" if answer == UNKNOWN else answer for answer in answers]
         cells = [_format_survival(survival.isel(position), last) for survival in (halves, times)]
         result.add_row(Text(label), *marks, *cells)
+    if notes := list_exclusions(verdicts):
+        result.caption, result.caption_justify = "\n".join(notes), "left"
+    return result
+
+
+def list_exclusions(verdicts: xr.Dataset) -> list[str]:
+    """Return a line for each metric that is not judged, or not in all chains, since it is not finite at fit 1."""
+    reasons = zip(verdicts["metric"].to_numpy().ravel(), verdicts["reason"].to_numpy().ravel(), strict=True)
+    found = {f"{metric}: {reason.split(';')[0]}" for metric, reason in reasons if reason.startswith("not finite")}
+    return [f"not judged: {line}" for line in sorted(found)]
+
+
+def render_differences(ds: xr.Dataset) -> "Table | None":
+    """Return a table of each policy's difference from the first one, in pairs of chains; None for one policy.
+
+    The risk comes first. A grid of many points has a row for each point instead, with the risk alone.
+    """
+    from rich.text import Text
+
+    if ds.sizes.get("policy", 1) < 2 or not select_scalars(ds):
+        return None
+    found, positions = compare(ds), curve_positions(ds)
+    primary, first = found.attrs["primary"], str(found["policy"].to_numpy()[0])
+    names = [primary] * bool(primary) + [name for name in found["metric"].to_numpy() if name != primary]
+    others = {label: where for label, where in positions.items() if where["policy"] > 0}
+    number = int(ds["generation"].to_numpy()[-1])
+    title = f"Difference from {first} at generation {number:,}: mean over chains in pairs, Student's 95% interval"
+    if primary:
+        title += f"\n{primary} decides, its intervals hold together; *: seen elsewhere, by Holm over all other cells"
+    result = _make_table(title, padding=(0, 1, 1, 0))
+    result.add_column("" if len(others) > _MAX_COLUMNS else "metric", no_wrap=True)
+    if len(others) > _MAX_COLUMNS:
+        result.add_column(primary or names[0], justify="right")
+        for label, where in list(others.items())[:_MAX_ROWS]:
+            result.add_row(Text(label), Text(_format_difference(found.isel(where).sel(metric=primary or names[0]))))
+        return result
+    for label in others:
+        result.add_column(Text(label), justify="right", overflow="fold")
+    for name in names:
+        cells = [_format_difference(found.isel(where).sel(metric=name)) for where in others.values()]
+        result.add_row(Text(name + _format_units(ds[name].attrs)), *map(Text, cells))
+    return result
+
+
+def _format_difference(cell: xr.Dataset) -> str:
+    answer, estimate, low, high = (cell[key].item() for key in ("answer", "difference", "low", "high"))
+    if answer == REFERENCE or np.isnan(estimate):
+        return "?"
+    mark = "" if answer in (UNSEEN, UNKNOWN, WORSE, BETTER) else " *"
+    interval = "" if np.isnan(low) else f"\n({low:+.3g}, {high:+.3g})"
+    words = f"\n{answer}" if cell["metric"].item() == cell.attrs["primary"] else ""
+    return f"{estimate:+.3g}{mark}{interval}{words}"
+
+
+def render_run_differences(datasets: Sequence[xr.Dataset]) -> "Table | None":
+    """Return a table of the risk of each curve of all runs against the first curve; None where there is one curve."""
+    from rich.text import Text
+
+    rows = compare_runs(datasets)
+    if not rows:
+        return None
+    first = next(iter(curve_positions(datasets[0])))
+    result = _make_table(f"Difference of the risk from {first}, at the last generation; 95% intervals hold together")
+    result.add_column("curve", overflow="fold")
+    for name in ("difference", "", "chains"):
+        result.add_column(name, justify="right")
+    for row in rows:
+        interval = row.difference[:3]
+        chains = f"{row.difference.chains:,}" + (" in pairs" if row.difference.paired else ", not paired")
+        result.add_row(Text(row.label), _format_interval(interval), row.answer, chains)
     return result
 
 
@@ -123,6 +189,8 @@ def _format_survival(survival: xr.Dataset, last: int) -> str:
         return "?"
     limits = [float(survival[field]) for field in ("median", "low", "high")]
     median, low, high = (f"{limit:,.0f}" if np.isfinite(limit) else f"> {last:,}" for limit in limits)
+    if np.isnan(limits[1]):
+        return median
     return median if low == median == high else f"{median} ({low}, {high})"
 
 
@@ -134,7 +202,9 @@ def render_strategies(datasets: Sequence[xr.Dataset]) -> "Table":
     """
     from rich.text import Text
 
-    result = _make_table("Strategies at the last generation: medians over chains, 95% intervals in parentheses")
+    result = _make_table(
+        "Strategies at the last generation: medians over chains, 95% intervals (below 6 chains ranges) in parentheses"
+    )
     result.add_column("setting")
     result.add_column("strategy", overflow="fold")
     for name in ("risk: ratio (x)\nor rise (+)", "diversity\nkept", "real rows\nof a chain", "candidates\nfor a row"):

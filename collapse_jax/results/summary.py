@@ -1,4 +1,4 @@
-"""Summarize metrics over chains: a centre and an interval for each metric and curve."""
+"""Summarize metrics over chains: the median with its interval, and the mean, for each metric and curve."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from collapse_jax.numerics.confidence_intervals import SUMMARIES, choose_summary
+from collapse_jax.numerics.confidence_intervals import MIN_CHAINS, drop_nans, median_interval, range_interval
 from collapse_jax.results.variables import grid_dims, select_scalars
 
 
@@ -16,18 +16,18 @@ class MetricSummary(NamedTuple):
     Attributes:
       metric: the name of the metric.
       column: the label of the curve.
-      kind: what the centre is: a key of ``confidence_intervals.SUMMARIES``.
-      centre: the centre over chains.
-      low: the lower 95% limit; NaN where there is one chain.
-      high: the upper 95% limit; NaN where there is one chain.
+      median: the median over chains.
+      low: the lower 95% limit of the median; in runs of 2 to 5 chains the smallest value; NaN where there is one chain.
+      high: the upper 95% limit, or the largest value.
+      mean: the mean over chains.
     """
 
     metric: str
     column: str
-    kind: str
-    centre: float
+    median: float
     low: float
     high: float
+    mean: float
 
 
 def curve_positions(ds: xr.Dataset) -> dict[str, dict[str, int]]:
@@ -45,21 +45,20 @@ def select_position(values: xr.DataArray, position: Mapping[str, int]) -> xr.Dat
 
 
 def summarize(ds: xr.Dataset, generation: int = -1) -> list[MetricSummary]:
-    """Return the centre over chains, with a 95% interval, of every metric and curve.
-
-    A metric has one kind of centre for all curves, chosen by the weight of its tails (see ``choose_summary``).
+    """Return the median over chains, its 95% interval or range, and the mean, of every metric and curve.
 
     Args:
       ds: the dataset of a run.
       generation: a position on the generation axis.
     """
     last, summaries = select_scalars(ds).isel(generation=generation), []
+    interval = median_interval if last.sizes["chain"] >= MIN_CHAINS else range_interval
     for name in map(str, last.data_vars):
-        samples = {
-            label: select_position(last[name], position).to_numpy() for label, position in curve_positions(ds).items()
-        }
-        kind = choose_summary(samples.values())
-        summaries += [MetricSummary(name, label, kind, *SUMMARIES[kind](values)) for label, values in samples.items()]
+        for label, position in curve_positions(ds).items():
+            values = drop_nans(select_position(last[name], position).to_numpy())
+            with np.errstate(invalid="ignore"):  # the mean of -inf and inf is NaN
+                mean = float(values.mean()) if len(values) else np.nan
+            summaries.append(MetricSummary(name, label, *interval(values), mean))
     return summaries
 
 

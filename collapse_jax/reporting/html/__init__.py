@@ -104,6 +104,7 @@ def render_report(ds: xr.Dataset, reload_seconds: float | None = None, folder: P
         images=images,
         texts=texts,
         policies=text.policy_labels(ds) or ["all"],
+        differences=tables.tabulate_differences(ds),
         evidence=tables.tabulate_evidence(ds, verdicts),
         numbers=tables.tabulate_numbers(ds),
         csv=tables.encode_csv(records),

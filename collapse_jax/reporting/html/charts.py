@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from collapse_jax.numerics.confidence_intervals import name_interval
 from collapse_jax.reporting import plot_curves
 from collapse_jax.results.summary import curve_positions, select_position
 from collapse_jax.results.theory_variables import exact_line
@@ -32,16 +33,17 @@ def make_charts(ds: xr.Dataset) -> dict[str, Any]:
     axes = [dim for dim in grid_dims(ds) if dim != "policy"]
     select = len(labels) > plot_curves.MAX_CURVES
     chosen = thin_generations(scalars.sizes["generation"], MAX_CELLS // max(1, len(names) * len(labels)))
-    part, draws = ds.isel(generation=chosen), plot_curves.draw_resamples(ds.sizes["chain"])
+    part = ds.isel(generation=chosen)
     return {
         "generations": part["generation"].to_numpy().tolist(),
         "chains": ds.sizes["chain"],
+        "interval": name_interval(ds.sizes["chain"]),
         "select": select,
         "long": bool(scalars.sizes["generation"] >= plot_curves.LONG),
         "policies": [str(p) for p in np.atleast_1d(ds["policy"].to_numpy())] if "policy" in ds.coords else ["all"],
         "axes": [{"name": axis, "values": axis_labels(ds, axis), "numbers": _axis_numbers(ds, axis)} for axis in axes],
         "curves": _style_curves(labels, [ds.sizes[axis] for axis in axes], axes, select),
-        "metrics": [_summarize_metric(part, name, labels, draws, select) for name in names],
+        "metrics": [_summarize_metric(part, name, labels, select) for name in names],
         "histograms": _make_histograms(scalars, labels, axes),
     }
 
@@ -87,9 +89,7 @@ def _style_curves(
     return curves
 
 
-def _summarize_metric(
-    ds: xr.Dataset, name: str, labels: dict[str, dict[str, int]], draws: np.ndarray, select: bool
-) -> dict[str, Any]:
+def _summarize_metric(ds: xr.Dataset, name: str, labels: dict[str, dict[str, int]], select: bool) -> dict[str, Any]:
     """Return a metric's curves with the predictions of theory."""
     values = ds[name]
     attrs = values.attrs
@@ -97,7 +97,7 @@ def _summarize_metric(
     shown = values.assign_attrs(summary="median") if in_logs else values
     curves = []
     for position in labels.values():
-        curve = plot_curves.summarize_curve(shown, position, draws)
+        curve = plot_curves.summarize_curve(shown, position)
         theory = exact_line(ds, name, position, follows_median=in_logs)
         unfinished = int(select_position(values, position).isnull().all("generation").sum())
         band = {key: round_values(getattr(curve, key)) for key in ("centre", "low", "high")}

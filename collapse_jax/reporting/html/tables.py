@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from collapse_jax.analysis.verdicts import DEFINITIONS, UNKNOWN
-from collapse_jax.reporting.html.text import is_done
+from collapse_jax.analysis.comparisons import BETTER, HIGHER, LOWER, REFERENCE, WORSE, compare
+from collapse_jax.analysis.verdicts import DEFINITIONS, RISING, UNKNOWN
+from collapse_jax.reporting.html.text import is_done, policy_labels
 from collapse_jax.results import summary
 from collapse_jax.results.variables import grid_dims, select_scalars
 
@@ -38,7 +39,7 @@ def _verdict_cell(verdicts: xr.Dataset) -> dict[str, str]:
     verdict, estimate, low, high = (verdicts[key].item() for key in ("verdict", "estimate", "low", "high"))
     number = "" if np.isnan(estimate) else f"{estimate:.3g}"
     number += "" if np.isnan(low) else f" ({low:.3g}, {high:.3g})"
-    mark = "unknown" if verdict == UNKNOWN else verdict
+    mark = {UNKNOWN: "unknown", RISING: "rising"}.get(verdict, verdict)
     return {"verdict": verdict, "mark": mark, "number": number, "metric": verdicts["metric"].item(),
             "reason": verdicts["reason"].item()}  # fmt: skip
 
@@ -50,8 +51,7 @@ def tabulate_numbers(ds: xr.Dataset) -> dict[str, Any]:
     labels = list(dict.fromkeys(row.column for row in summaries))
     missing = "not finite" if is_done(ds) else "not yet"
     cells = {(row.metric, row.column): _format_summary(row, missing) for row in summaries}
-    kinds = {row.metric: row.kind if ds.sizes["chain"] > 1 else "one chain" for row in summaries}
-    heads = [(name, " · ".join([*_list_units(scalars[name]), kinds[name]]) if name in kinds else "") for name in names]
+    heads = [(name, " · ".join(_list_units(scalars[name]))) for name in names]
     if len(labels) <= 8:
         columns: Any = [(label, "") for label in labels]
         rows: Any = [(head, [cells[head[0], label] for label in labels]) for head in heads]
@@ -62,15 +62,46 @@ def tabulate_numbers(ds: xr.Dataset) -> dict[str, Any]:
     return {"columns": columns, "rows": rows[:_MAX_ROWS], "left_out": len(rows[_MAX_ROWS:]), "generation": generation}
 
 
+def tabulate_differences(ds: xr.Dataset) -> dict[str, Any] | None:
+    """Return differences from the first policy in pairs of chains: a row a metric, the risk first; None for one policy.
+
+    A cell is the answer, the difference with its interval, and a class of the page's style sheet.
+    """
+    if ds.sizes.get("policy", 1) < 2 or not select_scalars(ds):
+        return None
+    found, positions = compare(ds), summary.curve_positions(ds)
+    primary = found.attrs["primary"]
+    others = {label: where for label, where in positions.items() if where["policy"] > 0}
+    names = sorted(found["metric"].to_numpy().tolist(), key=lambda name: name != primary)
+    if len(others) > 8:
+        names = names[:1]
+    cells = {(name, label): _difference_cell(found.isel(where).sel(metric=name)) for name in names
+             for label, where in others.items()}  # fmt: skip
+    rows: Any = [(name, [cells[name, label] for label in others]) for name in names]
+    columns = list(others)
+    if len(others) > 8:
+        columns, rows = names, [(label, [cells[names[0], label]]) for label in others]
+    return {"reference": policy_labels(ds)[0], "primary": primary, "columns": columns, "rows": rows[:_MAX_ROWS]}
+
+
+def _difference_cell(cell: xr.Dataset) -> tuple[str, str, str]:
+    answer, estimate, low, high = (cell[key].item() for key in ("answer", "difference", "low", "high"))
+    if answer == REFERENCE or np.isnan(estimate):
+        return UNKNOWN, "", "unknown"
+    number = f"{estimate:+.3g}" + ("" if np.isnan(low) else f" ({low:+.3g}, {high:+.3g})")
+    return answer, number, {WORSE: "yes", BETTER: "no", HIGHER: "rising", LOWER: "rising"}.get(answer, "unknown")
+
+
 def _list_units(values: xr.DataArray) -> list[str]:
     units = str(values.attrs.get("units", "1"))
     return [] if units in ("", "1") else [units]
 
 
 def _format_summary(row: summary.MetricSummary, missing: str) -> tuple[str, str]:
-    if np.isnan(row.centre):
+    if np.isnan(row.median):
         return missing, ""
-    return f"{row.centre:.3g}", "" if np.isnan(row.low) else f"({row.low:.3g}, {row.high:.3g})"
+    limits = "" if np.isnan(row.low) else f"({row.low:.3g}, {row.high:.3g}), mean {row.mean:.3g}"
+    return f"{row.median:.3g}", limits
 
 
 def list_records(ds: xr.Dataset, charts: dict[str, Any]) -> list[dict[str, Any]]:

@@ -7,7 +7,9 @@ import xarray as xr
 import yaml
 
 from collapse_jax.analysis.collapse_times import metrics_with_role
-from collapse_jax.analysis.verdicts import DEFINITIONS, NO, UNKNOWN, YES
+from collapse_jax.analysis.comparisons import BETTER, HIGHER, LOWER, UNKNOWN, UNSEEN, WORSE, compare
+from collapse_jax.analysis.verdicts import DEFINITIONS, NO, YES
+from collapse_jax.numerics.confidence_intervals import name_interval
 from collapse_jax.reporting.html.charts import axis_labels
 from collapse_jax.results import summary
 from collapse_jax.results.variables import grid_dims, select_scalars
@@ -55,11 +57,70 @@ def write_question(ds: xr.Dataset) -> str:
 
 
 def write_answer(ds: xr.Dataset, verdicts: xr.Dataset) -> list[str]:
-    """Return two sentences: which definitions of collapse hold, and how the most telling metric changed."""
+    """Return sentences: how policies differ, which definitions of collapse hold, and how the variance changed."""
     if not _has_finished_chains(ds):
         return ["No chain is finished yet. The answer appears here as soon as some are."]
     so_far = "" if is_done(ds) else f"So far, with {format_progress(ds)} done: "
-    return [so_far + _describe_verdicts(verdicts), *_describe_change(ds)]
+    compared = _describe_comparison(ds)
+    told = _describe_verdicts(verdicts)
+    return [so_far + compared[0], *compared[1:], told, *_describe_change(ds)] if compared else [
+        so_far + told, *_describe_change(ds)]  # fmt: skip
+
+
+def _describe_comparison(ds: xr.Dataset) -> list[str]:
+    """Return sentences on the risk of each policy against the first, and on what moved most; none for one policy."""
+    if ds.sizes.get("policy", 1) < 2 or not select_scalars(ds):
+        return []
+    found = compare(ds)
+    primary, (first, *others) = found.attrs["primary"], policy_labels(ds)
+    if not primary:
+        return [f"No metric of this setting is a risk, so no policy is called better or worse than {first}."]
+    end, title = int(ds["generation"].to_numpy()[-1]), str(ds[primary].attrs.get("long_name", primary))
+    risk = found.sel(metric=primary)
+    clauses = []
+    for policy in others:
+        cell = risk.sel(policy=policy)
+        answers = cell["answer"].to_numpy().ravel().tolist()
+        if len(answers) == 1:
+            clauses.append(f"{policy} {_describe_difference(cell, first)}")
+        else:
+            counts = [
+                f"{word} at {answers.count(word)}" for word in (BETTER, WORSE, UNSEEN, UNKNOWN) if word in answers
+            ]
+            clauses.append(f"{policy} is {_join(counts)} of {len(answers)} points against {first}")
+    chains = int(risk["chains"].max())
+    text = f"At generation {end:,}, by the {title}: {'; '.join(clauses)} ({chains} chains in pairs)."
+    return [text, *_describe_largest(found, first)]
+
+
+def _describe_difference(cell: xr.Dataset, first: str) -> str:
+    """Return a clause on the primary metric at one point; the verb comes first."""
+    answer, estimate, low, high = (cell[key].item() for key in ("answer", "difference", "low", "high"))
+    units = str(cell["units"].item())
+    units = "" if units in ("", "1") else f" {units}"
+    interval = "" if np.isnan(low) else f", 95% {low:+.3g} to {high:+.3g}"
+    number = f"{estimate:+.3g}{units}{interval}"
+    if answer == UNKNOWN:
+        return f"cannot be compared with {first}"
+    if answer == UNSEEN:
+        return f"differs from {first} by less than this run can see ({number})"
+    return f"is {answer} than {first} ({number})"
+
+
+def _describe_largest(found: xr.Dataset, first: str) -> list[str]:
+    """Return a sentence on the other metric that differs most, in standard errors, among those that surely differ."""
+    cells = found.stack(cell=found["difference"].dims)
+    width = cells["high"] - cells["low"]
+    sure = cells["answer"].isin([HIGHER, LOWER]) & (width > 0)
+    if not bool(sure.any()):
+        return [f"No other metric surely differs from {first}, by Holm's method over all of them."]
+    ratio = np.abs(cells["difference"] / width).where(sure)
+    most = cells.isel(cell=int(ratio.argmax()))
+    name, policy, answer = most["metric"].item(), most["policy"].item(), most["answer"].item()
+    return [
+        f"What moved most is {name}: {answer} under {policy} by {abs(most['difference'].item()):.3g} "
+        f"({most['low'].item():+.3g} to {most['high'].item():+.3g})."
+    ]
 
 
 def is_done(ds: xr.Dataset) -> bool:
@@ -138,21 +199,25 @@ def _describe_change(ds: xr.Dataset) -> list[str]:
     title = str(ds[name].attrs.get("long_name", name))
     begin, end = (int(ds["generation"].to_numpy()[i]) for i in (0, -1))
     if len(last) > _MAX_CURVES:
-        centres = [row.centre for row in last if np.isfinite(row.centre)]
+        centres = [row.median for row in last if np.isfinite(row.median)]
         if not centres:
             return [f"At generation {end:,} the {title} is finite at no point."]
         limits = f"between {min(centres):.3g} and {max(centres):.3g}{units}"
-        return [f"At generation {end:,} the {title} lies {limits} ({last[0].kind} over chains, all points)."]
+        return [f"At generation {end:,} the {title} lies {limits} (medians over chains, all points)."]
     changes = []
     for start, stop in zip(first, last, strict=True):
         interval = "" if np.isnan(stop.low) else f" ({stop.low:.3g}, {stop.high:.3g})"
-        before = f"from {start.centre:.3g} to " if end > begin else ""
+        before = f"from {start.median:.3g} to " if end > begin else ""
         under = f" under {stop.column}" if stop.column else ""
-        changes.append(f"{before}{stop.centre:.3g}{interval}{units}{under}")
+        changes.append(f"{before}{stop.median:.3g}{interval}{units}{under}")
     changes = [change for change in changes if "nan" not in change]
     if not changes:
         return []
-    over = f"{last[0].kind} over chains, 95% interval in parentheses" if ds.sizes["chain"] > 1 else "one chain"
+    over = (
+        f"median over chains, {name_interval(ds.sizes['chain'])} in parentheses"
+        if ds.sizes["chain"] > 1
+        else "one chain"
+    )
     head = f"From generation {begin:,} to {end:,} the {title} goes" if end > begin else f"The {title} is"
     return [f"{head} {'; '.join(changes)} ({over})."]
 
