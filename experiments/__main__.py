@@ -27,7 +27,7 @@ HEAD = """# Gallery
 Published figures and tables, made again by `python -m experiments --fraction {f}`: each from a config to a dataset to a
 picture, with a fraction {f} of the chains of its config (100 where that is fewer, or all there are) and, where said, a
 part of its grid or a smaller model; `--fraction 1` runs the configs as they are. Lines are means over chains with 95%
-bootstrap bands; dashed lines are exact (`collapse_jax/theory`).
+intervals; dashed lines are exact (`collapse_jax/theory`).
 
 Below each picture: what was published, in our words; the number, or the range that the words allow; what was measured,
 with 4 standard errors on either side; the verdict. A number *agrees* where the interval holds it and reaches no further

@@ -15,7 +15,7 @@ import collapse_jax as cj
 from collapse_jax import config
 from collapse_jax.execution import resumable
 from collapse_jax.numerics.confidence_intervals import Interval
-from collapse_jax.reporting.plot_curves import COLOURS, draw_resamples, summarize_curve
+from collapse_jax.reporting.plot_curves import COLOURS, summarize_curve
 from collapse_jax.reporting.plot_grid import THEORY
 from collapse_jax.results.theory_variables import exact_line
 
@@ -175,7 +175,7 @@ def panels(width: int, height: int = 1, size: tuple[float, float] = (3.3, 2.9), 
 
 
 def lines(ax: Axes, ds: xr.Dataset, name: str, curves: Mapping[str, Mapping[str, Any]], centre: str = "mean") -> None:
-    """A metric along generations: centre and 95% bootstrap band of each curve, and the exact mean dashed.
+    """A metric along generations: mean and 95% interval of each curve, and the exact mean dashed.
 
     Args:
       ax: where to draw.
@@ -184,10 +184,9 @@ def lines(ax: Axes, ds: xr.Dataset, name: str, curves: Mapping[str, Mapping[str,
       curves: of each label the point of the grid, as labels of its dimensions: ``{"n = 10": {"num_samples": 10}}``.
       centre: ``"mean"`` or ``"median"`` over chains; with medians only exact means of logarithms are drawn.
     """
-    draws = draw_resamples(ds.sizes["chain"])
     for colour, (label, point) in zip(COLOURS, curves.items(), strict=False):
         position = {dim: place(ds, dim, value) for dim, value in point.items()}
-        found = summarize_curve(ds[name].assign_attrs(summary=centre), position, draws)
+        found = summarize_curve(ds[name].assign_attrs(summary=centre), position)
         generations = ds["generation"].to_numpy()
         ax.plot(generations, found.centre, color=colour, linewidth=1.6, label=label)
         ax.fill_between(generations, found.low, found.high, color=colour, alpha=0.22, linewidth=0)

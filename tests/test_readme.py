@@ -9,6 +9,7 @@ import pytest
 import collapse_jax as cj
 from collapse_jax import config, policies
 from collapse_jax.core import registry
+from collapse_jax.numerics.confidence_intervals import MIN_CHAINS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -62,6 +63,9 @@ def test_every_config_loads_and_says_what_it_is(path):
     header = path.read_text().split("setting:")[0]
     for word in ("Shows", "Source", "Command", "Run time", "Expected"):
         assert word in header, word
+    said = "a chain alone" if experiment.num_chains == 1 else f"{experiment.num_chains} chains: no verdict"
+    assert (experiment.num_chains >= MIN_CHAINS) == ("# Undecided" not in header)
+    assert experiment.num_chains >= MIN_CHAINS or f"# Undecided {said}" in header
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "papers").rglob("*.yaml")), ids=lambda p: p.stem)

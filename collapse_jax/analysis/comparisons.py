@@ -86,8 +86,8 @@ def compare(ds: xr.Dataset, generation: int = -1) -> xr.Dataset:
             is_reference[*point, i] = True
             continue
         position = dict(zip(dims, point, strict=True))
-        values = [_chain_values(last[names[i]], where) for where in (position, {**position, "policy": 0})]
-        cells[*point, i] = subtract(*values)
+        metric = last[names[i]]
+        cells[*point, i] = subtract(*(_chain_values(metric, where) for where in (position, {**position, "policy": 0})))
     return _judge(ds, cells, is_reference, dims, names, primary)
 
 

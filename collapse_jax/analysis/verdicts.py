@@ -114,8 +114,8 @@ def score(ds: xr.Dataset) -> xr.Dataset:
         values = np.asarray([verdict[i] for verdict in verdicts.ravel()], kind)
         variables[field] = (dims, values.reshape(verdicts.shape))
     rules = ("definition", [definition.rule for definition in DEFINITIONS])
-    verdicts = xr.Dataset({**variables, "rule": rules}, {**grid.coords, "definition": names})
-    return verdicts.assign(_take_primary(compare(ds))).assign_attrs(primary=find_primary(ds))
+    result = xr.Dataset({**variables, "rule": rules}, {**grid.coords, "definition": names})
+    return result.assign(_take_primary(compare(ds))).assign_attrs(primary=find_primary(ds))
 
 
 def _take_primary(differences: xr.Dataset) -> dict[str, xr.DataArray]:

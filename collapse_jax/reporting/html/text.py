@@ -114,7 +114,7 @@ def _describe_largest(found: xr.Dataset, first: str) -> list[str]:
     sure = cells["answer"].isin([HIGHER, LOWER]) & (width > 0)
     if not bool(sure.any()):
         return [f"No other metric surely differs from {first}, by Holm's method over all of them."]
-    ratio = np.abs(cells["difference"] / width).where(sure)
+    ratio = (abs(cells["difference"]) / width).where(sure)
     most = cells.isel(cell=int(ratio.argmax()))
     name, policy, answer = most["metric"].item(), most["policy"].item(), most["answer"].item()
     return [
