@@ -87,7 +87,8 @@ def compare(ds: xr.Dataset, generation: int = -1) -> xr.Dataset:
             continue
         position = dict(zip(dims, point, strict=True))
         metric = last[names[i]]
-        cells[*point, i] = subtract(*(_chain_values(metric, where) for where in (position, {**position, "policy": 0})))
+        values, reference = (_chain_values(metric, where) for where in (position, {**position, "policy": 0}))
+        cells[*point, i] = subtract(values, reference)
     return _judge(ds, cells, is_reference, dims, names, primary)
 
 

@@ -115,7 +115,7 @@ def _describe_largest(found: xr.Dataset, first: str) -> list[str]:
     if not bool(sure.any()):
         return [f"No other metric surely differs from {first}, by Holm's method over all of them."]
     ratio = (abs(cells["difference"]) / width).where(sure)
-    most = cells.isel(cell=int(ratio.argmax()))
+    most = cells.isel(cell=int(np.nanargmax(ratio.to_numpy())))
     name, policy, answer = most["metric"].item(), most["policy"].item(), most["answer"].item()
     return [
         f"What moved most is {name}: {answer} under {policy} by {abs(most['difference'].item()):.3g} "
