@@ -100,7 +100,9 @@ def test_what_cannot_be_compared_and_what_is_infinite():
     rng = np.random.default_rng(0)
     base = rng.normal(size=12)
     worse = np.where(np.arange(12) < 4, np.inf, base + 1)
-    found = cell(dataset([[base, worse]]))
+    ds = dataset([[base, worse]])
+    ds["metric_0"][..., 0] = 0.0  # finite at fit 1
+    found = cell(ds)
     assert found["answer"] == WORSE
     assert found["p_value"] == pytest.approx(2 * 0.5**12)  # by the signs of all twelve
     assert np.isnan(found["low"])
@@ -111,6 +113,22 @@ def test_what_cannot_be_compared_and_what_is_infinite():
     assert cell(dataset([[base, base + 1]]))["answer"] == WORSE
     with pytest.raises(cj.UsageError, match="compare: ds must be a dataset"):
         cj.compare(3)
+
+
+@pytest.mark.fast
+def test_what_is_not_finite_at_fit_1_is_not_compared():
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(2, 1, 12)) + 0.1 * rng.normal(size=(2, 2, 12)) + np.array([[0], [1]])
+    ds = dataset(base, roles=("risk", "excess_risk"))
+    ds["metric_0"][:, :4, 0] = np.inf
+    found = cj.compare(ds).sel(policy="policy_1")
+    assert found["chains"].to_numpy().tolist() == [8, 12]
+    assert found.attrs["primary"] == "metric_0"
+    ds["metric_0"][:, :, 0] = np.nan
+    found = cj.compare(ds).sel(policy="policy_1")
+    assert found["answer"].to_numpy().tolist() == [UNKNOWN, WORSE]
+    assert found.attrs["primary"] == "metric_1"
+    assert comparisons.compare_runs([ds])[0].answer == WORSE
 
 
 @pytest.mark.fast

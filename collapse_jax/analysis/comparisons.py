@@ -48,7 +48,8 @@ def compare(ds: xr.Dataset, generation: int = -1) -> xr.Dataset:
     """Compare each policy with the first one, in each metric and at each grid point, chain by chain.
 
     Chains of a run share their random numbers over policies, and so differences in pairs are far more precise than
-    those of two summaries. Two chains are enough for an interval.
+    those of two summaries. Two chains are enough for an interval. Chains in which a metric is not finite at fit 1 are
+    left out of its differences.
 
     Args:
       ds: a dataset that ``sweep``, ``run`` or ``open`` returned.
@@ -79,7 +80,7 @@ def compare(ds: xr.Dataset, generation: int = -1) -> xr.Dataset:
     cells = np.empty(shape, object)
     policy = dims.index("policy") if "policy" in dims else None
     is_reference = np.zeros(shape, bool)
-    last = scalars.isel(generation=generation)
+    last = scalars.isel(generation=generation).where(np.isfinite(scalars.isel(generation=0)))
     for *point, i in np.ndindex(shape):
         cells[*point, i] = Difference()
         if policy is None or point[policy] == 0:
@@ -200,14 +201,24 @@ def adjust_by_holm(p_values: np.ndarray) -> np.ndarray:
 
 
 def find_primary(ds: xr.Dataset) -> str:
-    """Return the name of the metric that decides: the first risk, else the first excess risk, else ""."""
-    return next((name for role in ("risk", "excess_risk") for name in metrics_with_role(ds, role)), "")
+    """Return the name of the metric that decides: the first risk, else the first excess risk, else "".
+
+    A metric that is finite at fit 1 in no chain, as a likelihood of rows without a density, does not decide.
+    """
+    names = [name for role in ("risk", "excess_risk") for name in metrics_with_role(ds, role)]
+    begun = [name for name in names if np.isfinite(ds[name].isel(generation=0)).any()]
+    return next(iter(begun or names), "")
 
 
 def can_pair(first: xr.Dataset, second: xr.Dataset) -> bool:
     """Return whether chains of two runs share their random numbers: seed, generator, flags, backend and sizes agree."""
     recorded = [{key: ds.attrs.get(key) for key in (*_SAME, "seed")} for ds in (first, second)]
     return recorded[0] == recorded[1] and None not in recorded[0].values()
+
+
+def _last_values(values: xr.DataArray, position: dict[str, int]) -> np.ndarray:
+    """Return the values of each chain at the last generation; NaN where the first is not finite."""
+    return _chain_values(values.isel(generation=-1).where(np.isfinite(values.isel(generation=0))), position)
 
 
 def _chain_values(values: xr.DataArray, position: dict[str, int]) -> np.ndarray:
@@ -242,7 +253,7 @@ def compare_runs(datasets: Sequence[xr.Dataset]) -> list[CurveComparison]:
     if not primary:
         return []
     (start, *_), found = curve_positions(first).values(), []
-    reference = _chain_values(first[primary].isel(generation=-1), start)
+    reference = _last_values(first[primary], start)
     for number, ds in enumerate(datasets):
         keys = ("setting", "num_generations")
         if primary not in ds or [ds.attrs.get(key) for key in keys] != [first.attrs.get(key) for key in keys]:
@@ -252,7 +263,7 @@ def compare_runs(datasets: Sequence[xr.Dataset]) -> list[CurveComparison]:
                 continue
             paired = ds is first or can_pair(first, ds)
             paired &= _num_samples(ds, position) == _num_samples(first, start)
-            found.append((label, subtract(_chain_values(ds[primary].isel(generation=-1), position), reference, paired)))
+            found.append((label, subtract(_last_values(ds[primary], position), reference, paired)))
     count = sum(not np.isnan(difference.p_value) for _, difference in found)
     level = 1 - (1 - LEVEL) / max(count, 1)
     return [_answer(label, _replace_ends(difference, level), count) for label, difference in found]
