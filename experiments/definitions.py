@@ -4,10 +4,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import collapse_jax as cj
-from collapse_jax.analysis.verdicts import DEFINITIONS, NO, UNKNOWN, YES
+from collapse_jax.analysis.verdicts import DEFINITIONS, NO, RISING, UNKNOWN, YES
 from experiments.published import Claim, Published, number
 
-COLOUR = {YES: "#D55E00", NO: "#0072B2", UNKNOWN: "0.75"}
+COLOUR = {YES: "#D55E00", NO: "#0072B2", RISING: "#E69F00", UNKNOWN: "0.75"}
 
 
 def claims(ds: xr.Dataset) -> list[Claim]:
@@ -38,7 +38,7 @@ def draw(ds: xr.Dataset) -> Figure:
             ax.text(
                 column,
                 row,
-                "?" if word == UNKNOWN else word,
+                "?" if word == UNKNOWN else word.replace(" ", "\n"),
                 ha="center",
                 va="center",
                 color="black" if word == UNKNOWN else "white",

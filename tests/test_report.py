@@ -129,6 +129,10 @@ def test_the_answer_counts_the_verdicts():
     assert f"accumulate collapses by none ({no} say no, {8 - no} cannot be told from this run)" in page.text
     both = xr.concat([ds.sel(policy=["replace"]), ds.sel(policy=["replace"]).assign_coords(policy=["again"])], "policy")
     assert f"replace and again collapse by {count} (" in page_of(both).text
+    rising = verdicts.verdict.copy()
+    rising.loc[{"policy": "replace", "definition": "diverging_risk"}] = "still rising"
+    said = html.text.write_answer(ds, verdicts.assign(verdict=rising))
+    assert "; diverging risk is open, as it is still rising" in " ".join(said)
     last = summary.summarize(ds[["log_trace_ratio"]])[0]
     assert f"{last.median:.3g} ({last.low:.3g}, {last.high:.3g}) nats under replace" in page.text
     evidence = [row for row in page.rows if row and row[0].startswith("collapsing variance")]

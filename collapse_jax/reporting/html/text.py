@@ -8,7 +8,7 @@ import yaml
 
 from collapse_jax.analysis.collapse_times import metrics_with_role
 from collapse_jax.analysis.comparisons import BETTER, HIGHER, LOWER, UNKNOWN, UNSEEN, WORSE, compare
-from collapse_jax.analysis.verdicts import DEFINITIONS, NO, YES
+from collapse_jax.analysis.verdicts import DEFINITIONS, NO, RISING, YES
 from collapse_jax.numerics.confidence_intervals import name_interval
 from collapse_jax.reporting.html.charts import axis_labels
 from collapse_jax.results import summary
@@ -175,15 +175,17 @@ def _describe_policy(verdicts: np.ndarray) -> str:
         counts = {title: int((row == YES).sum()) for title, row in zip(titles, verdicts, strict=True)}
         shown = [f"{title} at {count} of {points} points" for title, count in counts.items() if count]
         return f"shows {', '.join(shown)}" if shown else "collapses by none at any point"
-    yes, unknown = (
-        [title for title, row in zip(titles, verdicts, strict=True) if row[0] == answer] for answer in (YES, UNKNOWN)
+    yes, rising, unknown = (
+        [title for title, row in zip(titles, verdicts, strict=True) if row[0] == answer]
+        for answer in (YES, RISING, UNKNOWN)
     )
-    untold = f"{len(unknown)} cannot be told from this run" if unknown else ""
+    untold = [f"{title} is open, as it is still rising" for title in rising]
+    untold += [f"{len(unknown)} cannot be told from this run"] if unknown else []
     if len(unknown) == len(titles):
         return "cannot be judged from this run"
     if not yes:
-        return f"collapses by none ({int((verdicts == NO).sum())} say no{', ' + untold if untold else ''})"
-    return f"collapses by {len(yes)} ({', '.join(yes)}{'; ' + untold if untold else ''})"
+        return f"collapses by none ({int((verdicts == NO).sum())} say no{''.join(f', {part}' for part in untold)})"
+    return f"collapses by {len(yes)} ({', '.join(yes)}{''.join(f'; {part}' for part in untold)})"
 
 
 def _describe_change(ds: xr.Dataset) -> list[str]:
