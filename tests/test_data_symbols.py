@@ -38,6 +38,15 @@ def test_a_file_of_symbols(tmp_path):
     assert symbols.symbol_file(str(file)).probabilities.tolist() == [3 / 5, 1 / 5, 1 / 5]
 
 
+def test_lines_of_symbols_end_at_newlines_alone(tmp_path):
+    """A line may hold any other separator of Unicode, and each way to end a line is one."""
+    file = tmp_path / "symbols.txt"
+    odd = ["a\u2028b", "a\x85b", "a\x0bb", "a\x0cb", "a\x1cb", "\u2029", "\xa0"]
+    for newline in ("\n", "\r\n", "\r"):
+        file.write_text(newline.join([*odd, *odd, "a"]), encoding="utf-8", newline="")
+        np.testing.assert_allclose(symbols.symbol_file(str(file)).probabilities, [2 / 15] * 7 + [1 / 15])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

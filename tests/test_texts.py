@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from collapse_jax.data import known_texts, readers, texts, tokens
+from collapse_jax.data import known_texts, readers, symbols, texts, tokens
 
 KEY = jax.random.key(3)
 LAW = texts.markov_chain()
@@ -100,6 +100,17 @@ def test_entropy_rates():
 def test_a_byte_order_mark_is_no_character(tmp_path):
     (tmp_path / "t.txt").write_bytes(b"\xef\xbb\xbf" + b"abc" * 20)
     assert texts.text_file(str(tmp_path / "t.txt")).num_symbols == 3
+
+
+@pytest.mark.parametrize("code", ["utf-16", "utf-16-le", "utf-16-be", "utf-32-le", "latin-1"])
+def test_other_codes_are_refused(code, tmp_path):
+    """Without its mark, UTF-16 decodes as UTF-8: each second character would be a 0."""
+    words = "größer als " * 20 if code == "latin-1" else "larger than " * 20
+    (tmp_path / "t.txt").write_bytes(words.encode(code))
+    for read in (texts.text_file, symbols.symbol_file):
+        with pytest.raises(ValueError, match=r"t\.txt: byte \d+ .*UTF-8.*convert the file") as error:
+            read(str(tmp_path / "t.txt"))
+        assert "\n" not in str(error.value)
 
 
 def test_versions_of_datasets_come_in_order():

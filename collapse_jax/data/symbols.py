@@ -1,18 +1,16 @@
 """Laws over K symbols: one factory for each, which returns a ``Symbols``."""
 
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.registry import register_symbols
-from collapse_jax.core.validation import one_line, reject, require_integer, require_number
-from collapse_jax.data import bundled
+from collapse_jax.core.validation import reject, require_integer, require_number
+from collapse_jax.data import bundled, text_files
 from collapse_jax.types import Symbols
 
 MAX_SYMBOLS = 2**24  # float32, which counts them, cannot tell more symbols apart
@@ -66,6 +64,8 @@ def zipf(num: int = 1000, exponent: float = 1.0, shift: float = 0.0) -> Symbols:
 def symbol_file(path: str) -> Symbols:
     """Take the frequencies of the lines of your own text file (UTF-8), one symbol a line, without blank lines.
 
+    Lines end at newlines alone; spaces and tabs around a symbol are dropped.
+
     Args:
       path: the path of the file.
 
@@ -82,20 +82,9 @@ def symbol_file(path: str) -> Symbols:
       >>> law.probabilities.round(3).tolist()
       [0.667, 0.333]
     """
-    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
-    if not isinstance(name, str) or not name:
-        reject("symbol_file: path", path, "the path of a text file, one symbol a line")
-    file = Path(os.path.expanduser(name))
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise UsageError(f"{file}: no such file; give the path of a text file, one symbol a line") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{file}: not text in UTF-8; write one symbol a line") from None
-    except OSError as error:
-        message = f"{file}: cannot be read ({one_line(error.strerror or error)}); check it and its rights"
-        raise UsageError(message) from None
-    symbols = [line.strip() for line in lines if line.strip()]
+    file, text = text_files.read_text("symbol_file", path, "a text file, one symbol a line")
+    lines = (line.strip(" \t") for line in re.split("\r\n|\n|\r", text))  # other separators may be in a symbol
+    symbols = [line for line in lines if line]
     if not symbols:
         raise UsageError(f"{file}: no symbols; write at least one, one a line")
     return Symbols("symbol_file", _count_frequencies(symbols))

@@ -1,14 +1,11 @@
 """Texts to learn from: one factory for each, which returns a ``Text``. ``known_texts`` has laws of known entropy."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.registry import register_text
-from collapse_jax.core.validation import one_line, reject, require_integer
-from collapse_jax.data import bundled, readers
+from collapse_jax.core.validation import require_integer
+from collapse_jax.data import bundled, readers, text_files
 from collapse_jax.data.known_texts import brackets, hidden_markov, markov_chain
 from collapse_jax.data.markov_texts import HELD_OUT, draw_windows, held_out_start
 from collapse_jax.data.tokens import Tokenizer, make_alphabet
@@ -66,7 +63,7 @@ def text_file(
       characters: the characters that may occur, for tokenizer characters; default: those that do.
 
     Raises:
-      UsageError: the file cannot be read as text, is too short, or has a character outside the alphabet.
+      UsageError: the file cannot be read as text in UTF-8, is too short, or has a character outside the alphabet.
 
     Example:
       >>> import pathlib, tempfile
@@ -78,20 +75,7 @@ def text_file(
       >>> b"".join(text.pieces)
       b' benort'
     """
-    name = os.fspath(path) if isinstance(path, str | os.PathLike) else None
-    if not isinstance(name, str) or not name:
-        reject("text_file: path", path, "the path of a text file")
-    file = Path(os.path.expanduser(name))
-    try:
-        text = file.read_bytes().decode().removeprefix("\ufeff")  # a byte order mark is no character
-    except FileNotFoundError:
-        raise UsageError(f"{file}: no such file; give the path of a text file") from None
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise UsageError(f"{file}: byte {error.start + 1} ({byte:#04x}) is not UTF-8; convert the file") from None
-    except OSError as error:
-        message = f"{file}: cannot be read ({one_line(error.strerror or error)}); check it and its rights"
-        raise UsageError(message) from None
+    file, text = text_files.read_text("text_file", path, "a text file")
     return text_from_string(str(file), text, tokenizer, vocabulary, characters)
 
 
@@ -132,7 +116,10 @@ def tfds_text(
         raise UsageError(f"tfds_text: {name!r} has no split {split!r} with a feature {field!r}; it has {have}")
     source = builder.as_data_source(split)
     texts = (source[i][field] for i in range(min(documents, len(source))))
-    joined = "\n\n".join(t.decode(errors="replace") if isinstance(t, bytes) else str(t) for t in texts)
+    try:
+        joined = "\n\n".join(t.decode() if isinstance(t, bytes) else str(t) for t in texts)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"tfds_text: a document of {name!r} is not UTF-8 ({error.reason}); convert them") from None
     return text_from_string(name, joined, tokenizer, vocabulary)
 
 

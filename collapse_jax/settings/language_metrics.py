@@ -42,7 +42,9 @@ _OF_KNOWN = (
     Metric("forward_kl_per_symbol_error", "standard error of forward_kl_per_symbol over held-out rows", "nats a symbol",
            "definition"),
 )  # fmt: skip
-_OF_TEXT = Metric("bits_per_byte", "test_nll_per_symbol in bits a byte of UTF-8", "bits a byte", "definition")
+_OF_TEXT = Metric(
+    "bits_per_byte", "test_nll_per_symbol in bits a byte of UTF-8 of the held-out rows", "bits a byte", "definition"
+)
 
 
 class LanguageTruth(NamedTuple):
@@ -53,12 +55,14 @@ class LanguageTruth(NamedTuple):
       log_pairs: log frequencies of its pairs of symbols, ``[V^2]``; None for large V.
       grams: the real text's n-grams, in order.
       loss: loss of the true law a symbol of each test row, ``[num_test]``, or None where it is not known.
+      bytes_per_symbol: bytes of UTF-8 a symbol of the test rows, or None where symbols are no text.
     """
 
     log_symbols: Array
     log_pairs: Array | None
     grams: text_metrics.Grams
     loss: Array | None
+    bytes_per_symbol: Array | None
 
 
 def metrics_of_text(text: Text, gram_bits: int) -> tuple[Metric, ...]:
@@ -83,7 +87,10 @@ def truth_of_text(text: Text, test_NxL: np.ndarray, ngram: int) -> LanguageTruth
 
     loss = None if text.log_prob is None else jnp.asarray(-text.log_prob(test_NxL) / length, float)
     log_pairs = None if size > MAX_PAIRED_SYMBOLS else log_share(1)
-    return LanguageTruth(log_share(0), log_pairs, text_metrics.order_grams(real, ngram), loss)
+    in_bytes = None
+    if text.bytes_per_symbol is not None:
+        in_bytes = jnp.asarray(np.array([len(piece) for piece in text.pieces])[test_NxL].mean(), float)
+    return LanguageTruth(log_share(0), log_pairs, text_metrics.order_grams(real, ngram), loss, in_bytes)
 
 
 def observe_rows(

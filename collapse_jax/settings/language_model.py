@@ -358,6 +358,6 @@ def _observe(
         excess_N = loss_NxL.mean(1) - truth.loss
         metrics["forward_kl_per_symbol"] = excess_N.mean()
         metrics["forward_kl_per_symbol_error"] = excess_N.std() / max(excess_N.size - 1, 1) ** 0.5
-    if text.bytes_per_symbol is not None:
-        metrics["bits_per_byte"] = metrics["test_nll_per_symbol"] / (np.log(2) * text.bytes_per_symbol)
+    if truth.bytes_per_symbol is not None:
+        metrics["bits_per_byte"] = metrics["test_nll_per_symbol"] / (np.log(2) * truth.bytes_per_symbol)
     return metrics
