@@ -221,6 +221,7 @@ BAD_ARGUMENTS = [
     ("circles", "factor", [-0.1, 1.0, 2]),
     ("moons", "noise", [-0.1, [1, 2]]),
     ("moons", "spacing", ["equal", 1]),
+    ("swiss_roll", "per_chain", [1, "no"]),
     ("swiss_roll", "noise", [-1e-9]),
     ("digits", "pca", [0, 65, 8.0, "8"]),
     ("digits", "standardize", [1, None]),

@@ -9,6 +9,7 @@ from scipy import stats
 import collapse_jax as cj
 from collapse_jax import data, policies, settings, theory
 from collapse_jax.core.errors import UsageError
+from collapse_jax.core.random import chain_keys, stream
 from collapse_jax.theory.prediction import make_case
 
 KEYS = jax.random.split(jax.random.key(0), 400)
@@ -97,3 +98,68 @@ def test_traced_numbers_of_rows_mean_whole_draws():
     for num in (6, 11):
         alone = cj.run(setting, "replace", num_samples=num, **options)
         np.testing.assert_array_equal(both.test_nll.sel(num_samples=num).squeeze(), alone.test_nll.squeeze())
+
+
+OWN = {
+    "moons": data.moons(spacing="even", per_chain=True), "circles": data.circles(per_chain=True),
+    "swiss_roll": data.swiss_roll(per_chain=True), "blobs": data.blobs(per_chain=True, shared_centers=False)
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_chains_are_held_to_rows_of_their_own(name):
+    """The test loss and the variance ratio of three fits, from the chain's own data, by NumPy."""
+    setting = settings.kde(0.5, source=OWN[name], num_test=30)
+    options = {"num_samples": 12, "num_generations": 3, "seed": 4}
+    runs = cj.run(setting, "accumulate", num_chains=5, **options)
+    key = chain_keys(4, 5)[2]
+    own = setting.extras.chain_world(stream(key, "world"), setting.world())
+    rows = np.asarray(setting.sample_real(stream(key, "real"), own, 12), float)
+    squared = ((np.asarray(own.test, float)[:, None] - rows) ** 2).sum(2)
+    density = np.exp(-squared / (2 * 0.25)).mean(1) / (2 * np.pi * 0.25) ** (rows.shape[1] / 2)
+    chain = runs.isel(chain=2).squeeze()
+    assert float(chain.test_nll[0]) == pytest.approx(-np.log(density).mean(), rel=1e-4)
+    ratio = np.log(rows.var(0).mean() / np.asarray(own.truth))
+    assert float(chain.log_training_variance_ratio[0]) == pytest.approx(ratio, abs=1e-4)
+    assert len(np.unique(runs.test_nll.values[..., 0])) == 5
+    alone = jax.jit(lambda k: cj.simulate(cj.make_chain(setting, policies.accumulate(), **{
+        "num_samples": 12, "num_generations": 3}), k, setting.world()))(key)  # fmt: skip
+    np.testing.assert_allclose(alone["test_nll"], chain.test_nll, rtol=1e-5)
+
+
+def test_blobs_of_a_chain_have_centres_of_its_own():
+    keys = jax.random.split(jax.random.key(3), 2000)
+    for shared in (True, False):
+        source = data.blobs(num_centers=3, std=0.01, box=2.0, per_chain=True, shared_centers=shared)
+        own = jax.vmap(lambda key, draw=source.draw_own: draw(key, 20))(keys)
+        centers = np.asarray(own.arrays, float)
+        assert np.abs(centers).max() <= 2.0
+        assert stats.kstest(centers[:, 0, 0], "uniform", (-2, 4)).pvalue > 1e-3
+        for i in range(5):
+            exact = np.cov(centers[i].T, bias=True) + 1e-4 * np.eye(2)
+            np.testing.assert_allclose(own.covariance[i], exact, rtol=1e-4, atol=1e-6)
+        gap = np.linalg.norm(np.asarray(own.test)[:, :, None] - centers[:, None], axis=3).min(2).max(1)
+        assert (gap < 0.1).all() if shared else (gap > 0.1).mean() > 0.99
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "gaussian_mixture", "ideal_diffusion", "flow_matching"])
+def test_settings_of_one_world_refuse_data_of_a_chain(kind):
+    setting = getattr(settings, kind)(source=data.swiss_roll(per_chain=True))
+    with pytest.raises(
+        UsageError, match=f"setting {kind}: source swiss_roll draws data for each chain, .* \\(kde can\\)"
+    ):
+        cj.run(setting, "replace", num_samples=10, num_generations=2, num_chains=2)
+
+
+def test_theory_predicts_nothing_about_data_of_a_chain():
+    setting = settings.kde(source=data.swiss_roll(per_chain=True))
+    assert theory.find_predictions(make_case(setting, policies.replace(), num_samples=10, num_generations=3)) == []
+
+
+def test_an_ecosystem_and_a_lineage_share_the_data_of_their_chain():
+    for setting in (
+        settings.ecosystem(settings.kde(source=OWN["blobs"]), models=2),
+        settings.kde(source=OWN["blobs"], lineage=True),
+    ):
+        runs = cj.run(setting, "replace", num_samples=6, num_generations=2, num_chains=3)
+        assert len(np.unique(runs.test_nll.values[..., 0])) == 3

@@ -14,6 +14,7 @@ from collapse_jax.core.errors import UsageError
 from collapse_jax.core.pool import Memory, choose_memory
 from collapse_jax.core.random import stream
 from collapse_jax.core.validation import is_traced, require_integer
+from collapse_jax.core.worlds import require_own_world
 from collapse_jax.types import (
     Array,
     Batch,
@@ -40,6 +41,7 @@ class State(NamedTuple):
       first: the first real rows (or their statistics), where the policy goes on using them, or None.
       inputs: of a label-only loop: what is kept of the inputs of the first real rows, or these rows; or None.
       params: the last fit, where fits may start from it, or None.
+      world: the chain's own, where chains do not share it, or None.
     """
 
     key: Key
@@ -48,6 +50,7 @@ class State(NamedTuple):
     first: Batch | None
     inputs: Tree
     params: Tree
+    world: World | None = None
 
 
 def make_chain(
@@ -80,6 +83,7 @@ def make_chain(
     require_integer("num_generations", num_generations, 1, 2**31 - 1)
     if policy.resample is not None:
         require_integer("num", policy.resample.num(num_samples), setting.info.min_samples)
+    require_own_world(setting)
     rows = batch_rows(setting, policy, num_samples)
     policy = policy._replace(batches=rows.batches)
     plan = plan_data(setting, policy, curator, backend, fold)
@@ -138,6 +142,9 @@ class _ChainBuilder(NamedTuple):
         return self._replace(rows=self.rows.at(generation))
 
     def init(self, key: Key, world: World) -> State:
+        own = self.setting.extras.chain_world
+        if own is not None:
+            world = own(stream(key, "world"), world)
         real, first = self._first_real(stream(key, "real"), world)
         inputs, start = self._inputs(real)
         template = jax.eval_shape(self._template, key, world, start, first, inputs)
@@ -151,7 +158,8 @@ class _ChainBuilder(NamedTuple):
             evaluated = summarize(start)  # of rows: settings that have this keep no statistics
             summary = self._memory(summarize).start(evaluated, evaluated)
         params = None if self.setting.init is None else self.setting.init(stream(key, "init"), world)
-        return State(key, pool, summary, first if self.policy.real == "first" else None, inputs, params)
+        kept = first if self.policy.real == "first" else None
+        return State(key, pool, summary, kept, inputs, params, None if own is None else world)
 
     def _template(self, key: Key, world: World, start: Batch, real: Batch, inputs: Tree) -> Batch:
         """Return a batch of the shape that will join the pool; a curator may weigh each row, real ones weigh 1."""
@@ -164,6 +172,7 @@ class _ChainBuilder(NamedTuple):
         return later._joined(later._sample(key, world, params, inputs), real)
 
     def emit(self, world: World, state: State, generation: Array) -> tuple[State, Batch, dict[str, Array]]:
+        world = world if state.world is None else state.world
         key = jax.random.fold_in(state.key, generation)
         train, resample = state.pool, self.policy.resample
         if resample is not None:
@@ -185,6 +194,7 @@ class _ChainBuilder(NamedTuple):
         return state._replace(params=None if self.setting.init is None else params), new, observations
 
     def absorb(self, world: World, state: State, new: Batch, generation: Array) -> State:
+        world = world if state.world is None else state.world
         return self._at(generation)._absorb(world, state, new, generation)
 
     def _absorb(self, world: World, state: State, new: Batch, generation: Array) -> State:

@@ -10,7 +10,7 @@ import numpy as np
 
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.validation import is_traced
-from collapse_jax.types import Setting, World
+from collapse_jax.types import Setting, Source, World
 
 P = ParamSpec("P")
 
@@ -42,6 +42,15 @@ def on_host(make: Callable[P, World]) -> Callable[P, World]:
             ) from None
 
     return call
+
+
+def require_own_world(setting: Setting) -> None:
+    """Raise ``UsageError`` where the source draws data for each chain, and the setting has one world for all."""
+    source = setting.info.source
+    if isinstance(source, Source) and source.draw_own is not None and setting.extras.chain_world is None:
+        raise UsageError(
+            f"setting {setting.name}: source {source.name} draws data for each chain, which it cannot use (kde can)"
+        )
 
 
 class PlannedWorlds:

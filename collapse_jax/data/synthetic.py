@@ -18,7 +18,7 @@ from collapse_jax.core.validation import (
     require_number,
     require_positive,
 )
-from collapse_jax.types import Array, Key, Source, Tree
+from collapse_jax.types import Array, DrawOwnFn, DrawRowsFn, Key, OwnData, Source, Tree
 
 HELD_OUT_SEED = 0x5EED_7E57  # far from the small seeds that chains are given
 _MIN_NOISE, _NODES = 0.01, 5.0  # the moons' density is integrated from this noise on; nodes for noise 1
@@ -34,6 +34,11 @@ def make_held_out(where: str, draw: Callable[[Key, Tree, int], Array], arrays: T
         return np.asarray(draw(key, arrays, num))
 
     return held_out
+
+
+def _own_rows(draw: DrawRowsFn, covariance: np.ndarray) -> DrawOwnFn:
+    """Return the ``draw_own`` of a law without arrays: each chain has held-out rows of its own."""
+    return lambda key, num: OwnData((), jnp.asarray(covariance), draw(key, (), num))
 
 
 def _log_normal_density(squared: Array, scale: float, dim: int) -> Array:
@@ -113,6 +118,7 @@ def blobs(
     seed: int = 0,
     shared_centers: bool = True,
     counts: Counts = "random",
+    per_chain: bool = False,
 ) -> Source:
     """Draw rows from Gaussian blobs of equal weight around centres that are uniform in a box.
 
@@ -129,6 +135,8 @@ def blobs(
         arXiv 2410.16713; True gives them those of the training rows.
       counts: "random" gives each row a blob of its own, so that rows are independent; "equal" gives all blobs as many
         rows of a draw, but for one, as scikit-learn's make_blobs does.
+      per_chain: whether each chain has centres and held-out rows of its own, drawn by its key, as in that code. Mean,
+        covariance and modes are then those of no chain. Settings that cannot use them are refused.
 
     Raises:
       UsageError: a number is out of range, or `counts` is another word.
@@ -145,6 +153,7 @@ def blobs(
     seed = require_integer("blobs: seed", seed, 0, MAX_SEED)
     shared_centers = require_flag("blobs: shared_centers", shared_centers)
     require_choice("blobs: counts", counts, get_args(Counts))
+    per_chain = require_flag("blobs: per_chain", per_chain)
 
     def centers_of(stream: int) -> np.ndarray:
         return np.random.default_rng([seed, stream]).uniform(-box, box, (num_centers, dim))
@@ -163,6 +172,12 @@ def blobs(
         squared = jnp.sum((rows[:, None] - centers) ** 2, axis=2)
         return jax.nn.logsumexp(_log_normal_density(squared, std, dim), axis=1) - math.log(num_centers)
 
+    def draw_own(key: Key, num: int) -> OwnData:
+        keys, shape = jax.random.split(key, 3), (num_centers, dim)
+        real, other = (box * (2 * random.draw_uniforms(k, shape) - 1) for k in keys[:2])
+        test = draw(keys[2], real if shared_centers else other, num)
+        return OwnData(real, std**2 * jnp.eye(dim) + jnp.cov(real.T, bias=True).reshape(dim, dim), test)
+
     centers = centers_of(0)
     centred = centers - centers.mean(0)
     return Source(
@@ -176,11 +191,12 @@ def blobs(
         modes=centers,
         log_density=log_density,
         independent=counts == "random",
+        draw_own=draw_own if per_chain else None,
     )
 
 
 @register_source
-def circles(noise: float = 0.05, factor: float = 0.8, spacing: Spacing = "random") -> Source:
+def circles(noise: float = 0.05, factor: float = 0.8, spacing: Spacing = "random", per_chain: bool = False) -> Source:
     """Draw rows from two concentric circles with normal noise, as scikit-learn's make_circles does.
 
     By symmetry the mean is 0 and the columns are uncorrelated; with r^2 = 1 or factor^2 at equal
@@ -192,6 +208,8 @@ def circles(noise: float = 0.05, factor: float = 0.8, spacing: Spacing = "random
       spacing: "random" draws circles and angles, so that rows are independent; "even" spaces the rows of a draw evenly,
         half of them on each circle, before the noise, as scikit-learn does. Mean and covariance are the same (of "even"
         where their number is even and at least 6).
+      per_chain: whether each chain has held-out rows of its own, drawn by its key, as in the code published with
+        arXiv 2410.16713. Settings that cannot use them are refused.
 
     Raises:
       UsageError: a number is out of range, or `spacing` is another word.
@@ -204,6 +222,7 @@ def circles(noise: float = 0.05, factor: float = 0.8, spacing: Spacing = "random
     noise = require_number("circles: noise", noise, 0)
     factor = require_number("circles: factor", factor, 0, below=1)
     require_choice("circles: spacing", spacing, get_args(Spacing))
+    per_chain = require_flag("circles: per_chain", per_chain)
 
     def draw(key: Key, arrays: Tree, num: int) -> Array:
         del arrays
@@ -219,6 +238,7 @@ def circles(noise: float = 0.05, factor: float = 0.8, spacing: Spacing = "random
         around = jnp.log(jax.scipy.special.i0e(far * radius / noise**2))  # the mean of exp(a cos t) over t is I_0(a)
         return jax.nn.logsumexp(_log_normal_density((far - radius) ** 2, noise, 2) + around, axis=1) - math.log(2)
 
+    covariance = ((1 + factor**2) / 4 + noise**2) * np.eye(2)
     return Source(
         name="circles",
         dim=2,
@@ -226,14 +246,15 @@ def circles(noise: float = 0.05, factor: float = 0.8, spacing: Spacing = "random
         draw=draw,
         held_out=make_held_out("circles", draw, ()),
         mean=np.zeros(2),
-        covariance=((1 + factor**2) / 4 + noise**2) * np.eye(2),
+        covariance=covariance,
         log_density=log_density if noise > 0 else None,
         independent=spacing == "random",
+        draw_own=_own_rows(draw, covariance) if per_chain else None,
     )
 
 
 @register_source
-def moons(noise: float = 0.05, spacing: Spacing = "random") -> Source:
+def moons(noise: float = 0.05, spacing: Spacing = "random", per_chain: bool = False) -> Source:
     """Draw rows from two interleaving half circles with normal noise, as scikit-learn's make_moons does.
 
     With c = cos t, s = sin t and t uniform on [0, pi]: E c = E cs = 0, E s = 2/pi, E c^2 = E s^2
@@ -245,6 +266,8 @@ def moons(noise: float = 0.05, spacing: Spacing = "random") -> Source:
       spacing: "random" draws moons and angles, so that rows are independent; "even" spaces the rows of a draw evenly,
         half of them on each moon, ends included, before the noise, as scikit-learn does. The mean and covariance of
         "even" tend to those above as rows are added.
+      per_chain: whether each chain has held-out rows of its own, drawn by its key, as in the code published with
+        arXiv 2410.16713. Settings that cannot use them are refused.
 
     Raises:
       UsageError: the noise is negative, or `spacing` is another word.
@@ -256,6 +279,7 @@ def moons(noise: float = 0.05, spacing: Spacing = "random") -> Source:
     """
     noise = require_number("moons: noise", noise, 0)
     require_choice("moons: spacing", spacing, get_args(Spacing))
+    per_chain = require_flag("moons: per_chain", per_chain)
 
     def draw(key: Key, arrays: Tree, num: int) -> Array:
         del arrays
@@ -278,6 +302,7 @@ def moons(noise: float = 0.05, spacing: Spacing = "random") -> Source:
     both = [np.stack([np.cos(t), np.sin(t)], 1), np.stack([1 - np.cos(t), 0.5 - np.sin(t)], 1)]
     curve, log_weight = np.concatenate(both), np.log(np.tile(weight / 4, 2))
     cross = 1 / 8 - 1 / math.pi
+    covariance = np.array([[3 / 4, cross], [cross, 9 / 16 - 1 / math.pi]]) + noise**2 * np.eye(2)
     return Source(
         name="moons",
         dim=2,
@@ -285,14 +310,15 @@ def moons(noise: float = 0.05, spacing: Spacing = "random") -> Source:
         draw=draw,
         held_out=make_held_out("moons", draw, ()),
         mean=np.array([0.5, 0.25]),
-        covariance=np.array([[3 / 4, cross], [cross, 9 / 16 - 1 / math.pi]]) + noise**2 * np.eye(2),
+        covariance=covariance,
         log_density=log_density if noise >= _MIN_NOISE else None,
         independent=spacing == "random",
+        draw_own=_own_rows(draw, covariance) if per_chain else None,
     )
 
 
 @register_source
-def swiss_roll(noise: float = 0.05) -> Source:
+def swiss_roll(noise: float = 0.05, per_chain: bool = False) -> Source:
     """Draw rows from a rolled-up sheet with normal noise, in three columns, as scikit-learn's make_swiss_roll does.
 
     A row is (t cos t, 21 u, t sin t) with t uniform on [a, b] = [3 pi/2, 9 pi/2] and u on [0, 1]. Integrating by parts
@@ -301,6 +327,8 @@ def swiss_roll(noise: float = 0.05) -> Source:
 
     Args:
       noise: standard deviation of the noise on each column.
+      per_chain: whether each chain has held-out rows of its own, drawn by its key, as in the code published with
+        arXiv 2410.16713. Settings that cannot use them are refused.
 
     Raises:
       UsageError: the noise is negative.
@@ -311,6 +339,7 @@ def swiss_roll(noise: float = 0.05) -> Source:
       [2.0, 10.5, 0.212]
     """
     noise = require_number("swiss_roll: noise", noise, 0)
+    per_chain = require_flag("swiss_roll: per_chain", per_chain)
 
     def draw(key: Key, arrays: Tree, num: int) -> Array:
         del arrays
@@ -324,6 +353,7 @@ def swiss_roll(noise: float = 0.05) -> Source:
     square = 87.75 * math.pi**2 / 18
     covariance = np.diag([square - 1 / 4 - mean[0] ** 2, 21**2 / 12, square + 1 / 4 - mean[2] ** 2])
     covariance[0, 2] = covariance[2, 0] = 1.5 * math.pi - mean[0] * mean[2]
+    covariance += noise**2 * np.eye(3)
     return Source(
         name="swiss_roll",
         dim=3,
@@ -331,5 +361,6 @@ def swiss_roll(noise: float = 0.05) -> Source:
         draw=draw,
         held_out=make_held_out("swiss_roll", draw, ()),
         mean=mean,
-        covariance=covariance + noise**2 * np.eye(3),
+        covariance=covariance,
+        draw_own=_own_rows(draw, covariance) if per_chain else None,
     )

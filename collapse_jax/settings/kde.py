@@ -18,7 +18,7 @@ from collapse_jax.core.validation import require_choice, require_integer, requir
 from collapse_jax.core.worlds import on_host
 from collapse_jax.metrics import row_scores
 from collapse_jax.numerics.kernel_interpolation import interpolate_log_kernel, interpolation_nodes
-from collapse_jax.types import Array, Batch, Extras, Info, Key, Metric, Setting, Source, Tree, World
+from collapse_jax.types import Array, Batch, DrawOwnFn, Extras, Info, Key, Metric, Setting, Source, Tree, World
 
 METRICS = (
     Metric("test_nll", "mean negative log likelihood of held-out rows", "nats a row", "arXiv 2410.16713", "log",
@@ -114,6 +114,7 @@ def kde(
             summarize=partial(_summarize, _at_birth(bandwidth, nodes)),
             sample_children=_sample_children,
             row_scores=row_scores.ROW_SCORES,
+            chain_world=None if source.draw_own is None else partial(_chain_world, source.draw_own, num_test),
         ),
         info=Info(source=source, min_samples=2 if str(bandwidth).endswith("_scaled") else 1, largest_block=8),
     )
@@ -125,6 +126,12 @@ def _world(source: Source, num_test: int) -> World:
     """Return the world, whose truth is the real law's variance, mean over coordinates."""
     variance = jnp.diagonal(jnp.asarray(source.covariance)).mean()
     return World(jax.tree.map(jnp.asarray, source.arrays), variance, jnp.asarray(source.held_out(num_test)))
+
+
+def _chain_world(draw_own: DrawOwnFn, num_test: int, key: Key, world: World) -> World:
+    """Return the world of a chain that has data of its own."""
+    own = draw_own(key, num_test)
+    return World(own.arrays, jnp.diagonal(own.covariance).mean(), own.test)
 
 
 def _nodes(bandwidth: Array | float | str, pool_rows: Sequence[int], dim: int) -> np.ndarray:

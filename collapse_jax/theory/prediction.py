@@ -134,7 +134,7 @@ class Prediction(NamedTuple):
             (None if case.curator is None else case.curator["kind"]) == self.curator
             and case.setting["kind"] == self.setting
             and case.policy["kind"] in self.policies
-            and (not isinstance(case.source, Source) or case.source.independent)
+            and (not isinstance(case.source, Source) or (case.source.independent and case.source.draw_own is None))
             and all(condition.holds(case) for condition in self.assumptions)
         )
 

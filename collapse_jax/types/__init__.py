@@ -8,6 +8,7 @@
 
 from collapse_jax.types.data import ROLES, Array, Batch, Key, Metric, OffAt, Pretext, Tree, World
 from collapse_jax.types.functions import (
+    ChainWorldFn,
     CompressFn,
     CountFn,
     CurateFn,
@@ -45,12 +46,14 @@ from collapse_jax.types.parts import (
     Synthetic,
 )
 from collapse_jax.types.sources import (
+    DrawOwnFn,
     DrawRowsFn,
     DrawTextFn,
     HeldOutRowsFn,
     HeldOutTextFn,
     LogDensityFn,
     LogProbabilityFn,
+    OwnData,
     RealTextFn,
     Source,
     Symbols,
@@ -58,11 +61,11 @@ from collapse_jax.types.sources import (
 )
 
 __all__ = [
-    "ROLES", "Array", "Batch", "Chain", "CompressFn", "CountFn", "CurateFn", "Curator", "DrawRowsFn", "DrawTextFn",
-    "Extras", "FitFn", "HeldOutRowsFn", "HeldOutTextFn", "Info", "InitFn", "Join", "JoinCounts", "JoinFn", "Key",
-    "LabelOnly", "LabelStatistics", "LogDensityFn", "LogProbabilityFn", "Metric", "ObserveFn", "OffAt", "PartlyReal",
-    "Policy", "PrepareInputsFn", "Pretext", "RealTextFn", "RelabelFn", "RelabelStatisticsFn", "Resample", "RewriteFn",
-    "RowScoreFn", "SampleChildrenFn", "SampleFn", "SampleRealFn", "SampleRealStatisticsFn", "SampleStatisticsFn",
-    "Setting", "Source", "SufficientStatistics", "SummarizeFn", "Symbols", "Synthetic", "Text", "Tree", "World",
-    "WorldFn",
+    "ROLES", "Array", "Batch", "Chain", "ChainWorldFn", "CompressFn", "CountFn", "CurateFn", "Curator", "DrawOwnFn",
+    "DrawRowsFn", "DrawTextFn", "Extras", "FitFn", "HeldOutRowsFn", "HeldOutTextFn", "Info", "InitFn", "Join",
+    "JoinCounts", "JoinFn", "Key", "LabelOnly", "LabelStatistics", "LogDensityFn", "LogProbabilityFn", "Metric",
+    "ObserveFn", "OffAt", "OwnData", "PartlyReal", "Policy", "PrepareInputsFn", "Pretext", "RealTextFn", "RelabelFn",
+    "RelabelStatisticsFn", "Resample", "RewriteFn", "RowScoreFn", "SampleChildrenFn", "SampleFn", "SampleRealFn",
+    "SampleRealStatisticsFn", "SampleStatisticsFn", "Setting", "Source", "SufficientStatistics", "SummarizeFn",
+    "Symbols", "Synthetic", "Text", "Tree", "World", "WorldFn",
 ]  # fmt: skip

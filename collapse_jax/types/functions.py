@@ -157,6 +157,12 @@ class RelabelStatisticsFn(Protocol):
     def __call__(self, key: Key, params: Tree, inputs: Tree, /) -> Tree: ...
 
 
+class ChainWorldFn(Protocol):
+    """Return the world of one chain, whose real law or held-out rows are its own; it is called once a chain."""
+
+    def __call__(self, key: Key, world: World, /) -> World: ...
+
+
 class SummarizeFn(Protocol):
     """Reduce a batch to one row of an additive evaluation, which merges by mass as ``CompressFn`` does.
 

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from collapse_jax.types.data import Array, Key, Metric, Tree, World
 from collapse_jax.types.functions import (
+    ChainWorldFn,
     CompressFn,
     CountFn,
     CurateFn,
@@ -77,12 +78,14 @@ class Extras(NamedTuple):
       sample_children: see ``SampleChildrenFn``; None where new rows do not each come from one training row.
       rewrite: see ``RewriteFn``; None where rows are no sequences.
       row_scores: by name, see ``RowScoreFn``; the first is what curators take by default.
+      chain_world: see ``ChainWorldFn``; None where all chains share the world.
     """
 
     summarize: SummarizeFn | None = None
     sample_children: SampleChildrenFn | None = None
     rewrite: RewriteFn | None = None
     row_scores: Mapping[str, RowScoreFn] = MappingProxyType({})
+    chain_world: ChainWorldFn | None = None
 
 
 class Info(NamedTuple):

@@ -34,6 +34,26 @@ class LogDensityFn(Protocol):
     def __call__(self, arrays: Tree, rows: Array, /) -> Array: ...
 
 
+class OwnData(NamedTuple):
+    """What a chain has of its own where its real law, or only its held-out rows, are drawn for it.
+
+    Attributes:
+      arrays: what ``Source.draw`` reads, in the chain.
+      covariance: covariance of the chain's real law, ``[dim, dim]``.
+      test: held-out rows, ``[num, dim]``.
+    """
+
+    arrays: Tree
+    covariance: Array
+    test: Array
+
+
+class DrawOwnFn(Protocol):
+    """Draw what a chain has of its own, with `num` (static) held-out rows. It is pure."""
+
+    def __call__(self, key: Key, num: int, /) -> OwnData: ...
+
+
 class DrawTextFn(Protocol):
     """Draw `num` independent sequences of `length` symbols of the real law, ``[num, length]``. It is pure."""
 
@@ -88,6 +108,8 @@ class Source(NamedTuple):
         that take a part of what is drawn anew are refused.
       class_names: what each class is called, where names are known (labels of a table that are words, or 1 and 2).
       num_held_out: number of rows that ``held_out`` has; None where they never end.
+      draw_own: see ``DrawOwnFn``; None where all chains share the law and the held-out rows. Settings without
+        ``Extras.chain_world`` are refused where it is given, and predictions of theory do not apply.
       call: how a registered factory was called (``core.registry.Call``), or None.
     """
 
@@ -106,6 +128,7 @@ class Source(NamedTuple):
     independent: bool = True
     class_names: tuple[str, ...] | None = None
     num_held_out: int | None = None
+    draw_own: DrawOwnFn | None = None
     call: Any = None
 
 
