@@ -26,6 +26,7 @@ from collapse_jax.types import (
     PartlyReal,
     Policy,
     Setting,
+    SummarizeFn,
     Tree,
     World,
 )
@@ -218,8 +219,21 @@ class _ChainBuilder(NamedTuple):
         return None if statistics is None or not self.plan.fold else statistics.compress
 
     def _summarize(self, world: World) -> Callable[[Batch], Batch] | None:
-        summarize = self.setting.extras.summarize
+        summarize = self._sized_summarize
         return partial(summarize, world) if summarize is not None and self.plan.summarize else None
+
+    @property
+    def _sized_summarize(self) -> SummarizeFn | None:
+        """The evaluation of training rows, with room for the largest pool."""
+        extras, policy = self.setting.extras, self.policy
+        if extras.sized_summarize is None:
+            return extras.summarize
+        if policy.resample is not None:
+            return extras.sized_summarize(policy.resample.num(self.rows.n))
+        keep = self.horizon if policy.keep is None else min(policy.keep, self.horizon)
+        beside = self.rows.drawn_real if isinstance(self.rows.batches, Join | JoinCounts) else 0
+        later = self.rows.slots + beside
+        return extras.sized_summarize(max(self.rows.n, later) + (keep - 1) * later)
 
     def _memory(self, merge: Callable[[Batch], Batch] | None) -> Memory:
         return choose_memory(self.policy, merge, self.horizon)
@@ -229,7 +243,7 @@ class _ChainBuilder(NamedTuple):
 
     def _summary(self, world: World, train: Batch) -> Tree:
         """Return the evaluation of what this generation trained on, without the block and row axes, or None."""
-        summarize = self.setting.extras.summarize
+        summarize = self._sized_summarize
         return None if summarize is None else jax.tree.map(lambda x: x[0, 0], summarize(world, train).items)
 
     def _generated(self, new: Batch) -> Tree:

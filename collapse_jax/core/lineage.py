@@ -61,7 +61,7 @@ def with_ancestors(setting: Setting) -> Setting:
     Raises:
       UsageError: new rows of `setting` have no parents.
     """
-    sample_children, extras = setting.extras.sample_children, setting.extras
+    sample_children, extras, sized = setting.extras.sample_children, setting.extras, setting.extras.sized_summarize
     if sample_children is None or setting.label_only is not None:
         raise UsageError(f"setting {setting.name} has no lineage: its new rows do not each come from one training row")
 
@@ -94,6 +94,7 @@ def with_ancestors(setting: Setting) -> Setting:
             sample_children=None,
             rewrite=None if extras.rewrite is None else partial(_rewrite_rows, extras.rewrite),
             row_scores={name: partial(_score_rows, score) for name, score in extras.row_scores.items()},
+            sized_summarize=None if sized is None else lambda num: partial(_summarize_rows, sized(num)),
         ),
     )
 

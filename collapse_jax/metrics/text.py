@@ -14,6 +14,7 @@ from collapse_jax.types import Array, Batch, Metric, Text, Tree, World
 WORD_BITS = 32
 BITS_SET = 6  # number of bits that an n-gram sets
 BITS_PER_GRAM = 16  # an absent n-gram then seems to be in the set with probability 0.001
+MAX_BITS = 2**30
 
 
 class Grams(NamedTuple):
@@ -68,6 +69,11 @@ def check_gram_room(grams: int, bits: int) -> None:
         smallest = 1 << (BITS_PER_GRAM * grams - 1).bit_length()
         room = f"at least {smallest} ({BITS_PER_GRAM} for each n-gram of a batch), or 0 for no set"
         raise UsageError(f"gram_bits must be {room}, not {bits}")
+
+
+def fit_gram_bits(grams: int) -> int:
+    """Return the bits of a set with ``BITS_PER_GRAM`` bits or more for each of so many n-grams, a power of two."""
+    return min(1 << max(BITS_PER_GRAM * grams - 1, WORD_BITS - 1).bit_length(), MAX_BITS)
 
 
 def build_gram_set(rows: Batch, n: int, bits: int) -> Batch:
@@ -164,6 +170,26 @@ def copied_run_length(known_NxG: Array, n: int) -> Array:
 
     longest_N = jax.lax.scan(step, jnp.zeros(known_NxG.shape[0], int), known_NxG.T)[1].max(0)
     return jnp.where(longest_N > 0, longest_N + n - 1, 0).mean()
+
+
+def chance_run_length(known_NxG: Array, n: int, chance: Array) -> Array:
+    """Return how much longer ``copied_run_length`` is, in expectation, by n-grams that seem to be known by chance.
+
+    To first order in `chance`: an n-gram that is not known joins the runs beside it, and the longest run of the row
+    grows by what this run is longer. What seems to be absent is the share 1 - `chance` of what is.
+    """
+
+    def step(run_N: Array, known_N: Array) -> tuple[Array, Array]:
+        return jnp.where(known_N, run_N + 1, 0), run_N
+
+    none_N = jnp.zeros(known_NxG.shape[0], int)
+    before_GxN = jax.lax.scan(step, none_N, known_NxG.T)[1]
+    after_GxN = jax.lax.scan(step, none_N, known_NxG.T, reverse=True)[1]
+    joined_GxN = before_GxN + 1 + after_GxN
+    longest_1xN = jnp.where(known_NxG.T, before_GxN + 1, 0).max(0, keepdims=True)
+    growth_GxN = joined_GxN + n - 1 - jnp.where(longest_1xN > 0, longest_1xN + n - 1, 0)
+    gained_GxN = jnp.where(known_NxG.T, 0, jnp.maximum(growth_GxN, 0))
+    return gained_GxN.sum(0).mean() * chance / (1 - chance)
 
 
 def distinct_share(grams: Grams) -> Array:

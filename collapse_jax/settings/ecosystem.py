@@ -91,6 +91,7 @@ def ecosystem(
     require_integer("models", models, 1)
     coupled = Coupled(generator, models, _edges(models, mixing))
     extras, label_only, largest = generator.extras, generator.label_only, generator.info.largest_block
+    sized = extras.sized_summarize
     return generator._replace(
         name="ecosystem",
         sample_real=partial(_sample_real, coupled),
@@ -106,6 +107,7 @@ def ecosystem(
             sample_children=None,  # rows of a place may come from different places
             rewrite=None if extras.rewrite is None else partial(_rewrite, coupled, extras.rewrite),
             row_scores={name: partial(_score, score) for name, score in extras.row_scores.items()},
+            sized_summarize=None if sized is None else lambda num: partial(_summarize, sized(num)),
         ),
         info=generator.info._replace(call=None, largest_block=None if largest is None else max(largest // models, 1)),
     )

@@ -9,6 +9,8 @@ import numpy as np
 from collapse_jax.metrics import text as text_metrics
 from collapse_jax.types import Array, Metric, Text
 
+MAX_CHANCE_SHARE = 0.01  # of the length of copied runs that chance hits may make up
+_MAX_COUNTED = 2**22  # symbols of a text that its simple models are estimated from
 MAX_PAIRED_SYMBOLS = 1024  # symbols above which pairs of them are not counted
 
 METRICS = (
@@ -30,8 +32,8 @@ METRICS = (
     Metric("chance_hit", "probability that an n-gram absent from the training rows seems to be there", "1",
            "doi:10.1145/362686.362692"),
     Metric("novel_to_real", "share of generated n-grams absent from the real text", "1", "definition"),
-    Metric("copied_from_training", "longest run of a generated row all of whose n-grams are in the training rows, mean",
-           "symbols", "definition"),
+    Metric("copied_from_training", "longest run of a generated row all of whose n-grams are in the training rows, mean "
+           "(NaN: more than 1% of it is chance)", "symbols", "definition"),
     Metric("copied_from_real", "longest run of a generated row all of whose n-grams are in the real text, mean",
            "symbols", "definition"),
 )  # fmt: skip
@@ -65,11 +67,40 @@ class LanguageTruth(NamedTuple):
     bytes_per_symbol: Array | None
 
 
-def metrics_of_text(text: Text, gram_bits: int) -> tuple[Metric, ...]:
-    """Return the metrics that a text has; the baseline of the test loss is that of symbols equally likely."""
+def simple_losses(text: Text, num_test: int, length: int) -> dict[str, float]:
+    """Return the losses a symbol of models that learn little, by name, on the held-out rows of a test loss.
+
+    ``uniform`` is log V. A finite text has those of its frequencies, half a count added to each: ``unigram`` of single
+    symbols and, where there are few, ``bigram`` of a symbol after the one before it.
+
+    Raises:
+      UsageError: too little text is held out.
+    """
+    size = text.num_symbols
+    losses = {"uniform": float(np.log(size))}
+    if text.size is None or np.ndim(text.arrays) != 1:
+        return losses
+    train = np.asarray(text.arrays)[:_MAX_COUNTED].astype(np.int64)
+    test = np.asarray(text.held_out(num_test, length)).astype(np.int64)
+    count = np.bincount(train, minlength=size) + 0.5
+    log_symbol = np.log(count / count.sum())[test]
+    losses["unigram"] = -float(log_symbol.mean())
+    if size <= MAX_PAIRED_SYMBOLS:
+        pairs = (np.bincount(train[:-1] * size + train[1:], minlength=size**2) + 0.5).reshape(size, size)
+        log_next = np.log(pairs / pairs.sum(1, keepdims=True))[test[:, :-1], test[:, 1:]]
+        losses["bigram"] = -float(log_symbol[:, 0].sum() + log_next.sum()) / test.size
+    return losses
+
+
+def metrics_of_text(text: Text, has_set: bool, losses: dict[str, float]) -> tuple[Metric, ...]:
+    """Return the metrics that a text has, with or without those of a set of n-grams.
+
+    The baseline of the test loss is the least of the `losses` of simple models, which are attributes each.
+    """
     chosen = [m for m in METRICS if m.name != "bigram_kl" or text.num_symbols <= MAX_PAIRED_SYMBOLS]
-    chosen = [m for m in chosen if gram_bits or m.name not in _OF_SETS]
-    chosen[0] = chosen[0]._replace(baseline=float(np.log(text.num_symbols)))
+    chosen = [m for m in chosen if has_set or m.name not in _OF_SETS]
+    attrs = {f"baseline_{name}": loss for name, loss in losses.items()}
+    chosen[0] = chosen[0]._replace(baseline=min(losses.values()), attrs=attrs)
     known = () if text.log_prob is None else _OF_KNOWN
     in_bytes = () if text.bytes_per_symbol is None else (_OF_TEXT,)
     return (*chosen[:1], *known, *in_bytes, *chosen[1:])
@@ -114,7 +145,11 @@ def observe_rows(
         in_training = text_metrics.is_in_set(grams, known)
         metrics["chance_hit"] = text_metrics.chance_hit_probability(known)
         metrics["novel_to_training"] = text_metrics.novel_share(in_training, metrics["chance_hit"])
-        metrics["copied_from_training"] = text_metrics.copied_run_length(in_training, ngram)
+        length = text_metrics.copied_run_length(in_training, ngram)
+        by_chance = text_metrics.chance_run_length(in_training, ngram, metrics["chance_hit"])
+        # Beyond first order nothing is corrected; of rows that copy less than a symbol, the limit is in symbols.
+        is_known = by_chance <= MAX_CHANCE_SHARE * jnp.maximum(length, 1.0)
+        metrics["copied_from_training"] = jnp.where(is_known, length - by_chance, jnp.nan)
     if truth.log_pairs is not None:
         pairs = text_metrics.count_symbols(new_NxL, text.num_symbols, 1)
         metrics["bigram_kl"] = text_metrics.kl_divergence(pairs, truth.log_pairs)

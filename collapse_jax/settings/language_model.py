@@ -17,7 +17,7 @@ from collapse_jax.core.worlds import on_host
 from collapse_jax.data import texts
 from collapse_jax.data.tokens import smallest_unsigned_type
 from collapse_jax.metrics import text as text_metrics
-from collapse_jax.settings.language_metrics import metrics_of_text, observe_rows, truth_of_text
+from collapse_jax.settings.language_metrics import metrics_of_text, observe_rows, simple_losses, truth_of_text
 from collapse_jax.training import nets
 from collapse_jax.training.nnx_functional import make_functional
 from collapse_jax.training.sgd import SCHEDULES, check_warmup, fit_sgd, make_adamw
@@ -86,7 +86,7 @@ class LanguageTask(NamedTuple):
       decoding: how symbols are drawn.
       num_test: number of held-out rows.
       ngram: length of n-grams.
-      gram_bits: bits of the set of n-grams.
+      gram_bits: bits of the set of n-grams; 0: no set; None: as a pool needs.
       num_shown: number of generated rows that are kept.
     """
 
@@ -96,7 +96,7 @@ class LanguageTask(NamedTuple):
     decoding: "nets.sampling.Decoding"
     num_test: int
     ngram: int
-    gram_bits: int
+    gram_bits: int | None
     num_shown: int
 
 
@@ -122,7 +122,7 @@ def language_model(
     prompt: int = 0,
     num_test: int = 256,
     ngram: int = 8,
-    gram_bits: int = 2**24,
+    gram_bits: int | None = None,
     num_shown: int = 4,
     dtype: Literal["float32", "bfloat16"] = "float32",
     remat: bool = False,
@@ -141,9 +141,12 @@ def language_model(
     rows are drawn symbol by symbol with a KV cache.
 
     n-grams of the training rows are kept as a Bloom filter, six bits each. One that is not there seems to be with
-    probability ``chance_hit``, which ``novel_to_training`` is corrected for, and ``copied_from_training`` is not: a row
-    of G n-grams that copied nothing counts as a copy of one with probability ``G * chance_hit``. Let `gram_bits` be 16
-    times the different n-grams of a pool and that stays below 0.001; so many for one batch are required.
+    probability ``chance_hit``, which ``novel_to_training`` and ``copied_from_training`` are corrected for; the latter
+    is NaN where more than 1% of it (or of a symbol, if it is shorter) would be chance. With 16 bits for each different
+    n-gram of a pool ``chance_hit`` stays below 0.001; so many for one batch are required.
+
+    The baseline of ``test_nll_per_symbol`` is the least of log V and, for a finite text, the losses of its unigram and
+    bigram frequencies; all of them are attributes (``baseline_unigram``).
 
     Args:
       text: Where real rows come from. The default is the bundled plays of Shakespeare, by character.
@@ -174,7 +177,8 @@ def language_model(
         what is generated look at what follows them.
       num_test: Number of held-out rows; so many generated rows are looked at by ``first_model_nll_per_symbol``.
       ngram: Length of the n-grams of ``distinct``, ``repetition``, novelty and copied runs.
-      gram_bits: Bits of the set of n-grams, a power of two; 0 keeps no set, and no metric that needs one.
+      gram_bits: Bits of the set of n-grams, a power of two; 0 keeps no set, and no metric that needs one. The default
+        is 16 for each n-gram of the largest pool of the run, in all at most 2^30 (128 MiB a chain).
       num_shown: Number of generated rows that ``sample_text`` keeps, prompts included; NaN where there are fewer.
       dtype: Type of the arithmetic; parameters, softmax and loss are float32.
       remat: Whether activations are computed again in the backward pass instead of kept.
@@ -224,6 +228,7 @@ def language_model(
     require_positive("learning_rate", learning_rate)
     require_positive("clip", clip)
     require_choice("schedule", schedule, SCHEDULES)
+    losses = simple_losses(text, num_test, length)
     optimizer = partial(make_adamw, learning_rate, schedule, warmup, weight_decay, clip)
     train = partial(
         fit_sgd, partial(nets.sequence_model.sequence_loss, network), optimizer, init=net_init, batch_size=batch_size
@@ -240,14 +245,18 @@ def language_model(
         fit=partial(_fit, fit),
         sample=partial(_sample, task),
         observe=partial(_observe, task),
-        metrics=(*metrics_of_text(text, gram_bits), text_metrics.sample_text_metric(text, num_shown, length)),
+        metrics=(
+            *metrics_of_text(text, gram_bits != 0, losses),
+            text_metrics.sample_text_metric(text, num_shown, length),
+        ),
         init=partial(_init, task, net_init),
         extras=Extras(
-            summarize=partial(_summarize, task) if gram_bits else None,
+            summarize=None if gram_bits == 0 else partial(_summarize, task, 0),
             rewrite=lambda key, params, rows, part: nets.sequence_model.rewrite_rows(
                 network, params.net, key, rows, part, decoding, prompt
             ),
             row_scores=text_metrics.SCORES,
+            sized_summarize=partial(partial, _summarize, task) if gram_bits is None else None,
         ),
         info=Info(
             largest_block=1 if jax.default_backend() == "cpu" else None,  # of a CPU, blocks share the cores
@@ -267,14 +276,15 @@ def _check_training(start: str, base_steps: int | None, steps: int | None, warmu
     return base_steps
 
 
-def _check_rows(text: Text, length: int, batch_size: int, prompt: int, ngram: int, gram_bits: int) -> None:
+def _check_rows(text: Text, length: int, batch_size: int, prompt: int, ngram: int, gram_bits: int | None) -> None:
     require_integer("length", length, 2)
     require_integer("batch_size", batch_size, 1)
     require_integer("ngram", ngram, 1, length)
     require_integer("prompt", prompt, 0, length - ngram)
-    require_integer("gram_bits", gram_bits, text_metrics.WORD_BITS if gram_bits else 0, 2**30)
-    if gram_bits & (gram_bits - 1):
-        raise UsageError(f"gram_bits must be a power of two, not {gram_bits}")
+    if gram_bits is not None:
+        require_integer("gram_bits", gram_bits, text_metrics.WORD_BITS if gram_bits else 0, text_metrics.MAX_BITS)
+        if gram_bits & (gram_bits - 1):
+            raise UsageError(f"gram_bits must be a power of two, not {gram_bits}")
     if text.size is not None and text.size < length:
         raise UsageError(f"length must be at most the {text.size} symbols of {text.name} to train on, not {length}")
     if text.size is not None and text.size < batch_size * length:
@@ -324,10 +334,14 @@ def _fit(fit: Callable[..., Tree], key: Key, train: Batch, before: LanguageModel
     return before._replace(net=net, first=first, age=before.age + 1)
 
 
-def _summarize(task: LanguageTask, world: World, train: Batch) -> Batch:
-    if not isinstance(train.items, text_metrics.GramSet):
-        rows = train.weight.shape[0] * batch.num_rows(train)
-        text_metrics.check_gram_room(rows * (task.network.length - task.ngram + 1), task.gram_bits)
+def _summarize(task: LanguageTask, num_rows: int, world: World, train: Batch) -> Batch:
+    """Return the set of the n-grams of some rows, or of sets, with room for those of `num_rows` rows or more."""
+    if isinstance(train.items, text_metrics.GramSet):
+        return text_metrics.build_gram_set(train, task.ngram, train.items.words.shape[-1] * text_metrics.WORD_BITS)
+    rows, grams = train.weight.shape[0] * batch.num_rows(train), task.network.length - task.ngram + 1
+    if task.gram_bits is None:
+        return text_metrics.build_gram_set(train, task.ngram, text_metrics.fit_gram_bits(max(rows, num_rows) * grams))
+    text_metrics.check_gram_room(rows * grams, task.gram_bits)
     return text_metrics.build_gram_set(train, task.ngram, task.gram_bits)
 
 

@@ -272,6 +272,7 @@ def _extras(extras: Extras) -> Extras:
         sample_children=sample_children and (lambda key, params, rows: sample_children(key, params.generator, rows)),
         rewrite=rewrite and (lambda key, params, *rest: rewrite(key, params.generator, *rest)),
         row_scores={name: score_of(score) for name, score in extras.row_scores.items()},
+        sized_summarize=None,  # generators of images make no sets
     )
 
 

@@ -79,6 +79,8 @@ class Extras(NamedTuple):
       rewrite: see ``RewriteFn``; None where rows are no sequences.
       row_scores: by name, see ``RowScoreFn``; the first is what curators take by default.
       chain_world: see ``ChainWorldFn``; None where all chains share the world.
+      sized_summarize: ``(num_rows) -> SummarizeFn``: `summarize` with room for a pool of at most so many rows, where
+        its size depends on them.
     """
 
     summarize: SummarizeFn | None = None
@@ -86,6 +88,7 @@ class Extras(NamedTuple):
     rewrite: RewriteFn | None = None
     row_scores: Mapping[str, RowScoreFn] = MappingProxyType({})
     chain_world: ChainWorldFn | None = None
+    sized_summarize: Callable[[int], SummarizeFn] | None = None
 
 
 class Info(NamedTuple):
