@@ -1,4 +1,4 @@
-"""Most tests are about what a program computes: on every change they try programs that compile in half the time."""
+"""Tests are about what a program computes: on every change they try programs that compile in half the time."""
 
 import gc
 import os
@@ -34,14 +34,20 @@ def pytest_configure(config):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+APART = ("test_laws", "test_check")  # files that are long, and whose tests share little
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """The laws of one setting go to one worker, which compiles its programs once."""
+    """The tests of a file, and the laws of one setting, go to one worker, which compiles what they share once."""
     for item in items:
+        file = item.module.__name__
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         name = parameters.get("setting", parameters.get("name"))
-        if item.module.__name__.startswith("test_laws") and isinstance(name, str):
+        if file.startswith("test_laws") and isinstance(name, str):
             item.add_marker(pytest.mark.xdist_group(name))
+        elif not file.startswith(APART) and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(file))
 
 
 @pytest.hookimpl(trylast=True)
@@ -56,14 +62,8 @@ def optimised():
     """For tests that look at bits: programs are compiled as users' are."""
 
 
-# Whose time goes into compiling; where much is simulated, programs are compiled as users' are.
-QUICK = ("test_laws", "test_compiles", "test_batch", "test_flow_matching", "test_gaussian_mixture", "test_markov",
-         "test_language_model", "test_data", "test_ideal_diffusion", "test_definitions", "test_counts",
-         "test_diffusion", "test_image", "test_curators", "test_nets", "test_representations",
-         "test_self_supervised", "test_vae", "test_growing", "test_examples", "test_accessor", "test_starter",
-         "test_docs", "test_moments", "test_linear_regression", "test_logistic_regression", "test_survival",
-         "test_text_metrics", "test_denoising", "test_transformer", "test_stream", "test_threefry",
-         "test_verify", "test_units", "test_bandwidths", "test_references", "test_accelerator")  # fmt: skip
+# What these look at may hang on how a program is compiled: bits of different programs, and the last digits of float32.
+AS_USERS = ("test_blocks", "test_devices", "test_lineage", "test_numerics", "test_sharding")
 
 
 ALWAYS = jax.config.read("jax_disable_most_optimizations")  # as the environment says
@@ -73,9 +73,11 @@ ALWAYS = jax.config.read("jax_disable_most_optimizations")  # as the environment
 def _quick_fixtures(request):
     """What the tests of such a file share is made before ``_quick_compiles`` of the first of them."""
     by_day = not any(item.get_closest_marker("nightly") for item in request.session.items)
-    quick = by_day and request.module.__name__.startswith(QUICK)
+    quick = by_day and request.module.__name__ not in AS_USERS
     jax.config.update("jax_disable_most_optimizations", quick or ALWAYS)
-    yield
+    with pytest.MonkeyPatch.context() as patch:  # for the commands that tests start
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", str(int(quick or ALWAYS)))
+        yield
     jax.config.update("jax_disable_most_optimizations", ALWAYS)
 
 

@@ -237,7 +237,8 @@ def record(
     policy: Policy, n: int = 5, horizon: int = 4, num: int = 1, scan: bool | None = None, **options: Any
 ) -> Record:
     """What every fit of `num` chains under `policy` saw; `scan` says how they are run, by default the faster way."""
-    how = chains if (num > 1 or policy.resample is not None if scan is None else scan) else step_by_step
+    own_shapes = policy.resample is not None or len(policy.sizes) > 0
+    how = chains if (num > 1 or own_shapes if scan is None else scan) else step_by_step
     seen = how(make_recorder(), policy, n=n, horizon=horizon, num=num, **options)
     return Record(*seen["rows"], seen["weight"], seen["new"])
 

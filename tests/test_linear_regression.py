@@ -37,8 +37,9 @@ def test_a_fit_is_scikit_learns(ridge, weigh):
     x, y = rng.normal(size=(60, 4)), rng.normal(size=60)
     weight = rng.integers(0, 4, 60) if weigh == "multiplicities" else rng.uniform(0, 2, 60)
     given = np.where(weight > 0, y, np.nan)  # a row of weight 0 is absent
-    items = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32).reshape(3, 20, *a.shape[1:]), RegressionRows(x, given))
-    found = linear_regression(4, ridge=ridge).fit(None, Batch(items, jnp.asarray(weight.reshape(3, 20))), None)
+    items = jax.tree.map(lambda a: a.astype(np.float32).reshape(3, 20, *a.shape[1:]), RegressionRows(x, given))
+    fit = jax.jit(lambda train: linear_regression(4, ridge=ridge).fit(None, train, None))
+    found = fit(Batch(items, weight.reshape(3, 20)))
     reference = Ridge(alpha=ridge * weight.sum(), fit_intercept=False).fit(x, y, sample_weight=weight)
     np.testing.assert_allclose(found, reference.coef_, rtol=1e-4, atol=1e-5)
 
@@ -143,10 +144,16 @@ def by_hand(policy, n=5, generations=3, **options):
     setting = linear_regression(2)
     world = setting.world()
     chain = make_chain(setting, policy, num_samples=n, num_generations=generations, fold="blocks", **options)
-    states, news = [chain.init(chain_keys(0, 1)[0], world)], []
+
+    @jax.jit
+    def step(state, generation):
+        state, new, _ = chain.emit(world, state, generation)
+        return chain.absorb(world, state, new, generation), new
+
+    states, news = [jax.jit(chain.init)(chain_keys(0, 1)[0], world)], []
     for g in range(1, generations + 1):
-        state, new, _ = chain.emit(world, states[-1], jnp.int32(g))
-        states.append(chain.absorb(world, state, new, jnp.int32(g)))
+        state, new = step(states[-1], jnp.int32(g))
+        states.append(state)
         news.append(new)
     return states, news
 

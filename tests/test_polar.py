@@ -146,6 +146,9 @@ def test_a_lane_does_not_depend_on_its_neighbours():
     np.testing.assert_allclose(np.diagonal(twice), distances(a, b), rtol=1e-5)
 
 
+gradients = jax.jit(jax.grad(covariance_distance, (0, 1)))
+
+
 @pytest.mark.parametrize("d", [1, 2, 5, 20])
 @pytest.mark.parametrize("apart", [1.0, 1e-3])
 def test_gradients_are_finite_differences(d, apart):
@@ -153,7 +156,7 @@ def test_gradients_are_finite_differences(d, apart):
         a = rooted(d, num=1)[0]
         b = a + apart * np.tril(np.random.default_rng(1).normal(size=(d, d))) * 0.3
         towards = np.tril(np.random.default_rng(2).normal(size=(2, d, d)))
-        by_a, by_b = jax.grad(covariance_distance, (0, 1))(a, b)
+        by_a, by_b = gradients(a, b)
         slope = (np.asarray(by_a) * towards[0]).sum() + (np.asarray(by_b) * towards[1]).sum()
         h = 1e-5 * apart
         ends = [aligned(a + s * h * towards[0], b + s * h * towards[1]) for s in (1, -1)]
@@ -163,10 +166,10 @@ def test_gradients_are_finite_differences(d, apart):
 @EACH_DIM
 def test_gradients_at_equal_and_singular_laws(d):
     a = rooted(d, num=1)[0].astype(np.float32)
-    for gradient in jax.grad(covariance_distance, (0, 1))(a, a):
+    for gradient in gradients(a, a):
         np.testing.assert_allclose(gradient, 0, atol=1e-5)
     a[:, d // 2 :] = 0
-    for gradient in jax.grad(covariance_distance, (0, 1))(a, np.eye(d, dtype=np.float32)):
+    for gradient in gradients(a, np.eye(d, dtype=np.float32)):
         assert np.isfinite(gradient).all()
 
 

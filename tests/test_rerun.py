@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ SWEEPS = {
     "run": lambda: cj.run(settings.gaussian(2), policies.window(k=2), metrics="trace_ratio", seed=3, **SMALL),
     "axes": lambda: cj.sweep(
         settings.gaussian, [policies.fresh_real, policies.replace()], metrics=["trace_ratio"], num_chains=2,
-        axes={("dim", "num_samples"): [(1, 5), (2, 9)], "policies.0.share": [0.1, 0.5], "num_generations": [1, 2],
+        axes={("dim", "num_samples"): [(1, 5), (2, 9)], "policies.0.share": [0.1, 0.5], "num_generations": [2],
               "seed": 4}, precision="float64",
     ),
     "curators": lambda: cj.sweep(
@@ -57,9 +58,15 @@ SWEEPS = {
 }  # fmt: skip
 
 
+@cache
+def made(name):
+    """The dataset of one of these, made once."""
+    return SWEEPS[name]()
+
+
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_dataset_is_made_again_bit_for_bit(name, tmp_path, monkeypatch):
-    first = SWEEPS[name]()
+    first = made(name)
     call = {"run": cj.run, "sweep": cj.sweep}[first.attrs["call"]]
     same(first, call(**cj.arguments_of(first)))
     stored = cj.open(results.save(first, tmp_path / "out"))
@@ -71,7 +78,7 @@ def test_a_dataset_is_made_again_bit_for_bit(name, tmp_path, monkeypatch):
 
 def test_the_command_line_runs_a_datasets_config_to_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first = SWEEPS["axes"]()
+    first = made("axes")
     (tmp_path / "again.yaml").write_text(first.attrs["config"])
     assert main.main(["run", "again.yaml", "--out", "out"]) == 0
     stored = cj.open("out")

@@ -9,6 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax.checking.layouts import (
+    BLOCKS,
+    FILLS,
+    Fill,
+    fill_with_nan,
+    fill_with_seven,
+    lay_out,
+    stack_blocks,
+    take_rows,
+    weigh_rows,
+)
 from collapse_jax.checking.problems import (
     Law,
     are_close,
@@ -25,10 +36,8 @@ from collapse_jax.core.suggestions import describe_choices
 from collapse_jax.types import ROLES, Batch, Key, Metric, Policy, Setting, Tree, World
 
 Observe = Callable[[Batch], dict[str, Any]]
-Fill = Callable[[jax.Array], jax.Array]
 
 FEWEST = 9  # real rows of a training batch, or more where a fit needs more
-BLOCKS = 3  # of the batches that fits are compared on, some of whose rows are absent
 HORIZON = 3
 
 
@@ -99,21 +108,22 @@ def shapes_of_settings(setting: Setting, seed: int) -> list[Law]:
 def laws_of_settings(setting: Setting, seed: int) -> list[Law]:
     """Return the laws of numbers, to be tried on `setting` where its shapes are right."""
     key, world, num = jax.random.key(seed), setting.world(), count_rows(setting)
-    items = jax.jit(lambda world: setting.sample_real(stream(key, "rows"), world, num))(world)
+    draw = jax.jit(lambda key, world: setting.sample_real(key, world, num))
+    items = draw(stream(key, "rows"), world)
     trial = Trial(setting, world, items, key)
     compiled = jax.jit(trial.observe)
 
     def observe(train: Batch) -> dict[str, Any]:
         return compiled(train, items)
 
-    steps = cache(lambda: _compile_steps(trial))  # two laws share them
+    steps = cache(lambda: _compile_steps(trial))  # three laws share them
     return [
         ("fits, samples and metrics are pure functions", lambda: _find_impure(trial)),
         ("rows of weight 0 are absent", lambda: _find_absent(trial, observe)),
         ("weights are multiplicities", lambda: _find_multiplicities(trial, observe)),
         ("statistics are sufficient", lambda: _find_insufficient(trial, observe)),
         ("a fit sees neither truth nor held-out rows", lambda: _find_leaks(trial, steps)),
-        ("every key has rows of its own", lambda: _find_keys(trial)),
+        ("every key has rows of its own", lambda: _find_keys(trial, steps, draw)),
         ("a world is always the same", lambda: _find_worlds(trial)),
         ("a chain is one program, and no metric is NaN", lambda: _find_run(trial, steps)),
     ]
@@ -238,34 +248,6 @@ def _find_impure(trial: Trial) -> Iterator[str]:
     yield from find_impurities("observe", trial.observe, train, trial.items)
 
 
-def _lay_out(num: int, items: Tree, weight: Any, fill: Fill) -> Batch:
-    """Return rows at weights ``[num]`` to ``[num + BLOCKS]`` in blocks; `fill` says what lies in empty slots."""
-    slots = num + BLOCKS
-    padded = np.pad(np.asarray(weight, np.float32), (0, slots - len(weight)))
-    index = np.minimum(np.arange(slots), jax.tree.leaves(items)[0].shape[0] - 1)
-
-    def lay(x: jax.Array) -> jax.Array:
-        there = padded.reshape(-1, *[1] * (x.ndim - 1)) > 0
-        return jnp.where(there, x[index], fill(x)).reshape(BLOCKS, -1, *x.shape[1:])
-
-    return Batch(jax.tree.map(lay, items), jnp.asarray(padded).reshape(BLOCKS, -1))
-
-
-def _fill_with_nan(x: jax.Array) -> jax.Array:
-    return jnp.full((), jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else 0, x.dtype)
-
-
-def _fill_with_seven(x: jax.Array) -> jax.Array:
-    return jnp.full((), 7, x.dtype)
-
-
-_FILLS = (_fill_with_nan, _fill_with_seven)
-
-
-def _take_rows(items: Tree, index: Any) -> Tree:
-    return jax.tree.map(lambda x: x[np.asarray(index)], items)
-
-
 def _rows_vary(items: Tree) -> bool:
     return any(np.ptp(np.asarray(x, float), axis=0).any() for x in jax.tree.leaves(items))
 
@@ -274,15 +256,14 @@ def _find_absent(trial: Trial, observe: Observe) -> Iterator[str]:
     index = np.asarray([0, 0, 1, 2, 3, 3, *range(4, trial.num - 1)])
     weight = np.ones(len(index))
     weight[[1, 5]] = 0.0
-    rows = _take_rows(trial.items, index)
-    yield from _find_reached("rows", *(observe(_lay_out(trial.num, rows, weight, fill)) for fill in _FILLS))
-    block = batch.make_batch(trial.items)
+    rows = take_rows(trial.items, index)
+    yield from _find_reached("rows", *(observe(lay_out(trial.num, rows, weight, fill)) for fill in FILLS))
 
     def with_empty_block(fill: Fill) -> Batch:
-        items = jax.tree.map(lambda x: jnp.broadcast_to(fill(x), x.shape), block.items)
-        return batch.stack_blocks(block, Batch(items, jnp.zeros((1, 1))))
+        items = jax.tree.map(lambda x: np.broadcast_to(fill(x), x.shape), trial.items)
+        return stack_blocks(weigh_rows(trial.items, 1.0), weigh_rows(items, 0.0))
 
-    yield from _find_reached("blocks", *(observe(with_empty_block(fill)) for fill in _FILLS))
+    yield from _find_reached("blocks", *(observe(with_empty_block(fill)) for fill in FILLS))
 
 
 def _find_reached(what: str, poisoned: dict[str, Any], other: dict[str, Any]) -> Iterator[str]:
@@ -294,12 +275,8 @@ def _find_reached(what: str, poisoned: dict[str, Any], other: dict[str, Any]) ->
 
 
 def _find_multiplicities(trial: Trial, observe: Observe) -> Iterator[str]:
-    num = trial.num
-
-    def lay_out(rows: Tree, weight: Any) -> Batch:
-        return _lay_out(num, rows, weight, _fill_with_seven)
-
-    plain, heavy = lay_out(trial.items, np.ones(num)), lay_out(trial.items, np.asarray([60, *[1] * (num - 1)]))
+    num, lay = trial.num, partial(lay_out, trial.num, fill=fill_with_seven)
+    plain, heavy = lay(trial.items, np.ones(num)), lay(trial.items, np.asarray([60, *[1] * (num - 1)]))
     if not names_that_differ(observe(heavy), observe(plain), are_equal) and _rows_vary(trial.items):
         fit = jax.jit(trial.fit)  # no metric may be able to tell
         if are_equal(fit(heavy), fit(plain)):
@@ -308,11 +285,11 @@ def _find_multiplicities(trial: Trial, observe: Observe) -> Iterator[str]:
     if trial.setting.init is not None:
         return  # fits by gradients draw other minibatches, and agree in law only
     counts = np.asarray([2, 1, 3, *[1] * (num - 3)])
-    twice = observe(lay_out(_take_rows(trial.items, np.repeat(np.arange(num), counts)), np.ones(num + BLOCKS)))
-    if changed := names_that_differ(observe(lay_out(trial.items, counts)), twice, are_close):
+    twice = observe(lay(take_rows(trial.items, np.repeat(np.arange(num), counts)), np.ones(num + BLOCKS)))
+    if changed := names_that_differ(observe(lay(trial.items, counts)), twice, are_close):
         yield f"a row of weight 2 is not the row twice: {', '.join(changed)} differ"
-    blocks = observe(batch.stack_blocks(batch.make_batch(trial.items, 2.0), batch.make_batch(trial.items, 3.0)))
-    if changed := names_that_differ(observe(lay_out(trial.items, np.full(num, 5.0))), blocks, are_close):
+    blocks = observe(stack_blocks(weigh_rows(trial.items, 2.0), weigh_rows(trial.items, 3.0)))
+    if changed := names_that_differ(observe(lay(trial.items, np.full(num, 5.0))), blocks, are_close):
         yield f"blocks of weights 2 and 3 are not the rows five times: {', '.join(changed)} differ"
 
 
@@ -320,7 +297,7 @@ def _find_insufficient(trial: Trial, observe: Observe) -> Iterator[str]:
     if trial.setting.statistics is None:
         return
     compress, weight = jax.jit(trial.setting.statistics.compress), np.linspace(0, 2, trial.num)
-    train = _lay_out(trial.num, trial.items, weight, _fill_with_seven)
+    train = lay_out(trial.num, trial.items, weight, fill_with_seven)
     whole, compressed = observe(train), compress(train)
     if not np.isclose(float(compressed.weight.sum()), weight.sum(), rtol=1e-5):
         yield f"statistics of rows of mass {weight.sum():g} weigh {float(compressed.weight.sum()):g}"
@@ -329,16 +306,18 @@ def _find_insufficient(trial: Trial, observe: Observe) -> Iterator[str]:
         return
     is_early = np.arange(trial.num) < trial.num // 2
     early, late = (
-        compress(_lay_out(trial.num, trial.items, weight * part, _fill_with_seven)) for part in (is_early, ~is_early)
+        compress(lay_out(trial.num, trial.items, weight * part, fill_with_seven)) for part in (is_early, ~is_early)
     )
-    hole = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), early)._replace(weight=jnp.zeros((1, 1)))
-    merged = batch.stack_blocks(early, hole, late)
+    hole = jax.tree.map(lambda x: np.broadcast_to(fill_with_nan(x), x.shape), early)
+    hole = hole._replace(weight=np.zeros_like(early.weight))
+    merged = stack_blocks(early, hole, late)
     if changed := names_that_differ(whole, observe(compress(merged)), are_close):
         yield f"statistics of two parts do not merge to those of the whole: {', '.join(changed)} differ"
     if changed := names_that_differ(whole, observe(merged), are_close):
         yield f"a fit to the statistics of two parts is not the fit to the whole: {', '.join(changed)} differ"
-    halved = observe(compress(batch.stack_blocks(batch.scale_weights(early, 0.5), hole, late)))
-    expected = observe(_lay_out(trial.num, trial.items, weight * np.where(is_early, 0.5, 1.0), _fill_with_seven))
+    lighter = early._replace(weight=0.5 * np.asarray(early.weight))
+    halved = observe(compress(stack_blocks(lighter, hole, late)))
+    expected = observe(lay_out(trial.num, trial.items, weight * np.where(is_early, 0.5, 1.0), fill_with_seven))
     if changed := names_that_differ(expected, halved, are_close):
         yield f"statistics at half their weight are not those of their rows: {', '.join(changed)} differ"
 
@@ -356,7 +335,7 @@ def _compile_steps(trial: Trial) -> tuple[Callable, Callable]:
 
 def _find_leaks(trial: Trial, steps: Callable) -> Iterator[str]:
     init, advance = steps()
-    poison = partial(jax.tree.map, lambda x: jnp.full_like(x, _fill_with_nan(jnp.asarray(x))))
+    poison = partial(jax.tree.map, lambda x: np.full(np.shape(x), fill_with_nan(jnp.asarray(x))))
 
     def go(world: World) -> tuple[Tree, Tree, Tree]:
         state = init(trial.key, world)
@@ -369,14 +348,18 @@ def _find_leaks(trial: Trial, steps: Callable) -> Iterator[str]:
             return
 
 
-def _find_keys(trial: Trial) -> Iterator[str]:
-    setting, params = trial.setting, jax.jit(trial.fit)(batch.make_batch(trial.items))
+def _find_keys(trial: Trial, steps: Callable, draw: Callable[[Key, World], Tree]) -> Iterator[str]:
+    setting = trial.setting
+    if setting.init is None:
+        params = jax.jit(trial.fit)(weigh_rows(trial.items, 1.0))
+    else:  # a chain keeps the fit, whose program is there already
+        init, advance = steps()
+        params = advance(trial.world, init(trial.key, trial.world), jnp.int32(1))[1]
     sample = jax.jit(lambda key, params: setting.sample(key, params, trial.num))
     keys = [jax.random.fold_in(trial.key, i) for i in (1, 2)]
     if _rows_vary(trial.items) and are_equal(*(sample(key, params) for key in keys)):
         yield "sample returns the same rows for two keys"
-    real = jax.jit(lambda key, world: setting.sample_real(key, world, trial.num))
-    if _rows_vary(trial.items) and are_equal(*(real(key, trial.world) for key in keys)):
+    if _rows_vary(trial.items) and are_equal(*(draw(key, trial.world) for key in keys)):
         yield "sample_real returns the same rows for two keys"
 
 
