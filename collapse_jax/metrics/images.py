@@ -29,6 +29,7 @@ from collapse_jax.metrics.class_balance import (
     measure_label_agreement,
 )
 from collapse_jax.numerics import nearest_neighbors
+from collapse_jax.numerics.exact_distances import Lattice, find_lattice
 from collapse_jax.numerics.frechet import compute_moments, frechet_distance
 from collapse_jax.training import nets
 from collapse_jax.types import Array, Metric, Source, Tree
@@ -83,10 +84,11 @@ class ImageJudge(NamedTuple):
 
 
 class RealImages(NamedTuple):
-    """Images to train on ``[R, D]``, others ``[M, D]``, and the real law's variance of each pixel ``[D]``."""
+    """Images to train on ``[R, D]``, others ``[M, D]``, the lattice of both, and the variance of each pixel ``[D]``."""
 
     train: Array
     held_out: Array
+    lattice: Lattice
     variance: Array
 
 
@@ -226,7 +228,7 @@ def _make_truth(task: JudgeTask) -> ImageTruth:
         jax.jit(nearest_neighbors.build_manifold, static_argnums=1)(to_features(net, test), task.k),
         jnp.asarray(np.log(variance.sum()), float),
         None if share is None else RealClasses(jnp.asarray(share, float), find_class_modes(source)),
-        None if source.shape is None else RealImages(jnp.asarray(train, float), test, jnp.asarray(variance, float)),
+        None if source.shape is None else _make_real_images(jnp.asarray(train, float), test, variance),
         None if source.log_density is None else _measure_density(source.log_density, source.arrays, train),
     )
 
@@ -253,9 +255,16 @@ def _truth_shapes(task: JudgeTask) -> ImageTruth:
         nearest_neighbors.Manifold(features, struct(task.num_test), unit),
         struct(),
         None if share is None else RealClasses(jnp.asarray(share, float), find_class_modes(source)),
-        None if source.shape is None else RealImages(struct(len(source.arrays), dim), test, struct(dim)),
+        None
+        if source.shape is None
+        else jax.eval_shape(_make_real_images, struct(len(source.arrays), dim), test, struct(dim)),
         None if source.log_density is None else RealDensity(jax.tree.map(jnp.asarray, source.arrays), struct(2)),
     )
+
+
+def _make_real_images(train: Array, held_out: Array, variance: Array | np.ndarray) -> RealImages:
+    lattice = jax.jit(partial(find_lattice, finest=True))(train, held_out)
+    return RealImages(train, held_out, lattice, jnp.asarray(variance, float))
 
 
 def _make_net(
@@ -310,7 +319,8 @@ def _observe_rows(
         if task.is_labelled and label_N is not None:
             values["label_agreement"] = measure_label_agreement(class_NxC, label_N)
     if truth.pictures is not None:
-        values["copied"] = nearest_neighbors.copied_share(some_NxD, truth.pictures.train, truth.pictures.held_out)
+        train, held_out, lattice, _ = truth.pictures
+        values["copied"] = nearest_neighbors.copied_share(some_NxD, train, held_out, lattice)
     if truth.pictures is not None and task.source.shape is not None:
         shape = [length for _, length in _image_dims(task.source.shape, task.num_shown)]
         real_D = truth.pictures.variance

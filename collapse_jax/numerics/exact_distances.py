@@ -4,7 +4,8 @@ Pixels are whole numbers over 255 (or over 16, or 1), and many of their distance
 matrix product would decide which is the nearer.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,30 +28,52 @@ class Lattice(NamedTuple):
       middle: the number of units halfway between the smallest entry and the largest.
     """
 
-    unit: Array
+    unit: Any
     middle: Array
 
 
-def find_lattice(*rows: Array) -> Lattice:
-    """Return the lattice that all entries of some arrays ``[N, F]`` of rows lie on."""
-    dim = rows[0].shape[1]
+def find_lattice(*rows: Array, finest: bool = False) -> Lattice:
+    """Return the lattice of the largest unit (or the `finest`) that all entries of some arrays ``[N, F]`` lie on."""
     low = jnp.stack([x.min() for x in rows]).min()
     high = jnp.stack([x.max() for x in rows]).max()
     unit, middle = jnp.int32(0), jnp.zeros_like(low)
-    for per_one in reversed(UNITS):
+    for per_one in UNITS if finest else reversed(UNITS):
         half = jnp.round((low + high) * (per_one / 2))
-        reach = jnp.maximum(jnp.round(high * per_one) - half, half - jnp.round(low * per_one))
-        fits = (reach**2 * min(dim, _CHUNK) <= _EXACT) & (4 * reach**2 * dim <= 2**30)
-        for x in rows:
-            fits &= _is_multiple(x, per_one).all()
+        fits = jnp.stack([_lies_on(Lattice(per_one, half), x) for x in rows]).all()
         unit, middle = jnp.where(fits, per_one, unit), jnp.where(fits, half, middle)
     return Lattice(unit, middle)
 
 
-def _is_multiple(x: Array, per_one: int) -> Array:
-    """Return whether each entry is the nearest float to a whole number over `per_one`, give or take one."""
-    scaled = x * per_one
-    return jnp.abs(scaled - jnp.round(scaled)) <= 2 * jnp.finfo(x.dtype).eps * jnp.abs(scaled)
+def _lies_on(lattice: Lattice, x_NxF: Array) -> Array:
+    """Return whether entries are the nearest floats to whole numbers of units, or the next, and sums are exact."""
+    scaled_NxF, dim = x_NxF * lattice.unit, x_NxF.shape[1]
+    whole_NxF = jnp.round(scaled_NxF)
+    is_whole = (jnp.abs(scaled_NxF - whole_NxF) <= 2 * jnp.finfo(x_NxF.dtype).eps * jnp.abs(scaled_NxF)).all()
+    reach = jnp.maximum(whole_NxF.max() - lattice.middle, lattice.middle - whole_NxF.min())
+    return is_whole & (reach**2 * min(dim, _CHUNK) <= _EXACT) & (4 * reach**2 * dim <= 2**30)
+
+
+def find_nearest(lattice: Lattice, x_NxF: Array, parts: Sequence[Array], at_once: int) -> list[tuple[Array, Array]]:
+    """Return the rank of each row's distance to the nearest of each part, and how many of it are so near, ``[N]`` each.
+
+    Ranks of different parts compare. `lattice` is that of the parts; where the rows are not on it, distances are floats
+    about its middle (or about the mean of the first part, if there is none). So, under ``jax.vmap`` over the rows, the
+    parts are prepared once.
+    """
+    is_lattice = lattice.unit > 0
+    is_exact = is_lattice & _lies_on(lattice, x_NxF)
+    middle_1xF = parts[0].mean(0, keepdims=True)
+    x_NxF = jnp.where(is_lattice, x_NxF * lattice.unit - lattice.middle, x_NxF - middle_1xF)
+    x_NxF = jnp.where(is_exact, jnp.round(x_NxF), x_NxF)
+    found = []
+    for y_MxF in (_find_offsets(lattice, part, middle_1xF) for part in parts):
+
+        def find(x_F: Array, y_MxF: Array = y_MxF) -> tuple[Array, Array]:
+            rank_M = _rank_offsets(is_exact, x_F[None], y_MxF)[0]
+            return rank_M.min(), (rank_M == rank_M.min()).sum()
+
+        found.append(jax.lax.map(find, x_NxF, batch_size=min(at_once, x_NxF.shape[0])))
+    return found
 
 
 def rank_distances(lattice: Lattice, x_NxF: Array, y_MxF: Array) -> Array:
@@ -61,17 +84,18 @@ def rank_distances(lattice: Lattice, x_NxF: Array, y_MxF: Array) -> Array:
     than 1e-3 of their distance from that mean.
     """
     middle_1xF = y_MxF.mean(0, keepdims=True)
-    return rank_offsets(lattice, find_offsets(lattice, x_NxF, middle_1xF), find_offsets(lattice, y_MxF, middle_1xF))
+    x_NxF, y_MxF = (_find_offsets(lattice, z, middle_1xF) for z in (x_NxF, y_MxF))
+    return _rank_offsets(lattice.unit > 0, x_NxF, y_MxF)
 
 
-def find_offsets(lattice: Lattice, x_NxF: Array, middle_1xF: Array) -> Array:
+def _find_offsets(lattice: Lattice, x_NxF: Array, middle_1xF: Array) -> Array:
     """Return the rows in units of the lattice, from its middle; where there is none, from the middle that is given."""
     on_lattice_NxF = jnp.round(x_NxF * lattice.unit) - lattice.middle
     return jnp.where(lattice.unit > 0, on_lattice_NxF, x_NxF - middle_1xF)
 
 
-def rank_offsets(lattice: Lattice, x_NxF: Array, y_MxF: Array) -> Array:
-    """Return what ``rank_distances`` says of offsets."""
+def _rank_offsets(is_exact: Array, x_NxF: Array, y_MxF: Array) -> Array:
+    """Return what ``rank_distances`` says of offsets, which are whole numbers where the result is to be exact."""
     products, steps, squares = jnp.zeros(()), jnp.int32(0), jnp.zeros(())
     for begin in range(0, x_NxF.shape[1], _CHUNK):
         x_NxC, y_MxC = x_NxF[:, begin : begin + _CHUNK], y_MxF[:, begin : begin + _CHUNK]
@@ -81,7 +105,7 @@ def rank_offsets(lattice: Lattice, x_NxF: Array, y_MxF: Array) -> Array:
         steps += square_Nx1.astype(jnp.int32) - 2 * product_NxM.astype(jnp.int32) + square_1xM.astype(jnp.int32)
     distance_NxM = squares - 2 * products
     is_rounding = distance_NxM <= 8 * jnp.finfo(x_NxF.dtype).eps * squares  # of NaN, False
-    return jnp.where(lattice.unit > 0, rank_steps(steps, x_NxF.dtype), jnp.where(is_rounding, 0.0, distance_NxM))
+    return jnp.where(is_exact, rank_steps(steps, x_NxF.dtype), jnp.where(is_rounding, 0.0, distance_NxM))
 
 
 def rank_steps(steps: Array, dtype: jnp.dtype) -> Array:

@@ -9,9 +9,8 @@ from collapse_jax.numerics.exact_distances import (
     Lattice,
     count_steps,
     find_lattice,
-    find_offsets,
+    find_nearest,
     rank_distances,
-    rank_offsets,
     rank_steps,
 )
 from collapse_jax.types import Array
@@ -126,19 +125,7 @@ def nearest_squared_distances(x_NxF: Array, y_MxF: Array) -> Array:
     return jax.lax.map(lambda x_F: squared_distances(x_F[None], y_MxF)[0].min(), x_NxF, batch_size=batch_size)
 
 
-def _find_nearest(lattice: Lattice, x_NxF: Array, y_MxF: Array) -> tuple[Array, Array]:
-    """Return the rank of the distance of each row of x to the nearest of y, and how many are so near, ``[N]`` each."""
-    middle_1xF, batch_size = y_MxF.mean(0, keepdims=True), min(_BATCH_ROWS, x_NxF.shape[0])
-    x_NxF, y_MxF = (find_offsets(lattice, z, middle_1xF) for z in (x_NxF, y_MxF))
-
-    def find(x_F: Array) -> tuple[Array, Array]:
-        rank_M = rank_offsets(lattice, x_F[None], y_MxF)[0]
-        return rank_M.min(), (rank_M == rank_M.min()).sum()
-
-    return jax.lax.map(find, x_NxF, batch_size=batch_size)
-
-
-def copied_share(generated_NxF: Array, train_RxF: Array, held_out_MxF: Array) -> Array:
+def copied_share(generated_NxF: Array, train_RxF: Array, held_out_MxF: Array, lattice: Lattice | None = None) -> Array:
     """Return how much more often a generated row is nearest to a training row than for a model that copies none.
 
     Training and held-out rows follow one law, so where a generated row owes nothing to the training rows, the nearest
@@ -148,10 +135,16 @@ def copied_share(generated_NxF: Array, train_RxF: Array, held_out_MxF: Array) ->
 
     This follows arXiv 2004.05675, which compares distances to the training rows alone; there, rows that shrink towards
     the middle would look like copies.
+
+    Args:
+      generated_NxF: rows to judge.
+      train_RxF: rows that were trained on.
+      held_out_MxF: other rows of the same law.
+      lattice: ``find_lattice(train_RxF, held_out_MxF, finest=True)``, where it was found before.
     """
-    lattice = find_lattice(generated_NxF, train_RxF, held_out_MxF)
-    to_train_N, num_train_N = _find_nearest(lattice, generated_NxF, train_RxF)
-    to_held_out_N, num_held_out_N = _find_nearest(lattice, generated_NxF, held_out_MxF)
+    real = train_RxF, held_out_MxF
+    lattice = find_lattice(*real, finest=True) if lattice is None else lattice
+    (to_train_N, num_train_N), (to_held_out_N, num_held_out_N) = find_nearest(lattice, generated_NxF, real, _BATCH_ROWS)
     tied_N = num_held_out_N / (num_train_N + num_held_out_N)
     is_held_out_N = jnp.where(to_train_N == to_held_out_N, tied_N, (to_held_out_N < to_train_N).astype(float))
     return 1 - is_held_out_N.mean() * (train_RxF.shape[0] + held_out_MxF.shape[0]) / held_out_MxF.shape[0]
