@@ -2,6 +2,7 @@
 
 import warnings
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -255,3 +256,29 @@ def test_a_class_without_a_row_to_train_on_is_told():
     assert any(where)
     assert all("no row to train on has the label 5" in line for lines in where for line in lines)
     assert jnp.isfinite(data.array(table, labels=True).arrays).all()
+
+
+# Settings of few rows
+
+
+@pytest.mark.parametrize("name", ["gaussian", "kde", "gaussian_mixture", "ideal_diffusion", "flow_matching", "vae",
+                                  "diffusion", "logistic_regression"])  # fmt: skip
+def test_defaults_take_all_rows_that_are_held_out(name):
+    """A table holds out fewer rows than metrics take by default; what is asked for in numbers must exist."""
+    table = np.column_stack([RNG.normal(size=(80, 2)), np.arange(80) % 2])
+    source = data.array(table, labels=True) if name == "logistic_regression" else data.array(table[:, :2])
+    make = getattr(cj.settings, name)
+    setting = make(source=source)
+    world = jax.eval_shape(setting.world) if name in ("vae", "diffusion") else setting.world()
+    if name != "gaussian":  # which keeps moments of the test rows
+        assert {len(leaf) for leaf in jax.tree.leaves(world.test)} == {16}
+    one_line_error(make(source=source, num_test=17).world, "17 held-out rows asked for, 16 exist")
+    assert make(source=None, num_test=20).world is not None
+
+
+def test_diffusion_of_digits_works_with_its_defaults():
+    source = data.digits(pca=None)
+    setting = cj.settings.diffusion(source=source, steps=60, width=8, depth=1, rows_at_once=64, sampler_steps=2)
+    runs = cj.run(setting, "replace", num_samples=32, num_generations=1, num_chains=1, metrics=["test_loss"])
+    assert setting.world().test.shape == (359, 64)
+    assert np.isfinite(runs.test_loss).all()

@@ -9,10 +9,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.core.errors import UsageError
-from collapse_jax.core.validation import is_traced
+from collapse_jax.core.validation import is_traced, require_integer
 from collapse_jax.types import Setting, Source, World
 
 P = ParamSpec("P")
+
+
+def count_test_rows(num_test: int | None, source: Source | None, default: int, low: int = 1) -> int:
+    """Return the number of held-out rows of metrics: what is asked for, or `default`, or all where they are fewer.
+
+    Args:
+      num_test: what is asked for, or None.
+      source: the real law; None for one whose rows never end.
+      default: where nothing is asked for.
+      low: the smallest number that makes sense.
+
+    Raises:
+      UsageError: `num_test` is no whole number of at least `low`.
+    """
+    if num_test is not None:
+        return require_integer("num_test", num_test, low)
+    known = getattr(source, "num_held_out", None)
+    return default if known is None else min(default, known)
 
 
 def on_host(make: Callable[P, World]) -> Callable[P, World]:

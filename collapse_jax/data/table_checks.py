@@ -51,19 +51,20 @@ def encode_word_columns(table: Table, where: str) -> Table:
 
     The first word, in alphabetical order, has none: its column would be what the others leave.
     """
-    columns, names = [], []
-    given = table.names or [None] * table.values.shape[1]
+    columns: list[np.ndarray] = []
+    names: list[str] = []
+    given = table.names or [f"column {at + 1}" for at in range(table.values.shape[1])]
     for at, column in enumerate(table.values.T):
         words = table.words.get(at)
         if words is None:
             columns.append(column[:, None])
-            names.append(given[at] or f"column {at + 1}")
+            names.append(given[at])
             continue
         if len(words) > _MAX_WORDS:
             told = f"{describe_column(at + 1, table.names)} has {len(words)} different words"
             raise UsageError(f"{where}: {told}; at most {_MAX_WORDS} can be encoded: drop it, or group them")
         columns.append((column[:, None] == np.arange(1, len(words))).astype(np.float64))
-        names.extend(f"{given[at] or f'column {at + 1}'}={word}" for word in words[1:])
+        names.extend(f"{given[at]}={word}" for word in words[1:])
     if all(words is None for words in map(table.words.get, range(table.values.shape[1]))):
         return table
     return Table(np.hstack(columns), names)

@@ -60,13 +60,14 @@ def table_of_columns(
     Raises:
       UsageError: a cell is neither a number nor, in a column that may hold them, a word.
     """
-    values, words = [], {}
+    values: list[np.ndarray] = []
+    words: dict[int, tuple[str, ...]] = {}
     for at, column in enumerate(columns):
         allowed = words_in == "all" or (words_in == "last" and at == len(columns) - 1)
         if isinstance(column, np.ndarray):
-            numbers, known = column.astype(np.float64), ()
-        else:
-            numbers, known = _decode(list(column), at + 1, names, where, allowed, texts)
+            values.append(column.astype(np.float64))
+            continue
+        numbers, known = _decode(list(column), at + 1, names, where, allowed, texts)
         values.append(numbers)
         if known:
             words[at] = known

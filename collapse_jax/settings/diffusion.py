@@ -20,7 +20,7 @@ from collapse_jax.core.validation import (
     require_positive,
     require_share,
 )
-from collapse_jax.core.worlds import on_host
+from collapse_jax.core.worlds import count_test_rows, on_host
 from collapse_jax.metrics import images, row_scores
 from collapse_jax.training import diffusion_objectives, nets, row_transform
 from collapse_jax.training.diffusion_objectives import (
@@ -110,7 +110,7 @@ def diffusion(
     stop: Array | float = 0.0,
     temperature: Array | float = 1.0,
     frame: Literal["unit", "pixels", "raw"] = "unit",
-    num_test: int = 500,
+    num_test: int | None = None,
     num_shown: int = 8,
     features: Callable[[Array], Array] | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
@@ -158,7 +158,7 @@ def diffusion(
       temperature: Factor on all noise that sampling draws.
       frame: How networks see rows. ``unit``: shifted and scaled, by two numbers for all columns, so that the real law
         has mean 0 and variance 1; ``pixels``: images from [0, 1] in [-1, 1]; ``raw``: as they are.
-      num_test: Number of held-out real rows of the metrics.
+      num_test: Number of held-out real rows of the metrics. The default is 500, or all where there are fewer.
       num_shown: Number of generated images that ``sample_image`` keeps.
       features: What rows are compared by, ``[num, dim] -> [num, F]``. The default suits the source: a classifier's
         features for labelled images, principal axes of other images, or the rows themselves.
@@ -175,6 +175,7 @@ def diffusion(
       ['test_loss', 'reverse_kl']
     """
     source = data.moons() if source is None else source
+    num_test = count_test_rows(num_test, source, 500)
     for name, value, choices in (
         ("objective", objective, diffusion_objectives.OBJECTIVES),
         ("net", net, nets.denoiser.NETS), ("schedule", schedule, RATES), ("dtype", dtype, tuple(DTYPES)),
@@ -182,7 +183,7 @@ def diffusion(
     ):  # fmt: skip
         require_choice(name, value, choices)
     rows_at_once = {"mlp": 2048}.get(net, 512) if rows_at_once is None else rows_at_once
-    for name, number in (("sampler_steps", sampler_steps), ("num_test", num_test), ("rows_at_once", rows_at_once)):
+    for name, number in (("sampler_steps", sampler_steps), ("rows_at_once", rows_at_once)):
         require_integer(name, number, 1)
     check_warmup(warmup, steps=steps)
     require_positive("learning_rate", learning_rate)

@@ -16,7 +16,7 @@ from collapse_jax.core.random import draw_normals
 from collapse_jax.core.registry import register_setting
 from collapse_jax.core.sharding import shard_rows
 from collapse_jax.core.validation import require_integer, require_positive
-from collapse_jax.core.worlds import on_host
+from collapse_jax.core.worlds import count_test_rows, on_host
 from collapse_jax.metrics import row_scores
 from collapse_jax.training import nets
 from collapse_jax.training.diffusion_objectives import PROBES_PER_ROW, draw_probes
@@ -74,7 +74,7 @@ def flow_matching(
     batch_size: int = 128,
     learning_rate: Array | float = 1e-2,
     sampler_steps: int = 32,
-    num_test: int = 500,
+    num_test: int | None = None,
     start: Literal["init", "previous"] = "init",
 ) -> Setting:
     """Train flow matching with an MLP, for points in a few dimensions.
@@ -91,7 +91,7 @@ def flow_matching(
       learning_rate: First learning rate of Adam.
       sampler_steps: Number of midpoint steps of the ODE, of two evaluations each. (At 32 steps Euler's rule shrinks the
         variance of a standard normal by 8% at every generation: a collapse of the sampler's making. Midpoint: by 1e-5.)
-      num_test: Number of held-out real rows of the metrics.
+      num_test: Number of held-out real rows of the metrics. The default is 500, or all where there are fewer.
       start: Where each fit starts: ``init`` trains a fresh network each generation, ``previous`` goes on from the last
         one.
 
@@ -102,11 +102,12 @@ def flow_matching(
       >>> [metric.name for metric in flow_matching(width=8).metrics][:2]
       ['test_loss', 'energy_distance']
     """
-    counts = {"width": width, "depth": depth, "sampler_steps": sampler_steps, "num_test": num_test}
+    counts = {"width": width, "depth": depth, "sampler_steps": sampler_steps}
     for name, value in counts.items():
         require_integer(name, value, 1)
     require_positive("learning_rate", learning_rate)
     source = data.moons() if source is None else source
+    num_test = count_test_rows(num_test, source, 500)
     import optax  # takes as long to import as JAX
 
     init, velocity = make_functional(lambda rngs: nets.mlp.TimedMLP(source.dim, width, depth, rngs=rngs))

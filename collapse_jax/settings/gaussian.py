@@ -14,7 +14,7 @@ from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import draw_normals, stream
 from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_integer, require_positive
-from collapse_jax.core.worlds import on_host
+from collapse_jax.core.worlds import count_test_rows, on_host
 from collapse_jax.metrics import row_scores
 from collapse_jax.numerics import gaussian_moments, ldl, polar
 from collapse_jax.numerics.gaussian_moments import Moments
@@ -82,7 +82,7 @@ class GaussianTruth(NamedTuple):
 def gaussian(
     dim: int | None = None,
     ddof: int = 0,
-    num_test: int = 500,
+    num_test: int | None = None,
     source: Source | None = None,
     temperature: float = 1.0,
 ) -> Setting:
@@ -102,7 +102,8 @@ def gaussian(
       dim: Number of columns. The default is the source's number, or 1 without a source.
       ddof: What is subtracted from N: 0 for maximum likelihood (the published protocol of arXiv 2410.16713), 1 for the
         unbiased covariance.
-      num_test: Number of held-out rows that ``test_nll`` averages over.
+      num_test: Number of held-out rows that ``test_nll`` averages over. The default is 500, or all where there
+        are fewer.
       source: The law of the real rows. The default is the standard normal law.
       temperature: Factor on the fitted covariance in sampling (the biased sampling of arXiv 2307.01850); below 1 the
         variance dies geometrically.
@@ -117,11 +118,11 @@ def gaussian(
       {'chain': 2, 'generation': 3}
     """
     require_integer("ddof", ddof, 0)
-    require_integer("num_test", num_test, 2)
     require_positive("temperature", temperature)
     if dim is not None:
         require_integer("dim", dim, 1)
     source = data.normal(dim or 1) if source is None else source
+    num_test = count_test_rows(num_test, source, 500, 2)
     if dim is not None and dim != source.dim:
         raise UsageError(f"dim is {dim}, but source {source.name} has {source.dim} columns")
     return Setting(

@@ -11,7 +11,7 @@ from collapse_jax.core import batch
 from collapse_jax.core.random import draw_normals
 from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_choice, require_integer, require_positive
-from collapse_jax.core.worlds import on_host
+from collapse_jax.core.worlds import count_test_rows, on_host
 from collapse_jax.metrics import row_scores
 from collapse_jax.numerics import ldl
 from collapse_jax.training.sgd import STARTS
@@ -79,7 +79,7 @@ def gaussian_mixture(
     covariance: Literal["full", "diagonal", "spherical"] = "full",
     floor: Array | float = 1e-6,
     start: Literal["init", "previous"] = "init",
-    num_test: int = 500,
+    num_test: int | None = None,
     source: Source | None = None,
 ) -> Setting:
     """Fit a mixture of Gaussians by a fixed number of EM steps (Dempster, Laird and Rubin 1977), with no stopping rule.
@@ -99,7 +99,7 @@ def gaussian_mixture(
         the likelihood has no maximum, since a component may close on one row. So no variance falls below it: a
         component of m rows that loses 1/m of its variance a generation settles at about m times the floor.
       start: Where each fit starts: ``init`` takes rows far apart, ``previous`` the last generation's components.
-      num_test: Number of held-out rows that metrics average over.
+      num_test: Number of held-out rows that metrics average over. The default is 500, or all where there are fewer.
       source: The law of the real rows. The default is blobs. ``modes_alive`` exists where it knows its modes.
 
     Raises:
@@ -114,8 +114,8 @@ def gaussian_mixture(
     require_choice("covariance", covariance, COVARIANCES)
     require_positive("floor", floor)
     require_choice("start", start, STARTS)
-    require_integer("num_test", num_test, 1)
     source = data.blobs() if source is None else source
+    num_test = count_test_rows(num_test, source, 500)
     empty = _empty(components, source.dim, covariance)
     return Setting(
         name="gaussian_mixture",

@@ -16,7 +16,7 @@ from collapse_jax.core.lineage import with_ancestors
 from collapse_jax.core.random import draw_normals
 from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_integer, require_positive
-from collapse_jax.core.worlds import on_host
+from collapse_jax.core.worlds import count_test_rows, on_host
 from collapse_jax.metrics import row_scores
 from collapse_jax.settings.kde import log_mean_kernel
 from collapse_jax.types import Array, Batch, Extras, Info, Key, Metric, Setting, Source, Tree, World
@@ -36,7 +36,7 @@ def ideal_diffusion(
     delta: Array | float = 0.1,
     degree: int = 4,
     solver_steps: int = 0,
-    num_test: int = 500,
+    num_test: int | None = None,
     source: Source | None = None,
     lineage: bool = False,
 ) -> Setting:
@@ -56,7 +56,8 @@ def ideal_diffusion(
       degree: Number of Hermite coefficients that are metrics.
       solver_steps: Number of midpoint steps of the probability-flow ODE with the exact score, each of which costs rows
         times training rows; 0 samples exactly (a training row, shrunk, plus noise).
-      num_test: Number of held-out rows that ``test_nll`` averages over.
+      num_test: Number of held-out rows that ``test_nll`` averages over. The default is 500, or all where there
+        are fewer.
       source: The law of the real rows. The default is two blobs in one dimension. Of several columns, coefficients are
         those of the columns' own laws, averaged.
       lineage: Whether rows know their real ancestors, which the metric ``ancestors_alive`` counts. Only exact samples
@@ -72,8 +73,8 @@ def ideal_diffusion(
     require_positive("delta", delta)
     require_integer("degree", degree, 1)
     require_integer("solver_steps", solver_steps, 0)
-    require_integer("num_test", num_test, 1)
     source = data.blobs(num_centers=2, dim=1, std=0.5, box=1.5) if source is None else source
+    num_test = count_test_rows(num_test, source, 500)
     setting = Setting(
         name="ideal_diffusion",
         world=partial(_world, source, num_test),

@@ -15,7 +15,7 @@ from collapse_jax.core.lineage import with_ancestors
 from collapse_jax.core.random import draw_normals
 from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_choice, require_integer, require_positive
-from collapse_jax.core.worlds import on_host
+from collapse_jax.core.worlds import count_test_rows, on_host
 from collapse_jax.metrics import row_scores
 from collapse_jax.numerics.kernel_interpolation import interpolate_log_kernel, interpolation_nodes
 from collapse_jax.types import Array, Batch, DrawOwnFn, Extras, Info, Key, Metric, Setting, Source, Tree, World
@@ -63,7 +63,7 @@ class Summary(NamedTuple):
 @register_setting
 def kde(
     bandwidth: float | Literal["scott", "silverman", "scott_scaled", "silverman_scaled"] = 0.5,
-    num_test: int = 500,
+    num_test: int | None = None,
     source: Source | None = None,
     lineage: bool = False,
     pool_rows: Sequence[int] | None = None,
@@ -81,7 +81,8 @@ def kde(
       bandwidth: A number above 0; or a rule: ``scott`` N^(-1/(d+4)) or ``silverman`` (N (d+2)/4)^(-1/(d+4)), which like
         scikit-learn's do not look at the data's spread; or either with ``_scaled``: times the square root of the rows'
         unbiased variance, averaged over coordinates.
-      num_test: Number of held-out rows that ``test_nll`` averages over.
+      num_test: Number of held-out rows that ``test_nll`` averages over. The default is 500, or all where there
+        are fewer.
       source: The law of the real rows. The default is moons.
       lineage: Whether rows know their real ancestors, which the metric ``ancestors_alive`` counts.
       pool_rows: Least and largest number of rows that a pool will have, for the rules that look at nothing else: under
@@ -99,8 +100,8 @@ def kde(
         require_choice("bandwidth", bandwidth, RULES)
     else:
         require_positive("bandwidth", bandwidth)
-    require_integer("num_test", num_test, 1)
     source = data.moons() if source is None else source
+    num_test = count_test_rows(num_test, source, 500)
     nodes = None if pool_rows is None else _nodes(bandwidth, pool_rows, source.dim)
     setting = Setting(
         name="kde",

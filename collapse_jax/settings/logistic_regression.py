@@ -14,7 +14,7 @@ from collapse_jax.core.gradients import refuse_gradient
 from collapse_jax.core.random import draw_normals, draw_uniforms, stream
 from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_integer, require_positive
-from collapse_jax.core.worlds import on_host
+from collapse_jax.core.worlds import count_test_rows, on_host
 from collapse_jax.data.synthetic import HELD_OUT_SEED
 from collapse_jax.numerics import logistic_newton
 from collapse_jax.types import Array, Batch, Extras, Info, Key, LabelOnly, Metric, Setting, Source, Tree, World
@@ -46,7 +46,7 @@ def logistic_regression(
     ridge: float = 1e-4,
     steps: int = 8,
     reuse_inputs: bool = True,
-    num_test: int = 300,
+    num_test: int | None = None,
     source: Source | None = None,
 ) -> Setting:
     """Fit logistic (or multinomial) regression by Newton's method; synthetic labels are drawn from the fit.
@@ -70,7 +70,7 @@ def logistic_regression(
         intercept.
       steps: Number of Newton steps of a fit.
       reuse_inputs: Whether a chain's inputs are drawn once and used in each batch; otherwise new ones come with each.
-      num_test: Number of held-out rows of the metrics.
+      num_test: Number of held-out rows of the metrics. The default is 300, or all where there are fewer.
       source: Labelled rows. The default is a model with unit vectors, drawn once.
 
     Raises:
@@ -84,7 +84,7 @@ def logistic_regression(
     require_integer("dim", dim, 1)
     require_integer("classes", classes, 2)
     require_integer("steps", steps, 1)
-    require_integer("num_test", num_test, 1)
+    num_test = count_test_rows(num_test, source, 300)
     require_positive("ridge", ridge)
     fit, logits = partial(_fit, classes, ridge, steps), 1 if classes == 2 else classes
     fit_truth = partial(_fit, classes, ridge, max(steps, _TRUTH_STEPS))

@@ -14,7 +14,7 @@ from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import stream
 from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import one_line, require_choice, require_integer, require_positive
-from collapse_jax.core.worlds import on_host
+from collapse_jax.core.worlds import count_test_rows, on_host
 from collapse_jax.metrics import representations
 from collapse_jax.settings.diffusion import diffusion
 from collapse_jax.training import augmentation, ssl_objectives
@@ -142,7 +142,7 @@ def self_supervised(
     noise: Array | float = VIEWS.noise,
     mask: Array | float = VIEWS.mask,
     num_probe: int = 1000,
-    num_test: int = 300,
+    num_test: int | None = None,
     k: int = 5,
     rows_at_once: int = 512,
 ) -> Setting:
@@ -177,7 +177,7 @@ def self_supervised(
       noise: Standard deviation of the noise that is added to each pixel in training.
       mask: Side of a square that is blacked out in training, over the image's.
       num_probe: Number of real images that probes are fitted to, at most.
-      num_test: Number of held-out real images.
+      num_test: Number of held-out real images. The default is 300, or all where there are fewer.
       k: Number of nearest neighbours that vote.
       rows_at_once: Number of images that are encoded together, which bounds memory.
 
@@ -194,7 +194,8 @@ def self_supervised(
     pretext = ssl_objectives.vicreg() if objective is None else objective
     if not isinstance(pretext, Pretext):
         raise UsageError(f"objective must be a Pretext, such as objectives.vicreg(), not {one_line(repr(pretext))}")
-    for name, number in (("batch_size", batch_size), ("num_probe", num_probe), ("num_test", num_test)):
+    num_test = count_test_rows(num_test, source, 300, 2)
+    for name, number in (("batch_size", batch_size), ("num_probe", num_probe)):
         require_integer(name, number, 2)
     require_integer("k", k, 1)
     require_integer("rows_at_once", rows_at_once, 1)

@@ -13,7 +13,7 @@ from collapse_jax.core import batching
 from collapse_jax.core.random import draw_normals
 from collapse_jax.core.registry import register_setting
 from collapse_jax.core.validation import require_choice, require_integer, require_number, require_positive
-from collapse_jax.core.worlds import on_host
+from collapse_jax.core.worlds import count_test_rows, on_host
 from collapse_jax.metrics import images, row_scores
 from collapse_jax.training import nets, row_transform
 from collapse_jax.training.diffusion_objectives import PROBES_PER_ROW, draw_probes
@@ -106,7 +106,7 @@ def vae(
     temperature: Array | float = 1.0,
     noise: Array | float = 1.0,
     frame: Literal["unit", "pixels", "raw"] = "unit",
-    num_test: int = 500,
+    num_test: int | None = None,
     num_shown: int = 8,
     features: Callable[[Array], Array] | None = None,
     rows_at_once: int = 512,
@@ -142,7 +142,7 @@ def vae(
       noise: Factor on the decoder's noise in sampling. 1 draws from the model's law; 0 takes its means, which look
         clean and lack the variance s^2 in each column, generation after generation.
       frame: How networks see rows: ``unit``, ``pixels`` or ``raw``, as in ``diffusion``.
-      num_test: Number of held-out real rows of the metrics.
+      num_test: Number of held-out real rows of the metrics. The default is 500, or all where there are fewer.
       num_shown: Number of generated images that ``sample_image`` keeps.
       features: What rows are compared by, ``[num, dim] -> [num, F]``. The default suits the source: a classifier's
         features for labelled images, principal axes of other images, or the rows themselves.
@@ -156,10 +156,10 @@ def vae(
       ['test_negative_elbo', 'rate', 'rate_of_latent', 'active_units']
     """
     source = data.moons() if source is None else source
+    num_test = count_test_rows(num_test, source, 500)
     row_frame = row_transform.make_row_transform(source, conditional, frame)
     require_choice("schedule", schedule, SCHEDULES)
-    for name, number in (("num_test", num_test), ("rows_at_once", rows_at_once)):
-        require_integer(name, number, 1)
+    require_integer("rows_at_once", rows_at_once, 1)
     check_warmup(warmup, steps=steps)
     for name, size in (("learning_rate", learning_rate), ("deviation", 1.0 if deviation is None else deviation)):
         require_positive(name, size)
