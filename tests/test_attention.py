@@ -26,10 +26,18 @@ def test_means_by_softmax_and_their_slopes(visible):
     score, value, slope = (random.normal(size=s) for s in ((2, 3, 6, 6), (2, 3, 6, 5), (2, 3, 6, 5)))
     score[0] *= 1_000
     score[1, 0] += 4_000
+
+    @jax.jit
+    def differentiate(score, value, slope):
+        mean, pull = jax.vjp(lambda s, v: weigh_values(s, v, visible), score, value)
+        return (
+            mean,
+            pull(slope),
+            jax.jvp(lambda s: weigh_values(s, value, visible), (score,), (jnp.ones_like(score),))[1],
+        )
+
     with jax.enable_x64(True):
-        mean, pull = jax.vjp(lambda s, v: weigh_values(s, v, visible), jnp.asarray(score), jnp.asarray(value))
-        slopes = pull(jnp.asarray(slope))
-        along = jax.jvp(lambda s: weigh_values(s, value, visible), (jnp.asarray(score),), (jnp.ones_like(score),))[1]
+        mean, slopes, along = differentiate(score, value, slope)
     share = softmax(score, True if visible is None else visible)
     np.testing.assert_allclose(mean, share @ value, rtol=1e-11, atol=1e-12)
     to_share = slope @ value.swapaxes(2, 3)

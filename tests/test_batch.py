@@ -42,7 +42,7 @@ def chi_square(counts, expected):
 def test_choose_is_in_proportion_to_weight(weight):
     weight, pool = numbered(weight)
     pool = pool(4)
-    chosen = batch.draw_rows(KEY, pool, 20_000)
+    chosen = np.asarray(jax.jit(lambda pool: batch.draw_rows(KEY, pool, 20_000))(pool))
     assert chosen.shape == (20_000,)
     counts = np.bincount(chosen, minlength=weight.shape[0] * 4)
     assert chi_square(counts, batch.full_weight(pool)) > 1e-4
@@ -84,7 +84,7 @@ def test_redraw_takes_rows_of_positive_weight_and_keeps_their_weights(wide):
         kinds = sorted(set(every))
         assert chi_square([subsets.count(k) for k in kinds], [every.count(k) for k in kinds]) > 1e-4
         assert set(subsets) <= set(kinds)
-    whole = resampling.redraw_rows(KEY, pool, 5, False)
+    whole = jax.jit(lambda pool: resampling.redraw_rows(KEY, pool, 5, False))(pool)
     assert sorted(np.ravel(whole.items)[np.ravel(whole.weight) > 0]) == [0, 1, 4, 5]
     assert float(batch.total_weight(whole)) == 5.0
 

@@ -84,8 +84,8 @@ def test_where_fits_start(start):
     """With a rate so small that a fit stays where it starts; generation 1's model is kept beside."""
     setting = settings.language_model(**TINY, start=start, learning_rate=1e-9, base_steps=3)
     world = setting.world()
-    begun = setting.init(KEY, world)
-    rows = batch.make_batch(setting.sample_real(KEY, world, 16))
+    begun = jax.jit(setting.init)(KEY, world)
+    rows = jax.jit(lambda world: batch.make_batch(setting.sample_real(KEY, world, 16)))(world)
     fit = jax.jit(setting.fit)
     one = fit(jax.random.key(1), rows, begun)
     two = fit(jax.random.key(2), rows, one._replace(net=jax.tree.map(lambda x: x + 1, one.net)))
@@ -170,15 +170,15 @@ def test_metrics_against_numpy():
     text = texts.text_from_string("t", words)
     setting = settings.language_model(**TINY | {"text": text, "prompt": 3, "num_test": 6})
     world, bits = setting.world(), text.num_symbols
-    start = setting.init(KEY, world)
-    model = start._replace(first=jax.tree.map(lambda x: 1.5 * x, start.net))
-    new = np.asarray(setting.sample_real(KEY, world, 10)).astype(int)
-    known = jax.tree.map(
-        lambda x: x[0, 0], setting.extras.summarize(world, batch.make_batch(jnp.asarray(new[:5, 2:]))).items
-    )
+    start = jax.jit(setting.init)(KEY, world)
+    model = start._replace(first=jax.tree.map(lambda x: 1.5 * np.asarray(x), start.net))
+    new = np.asarray(jax.jit(lambda world: setting.sample_real(KEY, world, 10))(world)).astype(int)
+    summarise = jax.jit(lambda world, rows: setting.extras.summarize(world, batch.make_batch(rows)).items)
+    known = jax.tree.map(lambda x: np.asarray(x)[0, 0], summarise(world, new[:5, 2:]))
     seen = jax.jit(setting.observe)(KEY, world, model, known, jnp.asarray(new))
     size = resolve_size("tiny", {"width": 8, "depth": 1, "heads": 1})
     _, apply = make_functional(lambda rngs: Transformer(bits, size, rngs=rngs))
+    apply = jax.jit(apply)
 
     def losses(net, rows):
         before = np.concatenate([np.full((len(rows), 1), bits), rows[:, :-1]], 1)

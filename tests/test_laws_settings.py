@@ -11,6 +11,7 @@ import scipy.stats
 from laws import HORIZON, NUM, SETTINGS, fitted, floats_of, is_valid, may_stay, observed, ran
 
 from collapse_jax import data, policies, settings
+from collapse_jax.checking import layouts
 from collapse_jax.core import batch, registry
 from collapse_jax.core.chain import make_chain, simulate
 from collapse_jax.core.errors import UsageError
@@ -32,10 +33,11 @@ def short_by_day(names):
 
 @cache
 def made(name):
-    """A setting, its world, and `M` real rows."""
+    """A setting, its world, and `M` real rows in NumPy, which compiles nothing."""
     setting = SETTINGS[name]()
     world = setting.world()
-    return setting, world, setting.sample_real(stream(KEY, "rows"), world, M)
+    draw = jax.jit(lambda world: setting.sample_real(stream(KEY, "rows"), world, M))
+    return setting, world, jax.device_get(draw(world))
 
 
 def rows_of(items, index):
@@ -47,11 +49,11 @@ def padded(items, weight, junk=lambda x: x[0] * 0 + 7):
     weight = np.pad(np.asarray(weight, np.float32), (0, 12 - len(weight)))
     place = np.minimum(np.arange(12), jax.tree.leaves(items)[0].shape[0] - 1)
 
-    def fill(x):  # by NumPy, which compiles nothing
+    def fill(x):
         rows = np.where(weight.reshape(-1, *[1] * (x.ndim - 1)) > 0, x[place], junk(x))
         return rows.astype(x.dtype).reshape(3, 4, *x.shape[1:])
 
-    return Batch(jax.tree.map(fill, jax.device_get(items)), weight.reshape(3, 4))
+    return Batch(jax.tree.map(fill, items), weight.reshape(3, 4))
 
 
 def nan(x):
@@ -79,8 +81,8 @@ def test_a_world_of_a_traced_number_is_refused_in_one_line():
 def test_weight_two_is_the_row_twice_in_distribution(name):
     setting, world, items = made(name)
     # A heavy first row, far from the light rest: what is generated tells how heavy.
-    away = lambda x: x + 6.0 if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.zeros_like(x)  # noqa: E731
-    far = jax.tree.map(lambda x: jnp.concatenate([away(x[:1]), x[1:4]]), items)
+    away = lambda x: x + x.dtype.type(6) if jnp.issubdtype(x.dtype, jnp.inexact) else np.zeros_like(x)  # noqa: E731
+    far = jax.tree.map(lambda x: np.concatenate([away(x[:1]), x[1:4]]), items)
     far = rows_of(far, [0, 1, 2, 3, 0, 0, 0, 0, 0])
 
     @jax.jit
@@ -106,8 +108,9 @@ def test_summaries_merge(name):
     early = np.arange(M) < 5
     parts = [summarise(padded(items, weight * here, nan)) for here in (early, ~early)]
     whole = summarise(padded(items, weight))
-    merged = summarise(batch.stack_blocks(*parts))
-    beside = summarise(batch.stack_blocks(parts[0], batch.scale_weights(parts[0], 0.0), parts[1]))
+    merged = summarise(layouts.stack_blocks(*parts))
+    absent = parts[0]._replace(weight=np.zeros_like(parts[0].weight))
+    beside = summarise(layouts.stack_blocks(parts[0], absent, parts[1]))
     for other in (merged, beside):
         for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(other), strict=True):
             assert np.isfinite(a).all()

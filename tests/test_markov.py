@@ -59,7 +59,12 @@ def entropies(model, grams):
 def test_metrics_of_a_table(order):
     setting = markov(order, 0.5, 12, markov_texts.language_from_table(TABLE))
     world = setting.world()
-    model = setting.fit(None, batch.make_batch(setting.sample_real(jax.random.key(1), world, 6)), None)
+
+    @jax.jit
+    def fit(world):
+        return setting.fit(None, batch.make_batch(setting.sample_real(jax.random.key(1), world, 6)), None)
+
+    model = fit(world)
     seen = observe(setting, world, model)
     values, vectors = np.linalg.eig(TABLE.T)
     stationary = np.real(vectors[:, np.argmax(values.real)])
@@ -119,7 +124,7 @@ def test_samples_follow_the_counts(order):
     counts = np.random.default_rng(order).integers(0, 5, (3**order, 3)) + np.eye(3)[np.arange(3**order) % 3]
     model = MarkovModel(jnp.asarray(counts, jnp.float32), jnp.float32(0))
     num = 20_000
-    rows = np.asarray(setting.sample(jax.random.key(2), model, num))
+    rows = np.asarray(jax.jit(lambda model: setting.sample(jax.random.key(2), model, num))(model))
     share = counts / counts.sum(1, keepdims=True)
     context = sum(rows[:, i].astype(int) * 3 ** (order - 1 - i) for i in range(order)) + np.zeros(num, int)
     for c in range(3**order):
@@ -140,9 +145,9 @@ def test_samples_follow_the_counts(order):
 def test_a_context_that_only_ends_rows_is_followed_by_any_symbol():
     setting = markov(1, 0.0, 6, markov_texts.language_from_table(TABLE))
     rows = jnp.array([[0, 0, 1, 0, 1, 2]], jnp.uint8)
-    model = setting.fit(None, batch.make_batch(rows), None)
+    model = jax.jit(setting.fit)(None, batch.make_batch(rows), None)
     assert float(model.counts[2].sum()) == 0
-    sampled = np.asarray(setting.sample(jax.random.key(3), model, 20_000))
+    sampled = np.asarray(jax.jit(lambda model: setting.sample(jax.random.key(3), model, 20_000))(model))
     after = sampled[:, 1:][sampled[:, :-1] == 2]
     frequency = np.asarray(model.counts).sum(0) / 5
     assert max(abs(z_score((after == b) * 1.0, frequency[b])) for b in range(3)) < 4
@@ -160,10 +165,11 @@ def test_copied_runs_are_those_of_a_plain_search():
     setting = markov(2, 0.0, 40, "shakespeare")
     world, key = setting.world(), jax.random.key(7)
     text = "".join(markov_texts.LETTERS[i] for i in np.asarray(world.real))
-    rows = setting.sample_real(jax.random.key(1), world, 50)
-    model = setting.fit(None, batch.make_batch(rows), None)
+    rows = jax.jit(lambda world: setting.sample_real(jax.random.key(1), world, 50))(world)
+    model = jax.jit(setting.fit)(None, batch.make_batch(rows), None)
     seen = jax.jit(setting.observe)(key, world, model, None, None)
-    new = ["".join(markov_texts.LETTERS[i] for i in row) for row in np.asarray(setting.sample(key, model, 8))]
+    sampled = np.asarray(jax.jit(lambda model: setting.sample(key, model, 8))(model))
+    new = ["".join(markov_texts.LETTERS[i] for i in row) for row in sampled]
 
     def run(row, n=8):
         known = "".join(str(int(row[i : i + n] in text)) for i in range(len(row) - n + 1))

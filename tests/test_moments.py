@@ -92,7 +92,13 @@ def covariance(d, rank, seed=0):
 
 def factorised(mean, covariance):
     """As a program does it."""
-    return Moments(jnp.asarray(mean), *ldl.factorise_covariance(jnp.asarray(covariance)))
+    return Moments(jnp.asarray(mean), *jax.jit(ldl.factorise_covariance)(jnp.asarray(covariance)))
+
+
+@jax.jit
+def described(fit):
+    """The lower triangle that a fit is made of, and the logarithms of its determinant and of its trace."""
+    return gaussian_moments.cholesky_factor(fit), gaussian_moments.log_det(fit), gaussian_moments.log_trace(fit)
 
 
 @pytest.mark.fast
@@ -118,17 +124,16 @@ def test_factorise_of_singular_matrices(d, rank, known):
     with jax.enable_x64(True):
         fit = known(np.zeros(d), sigma)
         factor, log_scale = np.asarray(fit.factor), np.asarray(fit.log_scale)
-        lower = np.asarray(gaussian_moments.cholesky_factor(fit))
-        assert np.isneginf(gaussian_moments.log_det(fit))
-        trace = float(gaussian_moments.log_trace(fit))
+        lower, log_det, log_trace = map(np.asarray, described(fit))
+    assert np.isneginf(log_det)
     np.testing.assert_allclose(lower @ lower.T, sigma, atol=1e-9 * max(1.0, sigma.max()))
     # Rows in general position: their first `rank` directions are taken, the others empty, with a unit column.
     assert np.isfinite(log_scale).tolist() == [i < rank for i in range(d)]
     np.testing.assert_array_equal(factor[:, rank:], np.eye(d)[:, rank:])
     if rank:
-        assert trace == pytest.approx(np.log(np.trace(sigma)))
+        assert log_trace == pytest.approx(np.log(np.trace(sigma)))
     else:
-        assert trace == -np.inf
+        assert log_trace == -np.inf
 
 
 AT = np.arange(40.0)

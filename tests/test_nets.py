@@ -45,10 +45,14 @@ def test_convolutions_and_their_slopes_are_those_of_scipy(convolve, size, before
     """Each way to shift images (inputs, outputs, some of both), odd sizes, and single rows and columns."""
     random = np.random.default_rng(before)
     x, kernel, slope = (random.normal(size=s) for s in ((2, *size, before), (3, 3, before, after), (2, *size, after)))
+
+    @jax.jit
+    def differentiate(x, kernel, slope):
+        made, pull = jax.vjp(convolve, x, kernel)
+        return made, pull(slope), jax.jvp(convolve, (x, kernel), (x, 2 * kernel))[1]
+
     with jax.enable_x64(True):
-        made, pull = jax.vjp(convolve, jnp.asarray(x), jnp.asarray(kernel))
-        pulled = pull(jnp.asarray(slope))
-        along = jax.jvp(convolve, (jnp.asarray(x), jnp.asarray(kernel)), (jnp.asarray(x), jnp.asarray(2 * kernel)))[1]
+        made, pulled, along = differentiate(x, kernel, slope)
     np.testing.assert_allclose(made, correlate(x, kernel), rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(along, 3 * correlate(x, kernel), rtol=1e-11, atol=1e-12)
     back = correlate(slope, kernel[::-1, ::-1].swapaxes(2, 3))

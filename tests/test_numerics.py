@@ -1,7 +1,6 @@
 """Numbers where float32 is short: long collapse, tiny bandwidths, far-off and badly scaled data, hardly any rows."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracle_helpers import POWER, assert_law, nll_float64, z_score_of_variance
@@ -100,15 +99,25 @@ def test_a_kde_of_one_row(bandwidth):
     assert (result.training_variance == 0).all()
 
 
+def observe_kde(setting, world, rows):
+    """The metrics of a fit to rows, in one program."""
+
+    @jax.jit
+    def observe(world, rows):
+        train = batch.make_batch(rows)
+        summary = jax.tree.map(lambda x: x[0, 0], setting.extras.summarize(world, train).items)
+        return setting.observe(None, world, setting.fit(None, train, None), summary, None)
+
+    return observe(world, rows)
+
+
 @pytest.mark.parametrize("h", [1e-3, 1e-2])
 def test_kde_at_a_tiny_bandwidth(h):
     """A negative log likelihood of thousands and more keeps its digits: no density underflows."""
     rows = 3 * np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
     setting = kde(h, num_test=100, source=data.normal(2, scale=3.0))
-    world, train = setting.world(), batch.make_batch(jnp.asarray(rows))
-    params = setting.fit(None, train, None)
-    summary = jax.tree.map(lambda x: x[0, 0], setting.extras.summarize(world, train).items)
-    nll = float(setting.observe(None, world, params, summary, None)["test_nll"])
+    world = setting.world()
+    nll = float(observe_kde(setting, world, rows)["test_nll"])
     exact = nll_float64(rows, np.ones(40), world.test, h)
     assert exact > 1e3
     assert nll == pytest.approx(exact, rel=1e-6)
@@ -123,14 +132,20 @@ def far_rows(offset, scale, num=200):
     return (offset + scale * np.random.default_rng(1).normal(size=(num, 3)) @ root.T).astype(np.float32)
 
 
+@jax.jit
+def fit_gaussian(pool):
+    """The fit to rows in three columns, and the logarithm of its determinant."""
+    fit = gaussian(3).fit(None, pool, None)
+    return fit, gaussian_moments.log_det(fit)
+
+
 @EACH_OFFSET
 @pytest.mark.parametrize("weighted", [False, True])
 def test_gaussian_fit_of_far_rows(offset, scale, weighted):
     """A float32 fit is that of NumPy in float64 on the same float32 rows, however far from 0 they lie."""
     x = far_rows(offset, scale)
     weight = np.random.default_rng(2).integers(0, 4, 200) if weighted else np.ones(200, int)
-    pool = Batch(jnp.asarray(x)[None], jnp.asarray(weight, jnp.float32)[None])
-    fit = gaussian(3).fit(None, pool, None)
+    fit, log_det = fit_gaussian(Batch(x[None], np.asarray(weight, np.float32)[None]))
     mean = np.average(x.astype(float), axis=0, weights=weight)
     covariance = np.cov(x.T.astype(float), fweights=weight, ddof=0)
     spread = np.sqrt(np.diag(covariance))
@@ -140,17 +155,17 @@ def test_gaussian_fit_of_far_rows(offset, scale, weighted):
     np.testing.assert_allclose(
         lower @ lower.T / np.outer(spread, spread), covariance / np.outer(spread, spread), atol=1e-5
     )
-    np.testing.assert_allclose(gaussian_moments.log_det(fit), np.linalg.slogdet(covariance)[1], atol=1e-3)
+    np.testing.assert_allclose(log_det, np.linalg.slogdet(covariance)[1], atol=1e-3)
 
 
 @pytest.mark.parametrize(("offset", "scale"), [(0.0, 1.0), (1e4, 1.0), (1e4, 1e-3)])
 def test_gaussian_pools_of_far_batches(offset, scale):
     """Merged statistics against all rows at once: means and spreads of batches, at float32's digits of a mean."""
     x = far_rows(offset, scale, 400).reshape(4, 100, 3)
-    setting = gaussian(3)
-    parts = [setting.statistics.compress(batch.make_batch(jnp.asarray(rows))) for rows in x]
-    merged = setting.statistics.compress(jax.tree.map(lambda *a: jnp.concatenate(a), *parts))
-    fit = setting.fit(None, merged, None)
+    compress = jax.jit(gaussian(3).statistics.compress)
+    parts = [compress(Batch(rows[None], np.ones((1, 1), np.float32))) for rows in x]
+    merged = compress(jax.tree.map(lambda *a: np.concatenate(a), *parts))
+    fit, _ = fit_gaussian(merged)
     covariance = np.cov(x.reshape(-1, 3).T.astype(float), ddof=0)
     lower = np.asarray(fit.factor, float) * np.exp(np.asarray(fit.log_scale, float))
     # A batch's mean is stored to half a unit in the last place: that much between batches cannot be told.
@@ -166,9 +181,8 @@ def test_kde_of_far_rows(offset, scale):
     """test_nll and training_variance of rows far from 0, as NumPy's in float64 on the same float32 rows."""
     x, h = far_rows(offset, scale), 0.3 * scale
     setting = kde(h, num_test=50, source=data.normal(3, mean=offset, scale=scale))
-    world, train = setting.world(), batch.make_batch(jnp.asarray(x))
-    summary = jax.tree.map(lambda a: a[0, 0], setting.extras.summarize(world, train).items)
-    seen = setting.observe(None, world, setting.fit(None, train, None), summary, None)
+    world = setting.world()
+    seen = observe_kde(setting, world, x)
     exact = nll_float64(x, np.ones(200), world.test, h)
     assert float(seen["test_nll"]) == pytest.approx(exact, rel=1e-5, abs=1e-4)
     assert float(seen["training_variance"]) == pytest.approx(x.astype(float).var(0).mean(), rel=1e-5)

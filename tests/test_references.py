@@ -111,7 +111,12 @@ def test_gaussian_metrics_of_a_singular_fit():
     """Three rows in four columns: rank 2, and an optimal transport distance that is still finite."""
     x = (np.random.default_rng(7).normal(size=(3, D)) @ ROOT.T + MEAN).astype(np.float32)
     setting = gaussian(source=skewed())
-    seen = setting.observe(None, setting.world(), setting.fit(None, batch.make_batch(jnp.asarray(x)), None), None, None)
+
+    @jax.jit
+    def observe(world, x):
+        return setting.observe(None, world, setting.fit(None, batch.make_batch(x), None), None, None)
+
+    seen = observe(setting.world(), x)
     covariance, mean = np.cov(x.T.astype(float), ddof=0), x.astype(float).mean(0)
     eigenvalues = np.linalg.eigvalsh(covariance)
     # tr (B^1/2 A B^1/2)^1/2 is the sum of the roots of the eigenvalues of A B.

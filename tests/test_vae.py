@@ -60,7 +60,7 @@ def by_hand(layers, x, label, classes):
 def test_the_bound_is_what_it_is_by_hand(deviation):
     setting = vae(LABELLED, conditional=True, deviation=deviation, **TINY | {"depth": 2, "latent": 3})
     world, task = setting.world(), task_of(setting)
-    net = moved(setting.init(KEY, world).net)
+    net = jax.jit(lambda world: moved(setting.init(KEY, world).net))(world)
     judge = jax.jit(lambda net: _of_held_out(task, net, world))
     seen = judge(net)
     rows, noise = np.tile(np.asarray(world.test, float), (8, 1)), np.asarray(world.truth.noise, float)
