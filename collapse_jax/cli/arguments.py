@@ -101,6 +101,11 @@ def _add_run_arguments(run: argparse.ArgumentParser) -> None:
         help="a parameter of submitit, such as slurm_partition=... (may be given again)",
     )
     run.add_argument("--repair", action="store_true", help="look for damaged results and compute them again")
+    run.add_argument(
+        "--mixed-versions",
+        action="store_true",
+        help="go on with results that other versions, plugins, flags of JAX or devices began",
+    )
     run.add_argument("--options", action="store_true", help="print every flag that changes a value of CONFIG, and stop")
 
 

@@ -42,6 +42,7 @@ class LaunchOptions:
       engine: ``"local"``, ``"ray"`` or ``"slurm"``.
       shard: ``"I/N"``, the part of the work that this process does; ``"auto"`` reads it from the environment.
       repair: whether damaged results are looked for and computed again.
+      mixed_versions: whether a store that other versions, plugins, flags or devices began is gone on with.
       jobs: the number of jobs of the engine slurm.
       slurm: parameters of submitit, each ``"KEY=VALUE"``.
       plugins: modules or files that register parts; workers of a cluster load them too.
@@ -53,6 +54,7 @@ class LaunchOptions:
     engine: str = "local"
     shard: str | None = None
     repair: bool = False
+    mixed_versions: bool = False
     jobs: int = 8
     slurm: tuple[str, ...] = ()
     plugins: tuple[str, ...] = ()
@@ -98,8 +100,8 @@ def launch(
         shard = (0, 1)  # what a job that died has left over is done here
     engine = functools.partial(_run_on_ray, text, options.plugins) if options.engine == "ray" else None
     outcome = resumable.fill_store(
-        grid, sweep_options, out, shard=shard, repair=options.repair, engine=engine,
-        progress_callback=progress_callback,
+        grid, sweep_options, out, shard=shard, repair=options.repair, mixed_versions=options.mixed_versions,
+        engine=engine, progress_callback=progress_callback,
     )  # fmt: skip
     if is_local:
         path = Path(out) / results.CONFIG
@@ -110,7 +112,7 @@ def launch(
 
 def refuse_missing_plugins(out: Any) -> None:
     """Raise ``LaunchError`` where the run at `out` needs plugins that are not loaded."""
-    missing = missing_plugins(store.read_attributes(store.join_path(out, store.STORE)))
+    missing = missing_plugins(store.read_identity(store.join_path(out, store.STORE)))
     if missing is not None:
         raise LaunchError(f"{out}: {missing}")
 

@@ -93,7 +93,8 @@ def _run_config(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
     plugins = tuple(arguments.plugin)
     options = LaunchOptions(
-        arguments.engine, arguments.shard, arguments.repair, arguments.jobs, tuple(arguments.slurm), plugins
+        arguments.engine, arguments.shard, arguments.repair, arguments.mixed_versions, arguments.jobs,
+        tuple(arguments.slurm), plugins,
     )  # fmt: skip
     _run_experiment(experiment, arguments.config, arguments.out, options, overrides)
 
@@ -110,7 +111,8 @@ def _run_experiment(
     keep_compiled_programs()
     with _raise_terminated(signal.SIGTERM), show_run_progress() as progress_callback:
         plugins = [word for plugin in options.plugins for word in ("--plugin", plugin)]
-        command = [str(config_path), "--out", str(out), *plugins, *overrides]
+        mixed = ["--mixed-versions"] * options.mixed_versions
+        command = [str(config_path), "--out", str(out), *mixed, *plugins, *overrides]
         outcome = launch(experiment, out, options, command, progress_callback)
     _show_outcome(out, outcome)
 
@@ -130,7 +132,7 @@ def _show_outcome(out: Any, outcome: Any) -> None:
 
     console = _make_console()
     for unit in outcome.repaired:
-        console.print(f"repaired: unit {unit}", soft_wrap=True, markup=False)
+        console.print(f"repaired: {unit}", soft_wrap=True, markup=False)
     if outcome.complete:
         pages = run_summary.show_run(out, console, is_new=bool(outcome.seconds))
         console.print(f"results: {results.store_path(out)}", soft_wrap=True)

@@ -24,7 +24,9 @@ from collapse_jax.results import locks, store
 from collapse_jax.results.config_text import config_attributes
 from collapse_jax.results.dataset import coordinate_labels, run_attributes
 from collapse_jax.results.provenance import describe_device
-from collapse_jax.results.store import STORE, Writer, is_bucket, join_path
+from collapse_jax.results.sessions import Session
+from collapse_jax.results.store import STORE, is_bucket, join_path
+from collapse_jax.results.writer import Writer, repair_static
 
 
 class RunProgress(NamedTuple):
@@ -75,6 +77,7 @@ def fill_store(
     *,
     shard: tuple[int, int] = (0, 1),
     repair: bool = False,
+    mixed_versions: bool = False,
     engine: Callable[[Plan, list[Unit]], Iterable] | None = None,
     progress_callback: Callable[[RunProgress], None] = ignore_progress,
 ) -> Outcome:
@@ -86,6 +89,7 @@ def fill_store(
       out: a folder, a bucket's URL, or an ``obstore`` store; a store of another experiment is refused.
       shard: (i, n): this process does the i-th of n parts, which need not know of each other.
       repair: look for damaged results among those done, and do them again.
+      mixed_versions: go on with a store that other versions, plugins, flags or devices began.
       engine: computes units elsewhere, ``(plan, units) -> (unit, (values, device) or exception), ...``; default in this
         process.
       progress_callback: is called as units and calls of their programs are done.
@@ -98,35 +102,36 @@ def fill_store(
     if engine is None:
         chain_placements(jax.local_devices(), options.mesh)
     with jax.enable_x64(options.precision == "float64"):
-        plan = plan_for_store(grid, options, place)
+        plan, repaired = plan_for_store(grid, options, place, repair)
     with jax.enable_x64(options.precision == "float64"), _hold_shard_lock(out, shard):
-        writer, repaired = Writer(plan, place), []
+        session = Session(plan)
+        writer = Writer(plan, place, session.name)
         if repair:
             shard_units = units_of_shard(plan, shard)
             for unit, damage in list(writer.find_damaged(shard_units)):
                 writer.mark_undone(unit)
-                repaired.append(f"{unit.name}: {damage}")
+                repaired.append(f"unit {unit.name}: {damage}")
             for unit in shard_units if _is_local(out) else ():
                 checkpoint.remove_checkpoints(_checkpoint_folder(out, unit))
+        if not all(map(writer.is_done, units_of_shard(plan, shard))):
+            session.begin(place, mixed_versions)
         seconds, failures = _run_missing_units(plan, writer, out, shard, engine, progress_callback)
-        writer.done[...] = np.asarray(writer.arrays[store.DONE][...])  # other shards may have been at work
-        complete = bool(writer.done.all())
-        if complete:
-            writer.group.attrs.update({k: round(v, 3) for k, v in seconds.items()})
-        return Outcome(failures, complete, repaired, seconds)
+        writer.read_done()  # other shards may have been at work
+        session.end(place, seconds)
+        return Outcome(failures, bool(writer.done.all()), repaired, seconds)
 
 
 def is_finished(out: Any, config: str) -> bool:
     """Return whether the store at `out` exists and nothing of it is left to do.
 
     Raises:
-      StoreError: the store is another experiment's; the first key that differs is named.
+      StoreError: the store is another experiment's (the first key that differs is named), or damaged.
     """
     place = join_path(out, STORE)
     if not store.store_exists(place):
         return False
     _refuse_other_config(place, config)
-    return store.is_complete(place)
+    return store.check_store(place)
 
 
 def prepare_store(grid: Grid, options: Options, out: Any) -> None:
@@ -135,18 +140,22 @@ def prepare_store(grid: Grid, options: Options, out: Any) -> None:
         plan_for_store(grid, options, join_path(out, STORE))
 
 
-def plan_for_store(grid: Grid, options: Options, place: Any) -> Plan:
-    """Return the plan of a store; the store is created where there is none.
+def plan_for_store(grid: Grid, options: Options, place: Any, repair: bool = False) -> tuple[Plan, list[str]]:
+    """Return the plan of a store, and what of the store was repaired; the store is created where there is none.
 
     Raises:
-      StoreError: the store is another experiment's; the first key that differs is named.
+      StoreError: the store is another experiment's (the first key that differs is named), or damaged.
     """
-    config = config_attributes(grid.design, options).get("config", "")
+    config, repaired = config_attributes(grid.design, options).get("config", ""), []
     if store.store_exists(place):
         _refuse_other_config(place, config)
-        _refuse_other_labels(place, grid, options)
         plan = make_plan(grid, options, store.read_cuts(place))
         check_memory(plan)
+        if repair:
+            repaired = repair_static(plan, place)
+        else:
+            store.check_store(place)
+        _refuse_other_labels(place, grid, options)
     else:
         plan = make_plan(grid, options)
         check_memory(plan)
@@ -155,12 +164,12 @@ def plan_for_store(grid: Grid, options: Options, place: Any) -> Plan:
         _refuse_other_labels(place, grid, options)
         plan = cut_plan(plan, store.read_cuts(place))
     _refuse_other_attributes(place, plan)
-    return plan
+    return plan, repaired
 
 
 def _refuse_other_config(place: Any, config: str) -> None:
     """Refuse a store whose recorded config differs."""
-    stored = yaml.safe_load(store.read_attributes(place).get("config", ""))
+    stored = yaml.safe_load(store.read_identity(place).get("config", ""))
     if (difference := describe_difference(stored, yaml.safe_load(config))) is not None:
         raise StoreError(f"{place}: holds another run, {difference}; choose another folder with --out")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from collapse_jax.core.errors import StoreError
-from collapse_jax.results import store
+from collapse_jax.results import records, store
 from collapse_jax.results.provenance import warn_of_missing_plugins
 from collapse_jax.results.store import STORE
 from collapse_jax.results.variables import select_scalars
@@ -58,7 +58,8 @@ def save(ds: xr.Dataset, path: Path | str) -> Path:
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.resolve().parent))
     try:
         partial.chmod(0o755)
-        _write(ds.assign_attrs(variables=list(map(str, ds.data_vars))), partial / STORE)
+        _write(ds.assign_attrs(variables=list(map(str, ds.data_vars)), layout=store.LAYOUT), partial / STORE)
+        records.write_manifest(store.open_zarr_store(partial / STORE), {})
         if "config" in ds.attrs:
             (partial / CONFIG).write_text(ds.attrs["config"], encoding="utf-8")
     except BaseException:

@@ -1,11 +1,10 @@
-"""Keep a sweep's results on disk or in a bucket: a zarr store, written unit by unit; a mask says what is done."""
+"""Keep a sweep's results on disk or in a bucket: a zarr store, written unit by unit; records say what is done."""
 
 import contextlib
-import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,14 @@ import xarray as xr
 
 from collapse_jax.core.errors import StoreError, explain_write_errors
 from collapse_jax.planning.plan import Plan
-from collapse_jax.planning.units import Cut, Unit
+from collapse_jax.planning.units import Cut
+from collapse_jax.results import records
 from collapse_jax.results.dataset import make_dataset, metric_attributes, record_attributes, run_attributes
 
-STORE, DONE, UNITS = "results.zarr", "done", "units"
+STORE = "results.zarr"
+LAYOUT = 2  # of the store's records; stores of layout 1 had a mask instead
+_IDENTITY = ("config", "plan", "plugins")  # recorded twice, so that one damaged record is not the end
+_REPAIR = "run again with --repair"
 _BUCKETS = ("gs://", "s3://", "az://", "http://", "https://")
 
 
@@ -65,6 +68,7 @@ def create_store(plan: Plan, place: Any) -> None:
         **record_attributes(plan),
         "call": "sweep",
         "plan": json.dumps([cut._asdict() for cut in plan.cuts]),
+        "layout": LAYOUT,
     }
     if isinstance(place, str | Path) and not is_bucket(place):
         place = Path(place)
@@ -76,13 +80,22 @@ def create_store(plan: Plan, place: Any) -> None:
             partial = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
         try:
             partial.chmod(0o755)
-            _create_arrays(plan, open_zarr_store(partial), record)
+            _fill_new_store(plan, open_zarr_store(partial), record)
             with contextlib.suppress(OSError):  # another shard was first, and its store is the same
                 partial.rename(place)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     else:
-        _create_arrays(plan, open_zarr_store(place), record)
+        zarr_store = open_zarr_store(place)
+        if records.become_maker(zarr_store):
+            _fill_new_store(plan, zarr_store, record)
+
+
+def _fill_new_store(plan: Plan, zarr_store: Any, record: Mapping[str, Any]) -> None:
+    """Make the arrays of a store, and then its manifest, with which the store exists."""
+    _create_arrays(plan, zarr_store, record)
+    known = {name: record[name] for name in _IDENTITY if name in record}
+    records.write_manifest(zarr_store, {**known, "shape": list(plan.shape[:-1])})
 
 
 def _create_arrays(plan: Plan, store: Any, record: Mapping[str, Any]) -> None:
@@ -113,28 +126,67 @@ def _create_arrays(plan: Plan, store: Any, record: Mapping[str, Any]) -> None:
             fill_value=float("nan"), dimension_names=(*dims, *described.get("value_dims", ())), compressors=checked,
             attributes=described,
         )  # fmt: skip
-    create_array(
-        DONE, plan.shape[:-1], plan.chunk_shape, dtype="uint8", fill_value=0, dimension_names=dims[:-1],
-        attributes={"long_name": "whether these chains are finished"},
-    )  # fmt: skip
 
 
 def store_exists(place: Any) -> bool:
-    """Return whether a store exists at `place`."""
-    import zarr
+    """Return whether there is a store at `place`, whole or damaged."""
+    zarr_store = open_zarr_store(place, read_only=True)
+    keys = (f"{records.MANIFEST}/zarr.json", "zarr.json")
+    return any(records.read_object(zarr_store, key) is not None for key in keys)
 
+
+def check_store(place: Any) -> bool:
+    """Return whether everything in a store is done, after a look at the presence and size of all that was written.
+
+    Raises:
+      DamageError: something is missing or of another size; labels and descriptions are compared whole.
+    """
+    zarr_store = open_zarr_store(place, read_only=True)
+    manifest, units = _check_files(place, zarr_store)
+    if manifest is None:
+        raise _other_version(place)
+    return bool(finished_cells(manifest["shape"], units).all())
+
+
+def _check_files(place: Any, zarr_store: Any) -> tuple[dict[str, Any] | None, dict[str, dict[str, Any]]]:
+    """Return the manifest and the units of a store; None and nothing where another version made the store.
+
+    Raises:
+      DamageError: something is missing or of another size.
+    """
     try:
-        return DONE in zarr.open_group(open_zarr_store(place, read_only=True), mode="r")
-    except (FileNotFoundError, ValueError, KeyError):
-        return False
+        manifest = records.read_record(zarr_store, records.MANIFEST)
+        if manifest is None:
+            if "layout" in read_attributes(place):
+                raise records.DamageError(f"{records.MANIFEST}/zarr.json is missing")
+            return None, {}
+        sizes = records.list_objects(zarr_store)
+        damage = records.find_damage(zarr_store, manifest["files"], sizes, whole=True)
+        units = records.read_records(zarr_store, records.UNITS, sizes)
+        for name, unit in units.items() if damage is None else ():
+            if unit is None:
+                damage = f"{records.UNITS}/{name}/zarr.json is not what was written"
+            elif found := records.find_damage(zarr_store, unit["files"], sizes, whole=False):
+                damage = found
+            if damage is not None:
+                break
+        if damage is not None:
+            raise records.DamageError(damage)
+    except records.DamageError as error:
+        raise records.DamageError(f"{place}: is damaged, {error}; {_REPAIR}") from error
+    return manifest, {name: unit for name, unit in units.items() if unit is not None}
 
 
-def is_complete(place: Any) -> bool:
-    """Return whether everything in the store is done."""
-    import zarr
+def finished_cells(shape: Sequence[int], units: Mapping[str, Mapping[str, Any]]) -> np.ndarray:
+    """Return which cells are done, ``[policy, *axes, chain]``."""
+    done = np.zeros(shape, bool)
+    for unit in units.values():
+        done[tuple(slice(*ends) for ends in unit["where"])] = True
+    return done
 
-    done: Any = zarr.open_group(open_zarr_store(place, read_only=True), mode="r")[DONE]
-    return bool(np.asarray(done[...]).all())
+
+def _other_version(place: Any) -> StoreError:
+    return StoreError(f"{place}: another version of collapse-jax made this store; choose another folder with --out")
 
 
 def read_labels(place: Any) -> dict[str, list[Any]]:
@@ -150,12 +202,25 @@ def read_cuts(place: Any) -> list[Cut]:
       StoreError: another version of this package made the store.
     """
     try:
-        recorded = json.loads(read_attributes(place)["plan"])
-        return [Cut(tuple(cut["unit_shape"])) for cut in recorded]
+        return [Cut(tuple(cut["unit_shape"])) for cut in json.loads(read_identity(place)["plan"])]
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(
-            f"{place}: another version of collapse-jax made this store; choose another folder with --out"
-        ) from error
+        raise _other_version(place) from error
+
+
+def read_identity(place: Any) -> dict[str, Any]:
+    """Return what says which experiment a store holds (``_IDENTITY``): of the manifest, else of the attributes.
+
+    Raises:
+      StoreError: neither can be read, or another version of this package made the store.
+    """
+    try:
+        manifest = records.read_record(open_zarr_store(place, read_only=True), records.MANIFEST)
+    except records.DamageError:
+        manifest = None
+    known = read_attributes(place) if manifest is None else manifest
+    if manifest is None and known.get("layout") != LAYOUT:
+        raise _other_version(place)
+    return {name: known[name] for name in _IDENTITY if name in known}
 
 
 def read_attributes(place: Any) -> dict[str, Any]:
@@ -169,7 +234,7 @@ def read_attributes(place: Any) -> dict[str, Any]:
     try:
         return dict(zarr.open_group(open_zarr_store(place, read_only=True), mode="r").attrs)
     except Exception as error:
-        raise StoreError(f"{place}: is not a store of results ({_describe_error(error)})") from error
+        raise StoreError(f"{place}: is not a store of results ({describe_error(error)}); {_REPAIR}") from error
 
 
 def read_devices(place: Any) -> dict[str, str]:
@@ -177,88 +242,9 @@ def read_devices(place: Any) -> dict[str, str]:
 
     Units that another version of this package computed are missing.
     """
-    import zarr
-
-    group = zarr.open_group(open_zarr_store(place, read_only=True), mode="r")
-    units: Any = group[UNITS].groups() if UNITS in group else ()  # type: ignore[union-attr]  # it is a group
-    return {name: str(unit.attrs["device"]) for name, unit in units}
-
-
-class Writer:
-    """Writes units into an existing store."""
-
-    def __init__(self, plan: Plan, place: Any):
-        import zarr
-
-        self.plan, self.place = plan, place
-        # Chunks of NaN alone are written too, so that a chunk which is not there was lost.
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            self.group = zarr.open_group(open_zarr_store(place), mode="r+")
-            self.arrays: dict[str, Any] = {name: self.group[name] for name in (*plan.metrics, DONE)}
-        self.done = np.asarray(self.arrays[DONE][...])
-
-    def is_done(self, unit: Unit) -> bool:
-        """Return whether the unit was finished, by this process or an earlier one."""
-        return bool(self.done[unit.where].all())
-
-    def write(self, unit: Unit, values: Mapping[str, np.ndarray], device: str) -> None:
-        """Write the values of a unit, and then mark it as done: a process killed in between loses this unit alone.
-
-        Args:
-          unit: which unit.
-          values: ``{metric: values}``.
-          device: the kind of device that computed them; bits may depend on it.
-
-        Raises:
-          StoreError: the disk is full, or the place cannot be written.
-        """
-        try:
-            for name, value in values.items():
-                self.arrays[name][unit.where] = value
-            self.group.create_group(f"{UNITS}/{unit.name}", attributes={"device": device}, overwrite=True)
-            self.arrays[DONE][unit.where] = 1
-        except _write_errors() as error:
-            raise StoreError(
-                f"{self.place}: cannot be written ({_describe_error(error)}); the units finished before are kept"
-            ) from error
-        self.done[unit.where] = 1
-
-    def mark_undone(self, unit: Unit) -> None:
-        """Mark a unit as not done."""
-        self.arrays[DONE][unit.where] = 0
-        self.done[unit.where] = 0
-
-    def find_damaged(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, str]]:
-        """Yield the units that are marked as done but whose results are missing or unreadable, with the reason."""
-        for unit in filter(self.is_done, units):
-            for name in self.plan.programs[unit.program].metrics:
-                damages = [f"{key} is missing" for key in self._chunk_keys(name, unit) if not self._exists(key)]
-                try:
-                    self.arrays[name][unit.where]
-                except Exception as error:  # codecs raise errors of many kinds
-                    damages = [f"{name} is unreadable ({_describe_error(error)})"]
-                if damages:
-                    yield unit, damages[0]
-                    break
-
-    def _chunk_keys(self, name: str, unit: Unit) -> list[str]:
-        """Return the keys of the unit's chunks of one metric."""
-        array = self.arrays[name]
-        where = (*unit.where, *(slice(0, length) for length in array.shape[len(unit.where) :]))
-        spans = [range(s.start // c, -(-s.stop // c)) for s, c in zip(where, array.chunks, strict=True)]
-        return [f"{name}/{array.metadata.encode_chunk_key(index)}" for index in itertools.product(*spans)]
-
-    def _exists(self, key: str) -> bool:
-        zarr_store: Any = self.group.store
-        if hasattr(zarr_store, "root"):
-            return (Path(zarr_store.root) / key).exists()
-        import obstore
-
-        try:
-            obstore.head(zarr_store.store, key)
-        except FileNotFoundError:
-            return False
-        return True
+    zarr_store = open_zarr_store(place, read_only=True)
+    units = records.read_records(zarr_store, records.UNITS, records.list_objects(zarr_store))
+    return {name: str(unit["device"]) for name, unit in units.items() if unit is not None}
 
 
 def read_store(place: Any) -> xr.Dataset:
@@ -267,29 +253,44 @@ def read_store(place: Any) -> xr.Dataset:
     Raises:
       StoreError: there is no store, or some results are damaged (the error names them).
     """
-    store, attrs = open_zarr_store(place, read_only=True), read_attributes(place)
-    with xr.open_dataset(store, engine="zarr", consolidated=False, chunks=None, mask_and_scale=False) as ds:
+    zarr_store = open_zarr_store(place, read_only=True)
+    manifest, units = _check_files(place, zarr_store)
+    attrs = read_attributes(place)
+    with xr.open_dataset(zarr_store, engine="zarr", consolidated=False, chunks=None, mask_and_scale=False) as ds:
         names = [name for name in attrs.get("variables", ds.data_vars) if name in ds]
         loaded = {}
         for name in names:
             try:
                 loaded[name] = ds[name].load()
             except Exception as error:
-                raise StoreError(
-                    f"{place}: {name} is damaged ({_describe_error(error)}); run again with --repair"
-                ) from error
-        done = float(ds[DONE].mean()) if DONE in ds else 1.0
+                raise StoreError(f"{place}: {name} is damaged ({describe_error(error)}); {_REPAIR}") from error
         coords = {
             n: (c.dims, c.to_numpy().astype(object).astype(str)) for n, c in ds.coords.items() if c.dtype.kind in "OT"
         }
-        internal = ("variables", "coordinates", "plan")
         result = xr.Dataset(loaded).assign_coords(coords)
-        for variable in result.variables.values():
-            variable.attrs.pop("_FillValue", None)
-        devices = sorted(set(read_devices(place).values()))
-        maker = str(attrs.get("device", "")).partition(" x ")[2]  # of the store, perhaps on another machine
-        several = {"devices": devices} if devices and devices != [maker] else {}
-        return result.assign_attrs({k: v for k, v in attrs.items() if k not in internal}, done=done, **several)
+    for variable in result.variables.values():
+        variable.attrs.pop("_FillValue", None)
+    facts: dict[str, Any] = {"done": 1.0}
+    if manifest is not None and "shape" in manifest:
+        done = finished_cells(manifest["shape"], units)
+        facts = {"done": float(done.mean()), **_read_seconds(zarr_store)}
+        if not done.all():  # a unit that was being written has left part of its values
+            cells = xr.DataArray(done, dims=loaded[names[0]].dims[: done.ndim])
+            result = result.where(cells)
+    devices = sorted({str(unit["device"]) for unit in units.values()})
+    maker = str(attrs.get("device", "")).partition(" x ")[2]  # of the store, perhaps on another machine
+    several = {"devices": devices} if devices and devices != [maker] else {}
+    internal = ("variables", "coordinates", "plan", "layout")
+    return result.assign_attrs({k: v for k, v in attrs.items() if k not in internal}, **facts, **several)
+
+
+def _read_seconds(zarr_store: Any) -> dict[str, float]:
+    """Return the seconds that all sessions took together, by what they were spent on."""
+    total: dict[str, float] = {}
+    for session in records.read_records(zarr_store, records.SESSIONS, records.list_objects(zarr_store)).values():
+        for name, seconds in (session or {}).get("seconds", {}).items():
+            total[name] = total.get(name, 0.0) + seconds
+    return {name: round(seconds, 3) for name, seconds in total.items()}
 
 
 def put_object(place: str, name: str, data: bytes) -> None:
@@ -305,7 +306,8 @@ def _import_obstore() -> Any:
     return store
 
 
-def _write_errors() -> tuple[type[Exception], ...]:
+def write_errors() -> tuple[type[Exception], ...]:
+    """Return the errors that say that a place cannot be written."""
     try:
         from obstore.exceptions import BaseError
     except ImportError:
@@ -313,6 +315,7 @@ def _write_errors() -> tuple[type[Exception], ...]:
     return OSError, BaseError
 
 
-def _describe_error(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
+    """Return an error in one line."""
     reason = " ".join(str(error).split())
     return f"{type(error).__name__}: {reason}" if reason else type(error).__name__

@@ -32,10 +32,13 @@ class MetricSummary(NamedTuple):
 
 def curve_positions(ds: xr.Dataset) -> dict[str, dict[str, int]]:
     """Return ``{label: {dim: index}}`` of each curve: one a policy, and one a grid point where axes were swept."""
-    dims, positions = grid_dims(ds), {}
+    dims = grid_dims(ds)
+    positions: dict[str, dict[str, int]] = {}
     for index in np.ndindex(*(ds.sizes[dim] for dim in dims)):
-        labels = [_format_label(ds, dim, i) for dim, i in zip(dims, index, strict=True)]
-        positions[" ".join(labels)] = dict(zip(dims, index, strict=True))
+        label = " ".join(_format_label(ds, dim, i) for dim, i in zip(dims, index, strict=True))
+        if label in positions:  # else a curve would be lost
+            label = f"{label} ({len(positions) + 1})"
+        positions[label] = dict(zip(dims, index, strict=True))
     return positions
 
 
