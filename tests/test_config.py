@@ -149,7 +149,7 @@ def test_a_mistake_is_told_in_one_line(tmp_path, overrides, fragments):
         ("a: [1\nb: 2\n", "line 2: "),
         ("a: 1\n\tb: 2\n", "line 2: "),
         ("seed: 1\nseed: 2\n", "line 2: 'seed' is there twice"),
-        ("seed: 2026-13-01\n", "month"),
+        (BASE + "seed: 2026-13-01\n", "seed: expected a whole number"),
         ("? [a]\n: 1\n", "line 1: "),
         ("seed: 1\x00", "not allowed"),
         ("sweep: {n: [1, 2]}\n" + BASE, "sweep.n: unknown key"),

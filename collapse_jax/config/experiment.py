@@ -4,15 +4,12 @@ What a config may say of a setting, a policy or a source is read off the signatu
 registered can be configured, and an argument is never listed twice.
 """
 
-import copy
 import dataclasses
 import importlib
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-import yaml
 
 from collapse_jax.config.parse import parse_fields
 from collapse_jax.config.schema import Mesh, Spec, either, union_of
@@ -21,6 +18,7 @@ from collapse_jax.config.yaml_io import ConfigError, apply_overrides, put, read_
 from collapse_jax.core import registry
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.suggestions import describe_choices
+from collapse_jax.core.yaml_text import write_yaml
 from collapse_jax.planning.paths import ALL_METRICS, SIZES, DesignAxis, expand_name, refuse_overlaps, targets
 
 if TYPE_CHECKING:  # at run time these cost the import of JAX, and `--help` must not
@@ -155,7 +153,7 @@ def from_dict(raw: Any) -> Experiment:
     def put_at(path: str, value: Any) -> Any:
         changed = base
         for target in targets(path, count):
-            changed = put(copy.deepcopy(changed), target.split("."), value, path)
+            changed = put(changed, target.split("."), value, path)
         return changed
 
     for path, values in section.lists.items():
@@ -241,4 +239,4 @@ def to_dict(value: Any) -> Any:
 
 def dumps(experiment: Experiment) -> str:
     """Return the experiment as YAML that `load` reads back."""
-    return yaml.safe_dump(to_dict(experiment), sort_keys=False)
+    return write_yaml(to_dict(experiment))

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import reprlib
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -11,6 +12,9 @@ from typing import Any, Literal, Union
 from collapse_jax.config.schema import WORDS, Mesh, Spec
 from collapse_jax.config.yaml_io import ConfigError
 from collapse_jax.core.suggestions import describe_choices, suggest_word
+
+MAX_WHOLE = 2**63 - 1
+MAX_FLOAT = int(sys.float_info.max)
 
 
 def parse_value(value: Any, hint: Any, path: str) -> Any:
@@ -29,6 +33,8 @@ def parse_value(value: Any, hint: Any, path: str) -> Any:
     choices = [choice for member in members for choice in typing.get_args(member) if isinstance(choice, str)]
     close = suggest_word(value, choices)
     suffix = f"; {close}" if close else ""
+    if type(value) is int and abs(value) > MAX_WHOLE and int in members:
+        raise ConfigError(f"{path}: {reprlib.repr(value)} is too large; whole numbers have at most 64 bits")
     raise ConfigError(f"{path}: expected {describe(hint)}, got {reprlib.repr(value)}{suffix}")
 
 
@@ -40,8 +46,8 @@ def _fits(value: Any, member: Any) -> bool:
     if typing.get_origin(member) is Literal:
         return any(type(value) is type(choice) and value == choice for choice in typing.get_args(member))
     if member is float:  # NaN would pass every check of a bound
-        return type(value) in (int, float) and math.isfinite(value)
-    return type(value) is member
+        return (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) <= MAX_FLOAT)
+    return type(value) is member and (member is not int or abs(value) <= MAX_WHOLE)
 
 
 def _parse_spec(value: Mapping[str, Any] | str, specs: dict[str, type[Spec]], path: str) -> Spec:
@@ -50,7 +56,7 @@ def _parse_spec(value: Mapping[str, Any] | str, specs: dict[str, type[Spec]], pa
     if "kind" not in raw:
         raise ConfigError(f"{path}.kind: missing; one of {', '.join(specs)}")
     kind = raw.pop("kind")
-    if kind not in specs:
+    if not isinstance(kind, str) or kind not in specs:
         raise ConfigError(f"{path}.kind: unknown {reprlib.repr(kind)}; {describe_choices(kind, specs)}")
     return parse_fields(raw, specs[kind], typing.get_type_hints(specs[kind]), path)
 
@@ -88,4 +94,5 @@ def describe(hint: Any) -> str:
 
 
 def _join(path: str, key: Any) -> str:
-    return f"{path}.{key}" if path else str(key)
+    word = key if isinstance(key, str) and len(key) <= 60 else reprlib.repr(key)
+    return f"{path}.{word}" if path else word

@@ -1,5 +1,6 @@
 """The ``sweep:`` section of a config: paths and the values they take."""
 
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ def read_section(raw: Any, expand: Callable[[str], str], fail: Callable[[str], E
     trace: list[str] = []
     for section in raw if isinstance(raw, list) else [raw]:
         if not isinstance(section, Mapping):
-            raise fail(f"sweep: expected product, zip or trace, got {section!r}")
+            raise fail(f"sweep: expected product, zip or trace, got {reprlib.repr(section)}")
         unknown = [key for key in section if key not in ("product", "zip", "trace")]
         if unknown:
             raise fail(f"sweep.{unknown[0]}: unknown key; one of product, zip, trace")
@@ -62,7 +63,7 @@ def _read_lists(
     for name, values in _flatten(section.get(part) or {}, "").items():
         values = [values] if type(values) in (int, float) else values
         if not isinstance(values, list) or not values:
-            raise fail(f"sweep.{part}.{name}: expected a list of one or more values, got {values!r}")
+            raise fail(f"sweep.{part}.{name}: expected a list of one or more values, got {reprlib.repr(values)}")
         lists[expand(name)] = values
     return lists
 

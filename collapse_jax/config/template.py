@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from collapse_jax import config
 from collapse_jax.config import parse, schema
 from collapse_jax.config.experiment import Experiment
@@ -18,6 +16,7 @@ from collapse_jax.config.schema import Spec
 from collapse_jax.config.yaml_io import ConfigError
 from collapse_jax.core import registry
 from collapse_jax.core.suggestions import describe_choices
+from collapse_jax.core.yaml_text import write_yaml
 
 _WIDTH = 100  # of comments
 _CLOSED = {"num_samples": 100, "num_generations": 20, "num_chains": 100}
@@ -161,5 +160,5 @@ def _explained(name: str, value: Any, words: str, indent: str = "") -> list[str]
 def format_flow(value: Any) -> str:
     """Return a value of a config as YAML on one line, mappings in braces and lists in brackets."""
     plain = {name: config.to_dict(part) for name, part in value.items()} if isinstance(value, dict) else value
-    text = yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=10**6)
+    text = write_yaml(plain, default_flow_style=True, width=10**6)
     return text.removesuffix("...\n").rstrip()

@@ -5,9 +5,22 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+MAX_MESSAGE = 1000  # characters of the line that a user's mistake is told in
+
 
 class UsageError(ValueError):
-    """An argument, a config or a command line that is wrong."""
+    """An argument, a config or a command line that is wrong, told in one line.
+
+    Args:
+      message: what is wrong and what would be right. What a user wrote and no line can show is escaped; of a message
+        that is too long the middle is left out.
+    """
+
+    def __init__(self, message: object = ""):
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(message))
+        if len(line) > MAX_MESSAGE:
+            line = f"{line[: MAX_MESSAGE - 405]} ... {line[-400:]}"
+        super().__init__(line)
 
 
 class StoreError(UsageError):

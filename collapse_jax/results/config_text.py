@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from collapse_jax.core.errors import UsageError
+from collapse_jax.core.yaml_text import write_yaml
 from collapse_jax.planning.design import Design
 from collapse_jax.planning.options import Options
 from collapse_jax.planning.paths import SIZES
@@ -41,7 +40,7 @@ def describe_experiment(design: Design, options: Options) -> dict[str, Any]:
 
 def write_config(design: Design, options: Options) -> str:
     """Return ``describe_experiment`` as YAML."""
-    return yaml.safe_dump(describe_experiment(design, options), sort_keys=False)
+    return write_yaml(describe_experiment(design, options))
 
 
 def config_attributes(design: Design, options: Options) -> dict[str, str]:
