@@ -232,7 +232,7 @@ def test_weighted_fresh_takes_a_number_of_real_rows():
 @pytest.mark.fast
 @pytest.mark.parametrize(("real", "made", "nested"), [(2, 7, True), (5, 1, True), (3, 0, True), (8, 3, False)])
 def test_a_mix_is_of_real_and_synthetic_rows(real, made, nested):
-    seen, tags = record(policies.mix(real, made, nested)), set()
+    seen, tags = record(policies.mix(real, made, nested), scan=True), set()
     for g in GENERATIONS[1:]:
         rows = seen.seen(g)
         there = [row for row in rows if row[2] == 1]

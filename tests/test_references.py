@@ -36,9 +36,7 @@ def skewed():
 
 def blocks_of(x, weight):
     """Rows and weights as three blocks, each weight its own."""
-    return Batch(
-        jnp.asarray(x, jnp.float32).reshape(3, -1, x.shape[1]), jnp.asarray(weight, jnp.float32).reshape(3, -1)
-    )
+    return Batch(x.astype(np.float32).reshape(3, -1, x.shape[1]), np.asarray(weight, np.float32).reshape(3, -1))
 
 
 def covariance_of(fit):
@@ -54,7 +52,7 @@ def test_gaussian_fit_is_numpy_cov(kind, ddof):
     weight = rng.integers(0, 4, 60) if kind == "multiplicities" else rng.uniform(0, 2, 60) * (rng.random(60) > 0.2)
     # A row of weight 0 is absent, whatever it holds.
     given = np.where(weight[:, None] > 0, x, np.nan)
-    fit = gaussian(D, ddof).fit(None, blocks_of(given, weight), None)
+    fit = jax.jit(gaussian(D, ddof).fit)(None, blocks_of(given, weight), None)
     if kind == "multiplicities":
         expected = np.cov(x.T, fweights=weight, ddof=ddof)
         np.testing.assert_allclose(expected, np.cov(np.repeat(x, weight, axis=0).T, ddof=ddof))
@@ -150,14 +148,19 @@ def test_kde_is_scikit_learns(d):
             assert nll_float64(x, given, test, h) == pytest.approx(-expected.mean(), rel=1e-9)
     for rule in ("scott", "silverman"):
         setting = kde(rule, num_test=50, source=source)
+        world = setting.world()
+
+        @jax.jit
+        def observe(train, setting=setting, world=world):
+            params = setting.fit(None, train, None)
+            summary = jax.tree.map(lambda a: a[0, 0], setting.extras.summarize(world, train).items)
+            return params, setting.observe(None, world, params, summary, None)
+
         for given in (np.ones(90, int), weight):
             repeated = np.repeat(x, given, axis=0).astype(float)
             reference = KernelDensity(bandwidth=rule).fit(repeated)
-            train = blocks_of(x, given)
-            params, world = setting.fit(None, train, None), setting.world()
+            params, seen = observe(blocks_of(x, given))
             assert float(params.bandwidth) == pytest.approx(reference.bandwidth_, rel=1e-5)
-            summary = jax.tree.map(lambda a: a[0, 0], setting.extras.summarize(world, train).items)
-            seen = setting.observe(None, world, params, summary, None)
             assert float(seen["test_nll"]) == pytest.approx(-reference.score(np.asarray(test, float)) / 50, rel=1e-4)
             assert float(seen["training_variance"]) == pytest.approx(repeated.var(0).mean(), rel=1e-4)
 
@@ -276,13 +279,18 @@ def test_kernels_merged_at_birth_are_those_of_the_whole_pool(policy, h):
     setting = kde(h, num_test=30)
     world = setting.world()
     chain = collapse_jax.make_chain(setting, policy, num_samples=n, num_generations=generations)
-    emit, absorb, density = jax.jit(chain.emit), jax.jit(chain.absorb), jax.jit(log_mean_kernel)
+    emit, absorb = jax.jit(chain.emit), jax.jit(chain.absorb)
+
+    @jax.jit
+    def look(pool):
+        rows, weight = batch.weighted_rows(pool)
+        return rows, weight, log_mean_kernel(batch.make_batch(rows, weight), world.test, jnp.float32(h))
+
     state = jax.jit(chain.init)(jax.random.key(31), world)
     batches, weights = [np.asarray(state.pool.items[0])], [1.0]
     for generation in range(1, generations + 1):
-        rows, weight = batch.weighted_rows(state.pool)
+        rows, weight, whole = map(np.asarray, look(state.pool))
         state, new, seen = emit(world, state, jnp.int32(generation))
-        whole = density(batch.make_batch(rows, weight), world.test, jnp.float32(h))
         direct = 2 * np.log(h * np.sqrt(2 * np.pi)) - whole.mean()
         assert float(seen["test_nll"]) == pytest.approx(float(direct), rel=1e-5)
         assert float(seen["test_nll"]) == pytest.approx(nll_float64(rows, weight, world.test, h), rel=1e-5)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +114,7 @@ def same(a, b):
 
 def test_a_stream_is_the_sweep_in_memory(whole):
     made = sweep(
-        lambda dim, temperature: settings.gaussian(dim, num_test=16, temperature=temperature),
+        partial(settings.gaussian, num_test=16),  # whose programs the stream has compiled
         [policies.replace(), policies.decay()],
         axes={"dim": [1, 2], "temperature": [0.5, 1.0]},
         num_samples=4,
