@@ -1,7 +1,10 @@
 """What is deleted, truncated or changed in a store is found, named in one line, and repaired from the config."""
 
+import itertools
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -189,3 +192,34 @@ def test_what_a_killed_unit_left_is_not_shown(damaged):
     ds = results.open("out")
     assert 0 < ds.attrs["done"] < 1
     assert float(ds["trace_ratio"].isnull().mean()) == pytest.approx(1 - ds.attrs["done"])
+
+
+def prepare(bucket):
+    experiment = config.load("run.yaml")
+    resumable.prepare_store(experiment.grid(), experiment.options(), bucket)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_of_many_processes_one_makes_the_store_of_a_bucket(dies, damaged, monkeypatch):
+    """Each would take half a second; the store is that of the first, or of the next where the first died."""
+    from obstore.store import MemoryStore
+
+    bucket, makers, create = MemoryStore(), [], store._create_arrays
+
+    def slow(plan, zarr_store, record):
+        makers.append(record["run"])
+        if dies and len(makers) == 1:
+            raise KeyboardInterrupt
+        time.sleep(0.5)
+        create(plan, zarr_store, record)
+
+    numbers, recorded = itertools.count(), store.record_attributes
+    monkeypatch.setattr(store, "record_attributes", lambda plan: {**recorded(plan), "run": next(numbers)})
+    monkeypatch.setattr(store, "_create_arrays", slow)
+    monkeypatch.setattr(records, "_PATIENCE", 2.0 if dies else 60.0)
+    with ThreadPoolExecutor(3) as pool:
+        errors = [future.exception() for future in [pool.submit(prepare, bucket) for _ in range(3)]]
+    assert len([error for error in errors if error is not None]) == dies
+    assert len(makers) == 1 + dies
+    assert store.read_attributes(bucket)["run"] == makers[-1]
+    assert not store.check_store(bucket)

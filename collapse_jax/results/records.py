@@ -4,7 +4,9 @@ Records are the attributes of small zarr groups: ``manifest`` of what never chan
 ``units/NAME`` of each unit's chunks, ``sessions/ID`` of each process that wrote. A unit is done where its record is.
 """
 
+import contextlib
 import hashlib
+import itertools
 import json
 import os
 import tempfile
@@ -170,16 +172,16 @@ def become_maker(zarr_store: Any) -> bool:
     import obstore
     from obstore.exceptions import AlreadyExistsError
 
-    try:
-        obstore.put(zarr_store.store, _MAKER, str(time.time()).encode(), mode="create")
-        return True
-    except AlreadyExistsError:
+    for attempt in itertools.count():
+        with contextlib.suppress(AlreadyExistsError):
+            obstore.put(zarr_store.store, f"{_MAKER}-{attempt}", b"", mode="create")
+            return True
         end = time.monotonic() + _PATIENCE
         while time.monotonic() < end:
             if read_object(zarr_store, f"{MANIFEST}/zarr.json") is not None:
                 return False
-            time.sleep(0.2)
-        return True
+            time.sleep(0.1)
+    raise AssertionError("attempts never end")
 
 
 def _parse_record(name: str, data: bytes) -> dict[str, Any]:
