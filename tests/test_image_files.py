@@ -1,6 +1,7 @@
 """Files of images and archives: pixels as people see them, or one line that says why not."""
 
 import tracemalloc
+import warnings
 import zipfile
 
 import numpy as np
@@ -10,6 +11,9 @@ from PIL import Image
 
 import collapse_jax.data as data
 from collapse_jax.data import image_arrays
+from collapse_jax.data.images import ImageWarning
+
+pytestmark = pytest.mark.filterwarnings("ignore::collapse_jax.data.images.ImageWarning")
 
 RNG = np.random.default_rng(0)
 BYTES = RNG.integers(0, 256, (30, 5, 4), dtype=np.uint8)
@@ -239,6 +243,24 @@ def test_splits_without_labels_and_bad_ones(tmp_path):
     error_of(lambda: pixels(unlike), "(5, 4, 1) and (4, 4, 1)", "one size")
     none = archive(tmp_path / "n.npz", x_train=BYTES, x_test=BYTES, y_train=LABELS)
     error_of(lambda: data.image_files(none), "no array 'y_test'", "there are: x_train, x_test, y_train")
+
+
+def test_pixels_that_never_change_are_told_once(tmp_path):
+    framed = BYTES.copy()
+    framed[:, 0] = 7
+    path = archive(tmp_path / "x.npz", images=framed)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            data.image_files(path, labels=False)
+    (line,) = (str(warning.message) for warning in caught if warning.category is ImageWarning)
+    assert line.startswith(f"{path}: 4 of 20 pixel values")
+    assert "pixel_variance_ratio is NaN" in line
+    assert "\n" not in line
+
+
+def test_subfolders_name_the_classes(tmp_path):
+    assert data.image_files(split_folder(tmp_path / "x")).class_names == ("a", "b", "c")
 
 
 # Sizes

@@ -195,6 +195,7 @@ def test_a_prepared_dataset(dataset):
     assert data.tfds_images(dataset, labels=False).dim == 20
 
 
+@pytest.mark.filterwarnings("ignore::collapse_jax.data.images.ImageWarning")
 def test_a_prepared_dataset_without_a_test_split():
     data.load_digits()
     ours, theirs = data.tfds_images("collapse_digits", white=16), data.digits(pca=None, labels=True)

@@ -26,8 +26,8 @@ class _Group(NamedTuple):
     files: list[Path]
 
 
-def read_folder(folder: Path, labels: bool, channels: int | None) -> list[RawImages]:
-    """Return the images of a folder: all of them, or those of its folders ``train`` and ``test``.
+def read_folder(folder: Path, labels: bool, channels: int | None) -> tuple[list[RawImages], tuple[str, ...] | None]:
+    """Return the images of a folder, or those of its folders ``train`` and ``test``, and the names of the classes.
 
     Args:
       folder: holds files, or a folder a class, or ``train`` and ``test``, which hold these.
@@ -45,7 +45,8 @@ def read_folder(folder: Path, labels: bool, channels: int | None) -> list[RawIma
         label = np.repeat([group.label for group in groups], [len(group.files) for group in groups])
         read.append(RawImages(pictures[begin : begin + len(label)], label if labels else None))
         begin += len(label)
-    return read
+    names = tuple(group.files[0].parent.name for group in parts[0]) if labels else None
+    return read, names
 
 
 def _list_parts(folder: Path, labels: bool) -> list[list[_Group]]:

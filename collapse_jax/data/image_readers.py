@@ -12,7 +12,7 @@ from collapse_jax.core.validation import MAX_SEED, one_line, reject, require_fla
 from collapse_jax.data import readers
 from collapse_jax.data.image_arrays import RawImages, check_size, make_images, read_archive
 from collapse_jax.data.image_folders import read_folder
-from collapse_jax.data.images import check_imbalance, make_image_source
+from collapse_jax.data.images import check_imbalance, make_image_source, warn_of_constant_pixels
 from collapse_jax.types import Source
 
 
@@ -30,7 +30,8 @@ def image_files(
     """Read your own images: a folder (a subfolder a class, in the order of their names) or an ``.npz`` archive.
 
     A split that is given is used: folders ``train`` and ``test``, or arrays ``x_train``, ``y_train``, ``x_test`` and
-    ``y_test``. Otherwise a share of the images is held out.
+    ``y_test``. Otherwise a share of the images is held out. Subfolders name the classes
+    (``Source.class_names``). Pixels that never change are told in an ``ImageWarning``.
 
     Args:
       path: a folder of image files (PNG, JPEG, BMP, GIF, WebP or TIFF), all of one size, turned upright as they say,
@@ -55,7 +56,7 @@ def image_files(
       >>> from collapse_jax import data
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     path = pathlib.Path(folder) / "images.npz"
-      ...     np.savez(path, images=np.zeros((10, 4, 4), np.uint8), labels=np.arange(10) % 2)
+      ...     np.savez(path, images=np.arange(160, dtype=np.uint8).reshape(10, 4, 4), labels=np.arange(10) % 2)
       ...     source = data.image_files(path)
       >>> source.shape, source.classes
       ((4, 4, 1), 2)
@@ -70,9 +71,9 @@ def image_files(
     white = None if white is None else require_number("image_files: white", white, above=0)
     if channels not in (None, 1, 3):
         reject("image_files: channels", channels, "1 or 3")
-    file = Path(os.path.expanduser(name))
+    file, class_names = Path(os.path.expanduser(name)), None
     if file.is_dir():
-        parts = read_folder(file, labels, channels)
+        parts, class_names = read_folder(file, labels, channels)
     elif file.suffix.lower() == ".npz":
         if channels is not None:
             raise UsageError(f"image_files: channels={channels} is for folders; the arrays of {file} have their own")
@@ -81,7 +82,8 @@ def image_files(
         raise UsageError(f"{file}: no such folder, and no .npz file; give the path of a folder of images or of one")
     images = make_images(str(file), parts, white, of_files=file.is_dir())
     test = images[1] if len(images) == 2 else None
-    return make_image_source("image_files", str(file), images[0], test, test_fraction, seed, rare)
+    warn_of_constant_pixels(str(file), images[0])
+    return make_image_source("image_files", str(file), images[0], test, test_fraction, seed, rare, class_names)
 
 
 @register_source
@@ -138,6 +140,7 @@ def tfds_images(
     splits = [split for split in ("train", "test") if split in builder.info.splits]
     images = make_images(name, [_read_split(builder, split, name, fields) for split in splits], white)
     test = images[1] if len(images) == 2 else None
+    warn_of_constant_pixels(name, images[0])
     return make_image_source("tfds_images", name, images[0], test, test_fraction, seed, rare)
 
 

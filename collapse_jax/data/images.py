@@ -1,6 +1,8 @@
 """Sources of images that the package carries, and what all sources of images share."""
 
+import functools
 import math
+import warnings
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -23,6 +25,10 @@ class Images(NamedTuple):
 
     image: np.ndarray
     label: np.ndarray | None
+
+
+class ImageWarning(UserWarning):
+    """Images can be read, and some metrics of them are not what one may think."""
 
 
 class Imbalance(NamedTuple):
@@ -126,7 +132,14 @@ def glyphs(
 
 
 def make_image_source(
-    name: str, where: str, train: Images, test: Images | None, test_fraction: float, seed: int, rare: Imbalance
+    name: str,
+    where: str,
+    train: Images,
+    test: Images | None,
+    test_fraction: float,
+    seed: int,
+    rare: Imbalance,
+    class_names: tuple[str, ...] | None = None,
 ) -> Source:
     """Return the source whose real rows are the images of `train`, each followed by its label where they have labels.
 
@@ -138,6 +151,7 @@ def make_image_source(
       test_fraction: share of the rows that is held out.
       seed: draws the split, and which images of rare classes are kept.
       rare: an imbalance.
+      class_names: what each class is called, or None.
 
     Raises:
       UsageError: there are too few images, or fewer of them than classes.
@@ -163,7 +177,24 @@ def make_image_source(
             )
     rows = [_flatten_images(where, images, classes, rare, seed) for images in given]
     split = Split(*rows) if len(rows) == 2 else split_rows(rows[0], test_fraction, seed, where)
-    return make_empirical_source(name, split, classes=classes, shape=shape)
+    return make_empirical_source(name, split, classes=classes, shape=shape, class_names=class_names)
+
+
+def warn_of_constant_pixels(where: str, train: Images) -> None:
+    """Warn, in a line, of pixels that are the same in all images, and what that does to metrics."""
+    flat = train.image.reshape(len(train.image), -1)
+    constant = flat.min(0) == flat.max(0)
+    if constant.any():
+        _warn_once(
+            f"{where}: {constant.sum()} of {constant.size} pixel values are the same in all images. There "
+            "pixel_variance_ratio is NaN, and the images have no density: of gaussian the log_det_ratio is NaN and the "
+            "test_nll infinite"
+        )
+
+
+@functools.cache  # a run makes its parts more than once
+def _warn_once(line: str) -> None:
+    warnings.warn(line, ImageWarning, stacklevel=5)
 
 
 def _flatten_images(where: str, images: Images, classes: int | None, rare: Imbalance, seed: int) -> np.ndarray:
