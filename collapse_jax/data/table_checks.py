@@ -11,7 +11,7 @@ from collapse_jax.data.table_columns import Table, describe_column
 
 _MAX_CLASSES = 10_000
 _MAX_WORDS = 1000  # different words of an encoded column
-_MAX_RANK = 1000  # columns up to which linear dependence is looked for
+_MAX_RANK = 512  # columns up to which linear dependence is looked for
 _SHOWN = 3  # columns that a warning names
 _said: set[str] = set()
 
