@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 from collapse_jax import __version__
 from collapse_jax.bench.arguments import add_bench_arguments
+from collapse_jax.cli.signals import GRACE
 from collapse_jax.core.errors import UsageError
 
 _OVERRIDES = """\
@@ -101,6 +102,13 @@ def _add_run_arguments(run: argparse.ArgumentParser) -> None:
         help="a parameter of submitit, such as slurm_partition=... (may be given again)",
     )
     run.add_argument("--repair", action="store_true", help="look for damaged results and compute them again")
+    run.add_argument(
+        "--grace",
+        metavar="SECONDS",
+        type=float,
+        default=GRACE,
+        help=f"seconds in which SIGTERM and Ctrl-C end the run, whatever it is at (default {GRACE:g}); twice: at once",
+    )
     run.add_argument(
         "--mixed-versions",
         action="store_true",

@@ -1,17 +1,17 @@
 """The command line. A command imports what it needs when it runs, so that ``--help`` answers at once."""
 
 import argparse
-import contextlib
 import os
 import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from collapse_jax.cli.arguments import make_parser
+from collapse_jax.cli.signals import Terminated, announce_end, end_in_time
 from collapse_jax.core.errors import UsageError, explain_write_errors
 
 if TYPE_CHECKING:
@@ -34,10 +34,6 @@ class Slower(RuntimeError):
     """Some cases take longer than before, by more than noise."""
 
 
-class Terminated(KeyboardInterrupt):
-    """The process received SIGTERM, by which schedulers announce that a machine will go."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -53,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _load_plugins(arguments.plugin)
         COMMANDS[arguments.command](arguments, rest)
     except Terminated:
-        print("terminated: finished units are kept; run the same command again to continue", file=sys.stderr)
+        announce_end(signal.SIGTERM)
         return 143
     except KeyboardInterrupt:
-        print("interrupted: finished units are kept; run the same command again to continue", file=sys.stderr)
+        announce_end(signal.SIGINT)
         return 130
     except (UnitsFailed, PredictionsFailed, Slower) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -94,7 +90,7 @@ def _run_config(arguments: argparse.Namespace, overrides: list[str]) -> None:
     plugins = tuple(arguments.plugin)
     options = LaunchOptions(
         arguments.engine, arguments.shard, arguments.repair, arguments.mixed_versions, arguments.jobs,
-        tuple(arguments.slurm), plugins,
+        tuple(arguments.slurm), plugins, arguments.grace,
     )  # fmt: skip
     _run_experiment(experiment, arguments.config, arguments.out, options, overrides)
 
@@ -109,7 +105,7 @@ def _run_experiment(
 
     out = out or _default_folder(config_path)
     keep_compiled_programs()
-    with _raise_terminated(signal.SIGTERM), show_run_progress() as progress_callback:
+    with end_in_time(options.grace), show_run_progress() as progress_callback:
         plugins = [word for plugin in options.plugins for word in ("--plugin", plugin)]
         mixed = ["--mixed-versions"] * options.mixed_versions
         command = [str(config_path), "--out", str(out), *mixed, *plugins, *overrides]
@@ -225,20 +221,6 @@ def _path_in_results(place: str, name: str) -> Path:
         return Path(name)
     folder = Path(place)
     return (folder.parent if folder.suffix == ".zarr" else folder) / name
-
-
-@contextlib.contextmanager
-def _raise_terminated(number: int) -> Iterator[None]:
-    """Raise ``Terminated`` at a signal, so that what is being written is finished or left out."""
-
-    def stop(*_: Any) -> NoReturn:
-        raise Terminated
-
-    before = signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
 
 
 def _list_parts(arguments: argparse.Namespace, rest: list[str]) -> None:
