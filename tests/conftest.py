@@ -67,7 +67,7 @@ def pytest_runtest_teardown(item, nextitem):
 
 @pytest.fixture
 def optimised():
-    """For tests that look at bits: programs are compiled as users' are."""
+    """For tests that look at bits, or simulate for seconds: programs are compiled as users' are."""
 
 
 # What these look at may hang on how a program is compiled: bits of different programs, and the last digits of float32.

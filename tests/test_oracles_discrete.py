@@ -107,7 +107,7 @@ def test_time_to_one_symbol(power):
 @pytest.mark.parametrize(
     ("backend", "rate"), [("rows", 0.05), *[pytest.param("law", r, marks=pytest.mark.nightly) for r in (0.05, 0.5)]]
 )
-def test_a_poisson_rate_dies(backend, rate, power):
+def test_a_poisson_rate_dies(backend, rate, power, optimised):
     """P(rate = 0 at fit k) = exp(-n rate g_k); the rate is a martingale whose variance grows by rate / n; exact."""
     n, T = 40, 30
     runs = collapse_jax.run(

@@ -108,7 +108,7 @@ def test_every_policy_conserves_mean_square_plus_variance(name, backend, power):
 @pytest.mark.parametrize(
     ("ddof", "backend"), [(0, "law"), (0, "rows"), (1, "law"), pytest.param(1, "rows", marks=pytest.mark.nightly)]
 )
-def test_replace_in_one_column(ddof, backend, power):
+def test_replace_in_one_column(ddof, backend, power, optimised):
     """Means while T / n <= 0.5, logarithms far into collapse (arXiv 2305.17493, 2307.01850).
 
     E log s^2 = T [psi((n-1)/2) - log((n - ddof)/2)] and Var log s^2 = T psi1((n-1)/2).
@@ -267,7 +267,7 @@ SUBSAMPLES = {
 @pytest.mark.parametrize(
     "case", ["replacement", *(pytest.param(case, marks=pytest.mark.nightly) for case in ("n20", "n100", "num45"))]
 )
-def test_accumulate_subsample_recursion(case, power):
+def test_accumulate_subsample_recursion(case, power, optimised):
     """The exact recursion of the pool's moments (derived here; policy of arXiv 2410.16713), at several T."""
     n, options = SUBSAMPLES[case]
     T, names = np.array([1, 2, 3, 8, 20]), ["trace_ratio", "squared_error_of_mean"]

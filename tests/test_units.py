@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ def swept(**sections):
 
 def test_axes_that_move_together_are_separate_runs():
     found = sweep(
-        lambda dim, ddof: settings.gaussian(dim, ddof, num_test=8),
+        partial(settings.gaussian, num_test=8),
         policies.replace(),
         axes={("dim", "ddof"): [(1, 0), (2, 1)]},
         num_samples=6,
@@ -155,7 +156,7 @@ def test_each_policy_may_take_its_own_backend():
 def test_units_tile_the_results_and_are_whole_chunks(monkeypatch, operations, width):
     monkeypatch.setattr("collapse_jax.planning.units._UNIT_OPERATIONS", operations)
     grid = make_grid(
-        lambda dim: settings.gaussian(dim, num_test=8), policies.decay, num_generations=3,
+        partial(settings.gaussian, num_test=8), policies.decay, num_generations=3,
         axes={"gamma": [0.1, 0.2, 0.3, 0.4, 0.5], "dim": [1, 8], "num_samples": [4, 5]},
     )  # fmt: skip
     plan = make_plan(grid, Options(7, chains_per_block=width))
