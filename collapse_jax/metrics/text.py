@@ -1,5 +1,6 @@
 """Metrics of rows of symbols beside others: frequencies, n-grams, copied runs."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ WORD_BITS = 32
 BITS_SET = 6  # number of bits that an n-gram sets
 BITS_PER_GRAM = 16  # an absent n-gram then seems to be in the set with probability 0.001
 MAX_BITS = 2**30
+CHANCE_LENGTH = 0.005
 
 
 class Grams(NamedTuple):
@@ -71,9 +73,14 @@ def check_gram_room(grams: int, bits: int) -> None:
         raise UsageError(f"gram_bits must be {room}, not {bits}")
 
 
-def fit_gram_bits(grams: int) -> int:
-    """Return the bits of a set with ``BITS_PER_GRAM`` bits or more for each of so many n-grams, a power of two."""
-    return min(1 << max(BITS_PER_GRAM * grams - 1, WORD_BITS - 1).bit_length(), MAX_BITS)
+def fit_gram_bits(num_rows: int, grams: int, n: int) -> int:
+    """Return the bits, a power of two, of a set for `num_rows` rows of so many n-grams each, all of them different.
+
+    In such a set chance makes copied runs longer by at most ``CHANCE_LENGTH`` symbols a row.
+    """
+    share_set = (CHANCE_LENGTH / (grams * n)) ** (1 / BITS_SET)  # of the bits
+    bits = math.ceil(num_rows * grams * BITS_SET / -math.log1p(-share_set))
+    return min(1 << max(bits - 1, WORD_BITS - 1).bit_length(), MAX_BITS)
 
 
 def build_gram_set(rows: Batch, n: int, bits: int) -> Batch:
