@@ -52,11 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in arguments.names or NAMES:
         published: Published = importlib.import_module(f"experiments.{name}").PUBLISHED
         start = time.perf_counter()
-        claims = make(name, published, arguments.fraction, arguments.out)
+        claims, details = make(name, published, arguments.fraction, arguments.out)
         for statement, allowed, measured, verdict in rows(claims):
             print(f"  {verdict:15}{statement}: {measured}{f'; published: {allowed}' if allowed else ''}", flush=True)
         print(f"  {time.perf_counter() - start:.0f} s")
-        sections[name] = section(name, published, arguments.fraction, claims)
+        sections[name] = section(name, published, arguments.fraction, claims, details)
     shown = [sections[name] for name in NAMES if name in sections]
     page.write_text("\n".join([HEAD.format(f=f"{arguments.fraction:g}"), *shown]), encoding="utf-8")
     print(f"all of it: {page}")
@@ -70,8 +70,8 @@ def kept(page: Path) -> dict[str, str]:
     return {re.search(r"`python -m experiments (\w+)`", part)[1]: part.removesuffix("\n") for part in parts}
 
 
-def make(name: str, published: Published, fraction: float, out: Path) -> list[Claim]:
-    """Runs, judges and draws one."""
+def make(name: str, published: Published, fraction: float, out: Path) -> tuple[list[Claim], list[str]]:
+    """Runs, judges and draws one; returns its claims and details."""
     print(f"{name}: {published.title} ({published.source})", flush=True)
     datasets = run(name, published, fraction, DATA)
     drawn = io.BytesIO()
@@ -79,10 +79,13 @@ def make(name: str, published: Published, fraction: float, out: Path) -> list[Cl
     Image.open(drawn).convert("RGB").quantize(128).save(
         out / "gallery" / f"{name}.png", optimize=True
     )  # a third the size
-    return [*published.claims(*datasets), *published.absent]
+    details = [] if published.details is None else published.details(*datasets)
+    return [*published.claims(*datasets), *published.absent], details
 
 
-def section(name: str, published: Published, fraction: float, claims: Sequence[Claim]) -> str:
+def section(
+    name: str, published: Published, fraction: float, claims: Sequence[Claim], details: Sequence[str] = ()
+) -> str:
     """One figure of the page."""
     lines = [f"## {published.title}", "", f"{published.source}; `python -m experiments {name}`", ""]
     lines += [
@@ -92,7 +95,7 @@ def section(name: str, published: Published, fraction: float, claims: Sequence[C
         "|---|---|---|---|",
     ]
     lines += [f"| {' | '.join(row[:3])} | *{row[3]}* |" for row in rows(claims)]
-    lines += ["", *(_ran(*ran) for ran in planned(published, fraction)), ""]
+    lines += ["", *details, *(_ran(*ran) for ran in planned(published, fraction)), ""]
     return "\n".join(lines)
 
 

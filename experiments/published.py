@@ -66,6 +66,7 @@ class Published(NamedTuple):
       draw: ``(*datasets) -> figure``.
       small: overrides for fractions below 1, as on a command line, a tuple a config: which part of a grid is run.
       absent: published results that cannot exist here, and why.
+      details: ``(*datasets) -> lines`` of Markdown that the page shows below the claims.
     """
 
     title: str
@@ -75,6 +76,7 @@ class Published(NamedTuple):
     draw: Callable[..., Figure]
     small: tuple[tuple[str, ...], ...] = ()
     absent: tuple[Claim, ...] = ()
+    details: Callable[..., list[str]] | None = None
 
 
 def absent(statement: str, reason: str) -> Claim:

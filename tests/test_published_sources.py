@@ -1,5 +1,8 @@
 """Sources as scikit-learn draws them, and as the studies drew them that others published."""
 
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -11,6 +14,10 @@ from collapse_jax import data, policies, settings, theory
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.random import chain_keys, stream
 from collapse_jax.theory.prediction import make_case
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # experiments are run from a clone and not installed
+
+from experiments import kde
 
 KEYS = jax.random.split(jax.random.key(0), 400)
 EVEN = {
@@ -100,6 +107,10 @@ def test_traced_numbers_of_rows_mean_whole_draws():
         np.testing.assert_array_equal(both.test_nll.sel(num_samples=num).squeeze(), alone.test_nll.squeeze())
 
 
+PUBLISHED_DATA = (
+    data.blobs(counts="equal", shared_centers=False, per_chain=True), data.circles(spacing="even", per_chain=True),
+    data.moons(spacing="even", per_chain=True), data.swiss_roll(per_chain=True)
+)  # fmt: skip
 OWN = {
     "moons": data.moons(spacing="even", per_chain=True), "circles": data.circles(per_chain=True),
     "swiss_roll": data.swiss_roll(per_chain=True), "blobs": data.blobs(per_chain=True, shared_centers=False)
@@ -163,3 +174,38 @@ def test_an_ecosystem_and_a_lineage_share_the_data_of_their_chain():
     ):
         runs = cj.run(setting, "replace", num_samples=6, num_generations=2, num_chains=3)
         assert len(np.unique(runs.test_nll.values[..., 0])) == 3
+
+
+@pytest.mark.parametrize("source", ["blobs", "circles", "moons", "swiss_roll"])
+def test_published_test_losses_of_the_first_fit(source):
+    """The means of arXiv 2410.16713 over 100 runs against 400 chains; rows of the default sources are told apart."""
+    (published,) = [made for made in PUBLISHED_DATA if made.name == source]
+    cell = {"source": source, "bandwidth": 0.5, "policy": "replace", "num_samples": 10, "generation": 1}
+    (expected,) = [(mean, error) for found, mean, error in kde.read_published() if found == cell]
+    z = []
+    for made in (published, getattr(data, source)()):
+        setting = settings.kde(0.5, source=made)
+        runs = cj.run(setting, "replace", num_samples=10, num_generations=1, num_chains=400, metrics=["test_nll"])
+        chains = runs.test_nll.values.astype(float).ravel()
+        z.append((chains.mean() - expected[0]) / np.hypot(expected[1], chains.std(ddof=1) / 20))
+    assert abs(z[0]) < 4
+    assert abs(z[1]) > 4 or source == "swiss_roll"  # whose rows are the same
+
+
+@pytest.mark.parametrize("policy", ["replace", "accumulate", "accumulate_subsample"])
+def test_published_test_losses_of_the_twentieth_fit(policy):
+    axes = {"source": [PUBLISHED_DATA[2]], "bandwidth": [0.5], "num_samples": [10]}
+    options = {"num_generations": 20, "num_chains": 400, "metrics": ["test_nll"]}
+    compared = kde.compare(cj.sweep(settings.kde, [policy], axes=axes, **options))
+    assert [c.cell["generation"] for c in compared] == [1, 20]
+    assert max(abs(c.z) for c in compared) < 4
+
+
+def test_published_figures_read_as_they_are_drawn():
+    """Means lie in their bands, and fit 1 is the same under all policies, but for a few runs that did not end."""
+    published = kde.read_published()
+    assert len(published) == 4 * 3 * 3 * 5 * 3
+    assert all(0 < error < 0.3 * mean for _, mean, error in published)
+    first = {tuple(c.values()): (mean, error) for c, mean, error in published if c["generation"] == 1}
+    for (source, bandwidth, _, *rest), (mean, error) in first.items():
+        assert abs(mean - first[source, bandwidth, "accumulate", *rest][0]) < 0.5 * error
