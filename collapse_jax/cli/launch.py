@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -64,11 +65,11 @@ class LaunchOptions:
 
     def __post_init__(self):
         require_choice("--engine", self.engine, ENGINES)
-        require_integer("--jobs", self.jobs, 1)
+        require_integer("--jobs", self.jobs, 1, 10**6)
         require_number("--grace", self.grace, 0)
         for parameter in self.slurm:
-            if not parameter.partition("=")[0] or "=" not in parameter:
-                raise LaunchError(f"--slurm must be KEY=VALUE, not {parameter!r}")
+            if not parameter.partition("=")[0].isidentifier() or "=" not in parameter:
+                raise LaunchError(f"--slurm must be KEY=VALUE, not {one_line(repr(parameter))}")
 
 
 def launch(
@@ -141,8 +142,10 @@ def parse_shard(text: str | None, environment: Mapping[str, str]) -> tuple[int, 
         return 0, 1
     if text == "auto":
         return _find_shard(environment)
+    if re.fullmatch(r"\d{1,9}/\d{1,9}", text, re.ASCII) is None:
+        raise LaunchError(f"--shard must be I/N with 0 <= I < N < 10**9, or auto, not {one_line(repr(text))}")
     index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+    if int(index) >= int(count):
         raise LaunchError(f"--shard must be I/N with 0 <= I < N, or auto, not {text!r}")
     return int(index), int(count)
 
@@ -152,7 +155,7 @@ def _find_shard(environment: Mapping[str, str]) -> tuple[int, int]:
         if index_name in environment and count_name in environment:
             first_name = "SLURM_ARRAY_TASK_MIN" if "ARRAY" in index_name else ""
             texts = environment[index_name], environment[count_name], environment.get(first_name, "0")
-            if not all(text.isdecimal() for text in texts):
+            if not all(re.fullmatch(r"\d{1,9}", text, re.ASCII) for text in texts):
                 raise LaunchError(f"--shard auto: {index_name} and {count_name} must be whole numbers, not {texts[:2]}")
             index, count, first = map(int, texts)
             if not 0 <= index - first < count:

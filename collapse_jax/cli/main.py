@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collapse_jax.cli.arguments import make_parser
+from collapse_jax.cli.failures import explain_failure
 from collapse_jax.cli.signals import Terminated, announce_end, end_in_time
 from collapse_jax.core.errors import UsageError, explain_write_errors
 
@@ -63,6 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Exception as error:
+        if (line := explain_failure(error)) is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -75,9 +81,10 @@ def _load_plugins(plugins: Sequence[str]) -> None:
 
 
 def _run_config(arguments: argparse.Namespace, overrides: list[str]) -> None:
-    from collapse_jax import config
+    from collapse_jax import config, results
 
     out = arguments.out or _default_folder(arguments.config)
+    results.require_place(out)
     if (Path(str(out)) / "results.zarr").is_dir():
         from collapse_jax.cli.launch import refuse_missing_plugins
 
@@ -371,4 +378,5 @@ def _make_console() -> "Console":
     """Return standard output as a console, as wide as its lines where no terminal limits it."""
     from rich.console import Console
 
-    return Console() if sys.stdout.isatty() else Console(width=200)
+    # names and paths of users are shown as they are, whatever they hold: no markup, no emoji
+    return Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 200)

@@ -285,7 +285,7 @@ def _load_file(path: Path) -> None:
         return
     name = f"{_FILE_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
-    if not path.is_file() or spec is None or spec.loader is None:
+    if not os.path.isfile(path) or spec is None or spec.loader is None:
         raise UsageError(f"plugin {path}: there is no such file")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:

@@ -93,6 +93,8 @@ def mesh_size(mesh: Mapping[str, int] | None) -> int:
     Raises:
       UsageError: another axis, or a length below 1.
     """
+    if not isinstance(mesh, Mapping | None):
+        reject("mesh", mesh, "a mapping of 'data' and 'model' to numbers of devices, or None")
     for axis, length in (mesh or {}).items():
         if axis not in AXES:
             raise UsageError(f"mesh: has no axis {axis!r}; its axes are 'data' and 'model'")

@@ -9,6 +9,7 @@ import xarray as xr
 
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.sharding import chain_placements
+from collapse_jax.core.validation import reject
 from collapse_jax.execution.progress import show_sweep_progress
 from collapse_jax.execution.runner import Runner
 from collapse_jax.planning.design import make_design
@@ -220,6 +221,8 @@ def sweep(
 def _repeatable(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that decide results; iterables of metrics as tuples, which can be read twice."""
     metrics = arguments["metrics"]
+    if not isinstance(metrics, Iterable | None):
+        reject("metrics", metrics, "a name, several names or None")
     wanted = None if metrics is None else (metrics,) if isinstance(metrics, str) else tuple(metrics)
     kept = {name: value for name, value in arguments.items() if name not in ("devices", "progress")}
     return {**kept, "metrics": wanted}

@@ -1,11 +1,12 @@
 """The design of a sweep: its parts, its sizes, and the axes along which they move, from Python and YAML alike."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from collapse_jax.core.errors import UsageError
 from collapse_jax.core.suggestions import describe_choices
-from collapse_jax.core.validation import MAX_SEED, reject, require_integer
+from collapse_jax.core.validation import MAX_SEED, one_line, reject, require_integer
 from collapse_jax.planning.paths import SIZES, DesignAxis, below, expand_name, refuse_overlaps, targets
 from collapse_jax.planning.recipes import Recipe, plain, plugins_of, read_value, recipe_of
 from collapse_jax.types import Curator, Policy
@@ -161,7 +162,24 @@ def _read_axis(design: Design, key: Any, values: Any) -> DesignAxis:
     else:
         points = [(point,) for point in points]
     read = [tuple(_read_point(design, path, v) for path, v in zip(paths, point, strict=True)) for point in points]
+    _check_points(key, read)
     return DesignAxis(paths, tuple(read))
+
+
+def _check_points(key: Any, points: Sequence[tuple[Any, ...]]) -> None:
+    """Refuse an axis of which two points are the same, since their labels would be one, and numbers beyond floats."""
+    seen: dict[Any, int] = {}
+    for i, point in enumerate(points):
+        for value in point:
+            if isinstance(value, int) and abs(value) > sys.float_info.max:
+                reject(f"axis {key!r}", value, "numbers that a float can hold")
+        if not all(isinstance(value, int | float | str | None) for value in point):
+            continue  # parts are told apart by their labels
+        name = tuple((isinstance(value, bool), value) for value in point)
+        if name in seen:
+            shown = one_line(repr(point if len(point) > 1 else point[0]))
+            raise UsageError(f"axis {key!r}: its values {seen[name]} and {i} are both {shown}; keep one")
+        seen[name] = i
 
 
 def _as_list(key: Any, values: Any) -> list[Any]:

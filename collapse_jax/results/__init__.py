@@ -12,6 +12,7 @@ from collapse_jax.results.io import (
     store_path,
     to_parquet,
 )
+from collapse_jax.results.store import require_place
 from collapse_jax.results.summary import MetricSummary, curve_positions, select_position, summarize
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "check_free",
     "curve_positions",
     "open",
+    "require_place",
     "save",
     "select_position",
     "store_path",

@@ -88,6 +88,7 @@ def open(path: Any) -> xr.Dataset:
 
 def store_path(path: Any) -> Any:
     """Where the store of a results folder is."""
+    store.require_place(path)
     if isinstance(path, str | Path) and not store.is_bucket(path):
         path = Path(path)
         found = path if path.suffix == ".zarr" else path / STORE

@@ -32,7 +32,23 @@ def is_bucket(place: Any) -> bool:
     """
     if isinstance(place, str) and "://" in place and not place.startswith(_BUCKETS):
         raise StoreError(f"{place}: is not a URL that can be written to; give one of {', '.join(_BUCKETS[:3])}")
+    if isinstance(place, str) and place.startswith(_BUCKETS) and not place.partition("://")[2].strip("/ "):
+        raise StoreError(f"{place}: names no bucket; give {place.partition('://')[0]}://BUCKET/FOLDER")
     return isinstance(place, str) and place.startswith(_BUCKETS)
+
+
+def require_place(place: Any) -> None:
+    """Raise ``StoreError`` where `place` can be neither a folder nor a bucket, whether or not it exists."""
+    if is_bucket(place):
+        open_zarr_store(place, read_only=True)
+    elif isinstance(place, str | Path):
+        try:
+            Path(place).stat()
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            reason = (getattr(error, "strerror", None) or str(error)).lower()
+            raise StoreError(f"{place}: cannot be a folder: {reason}") from error
 
 
 def join_path(place: Any, name: str) -> Any:
@@ -49,7 +65,7 @@ def open_zarr_store(place: Any, read_only: bool = False) -> Any:
     if isinstance(place, str | Path) and not is_bucket(place):
         return storage.LocalStore(place, read_only=read_only)
     if isinstance(place, str):
-        place = _import_obstore().from_url(place)
+        place = _open_bucket(place)
     return storage.ObjectStore(place, read_only=read_only)
 
 
@@ -295,7 +311,15 @@ def _read_seconds(zarr_store: Any) -> dict[str, float]:
 
 def put_object(place: str, name: str, data: bytes) -> None:
     """Write a small object into a bucket."""
-    _import_obstore().from_url(place).put(name, data)
+    _open_bucket(place).put(name, data)
+
+
+def _open_bucket(place: str) -> Any:
+    failures: tuple[type[Exception], ...] = (*write_errors(), ValueError)
+    try:
+        return _import_obstore().from_url(place)
+    except failures as error:
+        raise StoreError(f"{place}: is no URL of a bucket ({describe_error(error)[:200]})") from error
 
 
 def _import_obstore() -> Any:
