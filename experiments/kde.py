@@ -100,7 +100,8 @@ def _published_means(generation: int, compared: list[Compared]) -> Claim:
         if c.sound and c.cell["generation"] == generation and (generation > 1 or c.cell["policy"] == "replace")
     ]
     largest = max(z, default=np.nan)
-    return Claim(f"the published test losses of fit {generation} (largest absolute z of {len(z)})", at_most(4), (largest,) * 3)
+    statement = f"the published test losses of fit {generation} (largest absolute z of {len(z)})"
+    return Claim(statement, at_most(4), (largest, largest, largest))
 
 
 def details(ds: xr.Dataset) -> list[str]:

@@ -110,6 +110,9 @@ def test_metrics_are_scikit_learns(kind):
     model = scikit(x, kind, 10, first_step(x, kind))
     test = np.asarray(world.test, float)
     assert float(seen["test_nll"]) == pytest.approx(-model.score(test), rel=1e-3)
+    real = [scipy.stats.multivariate_normal(centre, 1.0).logpdf(test) for centre in np.asarray(SOURCE.modes)]
+    divergence = scipy.special.logsumexp(real, axis=0).mean() - np.log(K) - model.score(test)
+    assert float(seen["forward_kl"]) == pytest.approx(divergence, abs=2e-3 * abs(model.score(test)))
     entropy = scipy.special.entr(model.predict_proba(test)).sum(1).mean()
     assert float(seen["responsibility_entropy"]) == pytest.approx(entropy, rel=0.02, abs=1e-4)
     assert float(seen["log_smallest_weight"]) == pytest.approx(np.log(model.weights_.min()), rel=1e-3)
@@ -126,6 +129,33 @@ def test_metrics_are_scikit_learns(kind):
     assert float(seen["log_trace_ratio"]) == pytest.approx(np.log(seen["trace_ratio"]), abs=1e-5)
     error = ((x.mean(0) - SOURCE.mean) ** 2).sum()
     assert float(seen["squared_error_of_mean"]) == pytest.approx(error, rel=1e-3)
+
+
+def test_the_risk_sees_lost_modes_and_lost_spread():
+    """Of the law itself the divergence is 0; half of each mode's spread leaves the mean alone, and is seen."""
+    source = data.blobs(num_centers=3, dim=2)
+    modes = np.asarray(source.modes)
+    setting = gaussian_mixture(3, source=source)
+    world = setting.world()
+    look = jax.jit(lambda mixture: setting.observe(None, world, mixture, None, None))
+
+    def seen(mean, weight, scale):
+        log_scale = jnp.full((3, 2), np.log(scale))
+        return look(Mixture(jnp.log(jnp.asarray(weight)), jnp.asarray(mean, float), log_scale, None))
+
+    whole, narrow = seen(modes, [1 / 3] * 3, 1.0), seen(modes, [1 / 3] * 3, 0.5)
+    assert abs(float(whole["forward_kl"])) < 1e-4
+    rows = np.asarray(world.test, float)
+    nearest = np.linalg.norm(rows[:, None] - modes, axis=2).min(1)
+    # Far apart modes hardly overlap: the log ratio of a row is 2 log 2 nats and 3/2 of its squared distance.
+    assert float(narrow["forward_kl"]) == pytest.approx(1.5 * (nearest**2).mean() - 2 * np.log(2), rel=0.05)
+    assert float(narrow["squared_error_of_mean"]) == pytest.approx(float(whole["squared_error_of_mean"]), abs=1e-6)
+    lost = seen(modes[[0, 1, 1]], [1 / 3] * 3, 1.0)
+    assert float(lost["forward_kl"]) > 10 * float(narrow["forward_kl"])
+    risks = [metric.name for metric in setting.metrics if metric.role == "excess_risk"]
+    assert risks == ["forward_kl", "squared_error_of_mean"]  # the first of a role counts
+    without = gaussian_mixture(2, source=data.blobs(shared_centers=False))
+    assert "forward_kl" not in [metric.name for metric in without.metrics]
 
 
 def test_a_mode_is_alive_where_enough_mass_lies_near_it():

@@ -17,6 +17,7 @@ VARIANTS = {
     "test_nll": ("of rows, or of labels given their inputs", 2),
     "test_nll_per_symbol": ("of held-out rows, or of the law itself where it is a table", 2),
     "reverse_kl": ("by its formula, or by nearest neighbours of generated rows", 2),
+    "forward_kl": ("of rows, or of labels given their inputs", 2),
     "forward_kl_per_symbol": ("by its formula, or its mean over held-out rows", 2),
     "trace_ratio": ("of the fit where it is known, else of generated rows", 2),
 }

@@ -132,7 +132,7 @@ def blobs(
       box: the centres are uniform in [-box, box] in every column.
       seed: draws the centres and the held-out rows.
       shared_centers: False gives the held-out rows other random centres, as in the code published with
-        arXiv 2410.16713; True gives them those of the training rows.
+        arXiv 2410.16713, and no density; True gives them those of the training rows.
       counts: "random" gives each row a blob of its own, so that rows are independent; "equal" gives all blobs as many
         rows of a draw, but for one, as scikit-learn's make_blobs does.
       per_chain: whether each chain has centres and held-out rows of its own, drawn by its key, as in that code. Mean,
@@ -189,7 +189,7 @@ def blobs(
         mean=centers.mean(0),
         covariance=std**2 * np.eye(dim) + centred.T @ centred / num_centers,
         modes=centers,
-        log_density=log_density,
+        log_density=log_density if shared_centers else None,
         independent=counts == "random",
         draw_own=draw_own if per_chain else None,
     )
