@@ -138,9 +138,20 @@ def test_simple_models_of_a_text_are_plain_loops():
         {"uniform": np.log(size), "unigram": np.mean(single), "bigram": np.mean(double)}, rel=1e-9
     )
     assert losses["bigram"] < losses["unigram"] < losses["uniform"]
-    assert set(simple_losses(texts.markov_chain(), 10, 12)) == {"uniform"}
     many = text._replace(pieces=(b"x",) * (MAX_PAIRED_SYMBOLS + 1))
     assert set(simple_losses(many, 10, 12)) == {"uniform", "unigram"}
+
+
+@pytest.mark.parametrize("make", [texts.markov_chain, texts.hidden_markov])
+def test_symbols_of_a_law_are_frequencies_of_many_rows(make):
+    """Pairs of a Markov chain are the law itself, which is no baseline."""
+    text = make()
+    losses = simple_losses(text, 8, 6)
+    assert set(losses) == {"uniform", "unigram"}
+    rows = text.held_out(20_000, 6).astype(int)
+    share = np.bincount(rows.reshape(-1), minlength=text.num_symbols) / rows.size
+    assert losses["unigram"] == pytest.approx(-np.log(share)[rows].mean(), rel=0.01)
+    assert set(simple_losses(texts.brackets(), 8, 6)) == {"uniform"}  # a row begins outside of all brackets
 
 
 def test_a_model_worse_than_pairs_of_symbols_is_a_catastrophe():

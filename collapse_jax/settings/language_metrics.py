@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax.core.validation import is_traced
 from collapse_jax.metrics import text as text_metrics
-from collapse_jax.types import Array, Metric, Text
+from collapse_jax.types import Array, LogProbabilityFn, Metric, Text
 
 MAX_CHANCE_SHARE = 0.01  # of the length of copied runs that chance hits may make up
+_MAX_KNOWN_SYMBOLS = 256  # symbols up to which a law is asked for the probabilities of all pairs
 _MAX_COUNTED = 2**22  # symbols of a text that its simple models are estimated from
 MAX_PAIRED_SYMBOLS = 1024  # symbols above which pairs of them are not counted
 
@@ -71,13 +73,20 @@ def simple_losses(text: Text, num_test: int, length: int) -> dict[str, float]:
     """Return the losses a symbol of models that learn little, by name, on the held-out rows of a test loss.
 
     ``uniform`` is log V. A finite text has those of its frequencies, half a count added to each: ``unigram`` of single
-    symbols and, where there are few, ``bigram`` of a symbol after the one before it.
+    symbols and, where there are few, ``bigram`` of a symbol after the one before it. A stationary law of few symbols
+    has ``unigram`` alone, its expectation: pairs may be the whole law, and no model is better than that.
 
     Raises:
       UsageError: too little text is held out.
     """
     size = text.num_symbols
     losses = {"uniform": float(np.log(size))}
+    if (
+        text.log_prob is not None
+        and size <= _MAX_KNOWN_SYMBOLS
+        and not any(map(is_traced, jax.tree.leaves(text.arrays)))
+    ):
+        return losses | _losses_of_law(text.log_prob, size)
     if text.size is None or np.ndim(text.arrays) != 1:
         return losses
     train = np.asarray(text.arrays)[:_MAX_COUNTED].astype(np.int64)
@@ -90,6 +99,15 @@ def simple_losses(text: Text, num_test: int, length: int) -> dict[str, float]:
         log_next = np.log(pairs / pairs.sum(1, keepdims=True))[test[:, :-1], test[:, 1:]]
         losses["bigram"] = -float(log_symbol[:, 0].sum() + log_next.sum()) / test.size
     return losses
+
+
+def _losses_of_law(log_prob: LogProbabilityFn, size: int) -> dict[str, float]:
+    """Return the expected loss of a law's own frequencies; none where these change along a row."""
+    first = np.exp(log_prob(np.arange(size)[:, None]))
+    pairs = np.exp(log_prob(np.indices((size, size)).reshape(2, -1).T)).reshape(size, size)
+    if not np.allclose(pairs.sum(0), first, atol=1e-9):
+        return {}
+    return {"unigram": -float((first[first > 0] * np.log(first[first > 0])).sum())}
 
 
 def metrics_of_text(text: Text, has_set: bool, losses: dict[str, float]) -> tuple[Metric, ...]:
