@@ -194,6 +194,17 @@ def test_nothing_in_a_run_is_markup():
     assert page.data["charts"]["policies"][1] == '</script><script>alert("policy")</script>'
 
 
+def test_generated_texts_and_labels_are_not_markup():
+    hostile = "</script><img src=x onerror=alert(1)><b>bold</b>"
+    ds = with_samples(run(policies=("replace", hostile)))
+    ds.sample_text.attrs["symbols"] = ["a", hostile, "\n"]
+    page = page_of(ds)
+    assert len(page.scripts) == 3
+    assert not [attrs for _, attrs in page.tags if "onerror" in attrs]
+    assert hostile in page.text
+    assert hostile in str(page.data["texts"])
+
+
 @pytest.mark.parametrize("share", [0.5, 0.0])
 def test_a_run_that_is_not_finished(share):
     ds = half_done(with_samples(run()), share)

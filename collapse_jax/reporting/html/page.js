@@ -36,7 +36,10 @@
   const axis = (more) => ({ gridcolor: "rgba(128,128,128,0.22)", zeroline: false, automargin: true, fixedrange: narrow, exponentformat: "power", ...more });
   const draw = (element, traces, made) => Plotly.react(element, traces, made, { responsive: true, displayModeBar: false });
 
-  const categories = (values) => ({ type: "category", categoryorder: "array", categoryarray: values });
+  // Plotly reads some HTML (<b>, <a href>) in what it draws; names of a run are drawn as they are.
+  const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+
+  const categories = (values) => ({ type: "category", categoryorder: "array", categoryarray: values.map(plain) });
   const logTicks = (values) => {  // where it spans less than two decades, plotly would name bare digits, or none
     const [low, high] = [Math.min(...values), Math.max(...values)];
     if (high / low < 3) return { nticks: 6 };
@@ -52,7 +55,7 @@
       if (banded.some(Boolean)) {
         traces.push({ ...quiet, y: line.low }, { ...quiet, y: line.high, fill: "tonexty", fillcolor: clear(colour, 0.22) });
       }
-      traces.push({ x, y: line.centre, name, meta: "centre", mode: x.length === 1 ? "markers" : "lines", line: { color: colour, dash: curve.dash, width: 2 },
+      traces.push({ x, y: line.centre, name: plain(name), meta: "centre", mode: x.length === 1 ? "markers" : "lines", line: { color: colour, dash: curve.dash, width: 2 },
         marker: { color: colour, size: 9 }, hovertemplate: "%{y:.3~g}" });
       const last = line.centre.length - 1;
       ends.push(finite(line.centre[last]) ? `${name} ${number(line.centre[last])}` + (finite(line.low[last]) ? ` (${number(line.low[last])} to ${number(line.high[last])})` : "") : `${name} not known`);
@@ -86,22 +89,23 @@
   }
 
   function drawAlong(figure, metric, g) {
-    const { values, numbers, name } = charts.axes[0], traces = [];
+    const { values, numbers, name } = charts.axes[0], traces = [], words = [];
     charts.policies.forEach((policy, p) => {
       const here = charts.curves.map((curve, i) => [curve, metric.curves[i]]).filter(([curve]) => curve.policy === p);
       if (!here.length || (charts.select && hidden.has(p))) return;
       const y = here.map(([, line]) => line.centre[g]), colour = charts.policies.length > 1 ? colourOf(here[0][0]) : ink();
+      words.push(`${policy} ${y.map(number).join(", ")}`);
       const error = (key, sign) => here.map(([, line], i) => finite(line[key][g]) && finite(y[i]) ? Math.max(0, sign * (line[key][g] - y[i])) : 0);
-      traces.push({ x: numbers || values, y, name: policy, meta: "centre", mode: "lines+markers", line: { color: colour, width: 2 }, marker: { size: 7 },
+      traces.push({ x: numbers || values.map(plain), y, name: plain(policy), meta: "centre", mode: "lines+markers", line: { color: colour, width: 2 }, marker: { size: 7 },
         error_y: { array: error("high", 1), arrayminus: error("low", -1), color: clear(colour, 0.6), thickness: 1.2 }, hovertemplate: "%{y:.3~g}" });
     });
     const shown = traces.flatMap((trace) => trace.y).filter(finite);
     const spans = numbers && Math.min(...numbers) > 0 && Math.max(...numbers) / Math.min(...numbers) >= 20;
     figure.querySelector("figcaption").textContent = `${metric.title}, generation ${charts.generations[g]}`;
     const plot = figure.querySelector(".plot");
-    draw(plot, traces, layout({ xaxis: axis({ title: { text: name }, ...(numbers ? { type: spans ? "log" : "linear" } : categories(values)) }),
+    draw(plot, traces, layout({ xaxis: axis({ title: { text: plain(name) }, ...(numbers ? { type: spans ? "log" : "linear" } : categories(values)) }),
       yaxis: axis(metric.log && shown.length && shown.every((y) => y > 0) ? logTicks(shown) : { nticks: 6 }) }));
-    plot.setAttribute("aria-label", `${metric.title} against ${name} at generation ${charts.generations[g]}: ` + traces.map((t) => `${t.name} ${t.y.map(number).join(", ")}`).join("; "));
+    plot.setAttribute("aria-label", `${metric.title} against ${name} at generation ${charts.generations[g]}: ` + words.join("; "));
   }
 
   function drawHeat(figure, metric, g, policy) {
@@ -119,12 +123,12 @@
     const few = columns.values.length <= 8, plot = figure.querySelector(".plot");
     const ends = [Math.min(...everywhere), Math.max(...everywhere)];
     figure.querySelector("figcaption").textContent = `${charts.policies[policy]}, generation ${charts.generations[g]}` + (others > 1 ? `, ${axes.slice(0, -2).map((a, k) => `${a.name} = ${a.values[place(k)]}`).join(", ")}` : "");
-    draw(plot, [{ type: "heatmap", x: columns.values, y: rows.values, z: z.map((row) => row.map(scaled)), text: z.map((row) => row.map((v) => finite(v) ? number(v) : "")),
+    draw(plot, [{ type: "heatmap", x: columns.values.map(plain), y: rows.values.map(plain), z: z.map((row) => row.map(scaled)), text: z.map((row) => row.map((v) => finite(v) ? number(v) : "")),
       texttemplate: few ? "%{text}" : "", textfont: { size: 11 }, colorscale: "Viridis", zmin: scaled(ends[0]), zmax: scaled(ends[1]), xgap: 1, ygap: 1, hoverongaps: false,
       showscale: !few, colorbar: { thickness: 10, tickvals: ends.map(scaled), ticktext: ends.map(number) },
-      hovertemplate: `${columns.name} %{x}<br>${rows.name} %{y}<br>%{text}<extra></extra>` }],
-      layout({ hovermode: "closest", xaxis: axis({ title: { text: columns.name }, showgrid: false, ...categories(columns.values) }),
-        yaxis: axis({ title: { text: rows.name, standoff: 4 }, showgrid: false, ...categories(rows.values) }) }));
+      hovertemplate: `${plain(columns.name)} %{x}<br>${plain(rows.name)} %{y}<br>%{text}<extra></extra>` }],
+      layout({ hovermode: "closest", xaxis: axis({ title: { text: plain(columns.name) }, showgrid: false, ...categories(columns.values) }),
+        yaxis: axis({ title: { text: plain(rows.name), standoff: 4 }, showgrid: false, ...categories(rows.values) }) }));
     plot.setAttribute("aria-label", `${metric.title} under ${charts.policies[policy]} by ${rows.name} and ${columns.name}: ` + rows.values.map((r, i) => `${rows.name} ${r}: ${z[i].map(number).join(", ")}`).join("; "));
   }
 
@@ -140,12 +144,12 @@
       const x = edges.slice(1).map((edge, i) => scale ? Math.sqrt(edge * edges[i]) : (edge + edges[i]) / 2);
       for (const curve of charts.curves.filter((c) => c.point === place && !hidden.has(entry(c)))) {
         const colour = colourOf(curve);
-        traces.push({ x, y: shares[curve.policy][g], name: labelOf(curve), meta: "share", mode: "lines", fill: "tozeroy", fillcolor: clear(colour, 0.15),
+        traces.push({ x, y: shares[curve.policy][g], name: plain(labelOf(curve)), meta: "share", mode: "lines", fill: "tozeroy", fillcolor: clear(colour, 0.15),
           line: { color: colour, dash: curve.dash, shape: "hvh", width: 1.6 }, hovertemplate: "%{y:.1%}" });
       }
     }
     const plot = one("histogram-plot"), units = metric.units ? `, ${metric.units}` : "";
-    draw(plot, traces, layout({ xaxis: axis({ title: { text: (narrow ? metric.name : metric.title) + units }, nticks: narrow ? 5 : 10, ...(ends.length ? logTicks(ends) : {}) }), yaxis: axis({ title: { text: "share of the chains", standoff: 6 }, tickformat: ".0%", rangemode: "tozero", nticks: 6 }) }));
+    draw(plot, traces, layout({ xaxis: axis({ title: { text: plain((narrow ? metric.name : metric.title) + units) }, nticks: narrow ? 5 : 10, ...(ends.length ? logTicks(ends) : {}) }), yaxis: axis({ title: { text: "share of the chains", standoff: 6 }, tickformat: ".0%", rangemode: "tozero", nticks: 6 }) }));
     plot.setAttribute("aria-label", `shares of the chains by ${metric.title} at generation ${charts.histograms.generations[g]}`);
   }
 
