@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from collapse_jax import config, results
-from collapse_jax.cli.signals import GRACE
 from collapse_jax.core import registry
 from collapse_jax.core.errors import StoreError, UsageError, drop_frames, explain_write_errors
-from collapse_jax.core.validation import one_line, require_choice, require_integer, require_number
+from collapse_jax.core.validation import one_line, require_choice, require_integer
 from collapse_jax.execution import resumable
 from collapse_jax.planning.block_functions import MAX_CONCURRENT_BLOCKS
 from collapse_jax.planning.plan import Plan, make_plan
@@ -48,7 +47,6 @@ class LaunchOptions:
       jobs: the number of jobs of the engine slurm.
       slurm: parameters of submitit, each ``"KEY=VALUE"``.
       plugins: modules or files that register parts; workers of a cluster load them too.
-      grace: seconds in which the process ends after a signal.
 
     Raises:
       UsageError: an engine that does not exist, fewer than one job, or a parameter without a value.
@@ -61,12 +59,10 @@ class LaunchOptions:
     jobs: int = 8
     slurm: tuple[str, ...] = ()
     plugins: tuple[str, ...] = ()
-    grace: float = GRACE
 
     def __post_init__(self):
         require_choice("--engine", self.engine, ENGINES)
         require_integer("--jobs", self.jobs, 1, 10**6)
-        require_number("--grace", self.grace, 0)
         for parameter in self.slurm:
             if not parameter.partition("=")[0].isidentifier() or "=" not in parameter:
                 raise LaunchError(f"--slurm must be KEY=VALUE, not {one_line(repr(parameter))}")

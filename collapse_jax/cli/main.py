@@ -81,6 +81,11 @@ def _load_plugins(plugins: Sequence[str]) -> None:
 
 
 def _run_config(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    with end_in_time(arguments.grace):  # imports take seconds, too
+        _run_in_time(arguments, overrides)
+
+
+def _run_in_time(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from collapse_jax import config, results
 
     out = arguments.out or _default_folder(arguments.config)
@@ -97,7 +102,7 @@ def _run_config(arguments: argparse.Namespace, overrides: list[str]) -> None:
     plugins = tuple(arguments.plugin)
     options = LaunchOptions(
         arguments.engine, arguments.shard, arguments.repair, arguments.mixed_versions, arguments.jobs,
-        tuple(arguments.slurm), plugins, arguments.grace,
+        tuple(arguments.slurm), plugins,
     )  # fmt: skip
     _run_experiment(experiment, arguments.config, arguments.out, options, overrides)
 
@@ -112,7 +117,7 @@ def _run_experiment(
 
     out = out or _default_folder(config_path)
     keep_compiled_programs()
-    with end_in_time(options.grace), show_run_progress() as progress_callback:
+    with show_run_progress() as progress_callback:
         plugins = [word for plugin in options.plugins for word in ("--plugin", plugin)]
         mixed = ["--mixed-versions"] * options.mixed_versions
         command = [str(config_path), "--out", str(out), *mixed, *plugins, *overrides]
@@ -173,8 +178,9 @@ def _compare_runs(arguments: argparse.Namespace, rest: list[str]) -> None:
     from collapse_jax.reporting import plot_strategies, tables
 
     configs = {path: config.load(path) for path in arguments.config if path.suffix in _CONFIG_SUFFIXES}
-    for path, experiment in configs.items():
-        _run_experiment(experiment, path, None, LaunchOptions(plugins=tuple(arguments.plugin)))
+    with end_in_time():
+        for path, experiment in configs.items():
+            _run_experiment(experiment, path, None, LaunchOptions(plugins=tuple(arguments.plugin)))
     folders = [_default_folder(path) if path in configs else path for path in arguments.config]
     datasets = [results.open(folder) for folder in folders]
     console = _make_console()

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
+from collapse_jax.core.errors import UsageError
+
 GRACE = 5.0  # seconds from a signal to the end of the process
 _KEPT = "finished units are kept; run the same command again to continue"
 _WORDS = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupted"}
@@ -29,7 +31,12 @@ def end_in_time(grace: float = GRACE) -> Iterator[None]:
 
     Args:
       grace: seconds, 0 or more.
+
+    Raises:
+      UsageError: `grace` is no such number.
     """
+    if not 0 <= grace < float("inf"):
+        raise UsageError(f"--grace must be a number of seconds of at least 0, not {grace:g}")
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's
         return
