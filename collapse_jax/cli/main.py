@@ -86,18 +86,20 @@ def _run_config(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _run_in_time(arguments: argparse.Namespace, overrides: list[str]) -> None:
-    from collapse_jax import config, results
+    from collapse_jax import config
 
     out = arguments.out or _default_folder(arguments.config)
-    results.require_place(out)
-    if (Path(str(out)) / "results.zarr").is_dir():
+    if os.path.isdir(Path(str(out)) / "results.zarr"):  # False where that can be no path
         from collapse_jax.cli.launch import refuse_missing_plugins
 
         refuse_missing_plugins(out)  # before its config is found to name unknown parts
     experiment = config.load(arguments.config, overrides)
     if arguments.options:
         return _print_flags(experiment, arguments.config)
+    from collapse_jax import results
     from collapse_jax.cli.launch import LaunchOptions
+
+    results.require_place(out)
 
     plugins = tuple(arguments.plugin)
     options = LaunchOptions(
