@@ -17,7 +17,7 @@ BLOCKS = 3  # of the batches that fits are compared on, some of whose rows are a
 def lay_out(num: int, items: Tree, weight: Any, fill: Fill) -> Batch:
     """Return rows at weights ``[num]`` to ``[num + BLOCKS]`` in blocks; `fill` says what lies in empty slots."""
     slots = num + BLOCKS
-    padded = np.pad(np.asarray(weight, np.float32), (0, slots - len(weight)))
+    padded: Any = np.pad(np.asarray(weight, np.float32), (0, slots - len(weight)))
     index = np.minimum(np.arange(slots), jax.tree.leaves(items)[0].shape[0] - 1)
 
     def lay(x: Any) -> np.ndarray:
@@ -44,7 +44,8 @@ def stack_blocks(*batches: Batch) -> Batch:
 
 def weigh_rows(items: Tree, weight: float) -> Batch:
     """Return one block of rows, each there `weight` times."""
-    return Batch(jax.tree.map(lambda x: np.asarray(x)[None], items), np.full((1, 1), weight, np.float32))
+    weights: Any = np.full((1, 1), weight, np.float32)
+    return Batch(jax.tree.map(lambda x: np.asarray(x)[None], items), weights)
 
 
 FILLS = (fill_with_nan, fill_with_seven)
