@@ -116,6 +116,31 @@ def test_what_cannot_be_compared_and_what_is_infinite():
 
 
 @pytest.mark.fast
+def test_rounding_is_no_difference_and_an_infinite_pair_hides_none():
+    rng = np.random.default_rng(0)
+    base = rng.normal(3, 0.1, 64).astype(np.float32).astype(float)
+    rounded = base * (1 + 6e-8 * rng.choice([-1, 0, 1], 64))
+    assert cell(dataset([[base, rounded + 1e-7]]))["answer"] == UNSEEN
+    noisy = base + 0.1 * rng.normal(size=64)
+    both = base.copy()
+    both[0] = noisy[0] = np.inf
+    ds = dataset([[both, noisy]])
+    ds["metric_0"][..., 0] = 0.0  # finite at fit 1
+    expected = scipy.stats.ttest_rel(noisy[1:], both[1:]).pvalue
+    assert cell(ds)["p_value"] == pytest.approx(expected)
+
+
+@pytest.mark.fast
+def test_survivors_of_a_heavy_loss_are_not_compared():
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(1, 2, 100)) + np.array([[0], [3]])
+    for lost, expected in ((10, WORSE), (11, UNKNOWN)):
+        ds = dataset(base)
+        ds["metric_0"][1, :lost, -1] = np.nan
+        assert cell(ds)["answer"] == expected
+
+
+@pytest.mark.fast
 def test_what_is_not_finite_at_fit_1_is_not_compared():
     rng = np.random.default_rng(0)
     base = rng.normal(size=(2, 1, 12)) + 0.1 * rng.normal(size=(2, 2, 12)) + np.array([[0], [1]])
@@ -158,17 +183,22 @@ def test_score_and_the_tables_and_the_page_say_the_same():
 @pytest.mark.fast
 def test_runs_are_paired_where_their_random_numbers_are_the_same():
     facts = {"setting": "s", "rng": "threefry2x32", "precision": "float32", "backend": "rows", "device": "cpu",
-             "num_samples": 10, "num_generations": 2, "num_chains": 8, "seed": 0}  # fmt: skip
+             "num_samples": 10, "num_generations": 2, "num_chains": 8, "seed": 0, "version_jax": "0.10.2",
+             "jax_threefry_partitionable": "True", "config": "setting: {kind: s, dim: 1}"}  # fmt: skip
     rng = np.random.default_rng(0)
     level = 10 * rng.normal(size=(1, 1, 8))
     first = dataset(level + 0.1 * rng.normal(size=(1, 1, 8)), **facts)
     second = dataset(level + 1 + 0.1 * rng.normal(size=(1, 1, 8)), **facts)
     (row,) = comparisons.compare_runs([first, second])
     assert (row.answer, row.difference.paired) == (WORSE, True)
-    for changed in ({"seed": 1}, {"rng": "rbg"}, {"precision": "float64"}, {"backend": "law"}, {"num_samples": 20}):
+    for changed in ({"seed": 1}, {"rng": "rbg"}, {"precision": "float64"}, {"backend": "law"}, {"num_samples": 20},
+                    {"jax_threefry_partitionable": "False"}):  # fmt: skip
         (row,) = comparisons.compare_runs([first, second.assign_attrs(changed)])
         assert (row.answer, row.difference.paired) == (UNSEEN, False)
-    assert comparisons.compare_runs([first, second.assign_attrs(setting="other")]) == []
+    for other in ({"setting": "other"}, {"config": "setting: {kind: s, dim: 2}"}):
+        assert comparisons.compare_runs([first, second.assign_attrs(other)]) == []
+    (row,) = comparisons.compare_runs([first, second], ["one", "two"])
+    assert row.label == "two: policy_0"
     assert comparisons.compare_runs([first, second.assign_attrs(num_generations=3)]) == []
 
 

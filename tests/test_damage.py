@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from test_stream import SMALL
 
 from collapse_jax import config, results
@@ -141,7 +142,7 @@ def test_a_chunk_of_another_unit_is_found_by_repair(damaged, whole):
 def test_where_nothing_says_which_run_it_was_nothing_is_repaired(damaged):
     for place in ("root", "manifest"):
         truncate(find(damaged, place))
-    with pytest.raises(StoreError, match="is not a store of results"):
+    with pytest.raises(StoreError, match="nothing says which run it holds; choose another folder"):
         fill("out", repair=True)
 
 
@@ -153,6 +154,51 @@ def test_a_store_of_another_layout_is_read_and_not_gone_on_with(damaged):
     assert results.open("out").sizes["chain"] == 8
     with pytest.raises(StoreError, match="another version of collapse-jax made this store"):
         fill("out")
+
+
+def test_an_unfinished_store_of_another_layout_says_so(damaged):
+    """Which had a mask of what was done."""
+    shutil.rmtree(damaged / "manifest")
+    document = json.loads((damaged / "zarr.json").read_text())
+    del document["attributes"]["layout"]
+    (damaged / "zarr.json").write_text(json.dumps(document))
+    mask = zarr.open_group(damaged, mode="r+").create_array(
+        "done", shape=(2, 2, 8), dtype="uint8", fill_value=0, dimension_names=("policy", "temperature", "chain")
+    )
+    mask[0] = 1
+    assert results.open("out").attrs["done"] == 0.5
+
+
+def test_what_was_saved_unfinished_stays_unfinished(damaged, tmp_path):
+    delete(find(damaged, "unit"))
+    ds = results.open("out")
+    assert results.open(results.save(ds, tmp_path / "saved")).attrs["done"] == ds.attrs["done"] < 1
+
+
+def test_a_store_is_read_while_another_process_writes(damaged):
+    """What appears between two looks at the folder is no damage: chunks come first, then their record."""
+    zarr_store = store.open_zarr_store(damaged)
+    known = records.read_records(zarr_store, records.UNITS, records.list_objects(zarr_store))
+    objects = {key: records.read_object(zarr_store, key) for unit in known.values() for key in unit["files"]}
+    for name in known:
+        records.delete_object(zarr_store, f"{records.UNITS}/{name}/zarr.json")
+    for key in objects:
+        records.delete_object(zarr_store, key)
+
+    def write():
+        for name, unit in known.items():
+            for key in unit["files"]:
+                records.write_object(zarr_store, key, objects[key])
+            records.write_record(zarr_store, f"{records.UNITS}/{name}", unit)
+            time.sleep(0.01)
+
+    with ThreadPoolExecutor(1) as pool:
+        writing, shares = pool.submit(write), []
+        while not writing.done():
+            shares.append(store.check_store(damaged))
+        writing.result()
+    assert store.check_store(damaged)
+    assert len(shares) > 1
 
 
 def test_saved_results_are_checked_too(whole, tmp_path):

@@ -154,6 +154,8 @@ def test_no_verdict_is_made_of_what_is_not_finite_at_fit_1():
     assert (found.verdict, found.reason) == (YES, "not finite at fit 1 in 25 of 200 chains")
     left = verdict("diverging_risk", risk=values[25:])
     assert [found[x] for x in ("estimate", "low", "high")] == [left[x] for x in ("estimate", "low", "high")]
+    found = verdict("diverging_risk", risk=np.where((np.arange(200)[:, None] < 21) & (T > 10), np.nan, values))
+    assert (found.verdict, found.reason.item()[:28]) == (UNKNOWN, "NaN at T in 21 of 200 chains")
     for value in (np.inf, np.nan):
         values[:, 0] = value
         for name in ("catastrophic_risk", "any_increase", "diverging_risk"):
@@ -287,10 +289,8 @@ def test_a_rise_four_standard_errors_above_the_margin_is_seen():
 
 def test_four_percent_of_the_modes_lost_are_none():
     """Below the margin of 5%, an effect that is surely above 0 is seldom called: 2.5% by the interval."""
-    calls = 0
-    for seed in range(200):
-        modes = 25.0 - np.random.default_rng(seed).binomial(25, [[0.0, 0.04]] * 20)
-        calls += verdict("mode_loss", modes=modes).verdict == YES
+    draws = (np.random.default_rng(seed).binomial(25, [[0.0, 0.04]] * 20) for seed in range(200))
+    calls = sum(verdict("mode_loss", modes=25.0 - lost).verdict == YES for lost in draws)
     assert calls <= 0.025 * 200 + 4 * np.sqrt(200 * 0.025)
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
+import yaml
 
 from collapse_jax.analysis.collapse_times import check_run, metrics_with_role
 from collapse_jax.numerics.confidence_intervals import LEVEL, MIN_CHAINS, drop_nans, student_interval
@@ -18,8 +19,10 @@ from collapse_jax.results.variables import grid_dims, select_scalars
 
 WORSE, BETTER, HIGHER, LOWER = "worse", "better", "higher", "lower"
 UNSEEN, REFERENCE, UNKNOWN = "smaller than this run can see", "reference", "cannot be told"
+MAX_LOST = 0.1  # of the chains: what survives more losses is no fair sample
 _ROUNDING = 1e-7  # of float32: smaller scatter, relative to the values, is that of equal differences
-_SAME = ("setting", "rng", "precision", "backend", "device", "num_samples", "num_generations", "num_chains")
+_SAME = ("seed", "rng", "precision", "backend", "device", "num_samples", "num_generations", "num_chains", "version_jax",
+         "jax_threefry_partitionable")  # fmt: skip
 
 
 class Difference(NamedTuple):
@@ -80,15 +83,14 @@ def compare(ds: xr.Dataset, generation: int = -1) -> xr.Dataset:
     cells = np.empty(shape, object)
     policy = dims.index("policy") if "policy" in dims else None
     is_reference = np.zeros(shape, bool)
-    last = scalars.isel(generation=generation).where(np.isfinite(scalars.isel(generation=0)))
     for *point, i in np.ndindex(shape):
         cells[*point, i] = Difference()
         if policy is None or point[policy] == 0:
             is_reference[*point, i] = True
             continue
         position = dict(zip(dims, point, strict=True))
-        metric = last[names[i]]
-        values, reference = (_chain_values(metric, where) for where in (position, {**position, "policy": 0}))
+        metric = scalars[names[i]]
+        values, reference = (_take_values(metric, where, generation) for where in (position, {**position, "policy": 0}))
         cells[*point, i] = subtract(values, reference)
     return _judge(ds, cells, is_reference, dims, names, primary)
 
@@ -161,11 +163,12 @@ def subtract(values: np.ndarray, reference: np.ndarray, paired: bool = True) -> 
         low, high = _student_ends(estimate, error, freedom, LEVEL)
     if n < 2:
         return Difference(estimate, chains=n, paired=paired)
-    largest = max(np.abs(drop_nans(values)).max(), np.abs(drop_nans(reference)).max())
-    if error > _ROUNDING * largest:
+    finite = np.concatenate([values[np.isfinite(values)], reference[np.isfinite(reference)]])
+    rounding = _ROUNDING * np.abs(finite).max()
+    if error > rounding or (np.isnan(error) and n < 2):
         p_value = 2 * float(stdtr(freedom, -abs(estimate) / error))
     else:  # all differences are the same, as counts may be: as improbable as equal signs
-        p_value = 1.0 if estimate == 0 else 2.0 ** (1 - n)
+        p_value = 1.0 if abs(estimate) <= rounding else 2.0 ** (1 - n)
     return Difference(estimate, low, high, p_value, freedom, n, paired)
 
 
@@ -212,17 +215,17 @@ def find_primary(ds: xr.Dataset) -> str:
 
 def can_pair(first: xr.Dataset, second: xr.Dataset) -> bool:
     """Return whether chains of two runs share their random numbers: seed, generator, flags, backend and sizes agree."""
-    recorded = [{key: ds.attrs.get(key) for key in (*_SAME, "seed")} for ds in (first, second)]
+    recorded = [{key: ds.attrs.get(key) for key in _SAME} for ds in (first, second)]
     return recorded[0] == recorded[1] and None not in recorded[0].values()
 
 
-def _last_values(values: xr.DataArray, position: dict[str, int]) -> np.ndarray:
-    """Return the values of each chain at the last generation; NaN where the first is not finite."""
-    return _chain_values(values.isel(generation=-1).where(np.isfinite(values.isel(generation=0))), position)
-
-
-def _chain_values(values: xr.DataArray, position: dict[str, int]) -> np.ndarray:
-    return select_position(values, position).to_numpy().astype(float).ravel()
+def _take_values(metric: xr.DataArray, position: dict[str, int], generation: int = -1) -> np.ndarray:
+    """Return the values of each chain; NaN where fit 1 is not finite, and where more than a tenth became NaN since."""
+    rows = select_position(metric, position).transpose("chain", "generation").to_numpy().astype(float)
+    begun = np.isfinite(rows[:, 0])
+    values = np.where(begun, rows[:, generation], np.nan)
+    is_told = begun.any() and np.isnan(values[begun]).mean() <= MAX_LOST
+    return values if is_told else np.full(len(values), np.nan)
 
 
 class CurveComparison(NamedTuple):
@@ -241,32 +244,44 @@ class CurveComparison(NamedTuple):
     answer: str
 
 
-def compare_runs(datasets: Sequence[xr.Dataset]) -> list[CurveComparison]:
+def compare_runs(datasets: Sequence[xr.Dataset], names: Sequence[str] = ()) -> list[CurveComparison]:
     """Compare the risk of each curve of several runs with the first curve of the first run, at the last generation.
 
     Chains are compared in pairs where both runs agree in seed, generator, precision, backend, device and sizes, and
     the curves in their number of rows; else as two samples (Welch's interval, from 6 chains). Runs whose risk is
-    another metric, or that have another setting or number of generations, are left out.
+    another metric, or that have another setting (in any argument) or number of generations, are left out. The family of
+    intervals that hold together is larger than that of one run, so that less may be seen.
+
+    Args:
+      datasets: what ``sweep``, ``run`` or ``open`` returned.
+      names: what to call them in labels, where there are several.
     """
     first = datasets[0]
     primary = find_primary(select_scalars(first))
     if not primary:
         return []
     (start, *_), found = curve_positions(first).values(), []
-    reference = _last_values(first[primary], start)
+    reference = _take_values(first[primary], start)
     for number, ds in enumerate(datasets):
-        keys = ("setting", "num_generations")
-        if primary not in ds or [ds.attrs.get(key) for key in keys] != [first.attrs.get(key) for key in keys]:
+        if primary not in ds or _describe_setting(ds) != _describe_setting(first):
             continue
         for label, position in curve_positions(ds).items():
             if number == 0 and position == start:
                 continue
             paired = ds is first or can_pair(first, ds)
             paired &= _num_samples(ds, position) == _num_samples(first, start)
-            found.append((label, subtract(_last_values(ds[primary], position), reference, paired)))
+            named = f"{names[number]}: {label}" if len(datasets) > 1 and names else label
+            found.append((named, subtract(_take_values(ds[primary], position), reference, paired)))
     count = sum(not np.isnan(difference.p_value) for _, difference in found)
     level = 1 - (1 - LEVEL) / max(count, 1)
     return [_answer(label, _replace_ends(difference, level), count) for label, difference in found]
+
+
+def _describe_setting(ds: xr.Dataset) -> list[object]:
+    """Return what two runs must have in common to be compared."""
+    config = yaml.safe_load(str(ds.attrs.get("config", "")))
+    setting = config.get("setting") if isinstance(config, dict) else None
+    return [ds.attrs.get("setting"), setting, ds.attrs.get("num_generations")]
 
 
 def _answer(label: str, difference: Difference, count: int) -> CurveComparison:

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from collapse_jax.analysis.collapse_times import check_run, metrics_with_role, zeros_on_grid
-from collapse_jax.analysis.comparisons import UNKNOWN, compare, find_primary
+from collapse_jax.analysis.comparisons import MAX_LOST, UNKNOWN, compare, find_primary
 from collapse_jax.analysis.growth import MIN_SHARE, unbounded_share
 from collapse_jax.numerics.confidence_intervals import MIN_CHAINS, Interval, mean_interval, median_interval
 from collapse_jax.results.summary import select_position
@@ -156,6 +156,11 @@ def _take_sample(ds: xr.Dataset, name: str, position: dict[str, int]) -> MetricS
     values = values[~np.isnan(values).all(1)]
     begins = np.isfinite(values[:, 0])
     excluded = "" if begins.all() else f"not finite at fit 1 in {(~begins).sum():,} of {len(values):,} chains"
+    lost = begins & np.isnan(values[:, -1])
+    if lost.any():
+        excluded += f"{'; ' if excluded else ''}NaN at T in {lost.sum():,} of {begins.sum():,} chains"
+    if lost.sum() > MAX_LOST * begins.sum():
+        begins = np.zeros_like(begins)  # what survives is no fair sample
     generations, is_excess = ds["generation"].to_numpy().astype(float), name in metrics_with_role(ds, "excess_risk")
     return MetricSample(name, values[begins], generations, baseline, is_excess, excluded)
 
@@ -252,6 +257,8 @@ def _test_growth(sample: MetricSample, margin: float) -> Verdict:
     share, low, high = unbounded_share(values, t)
     if low > MIN_SHARE:
         return grows
+    if np.isnan(share):
+        return grows._replace(verdict=RISING, reason="its way to the end is neither a plateau nor steady growth")
     way = f"from the best plateau to growth without bound it is {share:.2f} of the way (95% {low:.2f} to {high:.2f})"
     return grows._replace(verdict=RISING, reason=way)
 
@@ -338,7 +345,7 @@ DEFINITIONS = (
         _test_roles(_RISKS, _test_diverging_risk, 8),
         "no (levels off): over the last doubling of t the median slope of R against log t adds less than the margin "
         "of any rise; yes: it adds more, and the curve is nearer to unbounded growth (a power or the logarithm of t) "
-        "than to a plateau that is reached within about 3 T; still rising: it adds more, without that evidence",
+        "than to a plateau of a scale up to 3 T; still rising: it adds more, without that evidence",
     ),
     Definition(
         "collapsing_variance",

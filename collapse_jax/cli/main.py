@@ -187,7 +187,8 @@ def _compare_runs(arguments: argparse.Namespace, rest: list[str]) -> None:
     datasets = [results.open(folder) for folder in folders]
     console = _make_console()
     console.print(tables.render_strategies(datasets))
-    if (differences := tables.render_run_differences(datasets)) is not None:
+    differences = tables.render_run_differences(datasets, [Path(str(folder)).name for folder in folders])
+    if differences is not None:
         console.print(differences)
     picture = arguments.out or (folders[0] if len(folders) == 1 else folders[0].parent) / "compare.png"
     with explain_write_errors(picture):

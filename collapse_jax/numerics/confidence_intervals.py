@@ -76,7 +76,7 @@ def _undo_cubic(t: np.ndarray, skewness: np.ndarray, n: np.ndarray) -> np.ndarra
     return np.where(is_straight, t, bent)
 
 
-def student_interval(values: np.ndarray, level: float = LEVEL) -> Interval:
+def student_interval(values: np.ndarray) -> Interval:
     """Return the mean and Student's interval, for differences in pairs: two values are enough.
 
     NaNs are left out. The result is NaN if a value is infinite.
@@ -90,7 +90,7 @@ def student_interval(values: np.ndarray, level: float = LEVEL) -> Interval:
     mean = float(values.mean())
     if n < 2:
         return mean, np.nan, np.nan
-    half = float(stdtrit(n - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(n))
+    half = float(stdtrit(n - 1, (1 + LEVEL) / 2) * values.std(ddof=1) / np.sqrt(n))
     return mean, mean - half, mean + half
 
 

@@ -116,10 +116,11 @@ def render_verdicts(ds: xr.Dataset) -> "Table":
 
 
 def list_exclusions(verdicts: xr.Dataset) -> list[str]:
-    """Return a line for each metric that is not judged, or not in all chains, since it is not finite at fit 1."""
+    """Return a line for each metric of which chains are left out, since it is not finite at fit 1 or became NaN."""
     reasons = zip(verdicts["metric"].to_numpy().ravel(), verdicts["reason"].to_numpy().ravel(), strict=True)
-    found = {f"{metric}: {reason.split(';')[0]}" for metric, reason in reasons if reason.startswith("not finite")}
-    return [f"not judged: {line}" for line in sorted(found)]
+    parts = {f"{metric}: {part}" for metric, reason in reasons for part in reason.split("; ")}
+    marks = (": not finite at fit 1", ": NaN at T")
+    return [f"left out of the verdicts: {part}" for part in sorted(parts) if any(mark in part for mark in marks)]
 
 
 def render_differences(ds: xr.Dataset) -> "Table | None":
@@ -138,7 +139,8 @@ def render_differences(ds: xr.Dataset) -> "Table | None":
     number = int(ds["generation"].to_numpy()[-1])
     title = f"Difference from {first} at generation {number:,}: mean over chains in pairs, Student's 95% interval"
     if primary:
-        title += f"\n{primary} decides, its intervals hold together; *: seen elsewhere, by Holm over all other cells"
+        title += f"\n{primary} decides, its intervals hold together; other intervals hold each, and * marks what is "
+        title += "seen by Holm over all other cells"
     result = _make_table(title, padding=(0, 1, 1, 0))
     result.add_column("" if len(others) > _MAX_COLUMNS else "metric", no_wrap=True)
     if len(others) > _MAX_COLUMNS:
@@ -164,11 +166,11 @@ def _format_difference(cell: xr.Dataset) -> str:
     return f"{estimate:+.3g}{mark}{interval}{words}"
 
 
-def render_run_differences(datasets: Sequence[xr.Dataset]) -> "Table | None":
+def render_run_differences(datasets: Sequence[xr.Dataset], names: Sequence[str] = ()) -> "Table | None":
     """Return a table of the risk of each curve of all runs against the first curve; None where there is one curve."""
     from rich.text import Text
 
-    rows = compare_runs(datasets)
+    rows = compare_runs(datasets, names)
     if not rows:
         return None
     first = next(iter(curve_positions(datasets[0])))

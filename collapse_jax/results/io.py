@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import xarray as xr
 
@@ -14,9 +14,6 @@ from collapse_jax.results import records, store
 from collapse_jax.results.provenance import warn_of_missing_plugins
 from collapse_jax.results.store import STORE
 from collapse_jax.results.variables import select_scalars
-
-if TYPE_CHECKING:
-    pass
 
 CONFIG, PICTURE, TABLES = "config.yaml", "metrics.png", "tables.txt"
 PAGES = (PICTURE, "samples.txt", "samples.png")  # what there is to see in a folder

@@ -20,6 +20,7 @@ def provenance() -> dict[str, str]:
     return {
         **_versions(),
         "platform": platform.platform(),
+        "jax_threefry_partitionable": str(jax.config.jax_threefry_partitionable),  # decides what is drawn
         "device": f"{len(jax.devices())} x {describe_device()}",
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -34,9 +34,13 @@ def list_objects(zarr_store: Any) -> dict[str, int]:
     """Return the size in bytes of each object of a store, by key."""
     if hasattr(zarr_store, "root"):
         root = str(zarr_store.root)
-        found = ((folder, name) for folder, _, names in os.walk(root) for name in names)
-        paths = (os.path.join(folder, name) for folder, name in found)
-        return {os.path.relpath(path, root).replace(os.sep, "/"): os.path.getsize(path) for path in paths}
+        sizes = {}
+        for folder, _, names in os.walk(root):
+            for name in names:
+                path = os.path.join(folder, name)
+                with contextlib.suppress(FileNotFoundError):  # a temporary file of another process
+                    sizes[os.path.relpath(path, root).replace(os.sep, "/")] = os.path.getsize(path)
+        return sizes
     import obstore
 
     return {item["path"]: item["size"] for page in obstore.list(zarr_store.store) for item in page}
@@ -136,7 +140,10 @@ def read_record(zarr_store: Any, name: str) -> dict[str, Any] | None:
 
 
 def read_records(zarr_store: Any, kind: str, sizes: Mapping[str, int]) -> dict[str, dict[str, Any] | None]:
-    """Return the records of a kind (``UNITS`` or ``SESSIONS``) by name; None where one is damaged."""
+    """Return the records of a kind (``UNITS`` or ``SESSIONS``) by name; None where one is damaged.
+
+    Read them before the sizes of what they describe: what another process writes meanwhile is then there.
+    """
     keys = [key for key in sizes if key.startswith(f"{kind}/") and key.endswith("/zarr.json") and key.count("/") == 2]
     found: dict[str, dict[str, Any] | None] = {}
     for key, data in _read_many(zarr_store, sorted(keys)):

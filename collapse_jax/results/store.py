@@ -176,9 +176,9 @@ def _check_files(place: Any, zarr_store: Any) -> tuple[dict[str, Any] | None, di
             if "layout" in read_attributes(place):
                 raise records.DamageError(f"{records.MANIFEST}/zarr.json is missing")
             return None, {}
-        sizes = records.list_objects(zarr_store)
+        units = records.read_records(zarr_store, records.UNITS, records.list_objects(zarr_store))
+        sizes = records.list_objects(zarr_store)  # after the records, for other processes may be writing
         damage = records.find_damage(zarr_store, manifest["files"], sizes, whole=True)
-        units = records.read_records(zarr_store, records.UNITS, sizes)
         for name, unit in units.items() if damage is None else ():
             if unit is None:
                 damage = f"{records.UNITS}/{name}/zarr.json is not what was written"
@@ -233,7 +233,13 @@ def read_identity(place: Any) -> dict[str, Any]:
         manifest = records.read_record(open_zarr_store(place, read_only=True), records.MANIFEST)
     except records.DamageError:
         manifest = None
-    known = read_attributes(place) if manifest is None else manifest
+    try:
+        known = read_attributes(place) if manifest is None else manifest
+    except StoreError as error:
+        raise StoreError(
+            f"{place}: is not a store of results, or so damaged that nothing says which run it holds; "
+            "choose another folder with --out"
+        ) from error
     if manifest is None and known.get("layout") != LAYOUT:
         raise _other_version(place)
     return {name: known[name] for name in _IDENTITY if name in known}
@@ -286,7 +292,7 @@ def read_store(place: Any) -> xr.Dataset:
         result = xr.Dataset(loaded).assign_coords(coords)
     for variable in result.variables.values():
         variable.attrs.pop("_FillValue", None)
-    facts: dict[str, Any] = {"done": 1.0}
+    facts: dict[str, Any] = {"done": attrs.get("done", _read_mask(zarr_store) if manifest is None else 1.0)}
     if manifest is not None and "shape" in manifest:
         done = finished_cells(manifest["shape"], units)
         facts = {"done": float(done.mean()), **_read_seconds(zarr_store)}
@@ -298,6 +304,14 @@ def read_store(place: Any) -> xr.Dataset:
     several = {"devices": devices} if devices and devices != [maker] else {}
     internal = ("variables", "coordinates", "plan", "layout")
     return result.assign_attrs({k: v for k, v in attrs.items() if k not in internal}, **facts, **several)
+
+
+def _read_mask(zarr_store: Any) -> float:
+    """Return the share that is done of a store of layout 1, which had a mask; 1 where it has none."""
+    import zarr
+
+    group = zarr.open_group(zarr_store, mode="r")
+    return float(np.asarray(group["done"][...]).mean()) if "done" in group else 1.0  # type: ignore[index]
 
 
 def _read_seconds(zarr_store: Any) -> dict[str, float]:

@@ -111,14 +111,16 @@ def _describe_largest(found: xr.Dataset, first: str) -> list[str]:
     """Return a sentence on the other metric that differs most, in standard errors, among those that surely differ."""
     cells = found.stack(cell=found["difference"].dims)
     width = cells["high"] - cells["low"]
-    sure = cells["answer"].isin([HIGHER, LOWER]) & (width > 0)
+    sure = cells["answer"].isin([HIGHER, LOWER]) & (width >= 0)
     if not bool(sure.any()):
         return [f"No other metric surely differs from {first}, by Holm's method over all of them."]
-    ratio = (abs(cells["difference"]) / width).where(sure)
+    ratio = (abs(cells["difference"]) / width).where(sure)  # infinite where all chains differ alike
     most = cells.isel(cell=int(np.nanargmax(ratio.to_numpy())))
     name, policy, answer = most["metric"].item(), most["policy"].item(), most["answer"].item()
+    axes = [str(dim) for dim in found["difference"].dims if dim not in ("policy", "metric")]
+    at = f" (at {', '.join(f'{dim} = {most[dim].item()}' for dim in axes)})" if axes else ""
     return [
-        f"What moved most is {name}: {answer} under {policy} by {abs(most['difference'].item()):.3g} "
+        f"What moved most is {name}: {answer} under {policy}{at} by {abs(most['difference'].item()):.3g} "
         f"({most['low'].item():+.3g} to {most['high'].item():+.3g})."
     ]
 
