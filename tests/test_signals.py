@@ -30,8 +30,8 @@ run_unit, count = runner.Runner.run_unit, [0]
 def stuck(self, unit, saver=None):
     count[0] += 1
     if count[0] == 2:
-        print("stuck", flush=True)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})  # else they would wake it
+        print("stuck", flush=True)
         ctypes.CDLL(None).sleep(60)
     return run_unit(self, unit, saver)
 

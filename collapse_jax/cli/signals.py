@@ -46,6 +46,8 @@ def end_in_time(grace: float = GRACE) -> Iterator[None]:
     _announced.clear()
 
     def end_run(number: int, _: Any) -> NoReturn:
+        if ending.is_set():
+            _end_process(number)
         ending.set()
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
@@ -78,6 +80,10 @@ def _watch_signals(read_end: int, grace: float) -> None:
     if number == 0:
         return
     select.select([read_end], [], [], grace)
+    _end_process(number)
+
+
+def _end_process(number: int) -> NoReturn:
     if not _announced.is_set():
         announce_end(number)
     os._exit(128 + number)  # no handlers, no destructors: XLA's threads are at work, and would abort the process

@@ -187,8 +187,8 @@ def warn_of_constant_pixels(where: str, train: Images) -> None:
     if constant.any():
         _warn_once(
             f"{where}: {constant.sum()} of {constant.size} pixel values are the same in all images. There "
-            "pixel_variance_ratio is NaN, and the images have no density: of gaussian the log_det_ratio is NaN and the "
-            "test_nll infinite"
+            "pixel_variance_ratio is NaN, and the images have no density: of gaussian the log_det_ratio is not "
+            "finite and the test_nll infinite"
         )
 
 

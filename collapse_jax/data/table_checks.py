@@ -75,9 +75,9 @@ def warn_of_degenerate_rows(train: np.ndarray, names: Sequence[str] | None, wher
     reasons = list(_find_degenerate(train, names))
     if reasons:
         _warn_once(
-            f"{where}: {'; '.join(reasons)}. So the real rows have no density: of gaussian the log_det_ratio is NaN "
-            "and the test_nll infinite, and elsewhere a test_nll measures a floor or a bandwidth. Drop such columns, "
-            "or give more rows"
+            f"{where}: {'; '.join(reasons)}. So the real rows have no density: of gaussian the log_det_ratio is not "
+            "finite and the test_nll infinite, and elsewhere a test_nll measures a floor or a bandwidth. Drop such "
+            "columns, or give more rows"
         )
 
 

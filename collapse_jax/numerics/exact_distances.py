@@ -46,7 +46,7 @@ def find_lattice(*rows: Array, finest: bool = False) -> Lattice:
 
 def _lies_on(lattice: Lattice, x_NxF: Array) -> Array:
     """Return whether entries are the nearest floats to whole numbers of units, or the next, and sums are exact."""
-    scaled_NxF, dim = x_NxF * lattice.unit, x_NxF.shape[1]
+    scaled_NxF, dim = x_NxF * jnp.asarray(lattice.unit, x_NxF.dtype), x_NxF.shape[1]
     whole_NxF = jnp.round(scaled_NxF)
     is_whole = (jnp.abs(scaled_NxF - whole_NxF) <= 2 * jnp.finfo(x_NxF.dtype).eps * jnp.abs(scaled_NxF)).all()
     reach = jnp.maximum(whole_NxF.max() - lattice.middle, lattice.middle - whole_NxF.min())
@@ -63,7 +63,7 @@ def find_nearest(lattice: Lattice, x_NxF: Array, parts: Sequence[Array], at_once
     is_lattice = lattice.unit > 0
     is_exact = is_lattice & _lies_on(lattice, x_NxF)
     middle_1xF = parts[0].mean(0, keepdims=True)
-    x_NxF = jnp.where(is_lattice, x_NxF * lattice.unit - lattice.middle, x_NxF - middle_1xF)
+    x_NxF = jnp.where(is_lattice, x_NxF * jnp.asarray(lattice.unit, x_NxF.dtype) - lattice.middle, x_NxF - middle_1xF)
     x_NxF = jnp.where(is_exact, jnp.round(x_NxF), x_NxF)
     found = []
     for y_MxF in (_find_offsets(lattice, part, middle_1xF) for part in parts):
@@ -90,7 +90,8 @@ def rank_distances(lattice: Lattice, x_NxF: Array, y_MxF: Array) -> Array:
 
 def _find_offsets(lattice: Lattice, x_NxF: Array, middle_1xF: Array) -> Array:
     """Return the rows in units of the lattice, from its middle; where there is none, from the middle that is given."""
-    on_lattice_NxF = jnp.round(x_NxF * lattice.unit) - lattice.middle
+    unit = jnp.asarray(lattice.unit, x_NxF.dtype)  # said, for JAX may be asked to promote nothing by itself
+    on_lattice_NxF = jnp.round(x_NxF * unit) - jnp.asarray(lattice.middle, x_NxF.dtype)
     return jnp.where(lattice.unit > 0, on_lattice_NxF, x_NxF - middle_1xF)
 
 

@@ -96,7 +96,7 @@ def _change_lattice(ball: Manifold, lattice: Lattice) -> Array:
     """Return the radii of a manifold as they compare with distances on another lattice, or on none."""
     steps = count_steps(ball.radius)
     ratio = lattice.unit // jnp.maximum(ball.unit, 1)
-    square = steps.astype(ball.radius.dtype) / jnp.maximum(ball.unit, 1) ** 2
+    square = steps.astype(ball.radius.dtype) / jnp.maximum(ball.unit, 1).astype(ball.radius.dtype) ** 2
     squared_radius = jnp.where(ball.unit > 0, square, ball.radius)
     return jnp.where(lattice.unit > 0, rank_steps(steps * ratio**2, ball.radius.dtype), squared_radius)
 
