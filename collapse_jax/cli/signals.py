@@ -29,6 +29,8 @@ def end_in_time(grace: float = GRACE) -> Iterator[None]:
     finished or left out. A thread waits beside it: when time is over, it prints one line and ends the process. Results
     appear in single steps, so at most the unit in flight is lost.
 
+    After a signal the process ends in time also where a program that called ``main`` itself would go on.
+
     Args:
       grace: seconds, 0 or more.
 
