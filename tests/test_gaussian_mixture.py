@@ -132,7 +132,7 @@ def test_metrics_are_scikit_learns(kind):
 
 
 def test_the_risk_sees_lost_modes_and_lost_spread():
-    """Of the law itself the divergence is 0; half of each mode's spread leaves the mean alone, and is seen."""
+    """The divergence of the law itself is 0; half of each mode's spread leaves the mean alone, and is seen."""
     source = data.blobs(num_centers=3, dim=2)
     modes = np.asarray(source.modes)
     setting = gaussian_mixture(3, source=source)

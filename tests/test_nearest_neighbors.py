@@ -189,7 +189,7 @@ def test_rows_near_a_lattice_are_not_on_it(shift):
 
 
 def test_rows_that_coincide_are_no_distance_apart():
-    """Of any values: the nearest row of a copy is its original, at the distance 0."""
+    """The nearest row of a copy is its original, at the distance 0, whatever the values."""
     x = rows(200, 50, 3.0, 1.0)
     assert (np.diagonal(rank_distances(find_lattice(x), x, x)) == 0).all()
     twice = np.concatenate([x, x])

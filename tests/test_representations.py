@@ -237,7 +237,7 @@ def test_probes_are_scikit_learns(classes):
 
 
 def test_a_logistic_probe_is_iterated_to_its_optimum():
-    """Of 128 features that tell the digits well, eight Newton steps leave logits off by 7; predictions must agree."""
+    """Eight Newton steps leave logits of 128 good features off by 7; predictions must agree with the optimum's."""
     source, rng = data.digits(pca=None, labels=True), np.random.default_rng(128)
     first, then = rng.normal(size=(64, 24)), rng.normal(size=(24, 128))
     x, test = (np.tanh(rows[:, :-1] @ first @ then / 8) for rows in (source.arrays[:500], source.held_out(350)))
