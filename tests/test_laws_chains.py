@@ -330,7 +330,7 @@ def test_a_traced_share_draws_statistics_of_the_same_law():
 
 
 def best_of_two(setting, key, world, params, candidates, num):
-    """Of each pair of candidates, the one with the larger first coordinate."""
+    """Keep, of each pair of candidates, the one with the larger first coordinate."""
     pairs = candidates.items.reshape(1, num, 2, -1)
     best = jnp.argmax(pairs[..., 0], axis=2)
     return Batch(jnp.take_along_axis(pairs, best[:, :, None, None], axis=2)[:, :, 0], candidates.weight)

@@ -125,7 +125,7 @@ def test_labels_are_drawn_by_the_fits_odds():
 
 @pytest.mark.parametrize("policy", ["replace", pytest.param("accumulate", marks=pytest.mark.nightly)])
 def test_risk_ratios_are_universal(policy):
-    """Of any regular estimator: t under replace, sum 1 / k^2 under accumulate (arXiv 2410.22812), for large n."""
+    """For large n any regular error grows as t under replace, as sum 1 / k^2 under accumulate (arXiv 2410.22812)."""
     T, n, num = 4, 1000, 400
     setting = logistic_regression(2, ridge=1e-6, steps=5, num_test=2000)
     risk = chains(setting, POLICIES[policy](), n=n, horizon=T, num=num)["forward_kl"].astype(float)

@@ -99,7 +99,7 @@ def test_what_is_lost_costs_infinitely_much_without_smoothing_alone():
 
 
 def test_cross_entropy_of_the_text():
-    """Of held-out Shakespeare by a fit to the rest, in a plain loop over its letters."""
+    """The loss of held-out Shakespeare by a fit to the rest equals that of a plain loop over its letters."""
     text = " ".join("".join(c if c.isalpha() else " " for c in bundled.read_shakespeare().lower()).split())
     split = len(text) - len(text) // 10
     train, test = Counter(itertools.pairwise(text[:split])), text[split:]

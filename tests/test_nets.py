@@ -23,7 +23,7 @@ def net(name, classes=3, dtype=jnp.float32, shape=SHAPE):
 
 
 def moved(params):
-    """The same network with nothing at 0."""
+    """Return the network with no parameter at 0."""
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(KEY, len(leaves))
     return jax.tree.unflatten(

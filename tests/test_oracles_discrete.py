@@ -47,7 +47,7 @@ def test_every_policy_loses_symbols_as_it_loses_variance(name, power):
      ("replace", "rows"))],
 ])  # fmt: skip
 def test_many_rows(policy, backend, power):
-    """The same where counts are split by binomials; E[1 - sum p^2] = (1 - 1/n)^T and prod (1 - 1 / (n t^2))."""
+    """Counts are split by binomials here; E[1 - sum p^2] = (1 - 1/n)^T and prod (1 - 1 / (n t^2))."""
     n, T, (made, options) = 400, 60 if policy == "replace" else 10, POLICIES[policy]
     at = np.array([1, 2, T // 2, T]) - 1
     exact = policy_moments(policy, n, T, **options)[1]

@@ -293,7 +293,7 @@ def test_subsample_plateaus_of_large_samples():
 @pytest.mark.nightly
 @pytest.mark.parametrize("replacement", [False, True])
 def test_subsample_plateaus_are_reached(replacement):
-    """The same in chains at n = 100, T = 100, where the plateau is 3% high: a sanity check with 6% allowed."""
+    """Chains at n = 100, T = 100, where the plateau is 3% high, agree: a sanity check with 6% allowed."""
     n = 100
     policy = policies.accumulate_subsample(replacement=replacement)
     run = {"num_samples": n, "num_generations": 100, "num_chains": 20_000, "seed": 62}

@@ -65,7 +65,7 @@ def test_accumulate_grows_as_a_logarithm(source, h, power):
 @POWER
 @pytest.mark.parametrize("name", MIXTURES)
 def test_every_mixture(name, power):
-    """The same sum of uncorrelated noises for any weights on batches: exact (derived here)."""
+    """The variance is a sum of uncorrelated noises for any weights on batches: exact (derived here)."""
     n, h, (policy, options) = 20, 0.5, MIXTURES[name]
     measured, s2 = variances(policy, "moons", h, n, 8, power, seed=83)
     exact = policy_moments(name, n, 8, h=h, s2=s2, **options)[1]

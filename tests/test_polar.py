@@ -34,7 +34,7 @@ def exact(a, b):
 
 
 def aligned(a, b):
-    """The same without a difference of traces: it keeps its digits where the distance is small."""
+    """Return the distance without a difference of traces: it keeps its digits where it is small."""
     a, b = np.asarray(a, float), np.asarray(b, float)
     return ((a - b @ scipy.linalg.polar(b.T @ a)[0]) ** 2).sum()
 

@@ -17,7 +17,7 @@ FOLDERS = (".", "diffusion", "language_model", "self_supervised", "strategies")
 
 
 def smaller(code):
-    """The same with fewer chains of fewer generations."""
+    """Return the code with fewer chains of fewer generations."""
     code = (
         code.replace("num_chains=1000", "num_chains=20")
         .replace('"num_chains": 1000', '"num_chains": 20')

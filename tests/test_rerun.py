@@ -90,7 +90,7 @@ def test_the_command_line_runs_a_datasets_config_to_the_same_bits(tmp_path, monk
 
 @pytest.mark.parametrize("kind", registry.factories("setting"))
 def test_every_part_can_be_written_and_read(kind):
-    """Of each setting, with every policy and curator: what is written is read as the same."""
+    """What is written of each setting, with every policy and curator, is read as the same."""
     names = [name for name in registry.factories("policy") if name != "replace"]
     raw = {"setting": kind, "policies": ["replace", *names], **SMALL, "curator": list(registry.factories("curator"))}
     experiment = config.from_dict(raw)

@@ -139,7 +139,7 @@ def test_a_derivative_through_a_count_is_refused(name):
     ],
 )  # fmt: skip
 def test_a_derivative_through_a_choice_is_refused(setting, policy):
-    """Of all settings that are not differentiable: those that are trained draw the rows of minibatches by weight."""
+    """No such setting is differentiable: those that are trained draw the rows of minibatches by weight."""
     made = SETTINGS[setting]()
     assert not made.info.differentiable
     metric = next(m.name for m in made.metrics if not m.dims)

@@ -34,7 +34,7 @@ def fitted(setting, train):
 
 
 def moved(params):
-    """The same networks with nothing at 0."""
+    """Return the networks with no parameter at 0."""
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(KEY, len(leaves))
     return tree.unflatten([x + 0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
@@ -79,7 +79,7 @@ def test_the_bound_is_what_it_is_by_hand(deviation):
 
 
 def of_linear(params, task):
-    """Of a linear decoder in the units of the rows: the mean, what each latent adds, and the variance of its noise."""
+    """Return a linear decoder's mean, what each latent adds, and its noise variance, in the units of the rows."""
     center, scale, layer = task.frame.center, task.frame.scale, params.net.layers["decoder"][0]
     s = task.deviation if params.net.log_deviation is None else np.exp(params.net.log_deviation) * scale
     mean, columns = center + scale * np.asarray(layer["bias"], float), scale * np.asarray(layer["kernel"], float)

@@ -273,7 +273,7 @@ def test_pictures_of_sweeps_in_memory():
 
 
 def test_of_what_is_not_registered_theory_alone_is_missing():
-    """Of a part that was changed by hand nothing is said; the other parts of the sweep keep their theory."""
+    """Nothing is said of a part that was changed by hand; the other parts of the sweep keep their theory."""
     options = {"num_samples": 20, "num_generations": 3, "num_chains": 2, "metrics": ["trace_ratio"]}
     by_hand = policies.replace()._replace(fade=0.5, name="by hand")
     runs = cj.sweep(settings.gaussian(), [by_hand, policies.accumulate()], **options)
